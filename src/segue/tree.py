@@ -1,0 +1,223 @@
+"""Which frames are made from which: keys, midpoints, levels and their noise levels (no torch).
+
+A tree is asked for its next level with what is made so far, and answers with midpoints, or with none when the film
+is complete. A gap is split at its middle index; the weight of the blend follows the index.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import sqrt
+from typing import Literal, Protocol
+
+from segue.errors import SegueError
+
+__all__ = [
+    "Distance",
+    "FrameKey",
+    "Midpoint",
+    "NoiseSpacing",
+    "Tree",
+    "UniformTree",
+    "around",
+    "descendants",
+    "noise_levels",
+]
+
+NoiseSpacing = Literal["linear", "convex", "concave"]
+
+
+@dataclass(frozen=True, order=True)
+class FrameKey:
+    """A frame: the pair of keyframes it lies between, and where, as an exact fraction 0 <= position < 1.
+
+    Keyframe i is FrameKey(i, 0); the keyframe that closes a loop over n keyframes is FrameKey(n, 0).
+    """
+
+    pair: int
+    position: Fraction = Fraction(0)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.position < 1:
+            raise ValueError(f"a frame's position is a fraction from 0 to under 1, not {self.position}")
+
+    @classmethod
+    def at(cls, place: Fraction) -> "FrameKey":
+        """The frame at a place of the whole film: 1.25 is a quarter of the way from keyframe 1 to keyframe 2."""
+        pair = place.numerator // place.denominator
+        return cls(pair, place - pair)
+
+    @property
+    def place(self) -> Fraction:
+        """Where the frame stands in the whole film: the pair's number plus the position."""
+        return self.pair + self.position
+
+    @property
+    def is_keyframe(self) -> bool:
+        """Whether this is an image that the user gave."""
+        return self.position == 0
+
+    @property
+    def name(self) -> str:
+        """A name for files that sorts like the film: 000.2500000."""
+        return f"{self.pair:03d}.{round(self.position * 10**7):07d}"
+
+    def __str__(self) -> str:
+        return f"{float(self.place):g}"
+
+
+@dataclass(frozen=True)
+class Midpoint:
+    """A frame that is generated from two others.
+
+    Attributes:
+        key: the frame.
+        left: its parent before it; right: its parent after it.
+        weight: where it lies between them, (m - l) / (r - l).
+        level: the number of its level, from 0; midpoints of a level do not depend on each other.
+        noise: the level's noise level f, 0 < f < 1.
+    """
+
+    key: FrameKey
+    left: FrameKey
+    right: FrameKey
+    weight: Fraction
+    level: int
+    noise: float
+
+
+Distance = Callable[[FrameKey, FrameKey], float]
+
+
+class Tree(Protocol):
+    """What the schemes ask for midpoints."""
+
+    @property
+    def keyframes(self) -> tuple[FrameKey, ...]:
+        """The given frames in the order of the film, the closing one of a loop included."""
+
+    def next_level(self, made: Collection[FrameKey], distance: Distance) -> tuple[Midpoint, ...]:
+        """The next midpoints, given the frames that are there and how far apart two of them look; none when done."""
+
+
+@dataclass(frozen=True)
+class UniformTree:
+    """The fixed tree: equal steps between the keyframes.
+
+    Attributes:
+        pairs: the number of gaps between keyframes.
+        num_frames: the frames of each gap, both keyframes included.
+        levels: the noise level of each level, first level first.
+        branching: into how many parts a level splits each gap.
+    """
+
+    pairs: int
+    num_frames: int
+    levels: tuple[float, ...]
+    branching: int = 2
+
+    def __post_init__(self) -> None:
+        depth = self.depth(self.num_frames, self.branching)
+        if len(self.levels) < depth:
+            raise SegueError(
+                f"{self.num_frames} frames need {depth} noise levels, one for each level of the tree, "
+                f"but {len(self.levels)} are given"
+            )
+
+    @staticmethod
+    def depth(num_frames: int, branching: int = 2) -> int:
+        """How many levels a film of that many frames between two keyframes has."""
+        widest, count = num_frames - 1, 0
+        while widest > 1:
+            widest, count = max(_steps(widest, branching)), count + 1
+        return count
+
+    @property
+    def keyframes(self) -> tuple[FrameKey, ...]:
+        """The given frames in the order of the film, the closing one of a loop included."""
+        return tuple(FrameKey(i) for i in range(self.pairs + 1))
+
+    @property
+    def frames(self) -> tuple[FrameKey, ...]:
+        """All frames of the film, in order."""
+        gap = self.num_frames - 1
+        return tuple(FrameKey.at(Fraction(i, gap)) for i in range(self.pairs * gap + 1))
+
+    def next_level(self, made: Collection[FrameKey], distance: Distance | None = None) -> tuple[Midpoint, ...]:
+        """Split every gap between neighbours that are made; how far they look apart is ignored."""
+        del distance
+        gap = self.num_frames - 1
+        there = [i for i in range(self.pairs * gap + 1) if FrameKey.at(Fraction(i, gap)) in made]
+        wide = [(left, right) for left, right in zip(there, there[1:], strict=False) if right - left > 1]
+        if not wide:
+            return ()
+        # The widest gap tells how many levels are left; all gaps are split at once.
+        left_to_do = self.depth(max(right - left for left, right in wide) + 1, self.branching)
+        level = self.depth(self.num_frames, self.branching) - left_to_do
+        return tuple(
+            Midpoint(
+                key=FrameKey.at(Fraction(index, gap)),
+                left=FrameKey.at(Fraction(left, gap)),
+                right=FrameKey.at(Fraction(right, gap)),
+                weight=Fraction(index - left, right - left),
+                level=level,
+                noise=self.levels[level],
+            )
+            for left, right in wide
+            for index in _split(left, right, self.branching)
+        )
+
+    def midpoints(self) -> tuple[Midpoint, ...]:
+        """Every midpoint, level by level."""
+        made = set(self.keyframes)
+        found: list[Midpoint] = []
+        while level := self.next_level(made):
+            found += level
+            made.update(midpoint.key for midpoint in level)
+        return tuple(found)
+
+
+def noise_levels(count: int, low: float, high: float, spacing: NoiseSpacing = "linear") -> tuple[float, ...]:
+    """Noise levels of a tree of ``count`` levels, the first (largest) first, over the range from low to high.
+
+    With x = 0 at the deepest level and 1 at the first, f = low + (high - low) g(x), where g is x (linear), x^2
+    (convex) or sqrt(x) (concave). A single level uses the upper end.
+    """
+    curve: dict[str, Callable[[float], float]] = {"linear": float, "convex": lambda x: x * x, "concave": sqrt}
+    if count <= 1:
+        return (high,) * count
+    return tuple(low + (high - low) * curve[spacing](1 - i / (count - 1)) for i in range(count))
+
+
+def descendants(key: FrameKey, midpoints: Iterable[Midpoint]) -> frozenset[FrameKey]:
+    """The frames that were generated from the frame, directly or through others; the frame itself is not among them.
+
+    The midpoints are taken in the order in which they were made: parents before their children.
+    """
+    touched = {key}
+    for midpoint in midpoints:
+        if midpoint.left in touched or midpoint.right in touched:
+            touched.add(midpoint.key)
+    return frozenset(touched - {key})
+
+
+def around(place: Fraction, anchors: Sequence[Fraction]) -> tuple[int, int, Fraction]:
+    """Between which two of the sorted anchors a place lies, and where: (i, j, weight of j); ends are held."""
+    if place <= anchors[0]:
+        return 0, 0, Fraction(0)
+    for i, (left, right) in enumerate(zip(anchors, anchors[1:], strict=False)):
+        if place < right:
+            return i, i + 1, (place - left) / (right - left)
+    return len(anchors) - 1, len(anchors) - 1, Fraction(0)
+
+
+def _steps(width: int, branching: int) -> list[int]:
+    """The widths of the parts of a gap of that many steps."""
+    cuts = [0, *_split(0, width, branching), width]
+    return [right - left for left, right in zip(cuts, cuts[1:], strict=False)]
+
+
+def _split(left: int, right: int, branching: int) -> list[int]:
+    """The indices at which a gap is split: all inner ones where it has no more steps than parts."""
+    parts = min(branching, right - left)
+    return [left + (right - left) * j // parts for j in range(1, parts)]
