@@ -1,0 +1,295 @@
+"""All settings, with their defaults, bounds and help: the library, the command line and the studio read them here.
+
+Three kinds: those that determine the images (MorphSettings), those of computing (ComputeSettings) and those of the
+film (FilmSettings). Only the first kind makes a different run. This module imports no torch.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from pydantic.fields import FieldInfo
+
+from segue.errors import SegueError
+
+__all__ = [
+    "PRESETS",
+    "SCHEMES",
+    "SOLVERS",
+    "ComputeSettings",
+    "FilmSettings",
+    "InversionSettings",
+    "MorphSettings",
+    "as_json",
+    "checked",
+    "differences",
+    "fields",
+    "option_name",
+    "preset_settings",
+    "updated",
+]
+
+SCHEMES = (
+    "branching",
+    "interpolate",
+    "interpolate-denoise",
+    "denoise-interpolate-denoise",
+    "denoise-interpolate-denoise-unshared",
+)
+SOLVERS = ("dpm++", "ddim", "euler", "pipe")
+
+Scheme = Literal[
+    "branching",
+    "interpolate",
+    "interpolate-denoise",
+    "denoise-interpolate-denoise",
+    "denoise-interpolate-denoise-unshared",
+]
+Solver = Literal["dpm++", "ddim", "euler", "pipe"]
+
+
+def _several(value: object) -> object:
+    """One string stands for a list of one."""
+    return (value,) if isinstance(value, str) else value
+
+
+Texts = Annotated[tuple[str, ...], BeforeValidator(_several)]
+Fraction01 = Annotated[float, Field(gt=0, lt=1)]
+
+_CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class InversionSettings:
+    """Textual inversion (DESIGN section 3, "Text"; the paper's section 4.2)."""
+
+    inversion_iterations: int = Field(
+        default=0, ge=0, le=10_000, description="Iterations of textual inversion; 0 leaves the prompts as they are."
+    )
+    inversion_learning_rate: float = Field(default=1e-4, gt=0, le=1, description="Adam's step size in the inversion.")
+    inversion_batch: int = Field(
+        default=1, ge=1, le=64, description="Noise draws per keyframe in each iteration of the inversion."
+    )
+    inversion_timesteps: Literal["all", "middle"] = Field(
+        default="all", description="Timesteps drawn in the inversion: all, or only the middle third of the schedule."
+    )
+    inversion_guidance: bool = Field(
+        default=False, description="Apply classifier-free guidance inside the inversion's loss."
+    )
+    inversion_augment: bool = Field(
+        default=False, description="Crop and recolour the keyframes a little in each iteration of the inversion."
+    )
+    inversion_negative: bool = Field(
+        default=True, description="Also fit one negative embedding that all keyframes share."
+    )
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class MorphSettings(InversionSettings):
+    """Everything that determines the images."""
+
+    num_frames: int = Field(
+        default=17, ge=3, le=1025, description="Frames from one keyframe to the next, both included."
+    )
+    loop: bool = Field(default=False, description="Go back from the last keyframe to the first.")
+    scheme: Scheme = Field(default="branching", description="The way in which the frames between are made.")
+    noise: tuple[Fraction01, Fraction01] = Field(
+        default=(0.30, 0.55), description="Range of noise levels, from the deepest level of the tree to the first."
+    )
+    noise_spacing: Literal["linear", "convex", "concave"] = Field(
+        default="linear", description="Spacing of the noise levels over their range."
+    )
+    noise_levels: tuple[Fraction01, ...] = Field(
+        default=(), description="An explicit noise level for each level of the tree, first level first."
+    )
+    branching: int = Field(default=2, ge=2, le=64, description="Into how many parts a level splits each gap.")
+    bias: float = Field(
+        default=0.0, ge=0, lt=1, description="Moves the frames next to a keyframe towards it, by this share."
+    )
+    retroactive: bool = Field(
+        default=False, description="Blend older frames again in denoise-interpolate-denoise, as the released code does."
+    )
+    seed: int = Field(default=0, ge=0, lt=2**63, description="Seed of all randomness.")
+
+    solver: Solver = Field(default="dpm++", description="The solver that denoises.")
+    num_inference_steps: int = Field(
+        default=24, ge=1, le=1000, description="Denoising steps over the whole schedule; a frame takes its share."
+    )
+    guidance_scale: float = Field(default=5.0, ge=0, le=100, description="Strength of classifier-free guidance.")
+    eta: float = Field(default=0.0, ge=0, le=1, description="Share of fresh noise in each step of ddim.")
+
+    prompt: Texts = Field(default=(), description="One prompt for all keyframes, or one for each.")
+    negative_prompt: str = Field(default="", description="What the frames should not show.")
+    prompt_at: dict[float, str] = Field(
+        default_factory=dict, description="Prompts for places between the keyframes, as 0.5=TEXT or 1.25=TEXT."
+    )
+    captioner: str | None = Field(
+        default=None, description="Model that writes prompts where none is given: pocket, blip, a name, or none."
+    )
+    embedding_blend: Literal["whole", "token", "linear"] = Field(
+        default="whole", description="Blend prompts by slerp on the whole embedding or per token, or linearly."
+    )
+
+    candidates: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Candidates for a frame at the first level; one fewer at each level, least 3.",
+    )
+    rank_for: Texts = Field(default=(), description="Prompts that the best candidate resembles.")
+    rank_against: Texts = Field(default=(), description="Prompts that the best candidate does not resemble.")
+    ranker: str | None = Field(default=None, description="CLIP model that ranks; pocket's own if not given.")
+
+    pose: str = Field(
+        default="auto", description="auto, off, or OpenPose JSON files of the keyframes, separated by commas."
+    )
+    pose_detector: Literal["pocket", "rtmlib", "vitpose"] | None = Field(
+        default=None, description="The detector of poses; pocket's own if not given."
+    )
+    pose_matching: Literal["largest", "left-to-right", "nearest"] = Field(
+        default="largest", description="How people of two keyframes are matched."
+    )
+    pose_hold: bool = Field(
+        default=False, description="Hold keypoints that only one keyframe has, instead of dropping them."
+    )
+    pose_via_photo: bool = Field(
+        default=False, description="Translate a drawing without a detected person to a photograph first."
+    )
+    control_scale: float = Field(
+        default=1.5, ge=0, le=10, description="Strength of the ControlNet in the middle of a gap; 1 at the keyframes."
+    )
+    control_flat: bool = Field(default=False, description="Keep the ControlNet's strength the same in all frames.")
+    control_start: float = Field(default=0.0, ge=0, le=1, description="Share of the denoising at which control begins.")
+    control_end: float = Field(default=1.0, ge=0, le=1, description="Share of the denoising at which control ends.")
+    control_convention: str | None = Field(
+        default=None,
+        description="How skeletons are drawn: controlnet1.0, controlnet1.1, thick; by the name if not given.",
+    )
+
+    width: int | None = Field(default=None, ge=8, le=16384, description="Width of the frames in pixels.")
+    height: int | None = Field(default=None, ge=8, le=16384, description="Height of the frames in pixels.")
+    fit: Literal["cover", "contain", "stretch"] = Field(
+        default="cover", description="How keyframes are fitted to the frames' size."
+    )
+    background: str = Field(default="white", description="Colour behind transparent pixels and around fitted ones.")
+
+    fade: bool = Field(
+        default=True, description="Fade what the autoencoder loses of the keyframes into the frames next to them."
+    )
+
+    def __post_init__(self) -> None:
+        low, high = self.noise
+        if low > high:
+            raise SegueError(f"noise is a range from low to high, not from {low} to {high}")
+        if (self.rank_for or self.rank_against) and self.candidates == 1:
+            raise SegueError("rank_for and rank_against need candidates to choose from: set candidates to 2 or more")
+        if self.control_start > self.control_end:
+            raise SegueError(f"control_start ({self.control_start:g}) lies behind control_end ({self.control_end:g})")
+        if any(not text.strip() for text in self.prompt):
+            raise SegueError("prompt: an empty text; leave the prompt out to have one found")
+        if self.eta and self.solver != "ddim":
+            raise SegueError(f"eta needs the solver ddim, not {self.solver}")
+
+    def candidates_at(self, level: int) -> int:
+        """Candidates of each midpoint of a level: n, n - 1, ... but at least 3 (or n, where n is less)."""
+        return max(self.candidates - level, min(3, self.candidates))
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class ComputeSettings:
+    """How the images are computed; none of these makes a different run."""
+
+    batch_size: int = Field(default=0, ge=0, le=1024, description="Frames in one batch; 0 finds it from free memory.")
+    keep_candidates: bool = Field(default=False, description="Keep the pictures of all candidates on disk.")
+    preview: bool = Field(default=False, description="Write a contact sheet after each level.")
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class FilmSettings:
+    """How the frames become a film; changing these costs no network call."""
+
+    fps: float = Field(default=12.0, gt=0, le=240, description="Frames per second.")
+    hold: float = Field(default=0.5, ge=0, le=60, description="Seconds for which each keyframe is held.")
+    boomerang: bool = Field(default=False, description="Play the film forth and back.")
+    quality: int = Field(default=18, ge=0, le=51, description="Quality of an MP4: 0 is lossless, 51 the worst.")
+
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "paper": {
+        "solver": "ddim",
+        "num_inference_steps": 200,
+        "guidance_scale": 7.5,
+        "inversion_iterations": 500,
+        "candidates": 8,
+        "noise": (0.30, 0.55),
+    },
+    "balanced": {},
+    "draft": {"num_inference_steps": 10, "num_frames": 9},
+}
+
+Settings = TypeVar("Settings", InversionSettings, MorphSettings, ComputeSettings, FilmSettings)
+
+
+def fields(kind: type[Any]) -> dict[str, FieldInfo]:
+    """The fields of a settings class by name, with default, bounds and description."""
+    found: dict[str, FieldInfo] = kind.__pydantic_fields__
+    return found
+
+
+def option_name(field: str) -> str:
+    """The command line's name of a setting: --num-frames for num_frames."""
+    return "--" + field.replace("_", "-")
+
+
+def checked(kind: type[Settings], values: Mapping[str, Any]) -> Settings:
+    """Settings from values by name; SegueError with one line for an unknown name or a wrong value."""
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        raise SegueError(_one_line(error)) from error
+
+
+def updated(settings: Settings, values: Mapping[str, Any]) -> Settings:
+    """The settings with some values changed, checked anew."""
+    return checked(
+        type(settings), {**{f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}, **values}
+    )
+
+
+def preset_settings(name: str) -> Mapping[str, Any]:
+    """The values that a preset sets; SegueError for an unknown name."""
+    if name not in PRESETS:
+        raise SegueError(f"unknown preset '{name}'; there are {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def as_json(settings: InversionSettings | MorphSettings | ComputeSettings | FilmSettings) -> dict[str, Any]:
+    """The settings as plain JSON values by name; ``checked`` reads them back."""
+    values: dict[str, Any] = json.loads(TypeAdapter(type(settings)).dump_json(settings))
+    return values
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """What differs between two settings as JSON, one text each: "num_frames: 17, now 33"."""
+    return [
+        f"{name}: {before.get(name)!r}, now {after.get(name)!r}"
+        for name in sorted({*before, *after})
+        if before.get(name) != after.get(name)
+    ]
+
+
+def _one_line(error: ValidationError) -> str:
+    """The first fault of a validation as one line that names the setting."""
+    fault = error.errors(include_url=False)[0]
+    where = [str(part) for part in fault["loc"]]
+    name = where[0] if where else "settings"
+    cause = fault.get("ctx", {}).get("error")
+    if isinstance(cause, SegueError):
+        return str(cause)
+    if fault["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f"unknown setting '{name}'"
+    message = fault["msg"][0].lower() + fault["msg"][1:]
+    return f"{name}: {message}, not {fault['input']!r}"
