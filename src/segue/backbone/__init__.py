@@ -1,0 +1,169 @@
+"""What a family of diffusion models offers to the method: noise points, forward diffusion, denoising.
+
+Forward diffusion from a clean latent, and on from a noisy one (t < t'), with eps ~ N(0, I):
+
+    z_t  = alpha_t z_0 + sigma_t eps
+    z_t' = a z_t + b eps,   a = alpha_t' / alpha_t,   b = sqrt(sigma_t'^2 - a^2 sigma_t^2)
+
+Everything outside the networks is float32 on the CPU, and a batch only stacks samples that do not know each other.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+import torch
+from torch import Tensor
+
+__all__ = ["CLEAN", "Backbone", "Conditioning", "NoisePoint", "Points", "Sampling", "diffuse", "per_sample"]
+
+
+@dataclass(frozen=True)
+class NoisePoint:
+    """A point of the diffusion schedule: z_t = alpha z_0 + sigma eps."""
+
+    timestep: float  # the network's own time; -1 for clean
+    alpha: float
+    sigma: float
+
+
+CLEAN = NoisePoint(-1, 1.0, 0.0)
+
+Points = NoisePoint | Sequence[NoisePoint]  # one for the whole batch, or one for each sample
+
+
+def diffuse(z: Tensor, eps: Tensor, to: Points, start: Points = CLEAN) -> Tensor:
+    """Diffuse latents from one noise point on to a noisier one.
+
+    Args:
+        z: latents at start, (B, C, h, w).
+        eps: standard normal noise, of z's shape or one that broadcasts to it (parents that share their noise).
+        to: the noise point to reach, one for all samples or one each.
+        start: the noise point of z.
+
+    Raises:
+        ValueError: start is noisier than the point to reach.
+    """
+    ends = [to] if isinstance(to, NoisePoint) else list(to)
+    starts = [start] * len(ends) if isinstance(start, NoisePoint) else list(start)
+    ends = ends * len(starts) if len(ends) == 1 else ends
+    a = [end.alpha / begin.alpha for begin, end in zip(starts, ends, strict=True)]
+    variances = [end.sigma**2 - (k * begin.sigma) ** 2 for k, begin, end in zip(a, starts, ends, strict=True)]
+    if min(variances) < -1e-9:
+        raise ValueError("diffuse goes from a cleaner noise point to a noisier one")
+    b = [math.sqrt(max(variance, 0.0)) for variance in variances]
+    return per_sample(a, z) * z + per_sample(b, z) * eps
+
+
+def per_sample(values: Sequence[float], like: Tensor) -> Tensor:
+    """Numbers, one for each sample or one for all, as a tensor (B or 1, 1, ...) of like's dtype and device."""
+    return torch.tensor(values, dtype=torch.float64).to(like).reshape(-1, *(1,) * (like.ndim - 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How a leg is denoised."""
+
+    solver: str = "dpm++"
+    num_inference_steps: int  # over the whole schedule; a leg takes its share
+    guidance_scale: float
+    eta: float = 0.0
+    control_start: float = 0.0  # the share of the leg at which ControlNets begin to act
+    control_end: float = 1.0  # the share of the leg at which they end
+
+
+class Conditioning(Protocol):
+    """What the denoiser is given beside the latent, for a batch of samples; opaque to the method."""
+
+    def __len__(self) -> int:
+        """The number of samples."""
+        ...
+
+    @classmethod
+    def stack(cls, parts: Sequence[Self]) -> Self:
+        """One batch of several."""
+        ...
+
+    def sample(self, i: int) -> Self:
+        """The i-th sample, as a batch of one."""
+        ...
+
+    def blend(self, other: Self, w: float | Tensor, per_token: bool = False, linear: bool = False) -> Self:
+        """Between self (w = 0) and other (w = 1); w is one number or (B,)."""
+        ...
+
+
+class Backbone(Protocol):
+    """A family of latent diffusion models, with one checkpoint loaded."""
+
+    @property
+    def name(self) -> str:
+        """The checkpoint's name."""
+        ...
+
+    @property
+    def multiple_of(self) -> int:
+        """Widths and heights of images are multiples of this."""
+        ...
+
+    @property
+    def latent_channels(self) -> int:
+        """C of a latent (B, C, h, w)."""
+        ...
+
+    @property
+    def latent_scale(self) -> int:
+        """Pixels of an image along one side of a latent's pixel."""
+        ...
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1] to clean latents (B, C, h, w): the mean of the posterior, scaled."""
+        ...
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Clean latents (B, C, h, w) to images (B, 3, H, W) in [-1, 1]."""
+        ...
+
+    def embed(self, prompts: Sequence[str], negative_prompts: Sequence[str]) -> Conditioning:
+        """Prompts to conditioning, one sample for each."""
+        ...
+
+    def point(self, f: float) -> NoisePoint:
+        """The noise point of a noise level 0 < f < 1, whatever the solver and its steps."""
+        ...
+
+    def noise_point(self, t: int) -> NoisePoint:
+        """The noise point of a timestep of the training schedule."""
+        ...
+
+    def steps(self, start: NoisePoint, stop: NoisePoint, sampling: Sampling) -> int:
+        """Network calls of a leg from start to stop."""
+        ...
+
+    def denoise(
+        self,
+        z: Tensor,
+        conditioning: Any,
+        start: NoisePoint,
+        stop: NoisePoint = CLEAN,
+        *,
+        sampling: Sampling,
+        noise: Callable[[int], Tensor] | None = None,
+        progress: Callable[[], None] | None = None,
+    ) -> Tensor:
+        """Denoise latents (B, C, h, w) from one noise point to another; noise(step) is the eta noise of a step."""
+        ...
+
+    def predict(self, z: Tensor, point: Points, conditioning: Any, guidance_scale: float = 1.0) -> Tensor:
+        """eps_hat of latents at a noise point, differentiable with respect to the conditioning's tensors."""
+        ...
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """Networks in evaluation mode without gradients; everything as it was afterwards."""
+        ...
+
+    def fingerprint(self) -> str:
+        """A digest of the weights, adapters and scheduler."""
+        ...
