@@ -1,0 +1,260 @@
+"""What was chosen and made again: an append-only journal, and what it means.
+
+A frame's candidates come in attempts. The first attempt is the level's own; "again" while picking and a redo begin a
+new one, whose candidates carry numbers that were never used before, so that their noise is new. A choice holds for
+the parents that it was made under (its context); a redo's candidate holds whatever the parents are. Undo is reading
+the journal as if the last redo were not there, restore takes the last undo back.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from fractions import Fraction
+from typing import Any
+
+from segue.errors import SegueError
+from segue.tree import FrameKey
+
+__all__ = [
+    "Attempt",
+    "Choice",
+    "Edit",
+    "Event",
+    "History",
+    "Redo",
+    "Restore",
+    "Undo",
+    "event_from_json",
+    "event_to_json",
+]
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What a user changed at one frame; None leaves the film's own.
+
+    Attributes:
+        prompt, negative_prompt: the frame's own words.
+        seed: the seed of its noise.
+        noise: the noise level f that its parents are diffused to.
+        pose: an OpenPose JSON file.
+    """
+
+    prompt: str | None = None
+    negative_prompt: str | None = None
+    seed: int | None = None
+    noise: float | None = None
+    pose: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.noise is not None and not 0 < self.noise < 1:
+            raise SegueError(f"a frame's noise level lies between 0 and 1, not at {self.noise:g}")
+        if self.prompt is not None and not self.prompt.strip():
+            raise SegueError("prompt: an empty text; leave the prompt out to keep the film's")
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """Candidates ``first`` to ``first + count - 1`` of a frame, made under an edit."""
+
+    key: FrameKey
+    first: int = 0
+    count: int = 1
+    edit: Edit = field(default_factory=Edit)
+
+    @property
+    def candidates(self) -> range:
+        """The numbers of the attempt's candidates."""
+        return range(self.first, self.first + self.count)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The candidate that stays, under the parents that ``context`` stands for.
+
+    Attributes:
+        by: "rank", "user" or "first".
+        scores: the ranking's score of each candidate by its number.
+    """
+
+    key: FrameKey
+    candidate: int
+    context: str
+    by: str = "user"
+    scores: Mapping[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Redo:
+    """A frame made again: as a new attempt, or by another of its candidates."""
+
+    attempt: Attempt | None = None
+    key: FrameKey | None = None
+    candidate: int | None = None
+
+    @property
+    def frame(self) -> FrameKey:
+        """The frame that is made again."""
+        key = self.attempt.key if self.attempt else self.key
+        assert key is not None
+        return key
+
+
+@dataclass(frozen=True)
+class Undo:
+    """The last redo that still counts does not count any more."""
+
+
+@dataclass(frozen=True)
+class Restore:
+    """The last undo is taken back."""
+
+
+Event = Attempt | Choice | Redo | Undo | Restore
+
+
+class History:
+    """What a journal's events mean for each frame."""
+
+    def __init__(self, events: Iterable[Event] = ()) -> None:
+        self.events: list[Event] = list(events)
+
+    def add(self, event: Event) -> None:
+        """Take one more event."""
+        self.events.append(event)
+
+    def attempt(self, key: FrameKey, count: int) -> Attempt:
+        """The attempt that counts for a frame: the last, or the level's own of ``count`` candidates."""
+        attempts = [entry for entry in self._entries(key) if isinstance(entry, Attempt)]
+        return attempts[-1] if attempts else Attempt(key, 0, count)
+
+    def attempt_of(self, key: FrameKey, candidate: int) -> Attempt:
+        """The attempt that made a candidate; numbers of no attempt belong to the level's own."""
+        for entry in self._all(key):
+            if isinstance(entry, Attempt) and candidate in entry.candidates:
+                return entry
+        return Attempt(key, 0, candidate + 1)
+
+    def choice(self, key: FrameKey, context: str) -> Choice | None:
+        """The choice that counts for a frame under its present parents; None where one is to be made."""
+        for entry in reversed(self._entries(key)):
+            if isinstance(entry, Attempt):
+                return None
+            if isinstance(entry, Redo) and entry.candidate is not None:
+                return Choice(key, entry.candidate, context)
+            if isinstance(entry, Choice) and entry.context == context:
+                return entry
+        return None
+
+    def next_candidate(self, key: FrameKey, count: int) -> int:
+        """The first number that no candidate of a frame ever had, undone ones included."""
+        ends = [entry.first + entry.count for entry in self._all(key) if isinstance(entry, Attempt)]
+        return max([count, *ends])
+
+    @property
+    def undoable(self) -> Redo | None:
+        """The redo that an undo would take back."""
+        return next((event for event in reversed(self._effective()) if isinstance(event, Redo)), None)
+
+    @property
+    def restorable(self) -> bool:
+        """Whether a restore would take an undo back: no redo came after it."""
+        return bool(self._folded()[1])
+
+    @property
+    def edited(self) -> frozenset[FrameKey]:
+        """The frames that a redo or an attempt of the user touched."""
+        frames = [e.frame if isinstance(e, Redo) else e.key for e in self._effective() if isinstance(e, Redo | Attempt)]
+        return frozenset(frames)
+
+    def _entries(self, key: FrameKey) -> list[Attempt | Choice | Redo]:
+        """What counts for a frame, oldest first; a redo that begins an attempt stands as that attempt."""
+        return _of(key, self._effective())
+
+    def _all(self, key: FrameKey) -> list[Attempt | Choice | Redo]:
+        """The same with what was undone."""
+        return _of(key, self.events)
+
+    def _effective(self) -> list[Event]:
+        """The events that count, in order."""
+        return self._folded()[0]
+
+    def _folded(self) -> tuple[list[Event], list[tuple[int, Redo]]]:
+        """The events that count, and the redos that are undone and could be restored, with their places."""
+        kept: list[Event] = []
+        undone: list[tuple[int, Redo]] = []
+        for event in self.events:
+            if isinstance(event, Undo):
+                place = max(i for i, earlier in enumerate(kept) if isinstance(earlier, Redo))
+                redo = kept.pop(place)
+                assert isinstance(redo, Redo)
+                undone.append((place, redo))
+            elif isinstance(event, Restore):
+                place, redo = undone.pop()
+                kept.insert(place, redo)
+            else:
+                if isinstance(event, Redo):
+                    undone.clear()
+                kept.append(event)
+        return kept, undone
+
+
+def event_to_json(event: Event) -> dict[str, Any]:
+    """One line of the journal."""
+    match event:
+        case Attempt():
+            return {"event": "attempt", **_attempt_json(event)}
+        case Choice():
+            scores = {str(number): score for number, score in event.scores.items()}
+            return {
+                "event": "choice",
+                "frame": str(event.key.place),
+                "candidate": event.candidate,
+                "context": event.context,
+                "by": event.by,
+                "scores": scores,
+            }
+        case Redo(attempt=Attempt() as attempt):
+            return {"event": "redo", **_attempt_json(attempt)}
+        case Redo():
+            return {"event": "redo", "frame": str(event.frame.place), "candidate": event.candidate}
+        case Undo():
+            return {"event": "undo"}
+        case Restore():
+            return {"event": "restore"}
+
+
+def event_from_json(line: Mapping[str, Any]) -> Event:
+    """The event of one line of the journal; KeyError, TypeError or ValueError for a broken one."""
+    kind = line["event"]
+    if kind == "undo":
+        return Undo()
+    if kind == "restore":
+        return Restore()
+    key = FrameKey.at(Fraction(line["frame"]))
+    if kind == "choice":
+        scores = {int(number): float(score) for number, score in line["scores"].items()}
+        return Choice(key, int(line["candidate"]), str(line["context"]), str(line["by"]), scores)
+    if kind == "redo" and "candidate" in line:
+        return Redo(key=key, candidate=int(line["candidate"]))
+    attempt = Attempt(key, int(line["first"]), int(line["count"]), Edit(**line["edit"]))
+    if kind == "redo":
+        return Redo(attempt=attempt)
+    if kind == "attempt":
+        return attempt
+    raise ValueError(f"unknown event {kind!r}")
+
+
+def _attempt_json(attempt: Attempt) -> dict[str, Any]:
+    edit = {name: value for name, value in asdict(attempt.edit).items() if value is not None}
+    return {"frame": str(attempt.key.place), "first": attempt.first, "count": attempt.count, "edit": edit}
+
+
+def _of(key: FrameKey, events: Sequence[Event]) -> list[Attempt | Choice | Redo]:
+    """The events of one frame."""
+    found: list[Attempt | Choice | Redo] = []
+    for event in events:
+        if isinstance(event, Redo) and event.frame == key:
+            found.append(event.attempt or event)
+        elif isinstance(event, Attempt | Choice) and event.key == key:
+            found.append(event)
+    return found

@@ -1,0 +1,271 @@
+"""The five ways to make the latents in between (the paper's section 4.1 and its Table 1).
+
+Each scheme is a generator over the same primitives: it yields a Level, one leg of denoising for frames that do not
+depend on each other, and receives the latents that were chosen for them. With z^l, z^r the parents' clean latents,
+eps a noise tensor and (alpha_t, sigma_t) the level's noise point:
+
+    z_t^l = alpha_t z^l + sigma_t eps,   z_t^r = alpha_t z^r + sigma_t eps,   z_t^m = slerp(z_t^l, z_t^r, w)
+
+and z^m is z_t^m, denoised under the conditioning of the midpoint's position.
+"""
+
+from collections.abc import Callable, Collection, Generator, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from itertools import groupby
+from typing import Protocol
+
+from torch import Tensor
+
+from segue.backbone import CLEAN, NoisePoint, diffuse
+from segue.blend import slerp
+from segue.errors import SegueError
+from segue.settings import SCHEMES
+from segue.tree import Distance, FrameKey, Midpoint, NoiseSpacing, Tree, UniformTree, noise_levels
+
+__all__ = ["Latents", "Level", "NamedNoise", "Sample", "Scheme", "Task", "scheme_named"]
+
+Latents = Mapping[FrameKey, Tensor]  # one latent each, (C, h, w)
+Scheme = Generator["Level", Latents, None]
+
+
+class NamedNoise(Protocol):
+    """Noise of a latent's shape, (C, h, w), by purpose, frame, candidate and step."""
+
+    def __call__(self, purpose: str, key: FrameKey, candidate: int = 0, step: int = 0) -> Tensor:
+        """Draw the noise of that name."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One candidate of one frame."""
+
+    key: FrameKey
+    candidate: int = 0
+
+
+@dataclass(frozen=True)
+class Level:
+    """One leg of denoising for frames that do not depend on each other.
+
+    Attributes:
+        number: the level of the tree, from 0 (for the schemes with legs: the leg).
+        parents: each frame of the level, with the frames that it is made from.
+        start: the noise point of the blends.
+        stop: where the leg ends; a frame is finished where that is CLEAN.
+        blend: the noisy latent (C, h, w) of a sample at ``start``.
+    """
+
+    number: int
+    parents: Mapping[FrameKey, tuple[FrameKey, ...]]
+    start: NoisePoint
+    stop: NoisePoint
+    blend: Callable[[Sample], Tensor]
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the leg's results are finished frames."""
+        return self.stop == CLEAN
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a scheme works on.
+
+    Attributes:
+        latents: the keyframes' clean latents (C, h, w), by the keys of ``tree.keyframes``.
+        tree: the frames to make.
+        point: the noise point of a noise level.
+        noise: named noise.
+        noise_range: the lower and upper end of the noise levels, and their spacing, for the schemes with stacks.
+        bias: moves the weight of midpoints next to a keyframe towards it.
+        retroactive: blend older frames again in denoise-interpolate-denoise.
+        distance: how far apart two finished frames look.
+        noise_of: the noise level of a midpoint, where it is not the tree's.
+    """
+
+    latents: Latents
+    tree: Tree
+    point: Callable[[float], NoisePoint]
+    noise: NamedNoise
+    noise_range: tuple[float, float, NoiseSpacing] = (0.30, 0.55, "linear")
+    bias: float = 0.0
+    retroactive: bool = False
+    distance: Distance = lambda _a, _b: 0.0
+    noise_of: Callable[[Midpoint], float] = lambda midpoint: midpoint.noise
+
+
+def scheme_named(name: str) -> Callable[[Task], Scheme]:
+    """The scheme of that name; SegueError for an unknown one."""
+    if name not in _BY_NAME:
+        raise SegueError(f"unknown scheme '{name}'; there are {', '.join(SCHEMES)}")
+    return _BY_NAME[name]
+
+
+def branching(task: Task) -> Scheme:
+    """The method: each midpoint from its two parents, level by level, from the largest noise to the smallest."""
+    made = dict(task.latents)
+    while midpoints := task.tree.next_level(made, task.distance):
+        fresh: dict[FrameKey, Tensor] = {}
+        by_noise = sorted(midpoints, key=task.noise_of, reverse=True)
+        for noise, group in groupby(by_noise, key=task.noise_of):
+            fresh |= yield _branching_level(task, made, task.point(noise), sorted(group, key=lambda m: m.key))
+        made |= fresh
+
+
+def _branching_level(task: Task, made: Latents, point: NoisePoint, midpoints: list[Midpoint]) -> Level:
+    """Midpoints of one noise point; the parents of each share the candidate's noise."""
+    by_key = {midpoint.key: midpoint for midpoint in midpoints}
+
+    def blend(sample: Sample) -> Tensor:
+        midpoint = by_key[sample.key]
+        eps = task.noise("midpoint", sample.key, sample.candidate)
+        left, right = (diffuse(made[parent], eps, point) for parent in (midpoint.left, midpoint.right))
+        return _slerp(left, right, biased(midpoint, task.bias))
+
+    return Level(midpoints[0].level, {m.key: (m.left, m.right) for m in midpoints}, point, CLEAN, blend)
+
+
+def biased(midpoint: Midpoint, bias: float) -> float:
+    """The weight of the right parent; next to one keyframe it moves towards that keyframe by the share ``bias``."""
+    weight = float(midpoint.weight)
+    if midpoint.left.is_keyframe and not midpoint.right.is_keyframe:
+        return weight * (1 - bias)
+    if midpoint.right.is_keyframe and not midpoint.left.is_keyframe:
+        return 1 - (1 - weight) * (1 - bias)
+    return weight
+
+
+def interpolate(task: Task) -> Scheme:
+    """z_i = slerp(z^0, z^N, i / N), decoded; nothing is denoised."""
+    frames = _frames_between(task)
+
+    def blend(sample: Sample) -> Tensor:
+        left, right = _ends(sample.key)
+        return _slerp(task.latents[left], task.latents[right], float(sample.key.position))
+
+    yield Level(0, {key: _ends(key) for key in frames}, CLEAN, CLEAN, blend)
+
+
+def interpolate_denoise(task: Task) -> Scheme:
+    """Each frame blended from the stacks at a noise point of its own, that falls towards the ends; then denoised."""
+    gap = _uniform(task).num_frames - 1
+    stacks = _stacks(task, gap // 2, shared=True)
+    # The distance to the nearer end, in frames, is the number of the noise point.
+    steps = {key: int(min(key.position, 1 - key.position) * gap) for key in _frames_between(task)}
+    for number, rung in enumerate(sorted(set(steps.values()), reverse=True)):
+        keys = [key for key, step in steps.items() if step == rung]
+
+        def blend(sample: Sample, rung: int = rung) -> Tensor:
+            left, right = _ends(sample.key)
+            return _slerp(stacks.left(left, rung), stacks.right(right, rung), float(sample.key.position))
+
+        yield Level(number, {key: _ends(key) for key in keys}, stacks.points[rung - 1], CLEAN, blend)
+
+
+def denoise_interpolate_denoise(task: Task, *, shared: bool = True) -> Scheme:
+    """The middle frame from the stacks at t_K, denoised to t_{K-1}, blended there with the stacks, and so on to 0."""
+    tree = _uniform(task)
+    stacks = _stacks(task, tree.depth(tree.num_frames, tree.branching), shared=shared)
+    made: set[FrameKey] = set(task.latents)
+    state: dict[FrameKey, Tensor] = {}  # all frames in between, at the present noise point
+    number = 0
+    while midpoints := tree.next_level(made):
+        rung = len(stacks.points) - number
+        neighbours = {m.key: (m.left, m.right, float(m.weight)) for m in midpoints}
+        state |= {key: _blend_at(stacks, rung, state, *around) for key, around in neighbours.items()}
+        made |= set(neighbours)
+        if task.retroactive and number in (1, 2):
+            older = {key: _neighbours(key, made) for key in state if key not in neighbours}
+            state |= {key: _blend_at(stacks, rung, dict(state), *around) for key, around in older.items()}
+            neighbours |= older
+        stop = stacks.points[rung - 2] if rung > 1 else CLEAN
+        parents = {key: (*neighbours.get(key, ())[:2], key) for key in sorted(state)}
+        present = dict(state)
+        state |= yield Level(number, parents, stacks.points[rung - 1], stop, lambda sample, at=present: at[sample.key])
+        number += 1
+
+
+def denoise_interpolate_denoise_unshared(task: Task) -> Scheme:
+    """denoise-interpolate-denoise with independent noise in the stacks of the two keyframes."""
+    return denoise_interpolate_denoise(task, shared=False)
+
+
+@dataclass(frozen=True)
+class _Stacks:
+    """Ever noisier latents of the keyframes: z_{t'} = a z_t + b eps for consecutive points of T, rungs 1 to K."""
+
+    task: Task
+    points: tuple[NoisePoint, ...]  # t_1 < ... < t_K
+    shared: bool
+    climbed: dict[tuple[FrameKey, str], list[Tensor]] = field(default_factory=dict)  # what is computed already
+
+    def left(self, keyframe: FrameKey, rung: int) -> Tensor:
+        """The keyframe's latent at t_rung as the left end of the pair that begins with it."""
+        return self._climbed(keyframe, keyframe, rung, "stack" if self.shared else "stack-left")
+
+    def right(self, keyframe: FrameKey, rung: int) -> Tensor:
+        """The keyframe's latent at t_rung as the right end of the pair that ends with it."""
+        pair = FrameKey(keyframe.pair - 1)
+        return self._climbed(keyframe, pair, rung, "stack" if self.shared else "stack-right")
+
+    def _climbed(self, keyframe: FrameKey, pair: FrameKey, rung: int, purpose: str) -> Tensor:
+        stack = self.climbed.setdefault((keyframe, purpose), [self.task.latents[keyframe]])
+        for step in range(len(stack) - 1, rung):
+            start = self.points[step - 1] if step else CLEAN
+            eps = self.task.noise(purpose, pair, step=step)
+            stack.append(diffuse(stack[step], eps, self.points[step], start))
+        return stack[rung]
+
+
+def _stacks(task: Task, count: int, *, shared: bool) -> _Stacks:
+    """Stacks over that many noise points, spaced over the noise range."""
+    low, high, spacing = task.noise_range
+    levels = noise_levels(count, low, high, spacing)
+    return _Stacks(task, tuple(task.point(f) for f in reversed(levels)), shared)
+
+
+def _blend_at(stacks: _Stacks, rung: int, state: Latents, left: FrameKey, right: FrameKey, weight: float) -> Tensor:
+    """The blend of two neighbours at a rung: keyframes from their stacks, frames as they are."""
+    a = stacks.left(left, rung) if left.is_keyframe else state[left]
+    b = stacks.right(right, rung) if right.is_keyframe else state[right]
+    return _slerp(a, b, weight)
+
+
+def _neighbours(key: FrameKey, made: Collection[FrameKey]) -> tuple[FrameKey, FrameKey, float]:
+    """The frames made next to a frame on both sides, and where it lies between them."""
+    left = max(other for other in made if other.place < key.place)
+    right = min(other for other in made if other.place > key.place)
+    return left, right, float((key.place - left.place) / (right.place - left.place))
+
+
+def _ends(key: FrameKey) -> tuple[FrameKey, FrameKey]:
+    """The two keyframes that a frame lies between."""
+    return FrameKey(key.pair), FrameKey(key.pair + 1)
+
+
+def _frames_between(task: Task) -> list[FrameKey]:
+    """The frames of a uniform film without its keyframes, in order."""
+    return [key for key in _uniform(task).frames if not key.is_keyframe]
+
+
+def _uniform(task: Task) -> UniformTree:
+    """The fixed tree, which every scheme but branching needs."""
+    if not isinstance(task.tree, UniformTree):
+        raise SegueError("only the scheme branching decides its frames on the way; choose uniform spacing")
+    return task.tree
+
+
+def _slerp(a: Tensor, b: Tensor, weight: float | Fraction) -> Tensor:
+    """The slerp of two single latents (C, h, w)."""
+    blend: Tensor = slerp(a[None], b[None], float(weight))[0]
+    return blend
+
+
+_BY_NAME: Mapping[str, Callable[[Task], Scheme]] = {
+    "branching": branching,
+    "interpolate": interpolate,
+    "interpolate-denoise": interpolate_denoise,
+    "denoise-interpolate-denoise": denoise_interpolate_denoise,
+    "denoise-interpolate-denoise-unshared": denoise_interpolate_denoise_unshared,
+}
