@@ -1,0 +1,398 @@
+"""Drive a scheme: compute its levels batch by batch, keep what is made, and have the best candidate chosen.
+
+Everything that is made has a recipe, a digest of what it is made from: the recipes of its parents, its noise points,
+its candidate's number and its edit. What the run already holds under a recipe is not made again, so resuming,
+growing, redoing, undoing and replaying are one mechanism: run the scheme and make what is missing.
+
+A batch is written whole, in one file; the samples that are still to be made are cut into batches of a fixed size. So
+a run that was killed and continued computes the very batches that an unbroken run computes.
+"""
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from segue.backbone import CLEAN, Backbone, NoisePoint, Sampling
+from segue.errors import SegueError
+from segue.history import Attempt, Choice, Edit
+from segue.run import RunFolder
+from segue.schemes import Latents, Level, NamedNoise, Sample, Scheme
+from segue.tree import FrameKey
+
+__all__ = [
+    "AcceptRest",
+    "Again",
+    "Candidates",
+    "Chooser",
+    "Cost",
+    "Made",
+    "Pick",
+    "Progress",
+    "Work",
+    "generate",
+    "price",
+]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a scheme will compute.
+
+    Attributes:
+        levels: the legs of denoising.
+        frames: the frames to make.
+        samples: the samples of all legs, candidates included.
+        steps: the denoising steps of all samples.
+    """
+
+    levels: int
+    frames: int
+    samples: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the work is; handed to the callback.
+
+    Attributes:
+        stage: "words", "frames" or "film".
+        level, levels: the present level from 1, and how many there are (0 if that is decided on the way).
+        frames, total: the finished frames and how many there will be, without the keyframes.
+        step, steps: the denoising steps done and all (summed over samples); iterations in the stage "words".
+        seconds: since the work began; left: the seconds that are left, where known.
+        frame: the frame that was just finished; picture: what it shows.
+    """
+
+    stage: str
+    level: int = 0
+    levels: int = 0
+    frames: int = 0
+    total: int = 0
+    step: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    left: float | None = None
+    frame: FrameKey | None = None
+    picture: Image.Image | None = None
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What a chooser is shown: a frame's candidates by number, its parents and the ranking's scores."""
+
+    key: FrameKey
+    level: int
+    parents: tuple[FrameKey, ...]
+    pictures: Mapping[int, Image.Image]
+    scores: Mapping[int, float]
+
+    @property
+    def best(self) -> int:
+        """The best ranked candidate of those with a score, or the newest attempt's first."""
+        return best(self.scores) if self.scores else max(self.pictures)
+
+
+@dataclass(frozen=True)
+class Pick:
+    """Keep this candidate."""
+
+    candidate: int
+
+
+@dataclass(frozen=True)
+class Again:
+    """Make more candidates, under an edit where one is given."""
+
+    edit: Edit | None = None
+    count: int | None = None
+
+
+@dataclass(frozen=True)
+class AcceptRest:
+    """Choose this frame and all others as if nobody were asked."""
+
+
+Chooser = Callable[[Candidates], Pick | Again | AcceptRest]
+
+
+@dataclass(frozen=True)
+class Made:
+    """A frame as it now is: what it was made from, and the recipe of what it shows."""
+
+    key: FrameKey
+    level: int
+    parents: tuple[FrameKey, ...]
+    candidate: int
+    recipe: str
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the driver works with.
+
+    Attributes:
+        backbone, sampling: the networks, and how they denoise.
+        run: where everything made is kept.
+        batch_size: samples in one network call.
+        conditioning: the conditioning of a sample, a batch of one.
+        noise: named noise, for eta.
+        candidates: how many candidates a frame of a level gets.
+        picture: the finished picture of a frame from its decoded image (3, H, W) in [-1, 1].
+        judge: scores of pictures, the higher the better.
+        choose: who picks, where somebody does.
+        report: the progress callback.
+        cost: what ``price`` found, for the progress.
+        keep_candidates: keep the pictures of candidates that were not chosen.
+    """
+
+    backbone: Backbone
+    sampling: Sampling
+    run: RunFolder
+    batch_size: int
+    conditioning: Callable[[Sample], Any]
+    noise: NamedNoise
+    candidates: Callable[[Level], int]
+    picture: Callable[[FrameKey, Tensor], Image.Image]
+    judge: Callable[[Sequence[Image.Image]], list[float]] | None = None
+    choose: Chooser | None = None
+    report: Callable[[Progress], None] = lambda _progress: None
+    cost: Cost = field(default_factory=lambda: Cost(0, 0, 0, 0))
+    keep_candidates: bool = False
+
+
+def generate(scheme: Scheme, work: Work, keyframes: Mapping[FrameKey, str]) -> Iterator[Made]:
+    """Run a scheme to its end; yield each frame when it is settled.
+
+    Args:
+        scheme: the scheme, not yet started.
+        work: what to work with.
+        keyframes: a recipe for each keyframe (a digest of its picture).
+    """
+    driver = _Driver(work, dict(keyframes))
+    level = next(scheme, None)
+    while level is not None:
+        yield from driver.make(level)
+        try:
+            level = scheme.send(driver.chosen(level))
+        except StopIteration:
+            level = None
+
+
+def price(scheme: Scheme, backbone: Backbone, sampling: Sampling, candidates: Callable[[Level], int]) -> Cost:
+    """What a scheme will compute, found by running it without the networks; the cost of a film that is not begun."""
+    levels = frames = samples = steps = 0
+    level = next(scheme, None)
+    while level is not None:
+        count = len(level.parents) * (candidates(level) if level.is_final else 1)
+        levels, samples = levels + 1, samples + count
+        frames += len(level.parents) if level.is_final else 0
+        steps += count * _steps(backbone, level, sampling)
+        try:
+            level = scheme.send({key: level.blend(Sample(key)) for key in level.parents})
+        except StopIteration:
+            level = None
+    return Cost(levels, frames, samples, steps)
+
+
+def best(scores: Mapping[int, float]) -> int:
+    """The candidate with the highest score; ties go to the lower number, and one without a number comes last."""
+    return min(scores, key=lambda number: (-scores[number] if not math.isnan(scores[number]) else math.inf, number))
+
+
+class _Driver:
+    """The state of one generation: recipes and latents of what is settled, and the clock."""
+
+    def __init__(self, work: Work, recipes: dict[FrameKey, str]) -> None:
+        self.work = work
+        self.recipes = recipes
+        self.latents: dict[FrameKey, Tensor] = {}
+        self.ask = work.choose
+        self.frames = self.step = self.skipped = 0
+        self.level = 0
+        self.begun = time.monotonic()
+
+    def chosen(self, level: Level) -> Latents:
+        """The latents of a level's frames, as they were settled."""
+        return {key: self.latents[key] for key in level.parents}
+
+    def make(self, level: Level) -> Iterator[Made]:
+        """Make all candidates of a level, then settle frame after frame."""
+        self.level += 1
+        attempts = {key: self._attempt(level, key) for key in level.parents}
+        settled = {key: self._choice(level, attempt) for key, attempt in attempts.items()}
+        samples = [
+            Sample(key, number) for key, attempt in attempts.items() for number in _numbers(settled[key], attempt)
+        ]
+        self._compute(level, samples)
+        recipes = dict(self.recipes)
+        for key, attempt in attempts.items():
+            choice = settled[key] or self._chosen(level, attempt)
+            recipe = self._recipe(level, Sample(key, choice.candidate))
+            recipes[key] = recipe
+            self.latents[key] = self._latent(recipe)
+            if level.is_final:
+                self.work.run.settle(key, recipe)
+                self.frames += 1
+                self._report(key, self.work.run.picture(recipe))
+                yield Made(key, level.number, level.parents[key], choice.candidate, recipe)
+        self.recipes = recipes
+
+    def _attempt(self, level: Level, key: FrameKey) -> Attempt:
+        """The attempt at a frame that counts: of legs in between there is only one."""
+        if not level.is_final:
+            return Attempt(key)
+        return self.work.run.history.attempt(key, self.work.candidates(level))
+
+    def _choice(self, level: Level, attempt: Attempt) -> Choice | None:
+        """The choice that is made already, or that is none because there is one candidate."""
+        if level.is_final and (choice := self.work.run.history.choice(attempt.key, self._context(level, attempt))):
+            return choice
+        if attempt.count == 1 and not (self.ask and level.is_final):
+            return Choice(attempt.key, attempt.first, "", "first")
+        return None
+
+    def _chosen(self, level: Level, attempt: Attempt) -> Choice:
+        """Rank, ask or take the first; keep the decision in the journal."""
+        run, seen = self.work.run, set(attempt.candidates)
+        while True:
+            pictures = {n: run.picture(self._recipe(level, Sample(attempt.key, n))) for n in sorted(seen)}
+            scores = (
+                dict(zip(pictures, self.work.judge(list(pictures.values())), strict=True)) if self.work.judge else {}
+            )
+            by = "rank" if scores else "first"
+            number = best({n: scores[n] for n in attempt.candidates}) if scores else attempt.first
+            if self.ask:
+                answer = self.ask(Candidates(attempt.key, level.number, level.parents[attempt.key], pictures, scores))
+                if isinstance(answer, Again):
+                    attempt = self._again(level, attempt, answer)
+                    seen |= set(attempt.candidates)
+                    continue
+                if isinstance(answer, AcceptRest):
+                    self.ask = None
+                elif answer.candidate not in seen:
+                    raise SegueError(f"frame {attempt.key} has no candidate {answer.candidate}")
+                else:
+                    number, by = answer.candidate, "user"
+            choice = Choice(attempt.key, number, self._context(level, attempt), by, scores)
+            run.record(choice)
+            if not self.work.keep_candidates:
+                run.drop(self._recipe(level, Sample(attempt.key, n)) for n in seen - {number})
+            return choice
+
+    def _again(self, level: Level, attempt: Attempt, answer: Again) -> Attempt:
+        """A new attempt at a frame while picking."""
+        first = self.work.run.history.next_candidate(attempt.key, self.work.candidates(level))
+        fresh = Attempt(attempt.key, first, answer.count or attempt.count, answer.edit or attempt.edit)
+        self.work.run.record(fresh)
+        self._compute(level, [Sample(fresh.key, number) for number in fresh.candidates])
+        return fresh
+
+    def _compute(self, level: Level, samples: Sequence[Sample]) -> None:
+        """Make what is missing of the samples, batch by batch."""
+        missing = [sample for sample in samples if self.work.run.latent(self._recipe(level, sample)) is None]
+        self._count(level, len(samples) - len(missing), skipped=True)
+        for i in range(0, len(missing), self.work.batch_size):
+            batch = missing[i : i + self.work.batch_size]
+            z = self._denoised(level, batch)
+            self.work.run.save_latents({self._recipe(level, s): z[j] for j, s in enumerate(batch)})
+            self._draw(level, batch)
+        self._draw(level, samples)
+
+    def _denoised(self, level: Level, batch: Sequence[Sample]) -> Tensor:
+        """One batch from the level's start to its stop, (B, C, h, w)."""
+        z = torch.stack([level.blend(sample) for sample in batch])
+        if level.start == level.stop:
+            return z
+        parts = [self.work.conditioning(sample) for sample in batch]
+
+        def eta_noise(step: int) -> Tensor:
+            purpose = f"eta-{level.start.timestep:g}"
+            return torch.stack([self.work.noise(purpose, s.key, s.candidate, step) for s in batch])
+
+        def progress() -> None:
+            self.step += len(batch)
+            self._report()
+
+        return self.work.backbone.denoise(
+            z,
+            type(parts[0]).stack(parts),
+            level.start,
+            level.stop,
+            sampling=self.work.sampling,
+            noise=eta_noise,
+            progress=progress,
+        )
+
+    def _draw(self, level: Level, samples: Sequence[Sample]) -> None:
+        """Decode the pictures that are missing, one at a time, so that they do not depend on the batch."""
+        if not level.is_final:
+            return
+        for sample in samples:
+            recipe = self._recipe(level, sample)
+            if not self.work.run.has_picture(recipe):
+                image = self.work.backbone.decode(self._latent(recipe)[None])[0]
+                self.work.run.save_picture(recipe, self.work.picture(sample.key, image))
+
+    def _latent(self, recipe: str) -> Tensor:
+        latent = self.work.run.latent(recipe)
+        assert latent is not None
+        return latent
+
+    def _recipe(self, level: Level, sample: Sample) -> str:
+        """The recipe of a sample: the frame's name and a digest of what it is made from."""
+        edit = self.work.run.history.attempt_of(sample.key, sample.candidate).edit if level.is_final else Edit()
+        return f"{sample.key.name}-{self._digest(level, sample.key, sample.candidate, edit)}"
+
+    def _context(self, level: Level, attempt: Attempt) -> str:
+        """What a choice among an attempt's candidates holds for."""
+        return self._digest(level, attempt.key, attempt.first, attempt.edit)
+
+    def _digest(self, level: Level, key: FrameKey, number: int, edit: Edit) -> str:
+        parents = [self.recipes.get(parent, "") for parent in level.parents[key]]
+        text = repr((str(key.place), parents, level.start.timestep, level.stop.timestep, number, edit))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def _count(self, level: Level, samples: int, *, skipped: bool) -> None:
+        """Samples that need no work count as done, but not for the speed."""
+        steps = samples * _steps(self.work.backbone, level, self.work.sampling)
+        self.step += steps
+        self.skipped += steps if skipped else 0
+
+    def _report(self, key: FrameKey | None = None, picture: Image.Image | None = None) -> None:
+        seconds = time.monotonic() - self.begun
+        worked, cost = self.step - self.skipped, self.work.cost
+        left = seconds / worked * max(cost.steps - self.step, 0) if worked and cost.steps else None
+        self.work.report(
+            Progress(
+                "frames",
+                self.level,
+                cost.levels,
+                self.frames,
+                cost.frames,
+                self.step,
+                cost.steps,
+                seconds,
+                left,
+                key,
+                picture,
+            )
+        )
+
+
+def _numbers(choice: Choice | None, attempt: Attempt) -> Sequence[int]:
+    """The candidates that are needed: the chosen one, or all of the attempt."""
+    return attempt.candidates if choice is None else [choice.candidate]
+
+
+def _steps(backbone: Backbone, level: Level, sampling: Sampling) -> int:
+    """Denoising steps of one sample of a level."""
+    start: NoisePoint = level.start
+    return 0 if start == level.stop or start == CLEAN else backbone.steps(start, level.stop, sampling)

@@ -1,0 +1,197 @@
+"""The run folder: everything that was made, written as it is finished, each file whole or not at all.
+
+run.json        what determines the images: settings, keyframes, model, versions
+journal.jsonl   choices and redos, one line each, appended only
+state.json      the film's frames as they now are
+frames/         the film's frames, named by their place: 000.2500000.png
+pictures/       what was made, by recipe; a frame is a link to one of these
+latents/        the latents of each batch, by recipe
+words/, pose/   cached inversions and captions; poses and control images
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from segue.errors import SegueError
+from segue.files import append_line, sweep, write_bytes, write_json, writing
+from segue.history import Event, History, event_from_json, event_to_json
+from segue.tree import FrameKey
+
+__all__ = ["RUN_FILE", "RunFolder"]
+
+RUN_FILE = "run.json"
+
+
+class RunFolder:
+    """One run on disk, locked while it is open; use it as a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        """Open (or begin) the run in a folder; SegueError if another process has it open or it is no run folder."""
+        self.path = path
+        if path.exists() and not path.is_dir():
+            raise SegueError(f"{path} is a file; a run needs a folder")
+        if path.is_dir() and any(path.iterdir()) and not (path / RUN_FILE).exists() and not (path / "lock").exists():
+            raise SegueError(f"{path} holds other files and no run; choose another output")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise SegueError(f"{path} cannot be written: {error.strerror}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._lock)
+            raise SegueError(f"{path} is in use by another process") from error
+        for folder in ("", "frames", "pictures", "latents"):
+            sweep(path / folder)
+        self.history = History(self._events())
+        self._index = self._latents()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the lock back."""
+        os.close(self._lock)
+
+    # Settings and state.
+
+    def read(self, name: str) -> dict[str, Any] | None:
+        """One of the run's JSON files; None where it is not there."""
+        path = self.path / name
+        try:
+            found: dict[str, Any] = json.loads(path.read_text())
+        except FileNotFoundError:
+            return None
+        except (ValueError, OSError) as error:
+            raise SegueError(f"{path} cannot be read: {error}") from error
+        return found
+
+    def write(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write one of the run's JSON files."""
+        write_json(self.path / name, dict(content))
+
+    def record(self, event: Event) -> None:
+        """Append an event to the journal."""
+        append_line(self.path / "journal.jsonl", json.dumps(event_to_json(event)))
+        self.history.add(event)
+
+    # What was made.
+
+    def latent(self, recipe: str) -> Tensor | None:
+        """The latent of a recipe, (C, h, w) float32; None where it is not made yet."""
+        path = self._index.get(recipe)
+        if path is None:
+            return None
+        with safe_open(path, framework="pt") as file:
+            tensor: Tensor = file.get_tensor(recipe)
+        return tensor
+
+    def save_latents(self, latents: Mapping[str, Tensor]) -> None:
+        """Keep a batch of latents in one file."""
+        name = hashlib.sha256("\n".join(sorted(latents)).encode()).hexdigest()[:16]
+        path = self.path / "latents" / f"{name}.safetensors"
+        path.parent.mkdir(exist_ok=True)
+        write_bytes(path, save({recipe: latent.contiguous() for recipe, latent in latents.items()}))
+        self._index |= dict.fromkeys(latents, path)
+
+    def has_picture(self, recipe: str) -> bool:
+        """Whether the picture of a recipe is there."""
+        return self._picture(recipe).exists()
+
+    def picture(self, recipe: str) -> Image.Image:
+        """The picture of a recipe."""
+        with Image.open(self._picture(recipe)) as image:
+            return image.convert("RGB")
+
+    def save_picture(self, recipe: str, picture: Image.Image) -> None:
+        """Keep the picture of a recipe."""
+        path = self._picture(recipe)
+        path.parent.mkdir(exist_ok=True)
+        with writing(path) as temporary:
+            picture.save(temporary, format="PNG")
+
+    def drop(self, recipes: Iterable[str]) -> None:
+        """Delete pictures of candidates that were not chosen; their latents stay."""
+        for recipe in recipes:
+            self._picture(recipe).unlink(missing_ok=True)
+
+    # The film's frames.
+
+    def frame(self, key: FrameKey) -> Path:
+        """The file of a frame."""
+        return self.path / "frames" / f"{key.name}.png"
+
+    def settle(self, key: FrameKey, recipe: str) -> None:
+        """Show the picture of a recipe as a frame."""
+        frame, picture = self.frame(key), self._picture(recipe)
+        frame.parent.mkdir(exist_ok=True)
+        if frame.exists() and frame.samefile(picture):
+            return
+        with writing(frame) as temporary:
+            try:
+                os.link(picture, temporary)
+            except OSError:  # a file system without links
+                temporary.write_bytes(picture.read_bytes())
+
+    def save_keyframe(self, key: FrameKey, picture: Image.Image) -> None:
+        """Write a keyframe as it was given, after fitting."""
+        path = self.frame(key)
+        path.parent.mkdir(exist_ok=True)
+        if not path.exists():
+            with writing(path) as temporary:
+                picture.save(temporary, format="PNG")
+
+    def forget_frames(self, keep: Sequence[FrameKey]) -> None:
+        """Remove frames that the film does not have any more."""
+        names = {self.frame(key).name for key in keep}
+        for path in (self.path / "frames").glob("*.png"):
+            if path.name not in names:
+                path.unlink()
+
+    def _picture(self, recipe: str) -> Path:
+        return self.path / "pictures" / f"{recipe}.png"
+
+    def _latents(self) -> dict[str, Path]:
+        """Which file holds the latent of each recipe; damaged files are left out and made again."""
+        index: dict[str, Path] = {}
+        for path in sorted((self.path / "latents").glob("*.safetensors")):
+            try:
+                with safe_open(path, framework="pt") as file:
+                    index |= dict.fromkeys(file.keys(), path)
+            except (SafetensorError, OSError):
+                path.unlink()
+        return index
+
+    def _events(self) -> list[Event]:
+        """The journal; a last line that was cut off by a crash is dropped."""
+        path = self.path / "journal.jsonl"
+        if not path.exists():
+            return []
+        text = path.read_text()
+        whole, _, rest = text.rpartition("\n")
+        if rest:
+            write_bytes(path, f"{whole}\n".encode() if whole else b"")
+        events = []
+        for number, line in enumerate(whole.splitlines(), 1):
+            try:
+                events.append(event_from_json(json.loads(line)))
+            except (KeyError, TypeError, ValueError) as error:
+                raise SegueError(f"{path}, line {number}: no event of a run: {line[:80]}") from error
+        return events
