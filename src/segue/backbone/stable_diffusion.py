@@ -1,0 +1,433 @@
+"""The Stable Diffusion 1.x and 2.x family: any pipe of diffusers that holds one of its checkpoints.
+
+    z_0 = (mean of the VAE's posterior - shift) scaling            encode
+    eps_hat = eps(z; t, c_neg) + g (eps(z; t, c) - eps(z; t, c_neg))    guidance, both in one batch
+
+The pipe stays the user's: LoRA, offloading, half precision, slicing and compiled networks are diffusers' business and
+keep working, because the networks are called as the pipe calls them, and nothing of it is left changed.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from diffusers import (
+    StableDiffusionControlNetImg2ImgPipeline,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionPipeline,
+)
+from torch import Tensor, nn
+
+from segue.backbone import CLEAN, NoisePoint, Points, Sampling, per_sample
+from segue.backbone.solvers import Leg, Schedule
+from segue.blend import lerp, slerp
+from segue.errors import SegueError
+
+__all__ = ["Control", "StableDiffusion", "TextConditioning"]
+
+
+@dataclass(frozen=True, eq=False)
+class Control:
+    """The images that one ControlNet is given, and how strongly it acts on each sample."""
+
+    image: Tensor  # (B, 3, H, W) float32 in [0, 1], of the frames' size
+    scale: Tensor  # (B,) float32
+
+
+@dataclass(frozen=True, eq=False)
+class TextConditioning:
+    """Embeddings of prompts and negative prompts, and a control for each ControlNet (or none): float32 on the CPU."""
+
+    prompt: Tensor  # (B, L, D)
+    negative: Tensor  # (B, L, D)
+    controls: tuple[Control, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.prompt)
+
+    @classmethod
+    def stack(cls, parts: Sequence[Self]) -> Self:
+        """One batch of several, which have the same number of controls."""
+        controls = zip(*(part.controls for part in parts), strict=True)
+        return cls(
+            torch.cat([part.prompt for part in parts]),
+            torch.cat([part.negative for part in parts]),
+            tuple(Control(torch.cat([c.image for c in cs]), torch.cat([c.scale for c in cs])) for cs in controls),
+        )
+
+    def sample(self, i: int) -> Self:
+        """The i-th sample, as a batch of one."""
+        one = slice(i, i + 1) if i != -1 else slice(i, None)
+        controls = tuple(Control(control.image[one], control.scale[one]) for control in self.controls)
+        return type(self)(self.prompt[one], self.negative[one], controls)
+
+    def blend(self, other: Self, w: float | Tensor, per_token: bool = False, linear: bool = False) -> Self:
+        """Blend the embeddings by slerp, prompts and negatives, without controls: those belong to one frame each.
+
+        Args:
+            other: the conditioning at w = 1, of the same batch.
+            w: the weight of other, one number or (B,).
+            per_token: blend each token's vector by itself, not the embedding as one vector.
+            linear: blend linearly instead.
+        """
+
+        def between(a: Tensor, b: Tensor) -> Tensor:
+            if linear:
+                return lerp(a, b, w)
+            if not per_token:
+                return slerp(a, b, w)
+            weights = torch.as_tensor(w, dtype=torch.float64).expand(len(a)).repeat_interleave(a.shape[1])
+            return slerp(a.flatten(0, 1), b.flatten(0, 1), weights).reshape(a.shape)  # (B L, D)
+
+        return type(self)(between(self.prompt, other.prompt), between(self.negative, other.negative))
+
+
+class StableDiffusion:
+    """A Stable Diffusion checkpoint as a backbone.
+
+    Args:
+        pipe: a loaded pipe of diffusers, for text to image or image to image, with or without ControlNet.
+        controlnet: one ControlNet or several, beside those of the pipe (which it then replaces here); they are moved
+            to the device on which the pipe runs.
+
+    Raises:
+        SegueError: the pipe is of another family.
+    """
+
+    def __init__(self, pipe: Any, controlnet: Any = None) -> None:
+        _check_family(pipe)
+        self.pipe = pipe
+        self.schedule = Schedule.of(pipe.scheduler)
+        self._own_controlnets = _several(controlnet)
+        for network in self._own_controlnets:
+            network.to(pipe._execution_device)
+        self._depth = 0  # of nested ``_frozen``
+
+    @property
+    def name(self) -> str:
+        """The name or the folder that the pipe was loaded from; its class where it has none."""
+        return str(getattr(self.pipe, "name_or_path", None) or type(self.pipe).__name__)
+
+    @property
+    def controlnets(self) -> list[nn.Module]:
+        """The ControlNets, in the order of a conditioning's controls."""
+        return self._own_controlnets or _several(getattr(self.pipe, "controlnet", None))
+
+    @property
+    def latent_channels(self) -> int:
+        """C of a latent (B, C, h, w)."""
+        return int(self.pipe.unet.config.in_channels)
+
+    @property
+    def latent_scale(self) -> int:
+        """Pixels of an image along one side of a latent's pixel."""
+        return int(self.pipe.vae_scale_factor)
+
+    @property
+    def multiple_of(self) -> int:
+        """What widths and heights are multiples of: the VAE's scale times the UNet's."""
+        return int(self.latent_scale * 2 ** (len(self.pipe.unet.config.block_out_channels) - 1))
+
+    @property
+    def native_size(self) -> int:
+        """Pixels along one side of the square images that the checkpoint was made for."""
+        size = self.pipe.unet.config.sample_size
+        return int(size if isinstance(size, int) else 64) * self.latent_scale
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1] to clean latents (B, C, h, w): the mean of the posterior, scaled."""
+        vae = self.pipe.vae
+        with self.evaluating():
+            encoded = vae.encode(images.to(self.pipe._execution_device, vae.dtype))
+            mean = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mean
+            z = (mean.float() - _shift(vae)) * vae.config.scaling_factor
+        return _home(z)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Clean latents (B, C, h, w) to images (B, 3, H, W) in [-1, 1], through the pipe's safety checker if any.
+
+        Warns:
+            UserWarning: the safety checker has blacked out images.
+        """
+        vae = self.pipe.vae
+        device = self.pipe._execution_device
+        with self.evaluating():
+            scaled = z / vae.config.scaling_factor + _shift(vae)
+            images = vae.decode(scaled.to(device, vae.dtype), return_dict=False)[0]
+            if getattr(self.pipe, "safety_checker", None) is not None:
+                images, flagged = self.pipe.run_safety_checker(images, device, self.pipe.unet.dtype)
+                images = torch.where(torch.tensor(flagged, device=device)[:, None, None, None], -1.0, images)
+                if any(flagged):
+                    text = f"the pipe's safety checker has blacked out {sum(flagged)} of {len(flagged)} images"
+                    warnings.warn(f"{text}; try another seed or prompt", stacklevel=2)
+        return _home(images).clamp(-1, 1)
+
+    def embed(self, prompts: Sequence[str], negative_prompts: Sequence[str]) -> TextConditioning:
+        """Prompts and as many negative prompts to a batch of embeddings, as the pipe encodes them."""
+        if len(prompts) != len(negative_prompts):
+            raise ValueError(f"{len(prompts)} prompts and {len(negative_prompts)} negative prompts")
+        with self.evaluating():
+            prompt, negative = self.pipe.encode_prompt(
+                list(prompts), self.pipe._execution_device, 1, True, list(negative_prompts)
+            )
+        return TextConditioning(_home(prompt), _home(negative))
+
+    def point(self, f: float) -> NoisePoint:
+        """The noise point of a noise level 0 < f < 1: t = round(f T), whatever the solver and its steps."""
+        return self.schedule.point(f)
+
+    def noise_point(self, t: int) -> NoisePoint:
+        """The noise point of a timestep 0 <= t < T of the training schedule."""
+        return self.schedule.noise_point(t)
+
+    def steps(self, start: NoisePoint, stop: NoisePoint, sampling: Sampling) -> int:
+        """Network calls of a leg from start to stop."""
+        return 0 if start == stop else len(Leg(self.schedule, start, stop, sampling, self.pipe.scheduler))
+
+    def denoise(
+        self,
+        z: Tensor,
+        conditioning: TextConditioning,
+        start: NoisePoint,
+        stop: NoisePoint = CLEAN,
+        *,
+        sampling: Sampling,
+        noise: Callable[[int], Tensor] | None = None,
+        progress: Callable[[], None] | None = None,
+    ) -> Tensor:
+        """Denoise latents from one noise point to another.
+
+        Args:
+            z: latents at start, (B, C, h, w).
+            conditioning: of B samples. ControlNets act on the steps i of n that lie in the leg's share from
+                ``sampling.control_start`` (i / n) to ``sampling.control_end`` ((i + 1) / n), the negative branch too.
+            start: the noise point of z.
+            stop: the noise point to reach, cleaner than start.
+            sampling: solver, steps and guidance; at a guidance scale of 1 or less there is no negative branch.
+            noise: the noise of a step by its number, (B, C, h, w), for eta and for pipes' schedulers that draw noise.
+            progress: called after each step.
+
+        Returns:
+            (B, C, h, w) float32 on the CPU.
+
+        Raises:
+            SegueError: the solver is unknown or cannot start at a noise point; the network's numbers overflow.
+        """
+        if start == stop:
+            return z
+        leg = Leg(self.schedule, start, stop, sampling, self.pipe.scheduler)
+        with self.evaluating():
+            inputs = self._inputs(conditioning, len(z), sampling.guidance_scale)
+            x = leg.enter(z.to(self.pipe._execution_device, torch.float32))
+            for i, t in enumerate(leg.timesteps):
+                share = (i / len(leg), (i + 1) / len(leg))
+                controlled = sampling.control_start <= share[0] and share[1] <= sampling.control_end
+                output = self._predict(leg.network_input(x), [t], inputs, controlled)
+                x = leg.step(output, x, noise(i) if noise and leg.is_random else None)
+                if progress:
+                    progress()
+            z = _home(leg.leave(x))
+        if not torch.isfinite(z).all():
+            dtype = str(self.pipe.unet.dtype).removeprefix("torch.")
+            raise SegueError(f"{self.name} overflows in {dtype}; load it with dtype float32 (or bfloat16)")
+        return z
+
+    def predict(self, z: Tensor, point: Points, conditioning: TextConditioning, guidance_scale: float = 1.0) -> Tensor:
+        """eps_hat of latents, differentiable with respect to the conditioning's tensors (and z).
+
+        Args:
+            z: latents, (B, C, h, w).
+            point: the noise point of all latents, or one for each.
+            conditioning: of B samples.
+            guidance_scale: at 1 or less the negative embeddings take no part.
+
+        Returns:
+            (B, C, h, w) with z's dtype and device; gradients are recorded if they are enabled. Before many calls on a
+            pipe that offloads its networks, enter ``evaluating(grad=True)`` once.
+        """
+        points = [point] if isinstance(point, NoisePoint) else list(point)
+        with self._frozen(grad=torch.is_grad_enabled()):
+            inputs = self._inputs(conditioning, len(z), guidance_scale)
+            x = z.to(self.pipe._execution_device)
+            output = self._predict(x, [p.timestep for p in points], inputs, True).to(z)
+        alpha, sigma = per_sample([p.alpha for p in points], z), per_sample([p.sigma for p in points], z)
+        return self.schedule.epsilon(output, z, alpha, sigma)
+
+    @contextmanager
+    def evaluating(self, grad: bool = False) -> Iterator[None]:
+        """Networks in evaluation mode with frozen weights, without gradients unless grad; then all as it was.
+
+        A pipe that offloads its networks gets them back at the outermost end.
+        """
+        outermost = self._depth == 0
+        try:
+            with self._frozen(grad):
+                yield
+        finally:
+            if outermost:
+                self.pipe.maybe_free_model_hooks()
+
+    @contextmanager
+    def swapped(self, attention: Any = None, weights: Mapping[str, Tensor] | None = None) -> Iterator[None]:
+        """Other attention processors or weights in the UNet, then its own again.
+
+        Args:
+            attention: one processor for all layers, or one by the name of each (``pipe.unet.attn_processors``).
+            weights: values by the name of a parameter, of adapters too, in place of its own.
+        """
+        unet = self.pipe.unet
+        processors = dict(unet.attn_processors)
+        kept = {name: unet.get_parameter(name).data for name in weights or {}}
+        try:
+            for name, value in (weights or {}).items():
+                unet.get_parameter(name).data = value.to(kept[name]).reshape(kept[name].shape)
+            if attention is not None:
+                unet.set_attn_processor(dict(attention) if isinstance(attention, Mapping) else attention)
+            yield
+        finally:
+            if attention is not None:
+                unet.set_attn_processor(processors)
+            for name, value in kept.items():
+                unet.get_parameter(name).data = value
+
+    def fingerprint(self) -> str:
+        """A digest of the weights, adapters and scheduler."""
+        from segue.models.fingerprint import fingerprint
+
+        return str(fingerprint(self.pipe, self.controlnets))
+
+    def _inputs(self, conditioning: TextConditioning, batch: int, guidance_scale: float) -> "_Inputs":
+        """The conditioning of one batch on the device, the negative branch first."""
+        if len(conditioning) != batch:
+            raise ValueError(f"{batch} latents and the conditioning of {len(conditioning)}")
+        networks = self.controlnets
+        if conditioning.controls and len(conditioning.controls) != len(networks):
+            raise ValueError(f"{len(conditioning.controls)} controls for {len(networks)} ControlNets")
+        guided = guidance_scale > 1
+        device, dtype = self.pipe._execution_device, self.pipe.unet.dtype
+        text = torch.cat([conditioning.negative, conditioning.prompt]) if guided else conditioning.prompt
+        controls: list[tuple[Any, Tensor, Tensor]] = []
+        for network, control in zip(networks, conditioning.controls, strict=False):
+            if control.scale.any():
+                image, scale = (torch.cat([part] * (1 + guided)).to(device) for part in (control.image, control.scale))
+                controls.append((network, image, scale))
+        return _Inputs(text.to(device, dtype), controls, guidance_scale if guided else None)
+
+    def _predict(self, z: Tensor, times: Sequence[float], inputs: "_Inputs", controlled: bool) -> Tensor:
+        """The network's output with guidance, in z's dtype and on the device; one time for all samples or one each."""
+        unet = self.pipe.unet
+        branches = 1 if inputs.guidance_scale is None else 2
+        x = torch.cat([z.to(unet.dtype)] * branches)
+        t = torch.tensor(times, dtype=torch.float32, device=x.device).expand(len(z)).repeat(branches)
+        down, middle = _residuals(x, t, inputs) if controlled else (None, None)
+        output: Tensor = unet(
+            x,
+            t,
+            encoder_hidden_states=inputs.text,
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=middle,
+            return_dict=False,
+        )[0].to(z.dtype)
+        if inputs.guidance_scale is None:
+            return output
+        negative, positive = output.chunk(2)
+        return negative + inputs.guidance_scale * (positive - negative)
+
+    @contextmanager
+    def _frozen(self, grad: bool) -> Iterator[None]:
+        """Evaluation mode, weights that need no gradient, and the gradient mode; then all as it was."""
+        networks = [part for part in self.pipe.components.values() if isinstance(part, nn.Module)]
+        networks = [] if self._depth else networks + self._own_controlnets
+        training = [module for network in networks for module in network.modules() if module.training]
+        tracked = [(n, name) for n in networks for name, weight in n.named_parameters() if weight.requires_grad]
+        self._depth += 1
+        try:
+            for module in training:
+                module.training = False
+            for network, name in tracked:
+                network.get_parameter(name).requires_grad_(False)
+            with torch.set_grad_enabled(grad):
+                yield
+        finally:
+            self._depth -= 1
+            for module in training:
+                module.training = True
+            for network, name in tracked:  # by name: offloading replaces parameters
+                network.get_parameter(name).requires_grad_(True)
+
+
+@dataclass(frozen=True, eq=False)
+class _Inputs:
+    """The conditioning on the device; B is doubled by guidance."""
+
+    text: Tensor  # (B, L, D)
+    controls: list[tuple[Any, Tensor, Tensor]]  # ControlNet, images (B, 3, H, W), scales (B,)
+    guidance_scale: float | None  # None without a negative branch
+
+
+def _residuals(x: Tensor, t: Tensor, inputs: _Inputs) -> tuple[list[Tensor] | None, Tensor | None]:
+    """What the ControlNets add to the UNet's skip connections and to its middle, summed.
+
+    A ControlNet takes one strength for a batch, so each sample's is applied to what it returns.
+    """
+    down: list[Tensor] | None = None
+    middle: Tensor | None = None
+    for network, image, scale in inputs.controls:
+        # The network embeds its image again in each step, which costs little beside the rest of it.
+        parts, last = network(
+            x.to(network.dtype),
+            t,
+            encoder_hidden_states=inputs.text.to(network.dtype),
+            controlnet_cond=image.to(network.dtype),
+            return_dict=False,
+        )
+        strength = scale.to(x.dtype)[:, None, None, None]
+        parts, last = [part.to(x.dtype) * strength for part in parts], last.to(x.dtype) * strength
+        down = parts if down is None else [a + b for a, b in zip(down, parts, strict=True)]
+        middle = last if middle is None else middle + last
+    return down, middle
+
+
+def _check_family(pipe: Any) -> None:
+    """Raise SegueError unless the pipe holds a Stable Diffusion 1.x or 2.x checkpoint."""
+    kind = type(pipe).__name__
+    family = (
+        StableDiffusionPipeline,
+        StableDiffusionImg2ImgPipeline,
+        StableDiffusionControlNetPipeline,
+        StableDiffusionControlNetImg2ImgPipeline,
+    )
+    if not isinstance(pipe, family):
+        raise SegueError(f"{kind} is not of the Stable Diffusion 1.x or 2.x family, which is what is supported")
+    missing = [part for part in ("vae", "unet", "text_encoder", "tokenizer") if getattr(pipe, part, None) is None]
+    if missing:
+        raise SegueError(f"the {kind} lacks its {' and '.join(missing)}")
+    config = pipe.unet.config
+    if config.in_channels != config.out_channels or config.in_channels != pipe.vae.config.latent_channels:
+        channels = f"{config.in_channels} channels in and {config.out_channels} out"
+        raise SegueError(f"the {kind}'s UNet has {channels}: a checkpoint for inpainting or another task")
+    if config.addition_embed_type is not None or config.time_cond_proj_dim is not None:
+        raise SegueError(f"the {kind}'s UNet needs more than text: it is not of the Stable Diffusion 1.x or 2.x family")
+
+
+def _several(controlnet: Any) -> list[nn.Module]:
+    """No ControlNet, one, several, or diffusers' module of several, as a list."""
+    if controlnet is None:
+        return []
+    if isinstance(controlnet, list | tuple):
+        return list(controlnet)
+    return list(getattr(controlnet, "nets", [controlnet]))
+
+
+def _shift(vae: Any) -> float:
+    """The VAE's shift of its latents, 0 for most."""
+    return float(getattr(vae.config, "shift_factor", None) or 0.0)
+
+
+def _home(x: Tensor) -> Tensor:
+    """Back from the networks: float32 on the CPU."""
+    return x.to("cpu", torch.float32)
