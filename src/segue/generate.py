@@ -289,6 +289,10 @@ class _Driver:
 
     def _again(self, level: Level, attempt: Attempt, answer: Again) -> Attempt:
         """A new attempt at a frame while picking."""
+        if answer.edit and answer.edit.noise is not None:
+            raise SegueError(
+                "a frame's noise level cannot change while its level is picked; make the frame again instead"
+            )
         first = self.work.run.history.next_candidate(attempt.key, self.work.candidates(level))
         fresh = Attempt(attempt.key, first, answer.count or attempt.count, answer.edit or attempt.edit)
         self.work.run.record(fresh)

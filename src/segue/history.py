@@ -127,6 +127,14 @@ class History:
         attempts = [entry for entry in self._entries(key) if isinstance(entry, Attempt)]
         return attempts[-1] if attempts else Attempt(key, 0, count)
 
+    def edit(self, key: FrameKey) -> Edit:
+        """The edit that a frame is made under: that of its last attempt, or of the candidate that a redo chose."""
+        entries = self._entries(key)
+        last = next((entry for entry in reversed(entries) if not isinstance(entry, Choice)), None)
+        if isinstance(last, Redo) and last.candidate is not None:
+            return self.attempt_of(key, last.candidate).edit
+        return last.edit if isinstance(last, Attempt) else Edit()
+
     def attempt_of(self, key: FrameKey, candidate: int) -> Attempt:
         """The attempt that made a candidate; numbers of no attempt belong to the level's own."""
         for entry in self._all(key):

@@ -55,6 +55,10 @@ class RunFolder:
             raise SegueError(f"{path} is in use by another process") from error
         for folder in ("", "frames", "pictures", "latents"):
             sweep(path / folder)
+        self.reset()
+
+    def reset(self) -> None:
+        """Read anew what the folder holds."""
         self.history = History(self._events())
         self._index = self._latents()
 

@@ -15,12 +15,14 @@ from segue.errors import SegueError
 __all__ = [
     "Distance",
     "FrameKey",
+    "GrownTree",
     "Midpoint",
     "NoiseSpacing",
     "Tree",
     "UniformTree",
     "around",
     "descendants",
+    "grows",
     "noise_levels",
 ]
 
@@ -175,6 +177,36 @@ class UniformTree:
             found += level
             made.update(midpoint.key for midpoint in level)
         return tuple(found)
+
+
+@dataclass(frozen=True)
+class GrownTree:
+    """A film that was finished with fewer frames and grew: each stage keeps all frames of the one before."""
+
+    stages: tuple[UniformTree, ...]
+
+    @property
+    def keyframes(self) -> tuple[FrameKey, ...]:
+        """The given frames in the order of the film."""
+        return self.stages[-1].keyframes
+
+    @property
+    def frames(self) -> tuple[FrameKey, ...]:
+        """All frames of the grown film, in order."""
+        return self.stages[-1].frames
+
+    def next_level(self, made: Collection[FrameKey], distance: Distance | None = None) -> tuple[Midpoint, ...]:
+        """The next level of the first stage that is not complete."""
+        levels = (stage.next_level(made, distance) for stage in self.stages)
+        return next((level for level in levels if level), ())
+
+
+def grows(before: int, after: int, branching: int = 2) -> bool:
+    """Whether a film of ``before`` frames a gap grows to ``after`` without making any frame again."""
+    gap = before - 1
+    while gap < after - 1:
+        gap *= branching
+    return before < after and gap == after - 1
 
 
 def noise_levels(count: int, low: float, high: float, spacing: NoiseSpacing = "linear") -> tuple[float, ...]:

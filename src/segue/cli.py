@@ -1,0 +1,201 @@
+"""The command line; thin: every option comes from ``settings``, every command calls one function."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from segue import __version__
+from segue.errors import SegueError
+from segue.options import with_settings
+from segue.settings import ComputeSettings, FilmSettings, MorphSettings
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="Make the images between two images with latent diffusion models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Images = Annotated[list[Path], typer.Argument(help="Two images or more, in the order of the film.", show_default=False)]
+Output = Annotated[
+    Path,
+    typer.Option("--output", "-o", help="The film: .mp4, .gif or .webp, or a folder for PNGs.", show_default=False),
+]
+Run = Annotated[Path, typer.Argument(help="A film that segue made, or its run folder.", show_default=False)]
+Model = Annotated[str | None, typer.Option(help="Checkpoint: hub name or folder; the embedded pocket if not given.")]
+ControlNet = Annotated[str | None, typer.Option(help="ControlNet: hub name or folder; pocket's own with pocket.")]
+Dtype = Annotated[
+    Literal["float32", "bfloat16", "float16"] | None,
+    typer.Option(help="Precision; what the device does well if not given."),
+]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the best there is if not given.")]
+Preset = Annotated[Literal["paper", "balanced", "draft"], typer.Option(help="Values to begin with.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
+Json = Annotated[bool, typer.Option("--json", help="Progress as JSON lines on standard output.")]
+PickOption = Annotated[bool, typer.Option("--pick", help="Pick each frame among its candidates by hand.")]
+
+
+@app.command()
+@with_settings(MorphSettings, ComputeSettings, FilmSettings)
+def morph(
+    images: Images,
+    output: Output,
+    model: Model = None,
+    controlnet: ControlNet = None,
+    dtype: Dtype = None,
+    device: Device = None,
+    preset: Preset = "balanced",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew over a run with other settings.")] = False,
+    pick: PickOption = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    **values: Any,
+) -> None:
+    """Make a film that morphs images into each other.
+
+    The same command again continues an unfinished film; one with more frames grows it.
+    """
+    from segue.make import make_film
+
+    make_film(
+        images,
+        output,
+        values,
+        model=_model(model, controlnet, dtype, device),
+        preset=preset,
+        overwrite=overwrite,
+        pick=pick,
+        mode=_mode(quiet, as_json),
+    )
+
+
+@app.command()
+def redo(
+    run: Run,
+    frame: Annotated[
+        str, typer.Option(help="The frame: its number in the film, or its place as 1/2.", show_default=False)
+    ],
+    prompt: Annotated[str | None, typer.Option(help="The frame's own prompt.")] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="The frame's own negative prompt.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The frame's own seed.")] = None,
+    noise: Annotated[float | None, typer.Option(help="The frame's own noise level.")] = None,
+    pose: Annotated[Path | None, typer.Option(help="The frame's own pose, an OpenPose JSON file.")] = None,
+    candidate: Annotated[int | None, typer.Option(help="Show this candidate instead of making new ones.")] = None,
+    pick: PickOption = False,
+    dtype: Dtype = None,
+    device: Device = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Make one frame and its descendants again, and nothing else."""
+    from segue.make import make_again
+
+    edit = {
+        "prompt": prompt,
+        "negative_prompt": negative_prompt,
+        "seed": seed,
+        "noise": noise,
+        "pose": str(pose.absolute()) if pose else None,
+    }
+    mode = _mode(quiet, as_json)
+    make_again(run, frame, edit, candidate=candidate, pick=pick, device=device, dtype=dtype, mode=mode)
+
+
+@app.command()
+def undo(run: Run, dtype: Dtype = None, device: Device = None, quiet: Quiet = False, as_json: Json = False) -> None:
+    """Bring back what was there before the last redo."""
+    from segue.make import step_back
+
+    step_back(run, restore=False, device=device, dtype=dtype, mode=_mode(quiet, as_json))
+
+
+@app.command()
+def restore(run: Run, dtype: Dtype = None, device: Device = None, quiet: Quiet = False, as_json: Json = False) -> None:
+    """Take the last undo back."""
+    from segue.make import step_back
+
+    step_back(run, restore=True, device=device, dtype=dtype, mode=_mode(quiet, as_json))
+
+
+@app.command()
+@with_settings(MorphSettings)
+def invert(
+    images: Images,
+    output: Output,
+    model: Model = None,
+    dtype: Dtype = None,
+    device: Device = None,
+    preset: Preset = "balanced",
+    quiet: Quiet = False,
+    as_json: Json = False,
+    **values: Any,
+) -> None:
+    """Fit the words of a film to its images, and make no frame."""
+    from segue.make import fit_words
+
+    fit_words(
+        images, output, values, model=_model(model, None, dtype, device), preset=preset, mode=_mode(quiet, as_json)
+    )
+
+
+@app.command()
+def models() -> None:
+    """List the models that are known by name, and what is on disk."""
+    from segue.models import on_disk
+
+    for line in on_disk():
+        print(line)
+
+
+def main() -> None:
+    """Run the command line: one line and exit code 2 for whatever a user can get wrong."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; its exit code."""
+    try:
+        result = app(arguments, standalone_mode=False)
+    except SegueError as error:
+        print(f"segue: {_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("segue: stopped; the same command continues where it was", file=sys.stderr)
+        return 130
+    except typer.Abort:
+        print("segue: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        print(f"segue: {_line(error.format_message())}", file=sys.stderr)
+        return 2
+    return result if isinstance(result, int) else 0
+
+
+@app.callback(invoke_without_command=True)
+def segue(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    """Make the images between two images with latent diffusion models."""
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+def _model(name: str | None, controlnet: str | None, dtype: str | None, device: str | None) -> dict[str, str | None]:
+    return {"name": name, "controlnet": controlnet, "dtype": dtype, "device": device}
+
+
+def _mode(quiet: bool, as_json: bool) -> Literal["live", "json", "quiet"]:
+    return "json" if as_json else "quiet" if quiet else "live"
+
+
+def _line(text: object) -> str:
+    """A message on one line."""
+    return " ".join(str(text).split())

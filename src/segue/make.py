@@ -1,0 +1,231 @@
+"""What the command ``segue morph`` does: check everything that can be checked, make the film, write it."""
+
+import json
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from segue.display import Mode, duration, showing
+from segue.errors import SegueError
+from segue.film import check_film
+from segue.generate import Progress
+from segue.history import Edit
+from segue.interpolate import Interpolator
+from segue.morph import Morph
+from segue.options import given
+from segue.pick import terminal_chooser
+from segue.pictures import load
+from segue.run import RUN_FILE
+from segue.settings import ComputeSettings, FilmSettings, InversionSettings, MorphSettings, checked, preset_settings
+from segue.tree import FrameKey
+
+__all__ = ["fit_words", "make_again", "make_film", "run_folder", "step_back", "warnings_as_lines"]
+
+
+def make_film(
+    images: Sequence[Path],
+    output: Path,
+    values: Mapping[str, Any],
+    *,
+    model: Mapping[str, str | None],
+    preset: str,
+    overwrite: bool,
+    pick: bool,
+    mode: Mode,
+) -> None:
+    """Make a film of images and write it; what is made already is not made again."""
+    images_settings, film = _checked(values, preset)
+    computing = given(values, ComputeSettings)
+    checked(ComputeSettings, computing)
+    _check(images, output, str(images_settings["settings"].background))
+    folder = run_folder(output)
+    with showing(mode) as show:
+        segue = Interpolator.from_pretrained(
+            model["name"], controlnet=model["controlnet"], dtype=model["dtype"], device=model["device"]
+        )
+        morph = segue(
+            *images,
+            output=folder,
+            overwrite=overwrite,
+            preset=preset,
+            callback=_previewing(show, folder) if computing.get("preview") else show,
+            choose=terminal_chooser(folder) if pick else None,
+            **images_settings["given"],
+            **computing,
+        )
+        _write(morph, output, film, show)
+    _done(morph, output, mode)
+
+
+def fit_words(
+    images: Sequence[Path],
+    output: Path,
+    values: Mapping[str, Any],
+    *,
+    model: Mapping[str, str | None],
+    preset: str,
+    mode: Mode,
+) -> None:
+    """Fit the words of a film to its keyframes, and make no frame."""
+    images_settings, _ = _checked(values, preset)
+    _check(images, output, str(images_settings["settings"].background))
+    folder = run_folder(output)
+    with showing(mode) as show:
+        segue = Interpolator.from_pretrained(
+            model["name"], controlnet=model["controlnet"], dtype=model["dtype"], device=model["device"]
+        )
+        segue.invert(*images, output=folder, preset=preset, callback=show, **images_settings["given"])
+    if mode != "quiet":
+        print(f"{folder}: the words are fitted; segue morph with the same settings makes the film")
+
+
+def make_again(
+    output: Path,
+    frame: str,
+    edit: Mapping[str, Any],
+    *,
+    candidate: int | None,
+    pick: bool,
+    device: str | None,
+    dtype: str | None,
+    mode: Mode,
+) -> None:
+    """Make one frame and its descendants again, and write the film anew."""
+    folder = _existing(output)
+    key = frame_named(folder, frame)
+    changed = {name: value for name, value in edit.items() if value is not None}
+    with showing(mode) as show:
+        segue = _interpolator_of(folder, device, dtype)
+        chooser = terminal_chooser(folder) if pick else None
+        morph = segue.redo(
+            folder, key, Edit(**changed) if changed else None, candidate=candidate, callback=show, choose=chooser
+        )
+        films = _rewrite(morph, folder, output, show)
+    _done(morph, films[0] if films else folder, mode)
+
+
+def step_back(output: Path, *, restore: bool, device: str | None, dtype: str | None, mode: Mode) -> None:
+    """Undo the last redo, or take the last undo back, and write the film anew."""
+    folder = _existing(output)
+    with showing(mode) as show:
+        segue = _interpolator_of(folder, device, dtype)
+        morph = (segue.restore if restore else segue.undo)(folder, callback=show)
+        films = _rewrite(morph, folder, output, show)
+    _done(morph, films[0] if films else folder, mode)
+
+
+def run_folder(output: Path) -> Path:
+    """The run folder of a film: morph/ beside morph.mp4; frames in a folder have theirs beside it, named .run."""
+    return output.with_suffix("") if output.suffix else output.with_name(f"{output.name}.run")
+
+
+def frame_named(folder: Path, text: str) -> FrameKey:
+    """The frame that a user names: by its number in the film, or by its place as 0.5 or 1/2."""
+    try:
+        frames = json.loads((folder / "state.json").read_text())["frames"]
+    except (OSError, ValueError, KeyError) as error:
+        raise SegueError(f"{folder} is not finished; continue it first") from error
+    places = [Fraction(frame["place"]) for frame in frames]
+    try:
+        if text.isdecimal() and int(text) < len(places):
+            return FrameKey.at(places[int(text)])
+        if not text.isdecimal() and Fraction(text) in places:
+            return FrameKey.at(Fraction(text))
+    except (ValueError, ZeroDivisionError):
+        pass
+    raise SegueError(
+        f"{folder} has no frame {text}; frames are numbered 0 to {len(places) - 1}, or named by place as 1/2"
+    )
+
+
+@contextmanager
+def warnings_as_lines() -> Iterator[None]:
+    """Show warnings of ours as one line each, and none of the libraries'."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("always", category=UserWarning, module=r"segue(\.|$)")
+        warnings.showwarning = lambda message, *_args, **_kw: print(f"segue: {message}", file=sys.stderr)
+        yield
+
+
+def _checked(values: Mapping[str, Any], preset: str) -> tuple[dict[str, Any], FilmSettings]:
+    """The settings of the images and of the film, before anything is loaded."""
+    images = given(values, MorphSettings) | given(values, InversionSettings)
+    settings = checked(MorphSettings, {**preset_settings(preset), **images})
+    return {"given": images, "settings": settings}, checked(FilmSettings, given(values, FilmSettings))
+
+
+def _check(images: Sequence[Path], output: Path, background: str) -> None:
+    """Name what is wrong with the output or an image before the model is loaded and before anything is written."""
+    if len(images) < 2:
+        raise SegueError(f"a film needs two images or more, not {len(images)}")
+    check_film(output)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for image in images:
+            load(image, background=background)
+
+
+def _write(morph: Morph, output: Path, film: FilmSettings, show: Any) -> None:
+    """Write the film and its contact sheet, and remember the film's settings for a redo."""
+    show(Progress("film", total=len(morph)))
+    morph.save(output, film)
+    morph.contact_sheet(morph.path / "contact-sheet.png")
+    morph.remember(output, film)
+
+
+def _rewrite(morph: Morph, folder: Path, output: Path, show: Any) -> list[Path]:
+    """Write anew the films that were written of a run."""
+    films = morph.films()
+    for path, film in films.items():
+        _write(morph, path, film, show)
+    if not films and output != folder:
+        raise SegueError(f"{folder} is up to date, but no film was ever written of it; use segue morph")
+    return list(films)
+
+
+def _existing(output: Path) -> Path:
+    """The run folder that a film or a run folder stands for."""
+    for folder in (output, run_folder(output)):
+        if (folder / RUN_FILE).exists():
+            return folder
+    raise SegueError(f"{output} is no film and no run folder that segue made")
+
+
+def _interpolator_of(folder: Path, device: str | None, dtype: str | None) -> Interpolator:
+    """The model that a run was made with."""
+    model = json.loads((folder / RUN_FILE).read_text())["model"]
+    return Interpolator.from_pretrained(
+        None if model["name"] == "pocket" else model["name"],
+        controlnet=model.get("controlnet"),
+        dtype=dtype or model.get("dtype"),
+        device=device,
+    )
+
+
+def _previewing(show: Any, folder: Path) -> Any:
+    """Also write a contact sheet of the finished frames whenever a level is complete."""
+    level = 0
+
+    def preview(progress: Progress) -> None:
+        nonlocal level
+        if progress.level > level:
+            level = progress.level
+            if level > 1:
+                Morph(folder).contact_sheet(folder / "contact-sheet.png")
+        show(progress)
+
+    return preview
+
+
+def _done(morph: Morph, output: Path, mode: Mode) -> None:
+    """Say where the film is."""
+    if mode == "json":
+        print(json.dumps({"stage": "done", "film": str(output), "run": str(morph.path), "frames": len(morph)}))
+    elif mode != "quiet":
+        film = f"{output} ({len(morph)} frames" + (f", {duration(morph.seconds)})" if morph.seconds else ")")
+        print(f"{film}; run folder {morph.path}")

@@ -1,0 +1,113 @@
+"""The settings as options of the command line: names, types, defaults and help all come from ``settings``."""
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import typer
+from pydantic.fields import FieldInfo
+
+from segue.errors import SegueError
+from segue.settings import fields, option_name
+
+__all__ = ["given", "with_settings"]
+
+Command = Callable[..., None]
+
+_PANELS = {
+    "InversionSettings": "Textual inversion",
+    "MorphSettings": "Images",
+    "ComputeSettings": "Computing",
+    "FilmSettings": "Film",
+}
+
+
+def with_settings(*kinds: type[Any]) -> Callable[[Command], Command]:
+    """Give a command an option for each field of the settings; it receives those that were given as keywords.
+
+    The command takes them as ``**values``; an option that was not given does not appear there.
+    """
+
+    def decorate(command: Command) -> Command:
+        own = inspect.signature(command).parameters.values()
+        named = [parameter for parameter in own if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
+        made = [_option(kind, name, field) for kind in kinds for name, field in fields(kind).items()]
+
+        def run(**values: Any) -> None:
+            command(**{name: value for name, value in values.items() if name in explicit or value is not None})
+
+        explicit = {parameter.name for parameter in named}
+        hints = typing.get_type_hints(command, include_extras=True)
+        parameters = [p.replace(annotation=hints[p.name], kind=inspect.Parameter.KEYWORD_ONLY) for p in named] + made
+        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return run
+
+    return decorate
+
+
+def given(values: Mapping[str, Any], kind: type[Any]) -> dict[str, Any]:
+    """Those of the given options that belong to one kind of settings, as its values."""
+    return {name: _value(name, value, fields(kind)[name]) for name, value in values.items() if name in fields(kind)}
+
+
+def _option(kind: type[Any], name: str, field: FieldInfo) -> inspect.Parameter:
+    """The parameter of one field; None stands for "not given", so that a preset can fill it in."""
+    flag = option_name(name)
+    owner = next(base for base in reversed(kind.__mro__) if name in getattr(base, "__annotations__", {}))
+    text = "; ".join(filter(None, [(field.description or "").rstrip("."), _shown_default(field)])) + "."
+    option = typer.Option(
+        f"{flag}/--no-{flag[2:]}" if field.annotation is bool else flag,
+        help=text,
+        show_default=False,
+        rich_help_panel=_PANELS[owner.__name__],
+    )
+    annotation = Annotated[_typed(field.annotation) | None, option]  # type: ignore[valid-type]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _typed(annotation: Any) -> Any:
+    """The type that the command line parses: a list of texts for texts and mappings, two numbers for a range."""
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType):
+        return _typed(next(arg for arg in args if arg is not type(None)))
+    if origin is Literal:
+        return annotation
+    if origin is dict or (origin is tuple and args[-1] is Ellipsis):
+        return list[float] if args[0] is float and origin is tuple else list[str]
+    if origin is tuple:
+        return tuple[float, float]
+    if origin is Annotated:
+        return _typed(args[0])
+    return annotation
+
+
+def _shown_default(field: FieldInfo) -> str:
+    """The default as a user would type it; nothing for an empty one."""
+    default = field.get_default(call_default_factory=True, validated_data={})
+    if default is None or default in ((), {}, "", False):
+        return ""
+    if isinstance(default, tuple):
+        return "default " + " ".join(f"{value:.2f}" for value in default)
+    return f"default {'on' if default is True else default}"
+
+
+def _value(name: str, value: Any, field: FieldInfo) -> Any:
+    """What the settings take for what was typed."""
+    if get_origin(field.annotation) is not dict:
+        return value
+    pairs = [text.partition("=") for text in value]
+    if wrong := [text for text, pair in zip(value, pairs, strict=True) if not pair[1] or not _is_number(pair[0])]:
+        raise SegueError(f"{option_name(name)} takes PLACE=TEXT, such as 0.5=\"a red fox\", not '{wrong[0]}'")
+    return {float(place): text for place, _, text in pairs}
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

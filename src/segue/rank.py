@@ -1,0 +1,65 @@
+"""Ranking of candidates by CLIP (the paper's section 4.4).
+
+With v the unit vector of a picture, p_i those of the prompts that it should resemble, n_j those of the prompts that
+it should not, and cos the cosine of the angle,
+
+    score = cos(v, mean_i p_i) - cos(v, mean_j n_j),
+
+where a side without prompts counts 0. A score lies in [-2, 2]; the higher the better.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from segue.clip import Clip
+from segue.errors import SegueError
+
+__all__ = ["Judge", "best"]
+
+
+class Judge:
+    """Scores pictures: ``judge(pictures)`` gives one score each, which does not depend on the other pictures.
+
+    Args:
+        clip: the CLIP that sees the pictures and reads the prompts.
+        rank_for: prompts that the best candidate resembles.
+        rank_against: prompts that it does not resemble.
+
+    Raises:
+        SegueError: no prompts, or an empty one.
+    """
+
+    def __init__(self, clip: Clip, rank_for: Sequence[str], rank_against: Sequence[str] = ()) -> None:
+        for option, texts in (("rank_for", rank_for), ("rank_against", rank_against)):
+            if any(not text.strip() for text in texts):
+                raise SegueError(f"{option}: an empty text")
+        if not rank_for and not rank_against:
+            raise SegueError("ranking needs prompts: set rank_for, rank_against or both")
+        self.clip = clip
+        self._positive = _direction(clip, rank_for)
+        self._negative = _direction(clip, rank_against)
+
+    def __call__(self, pictures: Sequence[Image.Image]) -> list[float]:
+        """The scores of pictures."""
+        return [
+            float(vector @ self._positive) - float(vector @ self._negative)
+            for vector in self.clip.images(pictures).double()
+        ]
+
+
+def best(scores: Mapping[int, float] | Sequence[float]) -> int:
+    """The number of the highest score; ties go to the lower number, and a score that is no number comes last."""
+    numbered = scores if isinstance(scores, Mapping) else dict(enumerate(scores))
+    if not numbered:
+        raise ValueError("there are no scores to choose from")
+    return min(numbered, key=lambda number: (math.isnan(numbered[number]), -numbered[number], number))
+
+
+def _direction(clip: Clip, texts: Sequence[str]) -> Tensor:
+    """The unit vector along the mean of the texts' unit vectors, (D,) float64; zero without texts."""
+    vectors = clip.texts(texts).double()
+    return normalize(vectors.mean(0), dim=0) if len(vectors) else vectors.sum(0)
