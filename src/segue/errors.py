@@ -1,6 +1,6 @@
 """What a user can get wrong: one line that names the fault and what would be right."""
 
-__all__ = ["SegueError"]
+__all__ = ["SegueError", "SegueWarning"]
 
 
 class SegueError(ValueError):
@@ -8,3 +8,7 @@ class SegueError(ValueError):
 
     The command line prints the message after ``segue: `` and ends with exit code 2.
     """
+
+
+class SegueWarning(UserWarning):
+    """Something that a user should know and that does not stop the work; one line, like that of an error."""

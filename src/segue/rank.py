@@ -56,7 +56,8 @@ def best(scores: Mapping[int, float] | Sequence[float]) -> int:
     numbered = scores if isinstance(scores, Mapping) else dict(enumerate(scores))
     if not numbered:
         raise ValueError("there are no scores to choose from")
-    return min(numbered, key=lambda number: (math.isnan(numbered[number]), -numbered[number], number))
+    order = {n: (math.inf if math.isnan(score) else -score, math.isnan(score), n) for n, score in numbered.items()}
+    return min(order, key=order.__getitem__)
 
 
 def _direction(clip: Clip, texts: Sequence[str]) -> Tensor:

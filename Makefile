@@ -1,0 +1,35 @@
+# make demo   sets up, morphs two pictures of examples/ with the embedded model, says where the film is
+# make test   sets up and runs every check: format, lint, types, tests
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test format model-report clean
+
+demo: $(READY)
+	$(BIN)/segue morph examples/cat.png examples/tiger.png -o out/demo.mp4 --num-frames 17
+	@echo "The film: out/demo.mp4, its frames: out/demo/frames, all at a glance: out/demo/contact-sheet.png"
+
+test: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+model-report: $(READY)
+	$(BIN)/python -m training.report
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --retries 10 --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --retries 10 --constraint constraints.txt --editable ".[dev,training]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) out

@@ -1,0 +1,271 @@
+"""The measures, on plain arrays: distributions of features, the path of a sequence, its pictures and its words.
+
+With x_0, ..., x_N the frames of a sequence (x_0 and x_N the keyframes) and d a distance between pictures,
+
+    d_i = d(x_{i-1}, x_i)   steps, i = 1..N
+    r_i = d(x_0, x_i)       distances to the first keyframe
+    q_i = d(x_i, x_N)       distances to the last
+
+All arrays are float64; nothing here depends on how the features were batched.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "Array",
+    "SequencePath",
+    "distance_variance",
+    "frechet_distance",
+    "frechet_floor",
+    "jump",
+    "kernel_distance",
+    "kernel_sums",
+    "order_breaks",
+    "path_length",
+    "path_of_features",
+    "random_frames",
+    "relative_jump",
+    "relative_sharpness",
+    "sharpness",
+    "step_variation",
+    "text_margin",
+]
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class SequencePath:
+    """The distances along one sequence of F frames, keyframes included.
+
+    Attributes:
+        steps: (F - 1,) distances between neighbours, d_i.
+        to_first: (F,) distances to the first keyframe, r_i (r_0 = 0).
+        to_last: (F,) distances to the last keyframe, q_i (q_N = 0).
+    """
+
+    steps: Array
+    to_first: Array
+    to_last: Array
+
+
+def path_of_features(features: Array) -> SequencePath:
+    """The Euclidean distances along a sequence of features, (F, D)."""
+    return SequencePath(
+        steps=np.linalg.norm(np.diff(features, axis=0), axis=1),
+        to_first=np.linalg.norm(features - features[0], axis=1),
+        to_last=np.linalg.norm(features - features[-1], axis=1),
+    )
+
+
+# Distributions: the made frames against the inputs.
+
+
+def frechet_distance(x: Array, y: Array) -> float:
+    """The Frechet distance of two sets of features, (n, D) and (m, D), taken as Gaussians: FID's definition.
+
+        |mu_x - mu_y|^2 + tr(C_x + C_y - 2 (C_x C_y)^(1/2))
+
+    with the unbiased covariances C (division by n - 1). With A = (x - mu_x) / sqrt(n - 1) and B likewise, the trace
+    of (C_x C_y)^(1/2) is the sum of the singular values of A B^T, an (n, m) matrix: exact also where n < D, where a
+    matrix square root of the (D, D) product is singular.
+
+    Source: Heusel et al., "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium", 2017,
+    arXiv 1706.08500.
+    """
+    a, b = (x - x.mean(0)) / np.sqrt(len(x) - 1), (y - y.mean(0)) / np.sqrt(len(y) - 1)
+    shift = x.mean(0) - y.mean(0)
+    cross = np.linalg.svd(a @ b.T, compute_uv=False).sum()
+    return float(max(shift @ shift + (a * a).sum() + (b * b).sum() - 2 * cross, 0.0))
+
+
+def frechet_floor(y: Array, n: int, m: int, *, seed: int = 0, draws: int = 16) -> float:
+    """What ``frechet_distance`` gives on average for two samples, of n and m, of one and the same Gaussian.
+
+    The true distance is 0: this is the bias of FID at small n. The Gaussian has the covariance of y, (k, D); as that
+    is itself estimated from k features, of rank k - 1 at most, the floor is rather too low than too high.
+
+    Source: the bias is described in Binkowski et al., "Demystifying MMD GANs", 2018, arXiv 1801.01401, and in Chong
+    and Forsyth, "Effectively Unbiased FID and Inception Score and where to find them", 2020, arXiv 1911.07023.
+    """
+    rng = np.random.default_rng(seed)
+    # In the coordinates of the principal axes the covariance is diagonal; distances do not change.
+    spread = np.linalg.svd((y - y.mean(0)) / np.sqrt(len(y) - 1), compute_uv=False)
+    return float(
+        np.mean(
+            [
+                frechet_distance(
+                    rng.standard_normal((n, len(spread))) * spread, rng.standard_normal((m, len(spread))) * spread
+                )
+                for _ in range(draws)
+            ]
+        )
+    )
+
+
+def kernel_distance(x: Array, y: Array) -> float:
+    """The unbiased squared MMD with the kernel k(u, v) = (u.v / D + 1)^3 over all features: KID's definition.
+
+        mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{i, j} k(x_i, y_j)
+
+    Its expectation does not depend on the numbers of features, (n, D) and (m, D); it may be negative.
+
+    Source: Binkowski et al., "Demystifying MMD GANs", 2018, arXiv 1801.01401 (there averaged over subsets; here the
+    estimate over all features at once, which has the same expectation and less variance).
+    """
+    ones_x, ones_y = np.arange(len(x)), np.arange(len(y))
+    xx, yy, xy, diagonal_x, diagonal_y = kernel_sums(x, y, ones_x, ones_y)
+    n, m = len(x), len(y)
+    within_x = (xx.sum() - diagonal_x.sum()) / (n * (n - 1))
+    within_y = (yy.sum() - diagonal_y.sum()) / (m * (m - 1))
+    return float(within_x + within_y - 2 * xy.sum() / (n * m))
+
+
+def kernel_sums(
+    x: Array, y: Array, group_x: NDArray[np.intp], group_y: NDArray[np.intp]
+) -> tuple[Array, Array, Array, Array, Array]:
+    """Sums of KID's kernel over groups of features (the frames of one pair), so that groups can be drawn again.
+
+    Args:
+        x: (n, D); y: (m, D).
+        group_x: (n,) the group of each feature, from 0 to g - 1; group_y: (m,) likewise.
+
+    Returns:
+        The sums over (x, x), (y, y) and (x, y), each (g, g), and of the diagonals of the first two, (g,).
+    """
+    groups = int(max(group_x.max(), group_y.max())) + 1
+    of_x, of_y = (np.eye(groups)[group] for group in (group_x, group_y))
+
+    def kernel(u: Array, v: Array) -> Array:
+        product: Array = (u @ v.T / u.shape[1] + 1.0) ** 3
+        return product
+
+    diagonal_x = ((x * x).sum(1) / x.shape[1] + 1.0) ** 3
+    diagonal_y = ((y * y).sum(1) / y.shape[1] + 1.0) ** 3
+    return (
+        of_x.T @ kernel(x, x) @ of_x,
+        of_y.T @ kernel(y, y) @ of_y,
+        of_x.T @ kernel(x, y) @ of_y,
+        of_x.T @ diagonal_x,
+        of_y.T @ diagonal_y,
+    )
+
+
+def random_frames(pairs: int, frames: int, *, draws: int = 10, each: int = 2, seed: int = 0) -> NDArray[np.intp]:
+    """Which frames stand for each sequence in the paper's FID: distinct in-between frames, at random.
+
+    The same for every scheme, so that schemes can be compared pair by pair.
+
+    Returns:
+        (draws, pairs, each) indices from 1 to frames - 2 (fewer than ``each`` where there are not as many).
+    """
+    rng = np.random.default_rng(seed)
+    between = np.tile(np.arange(1, frames - 1), (draws, pairs, 1))
+    return rng.permuted(between, axis=2)[:, :, :each]
+
+
+# The path of one sequence.
+
+
+def path_length(path: SequencePath) -> float:
+    """The sum of the steps, sum d_i: PPL as the paper has it, LPIPS path sum where d is LPIPS.
+
+    Source: Wang and Golland, "Interpolating between Images with Diffusion Models", 2023, arXiv 2307.12560, section 5
+    (17 frames, distances of Inception-v3); with LPIPS: Zhang et al., "DiffMorpher", 2023, arXiv 2312.07409.
+    """
+    return float(path.steps.sum())
+
+
+def distance_variance(path: SequencePath) -> float:
+    """The variance of the steps, (1/N) sum (d_i - mean d)^2: perceptual distance variance, PDV.
+
+    MorphBench's PDV is the mean of this over all sequences, with d = LPIPS and 17 frames.
+
+    Source: Zhang et al., "DiffMorpher", 2023, arXiv 2312.07409, section 4.4. Its table is on a scale that plain LPIPS
+    does not reach; compare numbers of one harness only.
+    """
+    return float(path.steps.var())
+
+
+def step_variation(path: SequencePath) -> float:
+    """The coefficient of variation of the steps, sd(d) / mean(d): evenness without the scale of d; 0 is even."""
+    mean = path.steps.mean()
+    return float(path.steps.std() / mean) if mean else float("nan")
+
+
+def jump(path: SequencePath) -> float:
+    """End fidelity: the mean of the first and the last step, (d_1 + d_N) / 2; how far the film jumps at its ends."""
+    return float((path.steps[0] + path.steps[-1]) / 2)
+
+
+def relative_jump(path: SequencePath) -> float:
+    """The jump over the median of the inner steps d_2, ..., d_{N-1}; 1 is a film that does not jump at its ends."""
+    inner = path.steps[1:-1]
+    median = float(np.median(inner)) if len(inner) else 0.0
+    return jump(path) / median if median else float("nan")
+
+
+def order_breaks(path: SequencePath) -> float:
+    """Monotony: how often the order of distances to the keyframes breaks, as a share of where it could.
+
+    A film that goes from one keyframe to the other has r_1 <= r_2 <= ... <= r_N and q_0 >= q_1 >= ... >= q_{N-1}; a
+    break is an r_{i+1} < r_i or a q_{i+1} > q_i. 0: never; 1/2: at random; 1: always.
+    """
+    away, towards = np.diff(path.to_first)[1:], np.diff(path.to_last)[:-1]
+    return float(((away < 0).sum() + (towards > 0).sum()) / (len(away) + len(towards)))
+
+
+# The pictures and the words of one sequence.
+
+
+def sharpness(pixels: Array) -> float:
+    """The standard deviation of the Laplacian of the luma of a picture, (H, W, 3) in [0, 1]; linear in contrast.
+
+    Source: Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy: a comparative study", 2000 (there the
+    variance); luma of Rec. 601.
+    """
+    luma = pixels @ np.array([0.299, 0.587, 0.114])
+    inner = luma[1:-1, 1:-1]
+    laplacian = luma[:-2, 1:-1] + luma[2:, 1:-1] + luma[1:-1, :-2] + luma[1:-1, 2:] - 4 * inner
+    return float(laplacian.std())
+
+
+def relative_sharpness(values: Array, positions: Array) -> float:
+    """The sharpness of the in-between frames against their keyframes': mean of S(x_i) / ((1 - s_i) S_0 + s_i S_N).
+
+    1: as sharp as the keyframes; a cross-fade of unlike pictures comes near 0.7 in its middle.
+
+    Args:
+        values: (F,) sharpness of the frames, keyframes included.
+        positions: (F,) their positions s.
+    """
+    expected = (1 - positions) * values[0] + positions * values[-1]
+    if not expected[1:-1].all():
+        return float("nan")
+    return float((values[1:-1] / expected[1:-1]).mean())
+
+
+def text_margin(images: Array, prompt_first: Array, prompt_last: Array, negative: Array, positions: Array) -> float:
+    """The margin of the in-between frames to their prompts in CLIP's space, mean over the frames.
+
+        (1 - s) cos(x, p_0) + s cos(x, p_1) - cos(x, negative)
+
+    the score by which candidates are ranked (paper's section 4.4), with the prompts of both keyframes; an empty
+    negative prompt is the empty text.
+
+    Args:
+        images: (F, D) features of the frames, keyframes included.
+        prompt_first, prompt_last, negative: (D,) features of the texts.
+        positions: (F,) the frames' positions s.
+    """
+    x, s = images[1:-1], positions[1:-1]
+    first, last, against = (_cosine(x, text) for text in (prompt_first, prompt_last, negative))
+    return float(((1 - s) * first + s * last - against).mean())
+
+
+def _cosine(x: Array, text: Array) -> Array:
+    cosine: Array = x @ text / (np.linalg.norm(x, axis=1) * np.linalg.norm(text))
+    return cosine

@@ -1,0 +1,91 @@
+"""Tiny real networks in the shape of Stable Diffusion: random weights, the same for the same seed, built at once."""
+
+from typing import Literal
+
+import torch
+from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+__all__ = ["tiny_controlnet", "tiny_pipe"]
+
+
+def tiny_pipe(
+    prediction_type: Literal["epsilon", "v_prediction"] = "epsilon", seed: int = 0
+) -> StableDiffusionPipeline:
+    """A Stable Diffusion pipe with a latent of 4 channels at an eighth of the size; sizes are multiples of 16.
+
+    The networks are in evaluation mode and float32; the scheduler is DDIM with Stable Diffusion's schedule.
+    """
+    tokenizer = _tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        text_encoder = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=32,
+                intermediate_size=64,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                max_position_embeddings=77,
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        )
+        vae = AutoencoderKL(
+            block_out_channels=(8, 16, 16, 16),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            layers_per_block=1,
+            latent_channels=4,
+            norm_num_groups=8,
+            sample_size=128,
+        )
+        unet = UNet2DConditionModel(
+            sample_size=16,
+            block_out_channels=(32, 64),
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            layers_per_block=1,
+            cross_attention_dim=32,
+            attention_head_dim=4,
+            norm_num_groups=8,
+        )
+    pipe = StableDiffusionPipeline(
+        vae=vae.eval(),
+        text_encoder=text_encoder.eval(),
+        tokenizer=tokenizer,
+        unet=unet.eval(),
+        scheduler=DDIMScheduler(
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            clip_sample=False,
+            set_alpha_to_one=False,
+            steps_offset=1,
+            prediction_type=prediction_type,
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def tiny_controlnet(pipe: StableDiffusionPipeline, seed: int = 0) -> ControlNetModel:
+    """A ControlNet for a tiny pipe; its output layers are random too, so that it has an effect."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        controlnet = ControlNetModel.from_unet(pipe.unet, conditioning_channels=3)
+        for layer in [*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block]:
+            nn.init.normal_(layer.weight, std=0.1)
+    return controlnet.eval()
+
+
+def _tokenizer() -> CLIPTokenizer:
+    """A tokenizer of letters: each character is a token, with a mark at the end of a word."""
+    letters = sorted({chr(code) for code in range(33, 127)})
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    return CLIPTokenizer(vocab={token: number for number, token in enumerate(tokens)}, merges=[], model_max_length=77)

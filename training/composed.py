@@ -1,0 +1,63 @@
+"""A stock `AutoencoderTiny` without full-resolution blocks, computed without its full-resolution feature maps.
+
+The encoder's first two convolutions have nothing between them, nor have the decoder's last upsampling and two
+convolutions. Two linear maps in a row are one: a 5 x 5 convolution of stride 2 on the picture, and a 3 x 3 convolution
+to 4 x 3 channels at half resolution with a pixel shuffle. The composed kernels are made from the stock parameters at
+every call, so training them trains the stock module; the outermost pixels, where the stock module pads between the two
+convolutions, are computed the stock way on thin strips. Equal to the stock module up to rounding.
+"""
+
+import torch
+from diffusers import AutoencoderTiny
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["build_vae", "decode", "encode"]
+
+# Fine offsets -2..2 of an upsampled row, summed to coarse offsets -1..1, for even and for odd fine rows.
+FOLD = torch.tensor([[[1, 1, 0, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1]], [[1, 0, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 1, 1]]])
+
+
+def build_vae() -> AutoencoderTiny:
+    """Pocket's autoencoder, fresh: f8, 4 latent channels, no blocks at full resolution."""
+    return AutoencoderTiny(num_encoder_blocks=(0, 1, 2, 3), num_decoder_blocks=(3, 3, 2, 0))
+
+
+def encode(vae: AutoencoderTiny, x: Tensor) -> Tensor:
+    """Latents (B, 4, h, w) of pictures (B, 3, 8h, 8w) in [-1, 1]: `vae.encoder(x)`."""
+    first, second, *rest = vae.encoder.layers
+    x = x.add(1).div(2)
+    with torch.autocast("cpu", enabled=False):
+        kernel = compose(first.weight, second.weight)
+        bias = second.weight.sum((2, 3)) @ first.bias
+    h = F.conv2d(x, kernel, bias, stride=2, padding=2)
+    top = second(first(x[:, :, :4])[:, :, :3])[:, :, :1]
+    left = second(first(x[..., :4])[..., :3])[..., 1:, :1]
+    h = torch.cat([top, torch.cat([left, h[..., 1:, 1:]], 3)], 2)
+    return nn.Sequential(*rest)(h)
+
+
+def decode(vae: AutoencoderTiny, z: Tensor) -> Tensor:
+    """Pictures (B, 3, 8h, 8w), about [-1, 1], of latents (B, 4, h, w): `vae.decoder(z)`."""
+    *rest, up, first, second = vae.decoder.layers
+    h = nn.Sequential(*rest)(torch.tanh(z / 3) * 3)
+    with torch.autocast("cpu", enabled=False):
+        kernel = compose(first.weight, second.weight)
+        fold = FOLD.to(kernel)
+        kernel = torch.einsum("pay,qbx,ocyx->opqcab", fold, fold, kernel)  # (3, 2, 2, 64, 3, 3)
+        kernel = kernel.flatten(0, 2)
+        bias = second.bias.repeat_interleave(4)
+    x = F.pixel_shuffle(F.conv2d(h, kernel, bias, padding=1), 2)
+
+    def strip(part: Tensor) -> Tensor:
+        return second(first(up(part)))
+
+    top, bottom = strip(h[:, :, :2])[:, :, :1], strip(h[:, :, -2:])[:, :, -1:]
+    left, right = strip(h[..., :2])[:, :, 1:-1, :1], strip(h[..., -2:])[:, :, 1:-1, -1:]
+    x = torch.cat([top, torch.cat([left, x[:, :, 1:-1, 1:-1], right], 3), bottom], 2)
+    return x.mul(2).sub(1)
+
+
+def compose(first: Tensor, second: Tensor) -> Tensor:
+    """The kernel (O, I, 5, 5) of two 3 x 3 convolutions in a row, (M, I, 3, 3) and then (O, M, 3, 3)."""
+    return F.conv2d(first.transpose(0, 1), second.flip(2, 3), padding=2).transpose(0, 1)
