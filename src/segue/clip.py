@@ -1,7 +1,7 @@
-"""CLIP: pictures and texts as unit vectors of one space (Radford et al., "Learning Transferable Visual Models From
-Natural Language Supervision", 2021, arXiv 2103.00020).
+"""CLIP: pictures and texts as unit vectors of one space.
 
-Any checkpoint of transformers' CLIP works, by folder or by name; pocket's own is the default.
+Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021, arXiv 2103.00020. Any
+checkpoint of transformers' CLIP works, by folder or by name; pocket's own is the default.
 """
 
 from collections.abc import Sequence

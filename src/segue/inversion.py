@@ -138,7 +138,8 @@ def denoising_loss(
         (B,) in the latents' dtype.
     """
     eps_hat = backbone.predict(diffuse(latents, eps, at), at, words, guidance_scale)
-    return (eps_hat - eps).square().flatten(1).mean(1)
+    loss: Tensor = (eps_hat - eps).square().flatten(1).mean(1)
+    return loss
 
 
 def augmented(images: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
@@ -240,7 +241,8 @@ def _augmented(image: Tensor, generator: torch.Generator) -> Tensor:
     pixels = (scaled + 1) / 2 * brightness  # [0, 1]
     pixels = pixels.mean() + contrast * (pixels - pixels.mean())
     grey = pixels.mean(0, keepdim=True)
-    return ((grey + saturation * (pixels - grey)) * 2 - 1).clamp(-1, 1)
+    recoloured: Tensor = (grey + saturation * (pixels - grey)) * 2 - 1
+    return recoloured.clamp(-1, 1)
 
 
 @contextmanager
@@ -253,7 +255,7 @@ def _checkpointed(backbone: Any) -> Iterator[None]:
     names = ("gradient_checkpointing", "_gradient_checkpointing_func")
     before = [(module, {n: vars(module)[n] for n in names if n in vars(module)}) for module in network.modules()]
     try:
-        network.enable_gradient_checkpointing()
+        network.enable_gradient_checkpointing()  # type: ignore[operator]
         yield
     finally:
         for module, values in before:

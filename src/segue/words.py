@@ -82,7 +82,7 @@ def cut(tokenizer: Any, prompt: str) -> tuple[str, str]:
     window = tokenizer.model_max_length
 
     def too_long(end: int) -> bool:
-        return len(tokenizer(prompt[:end], truncation=False, verbose=False).input_ids) > window
+        return bool(len(tokenizer(prompt[:end], truncation=False, verbose=False).input_ids) > window)
 
     if not too_long(len(prompt)):
         return prompt, ""
