@@ -1,0 +1,121 @@
+"""A finished film: its frames, read when they are asked for, and the files that it is written to."""
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from os import PathLike
+from pathlib import Path
+from typing import Any, overload
+
+from PIL import Image
+
+from segue.errors import SegueError
+from segue.files import write_json
+from segue.film import contact_sheet, timeline, write_film
+from segue.settings import FilmSettings, as_json, checked
+from segue.tree import FrameKey
+
+__all__ = ["Frames", "Morph"]
+
+
+class Frames(Sequence[Image.Image]):
+    """The frames of a film in order; each is read from its file when it is asked for."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = tuple(paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @overload
+    def __getitem__(self, index: int) -> Image.Image: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "Frames": ...
+
+    def __getitem__(self, index: int | slice) -> "Image.Image | Frames":
+        if isinstance(index, slice):
+            return Frames(self.paths[index])
+        with Image.open(self.paths[index]) as image:
+            return image.convert("RGB")
+
+    def __iter__(self) -> Iterator[Image.Image]:
+        return (self[i] for i in range(len(self)))
+
+
+class Morph:
+    """The frames between images, in a run folder.
+
+    Attributes:
+        path: the run folder.
+        keys: the frames' keys, in order; a loop's first frame is not repeated at the end.
+        frames: the frames as PIL images, read when asked for.
+    """
+
+    def __init__(self, path: Path, temporary: "tempfile.TemporaryDirectory[str] | None" = None) -> None:
+        """Open the finished run in a folder; a temporary folder lives as long as its Morph."""
+        self.path = path
+        self._temporary = temporary
+        state = _read(path / "state.json")
+        loop = bool(_read(path / "run.json")["settings"]["loop"])
+        frames = state["frames"][:-1] if loop else state["frames"]
+        self.keys = tuple(FrameKey.at(Fraction(frame["place"])) for frame in frames)
+        self.frames = Frames([path / "frames" / f"{frame['name']}.png" for frame in frames])
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    @property
+    def keyframe_flags(self) -> list[bool]:
+        """For each frame, whether it is an image that the user gave."""
+        return [key.is_keyframe for key in self.keys]
+
+    def save(self, path: str | PathLike[str], film: FilmSettings | None = None, **values: Any) -> Path:
+        """Write the film as .mp4, .gif or .webp, or as PNGs into a folder (a path without an ending).
+
+        Args:
+            path: where to; a file there is replaced when the new one is whole.
+            film: the film's settings.
+            values: fields of FilmSettings, instead.
+
+        Raises:
+            SegueError: an unknown ending or setting, or a place that cannot be written.
+        """
+        settings = film or checked(FilmSettings, values)
+        timed = timeline(range(len(self)), self.keyframe_flags, settings.fps, settings.hold, settings.boomerang)
+        write_film(Path(path), ((self.frames[i], seconds) for i, seconds in timed), quality=settings.quality)
+        return Path(path)
+
+    def contact_sheet(self, path: str | PathLike[str] | None = None) -> Image.Image:
+        """All frames on one picture, also written to a path where one is given."""
+        return contact_sheet(self.frames, path)
+
+    def seconds(self, film: FilmSettings) -> float:
+        """How long the film plays."""
+        timed = timeline(range(len(self)), self.keyframe_flags, film.fps, film.hold, film.boomerang)
+        return float(sum(seconds for _, seconds in timed))
+
+    def remember(self, path: Path, film: FilmSettings) -> None:
+        """Note that a film was written, so that a redo writes it anew."""
+        films = {**self._films(), str(path.absolute()): as_json(film)}
+        write_json(self.path / "films.json", films)
+
+    def films(self) -> dict[Path, FilmSettings]:
+        """The films that were written of this run, with their settings."""
+        return {Path(path): checked(FilmSettings, values) for path, values in self._films().items()}
+
+    def _films(self) -> dict[str, Any]:
+        path = self.path / "films.json"
+        return _read(path) if path.exists() else {}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """One of the run's JSON files; SegueError where the run is not finished."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise SegueError(f"{path.parent} holds no finished film") from error
+    except ValueError as error:
+        raise SegueError(f"{path} cannot be read: {error}") from error
+    return found
