@@ -15,12 +15,14 @@ from torch.nn import functional as F
 __all__ = ["build_vae", "decode", "encode"]
 
 # Fine offsets -2..2 of an upsampled row, summed to coarse offsets -1..1, for even and for odd fine rows.
-FOLD = torch.tensor([[[1, 1, 0, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1]], [[1, 0, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 1, 1]]])
+FOLD = torch.tensor(
+    [[[1, 1, 0, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1]], [[1, 0, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 1, 1]]]
+)
 
 
 def build_vae() -> AutoencoderTiny:
     """Pocket's autoencoder, fresh: f8, 4 latent channels, no blocks at full resolution."""
-    return AutoencoderTiny(num_encoder_blocks=(0, 1, 2, 3), num_decoder_blocks=(3, 3, 2, 0))
+    return AutoencoderTiny(num_encoder_blocks=(0, 1, 2, 3), num_decoder_blocks=(3, 4, 1, 0))
 
 
 def encode(vae: AutoencoderTiny, x: Tensor) -> Tensor:

@@ -17,7 +17,18 @@ __all__ = ["ACTIONS", "STYLES", "Character", "Posture", "caption", "character", 
 SIZE = 128
 STYLES = ("flat", "ink", "line", "stick", "block", "soft")
 KINDS = ("man", "woman", "boy", "girl", "robot", "cat", "bear", "rabbit", "fox", "alien")
-ACTIONS = ("standing", "waving", "cheering", "arms out", "hands on hips", "walking", "running", "jumping", "kicking", "dancing")
+ACTIONS = (
+    "standing",
+    "waving",
+    "cheering",
+    "arms out",
+    "hands on hips",
+    "walking",
+    "running",
+    "jumping",
+    "kicking",
+    "dancing",
+)
 COLOURS = {
     "red": "#d93a3a", "blue": "#3b6fd4", "green": "#3fa34d", "yellow": "#f2c230", "orange": "#f08a2c", "purple": "#8a4fc2",
     "pink": "#f08fb4", "teal": "#25a5a0", "brown": "#8a5a3a", "grey": "#8e949c", "black": "#33343a", "white": "#f4f2ee",
@@ -80,9 +91,15 @@ def character(rng: Generator) -> Character:
         top_colour=str(top_colour),
         legs=str(rng.choice(["trousers", "shorts"])),
         legs_colour=str(legs_colour),
-        skin=str(rng.choice(FURS[kind]) if kind in FURS else {"robot": "#b9c2cc", "alien": "#8fd16a"}.get(kind, rng.choice(SKINS))),
+        skin=str(
+            rng.choice(FURS[kind])
+            if kind in FURS
+            else {"robot": "#b9c2cc", "alien": "#8fd16a"}.get(kind, rng.choice(SKINS))
+        ),
         hair=str(rng.choice(HAIRS)),
-        hairdo=str(rng.choice(["long", "bun", "bob"] if kind in ("woman", "girl") else ["short", "cap", "bald", "curly"])),
+        hairdo=str(
+            rng.choice(["long", "bun", "bob"] if kind in ("woman", "girl") else ["short", "cap", "bald", "curly"])
+        ),
         prop=str(rng.choice(PROPS)),
         head=float(rng.uniform(0.13, 0.17) if child else rng.uniform(0.105, 0.135)),
         width=float(rng.uniform(0.055, 0.095)),
@@ -215,7 +232,11 @@ def draw(who: Character, points: NDArray[np.float64]) -> str:
     parts = [gradients(who)] if who.style == "soft" else []
     if who.style == "stick":
         for chain in ((1, 2, 3, 4), (1, 5, 6, 7), (8, 9, 10), (11, 12, 13), (8, 11)):
-            parts.append(limb([points[i] for i in chain], pen.line, COLOURS[who.legs_colour] if 8 in chain or 11 in chain else top))
+            parts.append(
+                limb(
+                    [points[i] for i in chain], pen.line, COLOURS[who.legs_colour] if 8 in chain or 11 in chain else top
+                )
+            )
         parts.append(limb([neck, hips], pen.line, top))
         parts.append(limb([neck, neck + (points[0] - neck) * 0.35], pen.line, INK))
     else:
@@ -224,7 +245,9 @@ def draw(who: Character, points: NDArray[np.float64]) -> str:
             if who.top == "dress":
                 parts.append(shape_limb(pen, [points[i] for i in chain], width, skin))
             else:
-                parts.append(shape_limb(pen, [points[i] for i in chain], width * 1.05, skin if who.legs == "shorts" else legs))
+                parts.append(
+                    shape_limb(pen, [points[i] for i in chain], width * 1.05, skin if who.legs == "shorts" else legs)
+                )
                 if who.legs == "shorts":
                     end = points[chain[0]] + (points[chain[1]] - points[chain[0]]) * 0.8
                     parts.append(shape_limb(pen, [points[chain[0]], end], width * 1.2, legs))
@@ -291,7 +314,11 @@ def shape_disc(pen: Pen, centre: NDArray[np.float64], radius: float, colour: str
 def shape(pen: Pen, points: list[NDArray[np.float64]], colour: str, grow: float = 0.0) -> str:
     """A closed polygon, its corners rounded by a stroke of its own colour."""
     fill = colour if pen.filled else "#ffffff"
-    outline = f'<path d="{path(points, True)}" fill="{INK}" stroke="{INK}" stroke-width="{grow + 2 * pen.line:.2f}"/>' if pen.line else ""
+    outline = (
+        f'<path d="{path(points, True)}" fill="{INK}" stroke="{INK}" stroke-width="{grow + 2 * pen.line:.2f}"/>'
+        if pen.line
+        else ""
+    )
     return outline + f'<path d="{path(points, True)}" fill="{fill}" stroke="{fill}" stroke-width="{grow:.2f}"/>'
 
 
@@ -302,7 +329,14 @@ def trunk(pen: Pen, who: Character, points: NDArray[np.float64], width: float, t
     down = (right_hip + left_hip - right - left) / 2
     parts = []
     if who.top in ("shirt", "t-shirt"):
-        parts.append(shape(pen, [right_hip - across * 0.4, left_hip + across * 0.4, left_hip - down * 0.15, right_hip - down * 0.15], legs, width))
+        parts.append(
+            shape(
+                pen,
+                [right_hip - across * 0.4, left_hip + across * 0.4, left_hip - down * 0.15, right_hip - down * 0.15],
+                legs,
+                width,
+            )
+        )
     hem = {"shirt": -0.06, "t-shirt": -0.06, "coat": 0.38, "dress": 0.62}[who.top]
     flare = {"shirt": 0.2, "t-shirt": 0.2, "coat": 0.9, "dress": 2.2}[who.top]
     corners = [right, left, left_hip + across * flare + down * hem, right_hip - across * flare + down * hem]
@@ -318,7 +352,9 @@ def prop(pen: Pen, who: Character, hand: NDArray[np.float64], unit: float) -> st
     up = np.array([0.0, -1.0])
     thin = max(1.0, 0.012 * unit)
     if who.prop == "balloon":
-        return limb([hand, hand + up * 0.16 * unit], thin, INK) + shape_disc(pen, hand + up * 0.22 * unit, 0.075 * unit, colour)
+        return limb([hand, hand + up * 0.16 * unit], thin, INK) + shape_disc(
+            pen, hand + up * 0.22 * unit, 0.075 * unit, colour
+        )
     if who.prop == "ball":
         return shape_disc(pen, hand, 0.06 * unit, colour)
     if who.prop == "flag":
@@ -344,7 +380,10 @@ def head(pen: Pen, who: Character, points: NDArray[np.float64], unit: float, ski
     human = who.kind in ("man", "woman", "boy", "girl")
     if human and who.hairdo in ("long", "bob") and who.style != "stick":
         length = 1.6 if who.hairdo == "long" else 0.75
-        sides = [centre + across * radius * s - up * radius * d for s, d in ((-1.0, -0.2), (1.0, -0.2), (1.05, length), (-1.05, length))]
+        sides = [
+            centre + across * radius * s - up * radius * d
+            for s, d in ((-1.0, -0.2), (1.0, -0.2), (1.05, length), (-1.05, length))
+        ]
         parts.append(shape(pen, sides, hair, radius * 0.3))
     for ear in (points[16], points[17]):
         if who.kind == "rabbit":
@@ -352,7 +391,18 @@ def head(pen: Pen, who: Character, points: NDArray[np.float64], unit: float, ski
         elif who.kind in ("cat", "fox"):
             outward = across * (1 if ear is points[17] else -1) * radius
             side = across * radius * 0.34
-            parts.append(shape(pen, [ear - side - up * radius * 0.2, ear + side - up * radius * 0.2, ear + up * radius * 0.55 + outward * 0.1], skin, 1.0))
+            parts.append(
+                shape(
+                    pen,
+                    [
+                        ear - side - up * radius * 0.2,
+                        ear + side - up * radius * 0.2,
+                        ear + up * radius * 0.55 + outward * 0.1,
+                    ],
+                    skin,
+                    1.0,
+                )
+            )
         else:
             parts.append(shape_disc(pen, ear, radius * (0.36 if who.kind == "bear" else 0.2), skin))
     if human and who.hairdo == "bun" and who.style != "stick":
@@ -379,7 +429,13 @@ def head(pen: Pen, who: Character, points: NDArray[np.float64], unit: float, ski
 
 
 def fringe(
-    pen: Pen, who: Character, centre: NDArray[np.float64], across: NDArray[np.float64], up: NDArray[np.float64], radius: float, hair: str
+    pen: Pen,
+    who: Character,
+    centre: NDArray[np.float64],
+    across: NDArray[np.float64],
+    up: NDArray[np.float64],
+    radius: float,
+    hair: str,
 ) -> str:
     """The hair or cap on top of a head: the part of a disc above a chord."""
     height = 0.35

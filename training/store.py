@@ -17,7 +17,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-__all__ = ["CACHE", "MODEL", "ROOT", "Clock", "Ema", "Log", "load_array", "load_checkpoint", "save_checkpoint", "warm_up"]
+__all__ = [
+    "CACHE",
+    "MODEL",
+    "ROOT",
+    "Clock",
+    "Ema",
+    "Log",
+    "load_array",
+    "load_checkpoint",
+    "save_checkpoint",
+    "warm_up",
+]
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("SEGUE_POCKET", ROOT / ".cache" / "pocket"))

@@ -16,13 +16,13 @@ from training.composed import build_vae, decode, encode
 from training.store import CACHE, Clock, Ema, Log, load_array, load_checkpoint, save_checkpoint, warm_up
 
 BATCH = 24
-RATE = 8e-4
+RATE = 1e-3
 EMA = 0.998
 NOISE = 0.05
 SMALL = 5e-4
 FIGURES = 0.25
 LOG_EVERY = 50
-SAVE_EVERY = 500
+SAVE_EVERY = 200
 
 
 def main() -> None:
