@@ -102,6 +102,8 @@ def unreadable(source: str, what: str, error: Exception) -> SegueError:
         if pickled:
             return SegueError(f"{folder / pickled[0]} is a pickle, which can run code; weights must be .safetensors")
         return SegueError(f"{source} holds no .safetensors weights of {what}")
+    if source.startswith((".", "/", "~")) and not folder.exists():
+        return SegueError(f"{source} is not there; {what} is given by its folder or its name")
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return SegueError(f"{source} cannot be loaded as {what} with safetensors weights: {reason}")
 

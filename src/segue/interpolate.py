@@ -9,44 +9,46 @@ A film is made in a run folder, and from nothing but that folder: ``__call__`` w
 """
 
 import dataclasses
-import hashlib
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
-from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from segue import models
 from segue.backbone import Backbone, Sampling
-from segue.backbone.stable_diffusion import StableDiffusion, TextConditioning
+from segue.backbone.stable_diffusion import StableDiffusion
+from segue.begin import begin, digest, opened, redone
 from segue.caption import captions
 from segue.clip import Clip
 from segue.conditioning import ConditioningPath
 from segue.errors import SegueError
+from segue.fade import Fade
+from segue.frames import EditedNoise, Look, Words
 from segue.generate import Chooser, Made, Progress, Work, generate, price
-from segue.history import Attempt, Edit, Redo, Restore, Undo
+from segue.history import Edit, Restore, Undo
 from segue.inversion import invert
 from segue.morph import Morph
 from segue.noise import Noise
 from segue.pictures import Source, common_size, fit, load, to_images, to_tensor
 from segue.rank import Judge
-from segue.run import RUN_FILE, RunFolder
-from segue.schemes import Latents, Level, Sample, Task, scheme_named
-from segue.settings import ComputeSettings, MorphSettings, as_json, checked, differences, fields, preset_settings
-from segue.tree import FrameKey, GrownTree, Midpoint, Tree, UniformTree, grows, noise_levels
+from segue.run import RunFolder
+from segue.schemes import Latents, Level, Task, scheme_named
+from segue.settings import ComputeSettings, MorphSettings, checked, fields, preset_settings
+from segue.spacing import PerceptualTree
+from segue.tree import FrameKey, GrownTree, Midpoint, Tree, UniformTree, noise_levels
 from segue.words import anchors, prompts
 
 __all__ = ["Callback", "Interpolator"]
 
 Callback = Callable[[Progress], None]
+
+FAR = 1e9  # farther than any two frames look apart
 
 
 class Interpolator:
@@ -62,6 +64,7 @@ class Interpolator:
         """
         self.backbone: Backbone = StableDiffusion(pipe, controlnet)
         self.name = name or self.backbone.name
+        self._loaded: dict[str, str | None] = {}
 
     @classmethod
     def from_pretrained(
@@ -84,7 +87,9 @@ class Interpolator:
             SegueError: unknown name, another family, pickled weights only, no network.
         """
         pipe = models.load(name_or_path, controlnet=controlnet, dtype=dtype, device=device)
-        return cls(pipe, name=str(name_or_path or "pocket"))
+        interpolator = cls(pipe, name=str(name_or_path or "pocket"))
+        interpolator._loaded = {"controlnet": None if controlnet is None else str(controlnet), "dtype": dtype}
+        return interpolator
 
     def __call__(
         self,
@@ -124,7 +129,15 @@ class Interpolator:
         keyframes = [fit(picture, size, morph_settings.fit, morph_settings.background) for picture in pictures]
         temporary = None if output else tempfile.TemporaryDirectory(prefix="segue-")
         with RunFolder(Path(output or str(temporary and temporary.name))) as run:
-            self._begin(run, keyframes, [_source(image) for image in images], morph_settings, compute, overwrite)
+            begin(
+                run,
+                keyframes,
+                [_source(image) for image in images],
+                morph_settings,
+                compute,
+                self.model,
+                overwrite=overwrite,
+            )
             self.make(run, compute, callback=callback, choose=choose)
             return Morph(run.path, temporary)
 
@@ -138,12 +151,12 @@ class Interpolator:
     ) -> None:
         """Make everything of a run that is not there yet: the method of the paper's section 4."""
         compute, report = compute or ComputeSettings(), callback or (lambda _progress: None)
-        data = _opened(run)
+        data = opened(run)
         settings = checked(MorphSettings, data["settings"])
-        noise = _EditedNoise(run, settings.seed, self._latent_shape(data["size"]))
+        noise = EditedNoise(run, settings.seed, self._latent_shape(data["size"]))
 
         # Encode the keyframes.
-        keyframes = {FrameKey(i): _read(run.frame(FrameKey(i))) for i in range(len(data["keyframes"]))}
+        keyframes = {FrameKey(i): run.shown(FrameKey(i)) for i in range(len(data["keyframes"]))}
         latents = self._encoded(run, keyframes, [keyframe["pixels"] for keyframe in data["keyframes"]])
 
         # Fit the words to the images (section 4.2).
@@ -153,7 +166,8 @@ class Interpolator:
         count = len(keyframes)
         if settings.loop:
             latents[FrameKey(count)] = latents[FrameKey(0)]
-            run.save_keyframe(FrameKey(count), keyframes[FrameKey(0)])
+            if not run.frame(FrameKey(count)).exists():
+                run.save_keyframe(FrameKey(count), keyframes[FrameKey(0)])
         tree = _tree(settings, len(latents) - 1, data.get("grown", []))
         task = Task(
             latents=latents,
@@ -164,7 +178,9 @@ class Interpolator:
             bias=settings.bias,
             retroactive=settings.retroactive,
             noise_of=lambda midpoint: _noise_of(run, midpoint),
+            distance=Look(run, settings.look),
         )
+        fade = self._fade(settings, keyframes, latents)
 
         # Blend and denoise level by level (section 4.1), keep the best candidate of each (section 4.4).
         sampling = _sampling(settings)
@@ -176,7 +192,7 @@ class Interpolator:
             conditioning=words,
             noise=noise,
             candidates=lambda level: settings.candidates_at(level.number),
-            picture=lambda _key, image: to_images(image[None])[0],
+            picture=lambda key, image: to_images(fade(key, image)[None])[0],
             judge=_judge(settings),
             choose=choose,
             report=report,
@@ -207,12 +223,13 @@ class Interpolator:
             frame: the frame, not a keyframe.
             edit: the frame's own prompt, seed, noise level or pose; without one only its noise is new.
             candidate: show this one of its candidates instead of making new ones.
-            callback, choose: as of the call.
+            callback: is handed a Progress after each step.
+            choose: picks among the new candidates.
         """
         with RunFolder(Path(output)) as run:
-            data = _opened(run)
+            data = opened(run)
             self._same_model(run, data)
-            run.record(_redo(run, checked(MorphSettings, data["settings"]), frame, edit, candidate))
+            run.record(redone(run, checked(MorphSettings, data["settings"]), frame, edit, candidate))
             self.make(run, callback=callback, choose=choose)
             return Morph(run.path)
 
@@ -237,56 +254,23 @@ class Interpolator:
         )
         keyframes = [fit(picture, size, morph_settings.fit, morph_settings.background) for picture in pictures]
         with RunFolder(Path(output)) as run:
-            self._begin(run, keyframes, [_source(image) for image in images], morph_settings, compute, overwrite=False)
+            begin(
+                run,
+                keyframes,
+                [_source(image) for image in images],
+                morph_settings,
+                compute,
+                self.model,
+                overwrite=False,
+            )
             shown = {FrameKey(i): keyframe for i, keyframe in enumerate(keyframes)}
-            latents = self._encoded(run, shown, [_pixels(keyframe) for keyframe in keyframes])
+            latents = self._encoded(run, shown, [digest(keyframe) for keyframe in keyframes])
             self._words(run, morph_settings, keyframes, latents, callback or (lambda _progress: None))
 
-    # The run's beginning.
-
-    def _begin(
-        self,
-        run: RunFolder,
-        keyframes: Sequence[Image.Image],
-        sources: Sequence[str],
-        settings: MorphSettings,
-        compute: ComputeSettings,
-        overwrite: bool,
-    ) -> None:
-        """Write what determines the images, or compare it with what the folder holds."""
-        size = keyframes[0].size
-        fresh: dict[str, Any] = {
-            "settings": as_json(settings),
-            "size": list(size),
-            "keyframes": [
-                {"source": source, "pixels": _pixels(keyframe)}
-                for source, keyframe in zip(sources, keyframes, strict=True)
-            ],
-            "model": {"name": self.name, "fingerprint": self.backbone.fingerprint()},
-        }
-        there = run.read(RUN_FILE)
-        grown = list(there.get("grown", [])) if there else []
-        if there is not None:
-            changes = _changes(there, fresh)
-            before, after = there["settings"]["num_frames"], settings.num_frames
-            if (
-                list(changes) == ["num_frames"]
-                and settings.scheme == "branching"
-                and grows(before, after, settings.branching)
-            ):
-                grown.append(before)
-            elif changes and not overwrite:
-                raise SegueError(
-                    f"{run.path} holds a run with other settings ({'; '.join(changes.values())}); "
-                    "choose another output, or overwrite it"
-                )
-            elif changes:
-                _clear(run)
-                there, grown = None, []
-        batch_size = compute.batch_size or (there or {}).get("batch_size") or _batch_size(size)
-        for i, keyframe in enumerate(keyframes):
-            run.save_keyframe(FrameKey(i), keyframe)
-        run.write(RUN_FILE, {**fresh, "grown": grown, "batch_size": batch_size, "versions": _versions()})
+    @property
+    def model(self) -> dict[str, str | None]:
+        """What a run remembers of the model: its name and fingerprint, and what else loads it again."""
+        return {"name": self.name, "fingerprint": self.backbone.fingerprint(), **self._loaded}
 
     def _same_model(self, run: RunFolder, data: Mapping[str, Any]) -> None:
         """SegueError where a run was made with another model than this."""
@@ -299,7 +283,7 @@ class Interpolator:
     def _step(self, output: str | PathLike[str], event: Undo | Restore, callback: Callback | None) -> Morph:
         """Record an undo or a restore, and show the frames that count then."""
         with RunFolder(Path(output)) as run:
-            self._same_model(run, _opened(run))
+            self._same_model(run, opened(run))
             if isinstance(event, Undo) and run.history.undoable is None:
                 raise SegueError(f"{run.path} has nothing to undo")
             if isinstance(event, Restore) and not run.history.restorable:
@@ -330,6 +314,16 @@ class Interpolator:
             latents[key] = latent
         return latents
 
+    def _fade(self, settings: MorphSettings, keyframes: Mapping[FrameKey, Image.Image], latents: Latents) -> Fade:
+        """What the autoencoder loses of each keyframe, to fade out over the frames next to it."""
+        residuals: dict[FrameKey, Tensor] = {}
+        if settings.fade:
+            with self.backbone.evaluating():
+                for key in latents:
+                    given = to_tensor([keyframes[FrameKey(key.pair % len(keyframes))]])
+                    residuals[key] = (given - self.backbone.decode(latents[key][None]))[0]
+        return Fade(residuals, settings.fade)
+
     def _words(
         self,
         run: RunFolder,
@@ -337,7 +331,7 @@ class Interpolator:
         keyframes: Sequence[Image.Image],
         latents: Latents,
         report: Callback,
-    ) -> "_Words":
+    ) -> Words:
         """The path of the words over the film: found, embedded, fitted to the keyframes."""
         texts = run.read("prompts.json") or {}
         if "prompts" not in texts:
@@ -367,50 +361,7 @@ class Interpolator:
                 (place, words.sample(which) if isinstance(which, int) else self.backbone.embed([which], negatives[:1]))
                 for place, which in anchors(settings, count)
             ]
-        return _Words(self.backbone, run, ConditioningPath(placed, settings.embedding_blend), settings.negative_prompt)
-
-
-@dataclasses.dataclass
-class _Words:
-    """The conditioning of each sample: the film's path, or a frame's own words."""
-
-    backbone: Backbone
-    run: RunFolder
-    path: ConditioningPath
-    negative_prompt: str
-    known: dict[tuple[str, str], TextConditioning] = dataclasses.field(default_factory=dict)
-
-    def __call__(self, sample: Sample) -> TextConditioning:
-        words = self.path(sample.key.place)
-        edit = self.run.history.attempt_of(sample.key, sample.candidate).edit
-        if edit.prompt is not None:
-            words = dataclasses.replace(words, prompt=self._embedded(edit.prompt, self.negative_prompt).prompt)
-        if edit.negative_prompt is not None:
-            words = dataclasses.replace(words, negative=self._embedded("", edit.negative_prompt).negative)
-        return words
-
-    def _embedded(self, prompt: str, negative: str) -> TextConditioning:
-        if (prompt, negative) not in self.known:
-            found: Any = self.backbone.embed([prompt], [negative])
-            self.known[prompt, negative] = found
-        return self.known[prompt, negative]
-
-
-@dataclasses.dataclass(frozen=True)
-class _EditedNoise:
-    """Named noise of a latent's shape; a frame with a seed of its own draws from that."""
-
-    run: RunFolder
-    seed: int
-    shape: tuple[int, int, int]
-
-    def __call__(self, purpose: str, key: FrameKey, candidate: int = 0, step: int = 0) -> Tensor:
-        """Draw the noise of that name, (C, h, w)."""
-        attempt = self.run.history.attempt_of(key, candidate)
-        if attempt.edit.seed is None:
-            return Noise(self.seed)(purpose, key, candidate=candidate, step=step, shape=self.shape)
-        own = Noise(attempt.edit.seed)
-        return own(purpose, key, candidate=candidate - attempt.first, step=step, shape=self.shape)
+        return Words(self.backbone, run, ConditioningPath(placed, settings.embedding_blend), settings.negative_prompt)
 
 
 def _settings(preset: str | None, values: Mapping[str, Any]) -> tuple[MorphSettings, ComputeSettings]:
@@ -422,16 +373,10 @@ def _settings(preset: str | None, values: Mapping[str, Any]) -> tuple[MorphSetti
     )
 
 
-def _opened(run: RunFolder) -> dict[str, Any]:
-    """What determines the images of a run; SegueError where the folder holds none."""
-    data = run.read(RUN_FILE)
-    if data is None:
-        raise SegueError(f"{run.path} holds no run")
-    return data
-
-
 def _tree(settings: MorphSettings, pairs: int, grown: Sequence[int]) -> Tree:
-    """The fixed tree of a film, and the smaller ones that it grew from."""
+    """The tree of a film: decided on the way, or fixed, with the smaller ones that it grew from."""
+    if settings.spacing == "perceptual":
+        return PerceptualTree(pairs, settings.num_frames, _levels(settings, settings.num_frames), settings.max_distance)
     stages = tuple(
         UniformTree(pairs, num_frames, _levels(settings, num_frames), settings.branching)
         for num_frames in (*grown, settings.num_frames)
@@ -476,61 +421,14 @@ def _counts(settings: MorphSettings) -> Callable[[Level], int]:
 
 
 def _weightless(task: Task) -> Task:
-    """The same task on latents of one number each, to count what it costs."""
+    """The same task on latents of one number each, to count what it costs (where spacing is decided: at most)."""
     zero = torch.zeros(1, 1, 1)
     return dataclasses.replace(
-        task, latents=dict.fromkeys(task.latents, zero), noise=lambda _purpose, _key, _candidate=0, step=0: zero * step
+        task,
+        latents=dict.fromkeys(task.latents, zero),
+        noise=lambda *_name, **_number: zero,
+        distance=lambda left, right: float(right.place - left.place) * FAR,
     )
-
-
-def _redo(run: RunFolder, settings: MorphSettings, frame: FrameKey, edit: Edit | None, candidate: int | None) -> Redo:
-    """The journal's line for making a frame again."""
-    if settings.scheme != "branching":
-        raise SegueError(f"only frames made by the scheme branching can be made again, not by {settings.scheme}")
-    state = run.read("state.json")
-    levels = {FrameKey.at(Fraction(f["place"])): f["level"] for f in (state or {}).get("frames", [])}
-    if not levels:
-        raise SegueError(f"{run.path} is not finished; continue it first")
-    if frame.is_keyframe:
-        raise SegueError(f"frame {frame} is a keyframe, which is shown as it was given")
-    if frame not in levels:
-        raise SegueError(f"{run.path} has no frame at {frame}")
-    count = settings.candidates_at(levels[frame])
-    next_candidate = run.history.next_candidate(frame, count)
-    if candidate is None:
-        return Redo(Attempt(frame, next_candidate, count, edit or run.history.edit(frame)))
-    if edit is not None:
-        raise SegueError("a candidate that is there already cannot take another prompt, seed, noise level or pose")
-    if not 0 <= candidate < next_candidate:
-        raise SegueError(f"frame {frame} has candidates 0 to {next_candidate - 1}, not {candidate}")
-    return Redo(key=frame, candidate=candidate)
-
-
-def _changes(there: Mapping[str, Any], fresh: Mapping[str, Any]) -> dict[str, str]:
-    """What differs between two runs, by name."""
-    changed = {text.partition(":")[0]: text for text in differences(there["settings"], fresh["settings"])}
-    if there["size"] != fresh["size"]:
-        changed["size"] = "size: {} x {}, now {} x {}".format(*there["size"], *fresh["size"])
-    if there["model"]["fingerprint"] != fresh["model"]["fingerprint"]:
-        changed["model"] = f"model: {there['model']['name']}, now {fresh['model']['name']} with other weights"
-    before, after = ([keyframe["pixels"] for keyframe in data["keyframes"]] for data in (there, fresh))
-    if before != after:
-        names = ["/".join(keyframe["source"] for keyframe in data["keyframes"]) for data in (there, fresh)]
-        changed["keyframes"] = f"keyframes: {names[0]}, now {names[1]}" + (
-            " with other pixels" if names[0] == names[1] else ""
-        )
-    return changed
-
-
-def _clear(run: RunFolder) -> None:
-    """Empty a run folder to begin anew; the run file goes first, so that no half of a run is left."""
-    (run.path / RUN_FILE).unlink()
-    for path in run.path.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name != "lock":
-            path.unlink()
-    run.reset()
 
 
 def _state(keyframes: Sequence[FrameKey], made: Mapping[FrameKey, Made]) -> dict[str, Any]:
@@ -551,25 +449,6 @@ def _state(keyframes: Sequence[FrameKey], made: Mapping[FrameKey, Made]) -> dict
     return {"frames": sorted(given + others, key=lambda frame: Fraction(str(frame["place"])))}
 
 
-def _batch_size(size: Sequence[int]) -> int:
-    """Frames in one network call: about a million pixels."""
-    return max(1, min(16, 2**20 // (size[0] * size[1])))
-
-
-def _read(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        return image.convert("RGB")
-
-
-def _pixels(picture: Image.Image) -> str:
-    """A digest of a picture's size and pixels."""
-    return hashlib.sha256(repr(picture.size).encode() + np.asarray(picture).tobytes()).hexdigest()
-
-
 def _source(image: Source) -> str:
     """What a keyframe was given as."""
     return str(image) if isinstance(image, str | PathLike) else type(image).__name__
-
-
-def _versions() -> dict[str, str]:
-    return {name: version(name) for name in ("segue", "torch", "diffusers", "transformers")}

@@ -34,11 +34,12 @@ class Noise:
             candidate: the number of the candidate, from 0.
             step: the number of the step, from 0.
         """
-        return torch.randn(tuple(shape), generator=self.generator(purpose, key, candidate=candidate, step=step))
+        generator = self.generator(purpose, key, candidate=candidate, step=step)
+        return torch.randn(tuple(shape), generator=generator, dtype=torch.float32, device="cpu")
 
     def generator(self, purpose: str, key: FrameKey, *, candidate: int = 0, step: int = 0) -> torch.Generator:
         """The CPU generator that the named noise is drawn from (for timesteps and crops as well as for noise)."""
         place = Fraction(key.position)
         name = f"{self.seed}/{purpose}/{key.pair}/{place.numerator}/{place.denominator}/{candidate}/{step}"
         digest = hashlib.sha256(name.encode()).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "big") >> 1)

@@ -121,8 +121,7 @@ class RunFolder:
 
     def picture(self, recipe: str) -> Image.Image:
         """The picture of a recipe."""
-        with Image.open(self._picture(recipe)) as image:
-            return image.convert("RGB")
+        return _read(self._picture(recipe))
 
     def save_picture(self, recipe: str, picture: Image.Image) -> None:
         """Keep the picture of a recipe."""
@@ -142,6 +141,10 @@ class RunFolder:
         """The file of a frame."""
         return self.path / "frames" / f"{key.name}.png"
 
+    def shown(self, key: FrameKey) -> Image.Image:
+        """What a frame shows."""
+        return _read(self.frame(key))
+
     def settle(self, key: FrameKey, recipe: str) -> None:
         """Show the picture of a recipe as a frame."""
         frame, picture = self.frame(key), self._picture(recipe)
@@ -158,9 +161,8 @@ class RunFolder:
         """Write a keyframe as it was given, after fitting."""
         path = self.frame(key)
         path.parent.mkdir(exist_ok=True)
-        if not path.exists():
-            with writing(path) as temporary:
-                picture.save(temporary, format="PNG")
+        with writing(path) as temporary:
+            picture.save(temporary, format="PNG")
 
     def forget_frames(self, keep: Sequence[FrameKey]) -> None:
         """Remove frames that the film does not have any more."""
@@ -199,3 +201,8 @@ class RunFolder:
             except (KeyError, TypeError, ValueError) as error:
                 raise SegueError(f"{path}, line {number}: no event of a run: {line[:80]}") from error
         return events
+
+
+def _read(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        return image.convert("RGB")

@@ -176,8 +176,18 @@ class MorphSettings(InversionSettings):
     )
     background: str = Field(default="white", description="Colour behind transparent pixels and around fitted ones.")
 
-    fade: bool = Field(
-        default=True, description="Fade what the autoencoder loses of the keyframes into the frames next to them."
+    spacing: Literal["uniform", "perceptual"] = Field(
+        default="uniform", description="Equal steps, or more frames where neighbours look farther apart."
+    )
+    max_distance: float = Field(
+        default=0.0, ge=0, description="With perceptual spacing, neighbours nearer than this get no frame between them."
+    )
+    look: str = Field(default="pocket", description="CLIP model that tells how far apart two frames look.")
+    fade: float = Field(
+        default=0.2,
+        ge=0,
+        le=0.5,
+        description="Share of a gap over which what the autoencoder loses of a keyframe fades out; 0 for none.",
     )
 
     def __post_init__(self) -> None:
@@ -190,6 +200,10 @@ class MorphSettings(InversionSettings):
             raise SegueError(f"control_start ({self.control_start:g}) lies behind control_end ({self.control_end:g})")
         if any(not text.strip() for text in self.prompt):
             raise SegueError("prompt: an empty text; leave the prompt out to have one found")
+        if self.spacing == "perceptual" and (self.scheme != "branching" or self.branching != 2):
+            raise SegueError("perceptual spacing needs the scheme branching, with branching 2")
+        if self.candidates > 1 and self.scheme != "branching":
+            raise SegueError(f"candidates need the scheme branching, not {self.scheme}")
         if self.eta and self.solver != "ddim":
             raise SegueError(f"eta needs the solver ddim, not {self.solver}")
 

@@ -3,10 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from segue.evaluate import measures
-from segue.evaluate.measures import Array, SequencePath
+from segue.evaluate.measures import SequencePath
 
 __all__ = ["FILM_MEASURES", "MEASURES", "SET_MEASURES", "Measure", "film_values", "measure_named"]
 
@@ -133,8 +131,3 @@ def film_values(path: SequencePath) -> Mapping[str, float]:
         "relative_jump": measures.relative_jump(path),
         "breaks": measures.order_breaks(path),
     }
-
-
-def even_positions(frames: int) -> Array:
-    """The positions of the frames of a sequence that is spaced evenly, (F,)."""
-    return np.linspace(0.0, 1.0, frames)

@@ -78,7 +78,9 @@ def frechet_distance(x: Array, y: Array) -> float:
     """
     a, b = (x - x.mean(0)) / np.sqrt(len(x) - 1), (y - y.mean(0)) / np.sqrt(len(y) - 1)
     shift = x.mean(0) - y.mean(0)
-    cross = np.linalg.svd(a @ b.T, compute_uv=False).sum()
+    # Of a = Q R only the small R matters: Q turns, and singular values do not change.
+    a_small, b_small = (np.linalg.qr(x, mode="r") if len(x) > x.shape[1] else x for x in (a, b))
+    cross = np.linalg.svd(a_small @ b_small.T, compute_uv=False).sum()
     return float(max(shift @ shift + (a * a).sum() + (b * b).sum() - 2 * cross, 0.0))
 
 
@@ -116,12 +118,11 @@ def kernel_distance(x: Array, y: Array) -> float:
     Source: Binkowski et al., "Demystifying MMD GANs", 2018, arXiv 1801.01401 (there averaged over subsets; here the
     estimate over all features at once, which has the same expectation and less variance).
     """
-    ones_x, ones_y = np.arange(len(x)), np.arange(len(y))
-    xx, yy, xy, diagonal_x, diagonal_y = kernel_sums(x, y, ones_x, ones_y)
     n, m = len(x), len(y)
-    within_x = (xx.sum() - diagonal_x.sum()) / (n * (n - 1))
-    within_y = (yy.sum() - diagonal_y.sum()) / (m * (m - 1))
-    return float(within_x + within_y - 2 * xy.sum() / (n * m))
+    xx, yy, xy = _kernel(x, x), _kernel(y, y), _kernel(x, y)
+    return float(
+        (xx.sum() - np.trace(xx)) / (n * (n - 1)) + (yy.sum() - np.trace(yy)) / (m * (m - 1)) - 2 * xy.sum() / (n * m)
+    )
 
 
 def kernel_sums(
@@ -130,8 +131,10 @@ def kernel_sums(
     """Sums of KID's kernel over groups of features (the frames of one pair), so that groups can be drawn again.
 
     Args:
-        x: (n, D); y: (m, D).
-        group_x: (n,) the group of each feature, from 0 to g - 1; group_y: (m,) likewise.
+        x: (n, D) features.
+        y: (m, D) features.
+        group_x: (n,) the group of each of x, from 0 to g - 1.
+        group_y: (m,) the group of each of y.
 
     Returns:
         The sums over (x, x), (y, y) and (x, y), each (g, g), and of the diagonals of the first two, (g,).
@@ -139,16 +142,11 @@ def kernel_sums(
     groups = int(max(group_x.max(), group_y.max())) + 1
     of_x, of_y = (np.eye(groups)[group] for group in (group_x, group_y))
 
-    def kernel(u: Array, v: Array) -> Array:
-        product: Array = (u @ v.T / u.shape[1] + 1.0) ** 3
-        return product
-
-    diagonal_x = ((x * x).sum(1) / x.shape[1] + 1.0) ** 3
-    diagonal_y = ((y * y).sum(1) / y.shape[1] + 1.0) ** 3
+    diagonal_x, diagonal_y = (((z * z).sum(1) / z.shape[1] + 1.0) ** 3 for z in (x, y))
     return (
-        of_x.T @ kernel(x, x) @ of_x,
-        of_y.T @ kernel(y, y) @ of_y,
-        of_x.T @ kernel(x, y) @ of_y,
+        of_x.T @ _kernel(x, x) @ of_x,
+        of_y.T @ _kernel(y, y) @ of_y,
+        of_x.T @ _kernel(x, y) @ of_y,
         of_x.T @ diagonal_x,
         of_y.T @ diagonal_y,
     )
@@ -258,12 +256,19 @@ def text_margin(images: Array, prompt_first: Array, prompt_last: Array, negative
 
     Args:
         images: (F, D) features of the frames, keyframes included.
-        prompt_first, prompt_last, negative: (D,) features of the texts.
+        prompt_first: (D,) features of the first keyframe's prompt.
+        prompt_last: (D,) of the last keyframe's.
+        negative: (D,) of the negative prompt.
         positions: (F,) the frames' positions s.
     """
     x, s = images[1:-1], positions[1:-1]
     first, last, against = (_cosine(x, text) for text in (prompt_first, prompt_last, negative))
     return float(((1 - s) * first + s * last - against).mean())
+
+
+def _kernel(u: Array, v: Array) -> Array:
+    values: Array = (u @ v.T / u.shape[1] + 1.0) ** 3
+    return values
 
 
 def _cosine(x: Array, text: Array) -> Array:

@@ -1,0 +1,151 @@
+"""The beginning of a run: what determines its images, written down or compared with what the folder holds."""
+
+import hashlib
+import shutil
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from segue.errors import SegueError
+from segue.history import Attempt, Edit, Redo
+from segue.run import RUN_FILE, RunFolder
+from segue.settings import ComputeSettings, MorphSettings, as_json, differences
+from segue.tree import FrameKey, grows
+
+__all__ = ["begin", "digest", "opened", "redone"]
+
+
+def begin(
+    run: RunFolder,
+    keyframes: Sequence[Image.Image],
+    sources: Sequence[str],
+    settings: MorphSettings,
+    compute: ComputeSettings,
+    model: Mapping[str, str | None],
+    *,
+    overwrite: bool,
+) -> None:
+    """Write what determines the images, or compare it with what the folder holds.
+
+    The run file is written last: a folder without one holds no run yet.
+
+    Args:
+        run: the folder.
+        keyframes: the images, fitted to the film's size.
+        sources: what each was given as.
+        settings: what determines the images.
+        compute: the batch size fixes how the work is cut into batches.
+        model: the name and fingerprint of the model, and what else loads it again.
+        overwrite: begin anew where the folder holds a run with other settings.
+
+    Raises:
+        SegueError: the folder holds a run with other settings; the message names what differs.
+    """
+    size = keyframes[0].size
+    fresh: dict[str, Any] = {
+        "settings": as_json(settings),
+        "size": list(size),
+        "keyframes": [
+            {"source": source, "pixels": digest(keyframe)} for source, keyframe in zip(sources, keyframes, strict=True)
+        ],
+        "model": dict(model),
+    }
+    there = run.read(RUN_FILE)
+    grown = list(there.get("grown", [])) if there else []
+    if there is not None:
+        changes = _changes(there, fresh)
+        before, after = there["settings"]["num_frames"], settings.num_frames
+        if (
+            list(changes) == ["num_frames"]
+            and (settings.scheme, settings.spacing) == ("branching", "uniform")
+            and grows(before, after, settings.branching)
+        ):
+            grown.append(before)
+        elif changes and not overwrite:
+            raise SegueError(
+                f"{run.path} holds a run with other settings ({'; '.join(changes.values())}); "
+                "choose another output, or overwrite it"
+            )
+        elif changes:
+            _clear(run)
+            there, grown = None, []
+    batch_size = compute.batch_size or (there or {}).get("batch_size") or _batch_size(size)
+    for i, keyframe in enumerate(keyframes if there is None else ()):
+        run.save_keyframe(FrameKey(i), keyframe)
+    run.write(RUN_FILE, {**fresh, "grown": grown, "batch_size": batch_size, "versions": _versions()})
+
+
+def opened(run: RunFolder) -> dict[str, Any]:
+    """What determines the images of a run; SegueError where the folder holds none."""
+    data = run.read(RUN_FILE)
+    if data is None:
+        raise SegueError(f"{run.path} holds no run")
+    return data
+
+
+def redone(run: RunFolder, settings: MorphSettings, frame: FrameKey, edit: Edit | None, candidate: int | None) -> Redo:
+    """The journal's line for making a frame again."""
+    if settings.scheme != "branching":
+        raise SegueError(f"only frames made by the scheme branching can be made again, not by {settings.scheme}")
+    state = run.read("state.json")
+    levels = {FrameKey.at(Fraction(f["place"])): f["level"] for f in (state or {}).get("frames", [])}
+    if not levels:
+        raise SegueError(f"{run.path} is not finished; continue it first")
+    if frame.is_keyframe:
+        raise SegueError(f"frame {frame} is a keyframe, which is shown as it was given")
+    if frame not in levels:
+        raise SegueError(f"{run.path} has no frame at {frame}")
+    count = settings.candidates_at(levels[frame])
+    next_candidate = run.history.next_candidate(frame, count)
+    if candidate is None:
+        return Redo(Attempt(frame, next_candidate, count, edit or run.history.edit(frame)))
+    if edit is not None:
+        raise SegueError("a candidate that is there already cannot take another prompt, seed, noise level or pose")
+    if not 0 <= candidate < next_candidate:
+        raise SegueError(f"frame {frame} has candidates 0 to {next_candidate - 1}, not {candidate}")
+    return Redo(key=frame, candidate=candidate)
+
+
+def _changes(there: Mapping[str, Any], fresh: Mapping[str, Any]) -> dict[str, str]:
+    """What differs between two runs, by name."""
+    changed = {text.partition(":")[0]: text for text in differences(there["settings"], fresh["settings"])}
+    if there["size"] != fresh["size"]:
+        changed["size"] = "size: {} x {}, now {} x {}".format(*there["size"], *fresh["size"])
+    if there["model"]["fingerprint"] != fresh["model"]["fingerprint"]:
+        changed["model"] = f"model: {there['model']['name']}, now {fresh['model']['name']} with other weights"
+    before, after = ([keyframe["pixels"] for keyframe in data["keyframes"]] for data in (there, fresh))
+    if before != after:
+        names = ["/".join(keyframe["source"] for keyframe in data["keyframes"]) for data in (there, fresh)]
+        changed["keyframes"] = f"keyframes: {names[0]}, now {names[1]}" + (
+            " with other pixels" if names[0] == names[1] else ""
+        )
+    return changed
+
+
+def _clear(run: RunFolder) -> None:
+    """Empty a run folder to begin anew; the run file goes first, so that no half of a run is left."""
+    (run.path / RUN_FILE).unlink()
+    for path in run.path.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != "lock":
+            path.unlink()
+    run.reset()
+
+
+def _batch_size(size: Sequence[int]) -> int:
+    """Frames in one network call: about a million pixels."""
+    return max(1, min(16, 2**20 // (size[0] * size[1])))
+
+
+def digest(picture: Image.Image) -> str:
+    """A digest of a picture's size and pixels."""
+    return hashlib.sha256(repr(picture.size).encode() + np.asarray(picture).tobytes()).hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("segue", "torch", "diffusers", "transformers")}

@@ -1,0 +1,163 @@
+"""Files that are whole or not there: written under a temporary name in the same folder, then put in place.
+
+A temporary name is ``.NAME.XXXXXXXX.part``; a process that was killed leaves at most such a file, and ``sweep`` removes
+it. Errors of the disk (full, read-only, no permission, no such folder) become one line that names the path.
+"""
+
+import json
+import os
+import re
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from segue.errors import SegueError
+
+__all__ = ["append_line", "check_writable", "sweep", "write_bytes", "write_json", "write_text", "writing"]
+
+_TEMPORARY = re.compile(r"\..*\.[0-9a-f]{8}\.part")
+_NAME_BYTES = 200  # of a name that a temporary name repeats: with its ending it stays below the usual limit of 255
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """Give a temporary path, which does not exist yet, and put what is written there in place of ``path`` at the end.
+
+    Readers see the old file or the whole new one, also after a loss of power. Nothing is left if the block raises.
+    A symbolic link keeps pointing where it pointed: its target is replaced.
+
+    Raises:
+        SegueError: the operating system refused, in here or in the block; the message names ``path``.
+    """
+    target = _target(path)
+    temporary = _temporary(target)
+    try:
+        yield temporary
+        _flush(temporary, os.O_RDONLY)
+        temporary.replace(target)
+        _flush_folder(target.parent)
+    except OSError as error:
+        raise _refused(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file atomically."""
+    with writing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file atomically, as UTF-8 with the line ends of the text."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write a JSON file atomically: indented, keys in their given order, no NaN (ValueError)."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def append_line(path: Path, text: str) -> None:
+    """Append one line to a journal, on disk when this returns; a crash can cut off only the last line.
+
+    If the disk is full in the middle of the line, what was written of it is taken back.
+
+    Raises:
+        SegueError: the operating system refused.
+        ValueError: the text holds a line end.
+    """
+    if "\n" in text or "\r" in text:
+        raise ValueError("a line of a journal cannot hold a line end")
+    data = f"{text}\n".encode()
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            written = os.write(file, data)
+            if written != len(data):
+                os.ftruncate(file, os.fstat(file).st_size - written)
+                raise OSError("only a part of the line was written; is the disk full?")
+            os.fsync(file)
+            if os.fstat(file).st_size == written:
+                _flush_folder(path.parent)
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise _refused(path, error) from error
+
+
+def check_writable(path: Path) -> None:
+    """Check, before any work starts, that ``path`` can be written as a file; nothing is left behind.
+
+    The folder of the path must be there, or it must be possible to make it.
+
+    Raises:
+        SegueError: ``path`` is a folder or a device, or nothing can be written there.
+    """
+    try:
+        if path.is_dir():
+            raise SegueError(f"{path} is a folder; give the name of a file")
+        if path.exists() and not path.is_file():
+            raise SegueError(f"{path} is no ordinary file; choose another output")
+        target = _target(path)
+        folder = target.parent
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        if not folder.is_dir():
+            raise SegueError(f"{path} cannot be written: {folder} is no folder")
+        temporary = _temporary(folder / target.name)
+        try:
+            temporary.touch(exist_ok=False)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise _refused(path, error) from error
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left unfinished in a folder (not in the folders below); no folder is no error."""
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        if _TEMPORARY.fullmatch(path.name) and not stat.S_ISDIR(path.lstat().st_mode):
+            path.unlink(missing_ok=True)
+
+
+def _target(path: Path) -> Path:
+    """What a symbolic link points to; any other path as it is."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+def _temporary(path: Path) -> Path:
+    """A name beside ``path`` that nobody has yet."""
+    name = path.name.encode()[:_NAME_BYTES].decode(errors="ignore")
+    return path.parent / f".{name}.{secrets.token_hex(4)}.part"
+
+
+def _flush(path: Path, flags: int) -> None:
+    """Wait until what was written is on disk."""
+    file = os.open(path, flags)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Wait until the new name is on disk, where the file system knows how."""
+    try:
+        _flush(folder, os.O_RDONLY)
+    except OSError:
+        return
+
+
+def _refused(path: Path, error: OSError) -> SegueError:
+    """One line for an error of the operating system; it also names another file that the error is about."""
+    reason = error.strerror or str(error)
+    other = Path(error.filename) if isinstance(error.filename, str) else path
+    beside = "" if other.parent in (path.parent, _target(path).parent) else f" ({other})"
+    if isinstance(error, FileNotFoundError) and not path.parent.exists():
+        reason, beside = f"there is no folder {path.parent}", ""
+    return SegueError(f"{path} cannot be written: {reason}{beside}")

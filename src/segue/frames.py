@@ -1,0 +1,79 @@
+"""What each frame is made under: its noise, its words; and how far apart two frames look."""
+
+import dataclasses
+
+from torch import Tensor
+
+from segue.backbone import Backbone
+from segue.backbone.stable_diffusion import TextConditioning
+from segue.clip import Clip
+from segue.conditioning import ConditioningPath
+from segue.noise import Noise
+from segue.run import RunFolder
+from segue.schemes import Sample
+from segue.tree import FrameKey
+
+__all__ = ["EditedNoise", "Look", "Words"]
+
+
+@dataclasses.dataclass
+class Words:
+    """The conditioning of each sample: the film's path, or a frame's own words."""
+
+    backbone: Backbone
+    run: RunFolder
+    path: ConditioningPath[TextConditioning]
+    negative_prompt: str
+    known: dict[tuple[str, str], TextConditioning] = dataclasses.field(default_factory=dict)
+
+    def __call__(self, sample: Sample) -> TextConditioning:
+        """The words of a sample, a batch of one."""
+        words = self.path(sample.key.place)
+        edit = self.run.history.attempt_of(sample.key, sample.candidate).edit
+        if edit.prompt is not None:
+            words = dataclasses.replace(words, prompt=self._embedded(edit.prompt, self.negative_prompt).prompt)
+        if edit.negative_prompt is not None:
+            words = dataclasses.replace(words, negative=self._embedded("", edit.negative_prompt).negative)
+        return words
+
+    def _embedded(self, prompt: str, negative: str) -> TextConditioning:
+        if (prompt, negative) not in self.known:
+            self.known[prompt, negative] = self.backbone.embed([prompt], [negative])
+        return self.known[prompt, negative]
+
+
+@dataclasses.dataclass
+class Look:
+    """How far apart two finished frames look: 1 - cosine of their CLIP features."""
+
+    run: RunFolder
+    name: str
+    features: dict[FrameKey, Tensor] = dataclasses.field(default_factory=dict)
+    clip: Clip | None = None
+
+    def __call__(self, left: FrameKey, right: FrameKey) -> float:
+        """The distance of two frames, from 0 to 2."""
+        return 1 - float(self._feature(left) @ self._feature(right))
+
+    def _feature(self, key: FrameKey) -> Tensor:
+        if key not in self.features:
+            self.clip = self.clip or Clip.load(None if self.name == "pocket" else self.name)
+            self.features[key] = self.clip.images([self.run.shown(key)])[0]
+        return self.features[key]
+
+
+@dataclasses.dataclass(frozen=True)
+class EditedNoise:
+    """Named noise of a latent's shape; a frame with a seed of its own draws from that."""
+
+    run: RunFolder
+    seed: int
+    shape: tuple[int, int, int]
+
+    def __call__(self, purpose: str, key: FrameKey, candidate: int = 0, step: int = 0) -> Tensor:
+        """Draw the noise of that name, (C, h, w)."""
+        attempt = self.run.history.attempt_of(key, candidate)
+        if attempt.edit.seed is None:
+            return Noise(self.seed)(purpose, key, candidate=candidate, step=step, shape=self.shape)
+        own = Noise(attempt.edit.seed)
+        return own(purpose, key, candidate=candidate - attempt.first, step=step, shape=self.shape)
