@@ -304,8 +304,8 @@ class Interpolator:
     ) -> dict[FrameKey, Tensor]:
         """The clean latents of the keyframes, one network call each, kept in the run."""
         latents: dict[FrameKey, Tensor] = {}
-        for (key, picture), digest in zip(keyframes.items(), digests, strict=True):
-            recipe = f"{key.name}-{digest[:12]}"
+        for (key, picture), pixels in zip(keyframes.items(), digests, strict=True):
+            recipe = f"{key.name}-{pixels[:12]}"
             if run.latent(recipe) is None:
                 with self.backbone.evaluating():
                     run.save_latents({recipe: self.backbone.encode(to_tensor([picture]))[0]})
