@@ -34,7 +34,7 @@ def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "film.mp4"
     path.write_bytes(b"old")
     with writing(path) as temporary:
-        assert temporary.parent == tmp_path
+        assert temporary.parent.samefile(tmp_path)
         assert not temporary.exists()
         temporary.write_bytes(b"new")
         assert path.read_bytes() == b"old"

@@ -126,8 +126,8 @@ def sweep(folder: Path) -> None:
 
 
 def _target(path: Path) -> Path:
-    """What a symbolic link points to; any other path as it is."""
-    return Path(os.path.realpath(path)) if path.is_symlink() else path
+    """The file that a path leads to, through symbolic links; it need not exist."""
+    return Path(os.path.realpath(path))
 
 
 def _temporary(path: Path) -> Path:
@@ -156,8 +156,8 @@ def _flush_folder(folder: Path) -> None:
 def _refused(path: Path, error: OSError) -> SegueError:
     """One line for an error of the operating system; it also names another file that the error is about."""
     reason = error.strerror or str(error)
-    other = Path(error.filename) if isinstance(error.filename, str) else path
-    beside = "" if other.parent in (path.parent, _target(path).parent) else f" ({other})"
+    other = Path(error.filename if isinstance(error.filename, str | os.PathLike) else path)
+    beside = "" if _target(other).parent == _target(path).parent else f" ({other})"
     if isinstance(error, FileNotFoundError) and not path.parent.exists():
         reason, beside = f"there is no folder {path.parent}", ""
     return SegueError(f"{path} cannot be written: {reason}{beside}")
