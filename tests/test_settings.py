@@ -1,0 +1,172 @@
+"""Settings: bounds, one-line errors, JSON and back, presets."""
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from segue.errors import SegueError
+from segue.settings import (
+    PRESETS,
+    SCHEMES,
+    SOLVERS,
+    ComputeSettings,
+    FilmSettings,
+    InversionSettings,
+    MorphSettings,
+    as_json,
+    checked,
+    differences,
+    fields,
+    option_name,
+    preset_settings,
+    updated,
+)
+
+KINDS = (InversionSettings, MorphSettings, ComputeSettings, FilmSettings)
+EVERYTHING: dict[str, Any] = {
+    "num_frames": 9,
+    "loop": True,
+    "noise": (0.25, 0.65),
+    "noise_levels": (0.6, 0.5, 0.4, 0.3),
+    "seed": 2**62,
+    "solver": "ddim",
+    "eta": 0.3,
+    "prompt": ("a cat", "ein Löwe, \U0001f981"),
+    "prompt_at": {0.5: "a lynx", 0.1 + 0.2: "x"},
+    "candidates": 4,
+    "rank_for": ("sharp",),
+    "width": 320,
+    "background": "#102030",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_setting_has_a_help_text_and_a_default(kind: type[Any]) -> None:
+    for name, field in fields(kind).items():
+        assert field.description, name
+        assert field.description.endswith("."), name
+        assert not field.is_required(), name
+    assert dataclasses.asdict(kind()) == {name: f.default_factory() if f.default_factory else f.default  # type: ignore[call-arg]
+                                          for name, f in fields(kind).items()}  # fmt: skip
+
+
+def test_no_name_stands_for_two_settings() -> None:
+    names = [name for kind in (MorphSettings, ComputeSettings, FilmSettings) for name in fields(kind)]
+    assert len(names) == len(set(names))
+    assert option_name("num_frames") == "--num-frames"
+
+
+def test_the_defaults_are_the_designs() -> None:
+    settings = MorphSettings()
+    assert (settings.num_frames, settings.noise, settings.noise_spacing) == (17, (0.30, 0.55), "linear")
+    assert (settings.scheme, settings.branching, settings.bias, settings.seed) == ("branching", 2, 0, 0)
+    assert (settings.candidates, settings.control_scale, settings.eta) == (1, 1.5, 0)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"num_frames": 2}, "num_frames: input should be greater than or equal to 3, not 2"),
+        ({"num_frames": 1026}, "num_frames: input should be less than or equal to 1025, not 1026"),
+        ({"num_frames": "many"}, "num_frames: input should be a valid integer.*not 'many'"),
+        ({"noise": (0.0, 0.5)}, "noise: input should be greater than 0, not 0.0"),
+        ({"noise": (0.3, 1.0)}, "noise: input should be less than 1, not 1.0"),
+        ({"noise": (0.5, 0.3)}, "noise is a range from low to high, not from 0.5 to 0.3"),
+        ({"noise": (0.3, float("nan"))}, "noise: .*finite"),
+        ({"noise": (0.3,)}, "noise: "),
+        ({"noise_levels": (0.5, 1.5)}, "noise_levels: input should be less than 1, not 1.5"),
+        ({"scheme": "morph"}, "scheme: input should be 'branching'.*not 'morph'"),
+        ({"solver": "heun"}, "solver: .*not 'heun'"),
+        ({"fram": 3}, "unknown setting 'fram'"),
+        ({"prompt": ("a", " ")}, "prompt: an empty text"),
+        ({"rank_for": "a cat"}, "rank_for and rank_against need candidates"),
+        ({"rank_against": "a cat"}, "rank_for and rank_against need candidates"),
+        ({"control_start": 0.8, "control_end": 0.2}, r"control_start \(0.8\) lies behind control_end \(0.2\)"),
+        ({"eta": 0.3}, "eta needs the solver ddim, not dpm"),
+        ({"branching": 1}, "branching: .*not 1"),
+        ({"bias": 1.0}, "bias: .*not 1.0"),
+        ({"seed": -1}, "seed: .*not -1"),
+        ({"candidates": 2, "scheme": "interpolate"}, "candidates need the scheme branching, not interpolate"),
+    ],
+)
+def test_a_wrong_value_gets_one_line_that_names_it(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(SegueError) as error:
+        checked(MorphSettings, values)
+    assert re.match(message, str(error.value)), str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", [ComputeSettings, FilmSettings])
+def test_other_kinds_are_checked_too(kind: type[Any]) -> None:
+    with pytest.raises(SegueError, match="unknown setting 'num_frames'"):
+        checked(kind, {"num_frames": 9})
+
+
+def test_film_settings_are_bounded() -> None:
+    for values in ({"fps": 0}, {"fps": float("inf")}, {"hold": -1}, {"quality": 52}):
+        with pytest.raises(SegueError, match=f"{next(iter(values))}: "):
+            checked(FilmSettings, values)
+
+
+def test_one_prompt_is_a_list_of_one() -> None:
+    assert checked(MorphSettings, {"prompt": "a cat"}).prompt == ("a cat",)
+    assert checked(MorphSettings, {"prompt": ["a cat", "a dog"]}).prompt == ("a cat", "a dog")
+
+
+def test_settings_are_the_same_after_json() -> None:
+    settings = checked(MorphSettings, EVERYTHING)
+    text = json.dumps(as_json(settings))
+    assert checked(MorphSettings, json.loads(text)) == settings
+    assert checked(MorphSettings, json.loads(json.dumps(as_json(MorphSettings())))) == MorphSettings()
+    assert checked(ComputeSettings, json.loads(json.dumps(as_json(ComputeSettings())))) == ComputeSettings()
+    assert checked(FilmSettings, json.loads(json.dumps(as_json(FilmSettings())))) == FilmSettings()
+
+
+def test_differences_are_shown() -> None:
+    before, after = as_json(MorphSettings()), as_json(checked(MorphSettings, {"num_frames": 33, "prompt": "a cat"}))
+    assert differences(before, before) == []
+    assert differences(before, after) == ["num_frames: 17, now 33", "prompt: [], now ['a cat']"]
+    assert differences({}, {"seed": 1}) == ["seed: None, now 1"]
+
+
+def test_updated_changes_some_and_checks_all() -> None:
+    settings = checked(MorphSettings, {"num_frames": 9, "candidates": 3})
+    assert updated(settings, {"seed": 4}) == checked(MorphSettings, {"num_frames": 9, "candidates": 3, "seed": 4})
+    with pytest.raises(SegueError, match="num_frames"):
+        updated(settings, {"num_frames": 1})
+
+
+def test_candidates_are_one_fewer_at_each_level_and_at_least_three() -> None:
+    for candidates, expected in ((8, [8, 7, 6, 5, 4, 3, 3, 3]), (3, [3, 3, 3]), (2, [2, 2, 2]), (1, [1, 1, 1])):
+        settings = checked(MorphSettings, {"candidates": candidates})
+        assert [settings.candidates_at(level) for level in range(len(expected))] == expected
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_valid(name: str) -> None:
+    assert checked(MorphSettings, preset_settings(name))
+
+
+def test_the_papers_preset() -> None:
+    settings = checked(MorphSettings, preset_settings("paper"))
+    assert (settings.solver, settings.num_inference_steps, settings.guidance_scale) == ("ddim", 200, 7.5)
+    assert (settings.inversion_iterations, settings.candidates, settings.noise) == (500, 8, (0.30, 0.55))
+    with pytest.raises(SegueError, match="unknown preset 'best'; there are paper, balanced, draft"):
+        preset_settings("best")
+
+
+def test_the_names_are_those_of_the_fields() -> None:
+    for scheme in SCHEMES:
+        assert checked(MorphSettings, {"scheme": scheme}).scheme == scheme
+    for solver in SOLVERS:
+        assert checked(MorphSettings, {"solver": solver}).solver == solver
+
+
+def test_settings_are_read_without_torch() -> None:
+    code = "import sys, segue.settings, segue.tree, segue.errors; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, stdin=subprocess.DEVNULL).returncode == 0
