@@ -1,0 +1,1 @@
+"""Poses: keypoints, matching and paths of people, skeletons for ControlNets, and detectors."""

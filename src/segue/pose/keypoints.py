@@ -1,0 +1,296 @@
+"""People as OpenPose keypoints, and OpenPose's JSON files.
+
+A person is 18 keypoints in OpenPose's COCO order, each (x, y, confidence): pixels from the upper left corner of the
+picture, x to the right, y downwards; confidence 0 means that the keypoint is not there. "Right" and "left" are the
+person's own. The files are those that OpenPose writes (https://github.com/CMU-Perceptual-Computing-Lab/openpose,
+doc/02_output.md), with the picture's size in `canvas_width` and `canvas_height`, as pose editors write it.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from segue.errors import SegueError
+from segue.files import write_text
+
+__all__ = ["KEYPOINTS", "NECK", "Fit", "Person", "Pose", "as_openpose", "fitted", "from_openpose", "scaled"]
+
+Fit = Literal["cover", "contain", "stretch"]
+
+KEYPOINTS = (
+    "nose",
+    "neck",
+    "right shoulder",
+    "right elbow",
+    "right wrist",
+    "left shoulder",
+    "left elbow",
+    "left wrist",
+    "right hip",
+    "right knee",
+    "right ankle",
+    "left hip",
+    "left knee",
+    "left ankle",
+    "right eye",
+    "left eye",
+    "right ear",
+    "left ear",
+)
+NECK = 1
+
+# Where OpenPose's BODY_25 order has the 18 keypoints (it adds the middle of the hips and six points of the feet).
+_BODY_25 = (0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18)
+_LONGEST_SIDE = 65_535
+
+
+@dataclass(frozen=True, eq=False)
+class Person:
+    """One person.
+
+    Attributes:
+        points: (18, 3) float64, read-only: x, y in pixels and confidence from 0 (not there) to 1, in the order of
+            KEYPOINTS. Keypoints may lie outside the picture, where a picture was cropped.
+
+    Raises:
+        ValueError: another shape, or a number that is not finite.
+    """
+
+    points: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        points = np.array(self.points, dtype=np.float64)  # a copy, so that nobody else can write into it
+        if points.shape != (len(KEYPOINTS), 3) or not np.isfinite(points).all():
+            raise ValueError(f"a person is {len(KEYPOINTS)} finite (x, y, confidence), not an array {points.shape}")
+        points[points[:, 2] <= 0] = 0
+        points[:, 2] = points[:, 2].clip(max=1)
+        points.setflags(write=False)
+        object.__setattr__(self, "points", points)
+
+    @classmethod
+    def of(cls, points: ArrayLike) -> "Person":
+        """A person from anything with 18 rows (x, y, confidence), a missing row being (0, 0, 0)."""
+        return cls(np.asarray(points, dtype=np.float64))
+
+    @property
+    def visible(self) -> NDArray[np.bool_]:
+        """Which of the 18 keypoints are there, (18,)."""
+        return self.points[:, 2] > 0
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom of the keypoints that are there; zeros when none is."""
+        seen = self.points[self.visible, :2]
+        if not len(seen):
+            return 0.0, 0.0, 0.0, 0.0
+        (left, top), (right, bottom) = seen.min(axis=0), seen.max(axis=0)
+        return float(left), float(top), float(right), float(bottom)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Person) and np.array_equal(self.points, other.points)
+
+    def __hash__(self) -> int:
+        return hash(self.points.tobytes())
+
+
+@dataclass(frozen=True)
+class Pose:
+    """The people of a picture.
+
+    Attributes:
+        people: in the order of the file or the detector; none when nobody is there.
+        width: of the picture that the keypoints are in, in pixels; height: likewise.
+    """
+
+    people: tuple[Person, ...]
+    width: int
+    height: int
+
+    def __post_init__(self) -> None:
+        if not (0 < self.width <= _LONGEST_SIDE and 0 < self.height <= _LONGEST_SIDE):
+            raise ValueError(f"a picture is 1 to {_LONGEST_SIDE} pixels wide and high, not {self.width}x{self.height}")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels, as Pillow orders them."""
+        return self.width, self.height
+
+    @classmethod
+    def load(cls, path: str | Path, size: tuple[int, int] | None = None) -> "Pose":
+        """Read an OpenPose JSON file.
+
+        People with 25 keypoints (BODY_25) are reduced to the 18; a list of one frame is that frame; coordinates that
+        all lie from 0 to 1 are fractions of the picture. People without any keypoint are left out.
+
+        Args:
+            path: the file.
+            size: width and height of the picture, for files that hold no size; a size in the file wins.
+
+        Raises:
+            SegueError: no such file, not JSON, or not such a pose; the message names the place of the fault.
+        """
+        try:
+            content = json.loads(Path(path).read_bytes())
+        except OSError as error:
+            raise SegueError(f"{path}: {error.strerror or error}") from error
+        except (ValueError, RecursionError) as error:
+            raise SegueError(f"{path} is not a JSON file: {_one_line(error)}") from error
+        return from_openpose(content, str(path), size)
+
+    def save(self, path: str | Path) -> None:
+        """Write an OpenPose JSON file, atomically; keypoints outside the picture are written as not there.
+
+        Raises:
+            SegueError: the file cannot be written.
+        """
+        write_text(Path(path), json.dumps(as_openpose(self)) + "\n")
+
+
+def from_openpose(content: object, name: str, size: tuple[int, int] | None = None) -> Pose:
+    """The pose that an OpenPose file's content stands for; see ``Pose.load``.
+
+    Args:
+        content: what was read from JSON.
+        name: the file's name, for messages.
+        size: width and height for content without them.
+
+    Raises:
+        SegueError: not such a pose.
+    """
+    if isinstance(content, list) and len(content) == 1:
+        content = content[0]
+    if not isinstance(content, dict) or not isinstance(content.get("people"), list):
+        raise SegueError(f'{name} is not an OpenPose file: it needs a list "people" with "pose_keypoints_2d" in each')
+    width, height = _canvas(content, name, size)
+    people = [_numbers(person, f"{name}: person {i}") for i, person in enumerate(content["people"], start=1)]
+    if _are_fractions(people, width, height):
+        people = [points * (width, height, 1) for points in people]
+    for i, points in enumerate(people, start=1):
+        _check_inside(points, width, height, f"{name}: person {i}")
+    return Pose(tuple(Person(points) for points in people if (points[:, 2] > 0).any()), width, height)
+
+
+def as_openpose(pose: Pose) -> dict[str, Any]:
+    """The content of an OpenPose file; keypoints outside the picture are not there."""
+    people = []
+    for person in pose.people:
+        x, y, _ = person.points.T
+        inside = (x >= 0) & (x <= pose.width) & (y >= 0) & (y <= pose.height)
+        points = person.points * inside[:, None]
+        people.append({"person_id": [-1], "pose_keypoints_2d": [float(number) for number in points.ravel()]})
+    return {"version": 1.3, "canvas_width": pose.width, "canvas_height": pose.height, "people": people}
+
+
+def fitted(pose: Pose, size: tuple[int, int], fit: Fit = "cover") -> Pose:
+    """Move the keypoints as a picture's content moves when the picture is fitted to a size.
+
+    Args:
+        pose: in the picture as it was.
+        size: width and height of the fitted picture.
+        fit: `cover` scales until the size is filled and crops evenly; `contain` scales until all is inside and adds
+            even borders; `stretch` scales each direction on its own.
+    """
+    scale = np.array([size[0] / pose.width, size[1] / pose.height])
+    if fit == "cover":
+        scale[:] = scale.max()
+    elif fit == "contain":
+        scale[:] = scale.min()
+    border = (np.array(size) - scale * pose.size) / 2
+    return _moved(pose, size, scale, border)
+
+
+def scaled(pose: Pose, size: tuple[int, int]) -> Pose:
+    """The same pose in a picture of another size, each direction scaled on its own."""
+    return fitted(pose, size, "stretch")
+
+
+def _moved(pose: Pose, size: tuple[int, int], scale: NDArray[np.float64], border: NDArray[np.float64]) -> Pose:
+    people = []
+    for person in pose.people:
+        points = person.points.copy()
+        points[:, :2] = points[:, :2] * scale + border
+        people.append(Person(points))
+    return Pose(tuple(people), *size)
+
+
+def _canvas(content: Mapping[str, Any], name: str, size: tuple[int, int] | None) -> tuple[int, int]:
+    sides = []
+    for key, given in (("canvas_width", size and size[0]), ("canvas_height", size and size[1])):
+        side = content.get(key)
+        if side is None:
+            side = given
+        if side is None:
+            raise SegueError(f'{name}: "{key}" is missing: the picture\'s size in pixels')
+        whole = isinstance(side, int | float) and not isinstance(side, bool) and side == side // 1
+        if not whole or not 0 < side <= _LONGEST_SIDE:
+            raise SegueError(f'{name}: "{key}" is {_shown(side)}; it is a whole number from 1 to {_LONGEST_SIDE}')
+        sides.append(int(side))
+    return sides[0], sides[1]
+
+
+def _numbers(person: object, where: str) -> NDArray[np.float64]:
+    """The 18 keypoints of one entry of "people", (18, 3), finite; those that are not there are zeros."""
+    flat = person.get("pose_keypoints_2d") if isinstance(person, dict) else None
+    if not isinstance(flat, list):
+        raise SegueError(f'{where} has no list "pose_keypoints_2d"')
+    orders: dict[int, Sequence[int]] = {3 * len(KEYPOINTS): range(len(KEYPOINTS)), 75: _BODY_25}
+    if len(flat) not in orders:
+        raise SegueError(
+            f"{where}: {len(flat)} numbers, but 18 keypoints are 54 numbers (x, y, confidence), and BODY_25 has 75"
+        )
+    points = np.zeros((len(KEYPOINTS), 3))
+    for row, keypoint in enumerate(orders[len(flat)]):
+        for column, what in enumerate(("x", "y", "the confidence")):
+            points[row, column] = _number(flat[3 * keypoint + column], f"{_place(where, row)}: {what}")
+        if points[row, 2] < 0:
+            raise SegueError(f"{_place(where, row)}: the confidence is {points[row, 2]:g}; it is 0 or more")
+    points[points[:, 2] == 0] = 0
+    return points
+
+
+def _number(value: object, where: str) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except OverflowError:
+            number = float("inf")
+        if isfinite(number):
+            return number
+        value = "NaN" if number != number else "infinite"
+        raise SegueError(f"{where} is {value}; it is a finite number")
+    raise SegueError(f"{where} is {_shown(value)}; it is a number")
+
+
+def _are_fractions(people: Sequence[NDArray[np.float64]], width: int, height: int) -> bool:
+    """Whether the keypoints are fractions of the picture: all from 0 to 1, and too near each other to be pixels."""
+    if min(width, height) <= 2 or not people:
+        return False
+    seen = np.concatenate(people)
+    seen = seen[seen[:, 2] > 0, :2]
+    return bool(len(seen)) and bool(((seen >= 0) & (seen <= 1)).all())
+
+
+def _check_inside(points: NDArray[np.float64], width: int, height: int, where: str) -> None:
+    for row, (x, y, confidence) in enumerate(points):
+        if confidence > 0 and not (0 <= x <= width and 0 <= y <= height):
+            raise SegueError(f"{_place(where, row)} at ({x:g}, {y:g}) lies outside the picture of {width}x{height}")
+
+
+def _place(where: str, row: int) -> str:
+    return f"{where}, keypoint {row} '{KEYPOINTS[row]}'"
+
+
+def _shown(value: object) -> str:
+    """A wrong value, short enough for one line."""
+    text = json.dumps(value) if not isinstance(value, int) or abs(value) < 10**12 else "too large"
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:120]
