@@ -1,8 +1,8 @@
 """The beginning of a run: what determines its images, written down or compared with what the folder holds."""
 
 import hashlib
-import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from importlib.metadata import version
 from typing import Any
@@ -71,8 +71,9 @@ def begin(
                 "choose another output, or overwrite it"
             )
         elif changes:
-            _clear(run)
             there, grown = None, []
+    if there is None:  # whatever lies there is of a run that was begun, or cleared, and not recorded
+        run.clear()
     batch_size = compute.batch_size or (there or {}).get("batch_size") or _batch_size(size)
     for i, keyframe in enumerate(keyframes if there is None else ()):
         run.save_keyframe(FrameKey(i), keyframe)
@@ -92,17 +93,19 @@ def redone(run: RunFolder, settings: MorphSettings, frame: FrameKey, edit: Edit 
     if settings.scheme != "branching":
         raise SegueError(f"only frames made by the scheme branching can be made again, not by {settings.scheme}")
     state = run.read("state.json")
-    levels = {FrameKey.at(Fraction(f["place"])): f["level"] for f in (state or {}).get("frames", [])}
-    if not levels:
+    frames = {FrameKey.at(Fraction(shown["place"])): shown for shown in (state or {}).get("frames", [])}
+    if not frames:
         raise SegueError(f"{run.path} is not finished; continue it first")
     if frame.is_keyframe:
         raise SegueError(f"frame {frame} is a keyframe, which is shown as it was given")
-    if frame not in levels:
+    if frame not in frames:
         raise SegueError(f"{run.path} has no frame at {frame}")
-    count = settings.candidates_at(levels[frame])
+    count = settings.candidates_at(frames[frame]["level"])
     next_candidate = run.history.next_candidate(frame, count)
     if candidate is None:
-        return Redo(Attempt(frame, next_candidate, count, edit or run.history.edit(frame)))
+        # Without an edit of its own, only the noise is new: not from the seed that an earlier edit gave.
+        edit = edit or replace(run.history.attempt_of(frame, frames[frame]["candidate"]).edit, seed=None)
+        return Redo(Attempt(frame, next_candidate, count, edit))
     if edit is not None:
         raise SegueError("a candidate that is there already cannot take another prompt, seed, noise level or pose")
     if not 0 <= candidate < next_candidate:
@@ -124,17 +127,6 @@ def _changes(there: Mapping[str, Any], fresh: Mapping[str, Any]) -> dict[str, st
             " with other pixels" if names[0] == names[1] else ""
         )
     return changed
-
-
-def _clear(run: RunFolder) -> None:
-    """Empty a run folder to begin anew; the run file goes first, so that no half of a run is left."""
-    (run.path / RUN_FILE).unlink()
-    for path in run.path.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name != "lock":
-            path.unlink()
-    run.reset()
 
 
 def _batch_size(size: Sequence[int]) -> int:

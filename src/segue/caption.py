@@ -83,7 +83,7 @@ def written_captions(pictures: Sequence[Image.Image], name: str, device: str | t
         processor = _pil_image_processor(name)
         tokenizer = transformers.AutoTokenizer.from_pretrained(name)
         model = transformers.AutoModelForImageTextToText.from_pretrained(name, use_safetensors=True)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise unreadable(name, "a captioning model", error) from error
     model = model.eval().to(device)
     texts = []

@@ -12,6 +12,7 @@ from typing import Any, Self
 import torch
 import transformers
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -60,7 +61,7 @@ class Clip:
                 raise SegueError(f"{source} lacks weights of a CLIP, such as {min(found['missing_keys'])}")
             tokenizer = transformers.CLIPTokenizer.from_pretrained(source)
             processor = _image_processor().from_pretrained(source)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise unreadable(source, "a CLIP", error) from error
         return cls("pocket" if name is None else name, model.eval().to(device), tokenizer, processor)
 

@@ -12,7 +12,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -86,18 +86,22 @@ class Progress:
 
 @dataclass(frozen=True)
 class Candidates:
-    """What a chooser is shown: a frame's candidates by number, its parents and the ranking's scores."""
+    """What a chooser is shown: a frame's candidates by number, its parents and the ranking's scores.
+
+    ``newest`` is the first candidate of the newest attempt.
+    """
 
     key: FrameKey
     level: int
     parents: tuple[FrameKey, ...]
     pictures: Mapping[int, Image.Image]
     scores: Mapping[int, float]
+    newest: int = 0
 
     @property
     def best(self) -> int:
-        """The best ranked candidate of those with a score, or the newest attempt's first."""
-        return best(self.scores) if self.scores else max(self.pictures)
+        """The best ranked candidate, or the newest attempt's first where there is no ranking."""
+        return best(self.scores) if self.scores else self.newest
 
 
 @dataclass(frozen=True)
@@ -226,75 +230,82 @@ class _Driver:
     def make(self, level: Level) -> Iterator[Made]:
         """Make all candidates of a level, then settle frame after frame."""
         self.level += 1
-        attempts = {key: self._attempt(level, key) for key in level.parents}
-        settled = {key: self._choice(level, attempt) for key, attempt in attempts.items()}
-        samples = [
-            Sample(key, number) for key, attempt in attempts.items() for number in _numbers(settled[key], attempt)
-        ]
+        attempts = {key: self._attempts(level, key) for key in level.parents}
+        settled = {key: self._choice(level, tries) for key, tries in attempts.items()}
+        samples = [Sample(key, n) for key, tries in attempts.items() for n in _numbers(settled[key], tries)]
         self._compute(level, samples)
         recipes = dict(self.recipes)
-        for key, attempt in attempts.items():
-            choice = settled[key] or self._chosen(level, attempt)
+        for key, tries in attempts.items():
+            choice = settled[key] or self._chosen(level, tries)
             recipe = self._recipe(level, Sample(key, choice.candidate))
             recipes[key] = recipe
             self.latents[key] = self._latent(recipe)
             if level.is_final:
-                self.work.run.settle(key, recipe)
+                self._show(level, choice, tries)
                 self.frames += 1
                 self._report(key, self.work.run.picture(recipe))
                 yield Made(key, level.number, level.parents[key], choice.candidate, recipe)
         self.recipes = recipes
 
-    def _attempt(self, level: Level, key: FrameKey) -> Attempt:
-        """The attempt at a frame that counts: of legs in between there is only one."""
+    def _attempts(self, level: Level, key: FrameKey) -> list[Attempt]:
+        """The attempts at a frame that count: of legs in between there is only one."""
         if not level.is_final:
-            return Attempt(key)
-        return self.work.run.history.attempt(key, self.work.candidates(level))
+            return [Attempt(key)]
+        count = self.work.candidates(level)
+        return self.work.run.history.attempts(key, count, lambda attempt: self._context(level, attempt))
 
-    def _choice(self, level: Level, attempt: Attempt) -> Choice | None:
+    def _choice(self, level: Level, tries: list[Attempt]) -> Choice | None:
         """The choice that is made already, or that is none because there is one candidate."""
-        if level.is_final and (choice := self.work.run.history.choice(attempt.key, self._context(level, attempt))):
+        last = tries[-1]
+        if level.is_final and (choice := self.work.run.history.choice(last.key, self._context(level, last))):
             return choice
-        if attempt.count == 1 and not (self.ask and level.is_final):
-            return Choice(attempt.key, attempt.first, "", "first")
+        if _numbers(None, tries) == [last.first] and not (self.ask and level.is_final):
+            return Choice(last.key, last.first, "", "first")
         return None
 
-    def _chosen(self, level: Level, attempt: Attempt) -> Choice:
-        """Rank, ask or take the first; keep the decision in the journal."""
-        run, seen = self.work.run, set(attempt.candidates)
+    def _show(self, level: Level, choice: Choice, tries: list[Attempt]) -> None:
+        """Show the chosen candidate as the frame; the pictures of the others go."""
+        run, recipe = self.work.run, self._recipe(level, Sample(choice.key, choice.candidate))
+        if run.shows(choice.key, recipe):
+            return
+        if not self.work.keep_candidates:
+            others = (Sample(choice.key, n) for n in _numbers(None, tries) if n != choice.candidate)
+            run.drop(self._recipe(level, sample) for sample in others)
+        run.settle(choice.key, recipe)
+
+    def _chosen(self, level: Level, tries: list[Attempt]) -> Choice:
+        """Rank, ask or take the first; keep the decision in the journal. What is made again joins the attempts."""
+        run, key = self.work.run, tries[0].key
         while True:
-            pictures = {n: run.picture(self._recipe(level, Sample(attempt.key, n))) for n in sorted(seen)}
+            pictures = {n: run.picture(self._recipe(level, Sample(key, n))) for n in _numbers(None, tries)}
             scores = (
                 dict(zip(pictures, self.work.judge(list(pictures.values())), strict=True)) if self.work.judge else {}
             )
-            by = "rank" if scores else "first"
-            number = best({n: scores[n] for n in attempt.candidates}) if scores else attempt.first
-            if self.ask:
-                answer = self.ask(Candidates(attempt.key, level.number, level.parents[attempt.key], pictures, scores))
-                if isinstance(answer, Again):
-                    attempt = self._again(level, attempt, answer)
-                    seen |= set(attempt.candidates)
-                    continue
-                if isinstance(answer, AcceptRest):
-                    self.ask = None
-                elif answer.candidate not in seen:
-                    raise SegueError(f"frame {attempt.key} has no candidate {answer.candidate}")
-                else:
-                    number, by = answer.candidate, "user"
-            choice = Choice(attempt.key, number, self._context(level, attempt), by, scores)
+            shown = Candidates(key, level.number, level.parents[key], pictures, scores, tries[-1].first)
+            answer = self.ask(shown) if self.ask else AcceptRest()
+            if isinstance(answer, Again):
+                tries.append(self._again(level, tries[-1], answer))
+                continue
+            if isinstance(answer, AcceptRest):
+                self.ask = None
+                number, by = shown.best, "rank" if scores else "first"
+            elif answer.candidate in pictures:
+                number, by = answer.candidate, "user"
+            else:
+                raise SegueError(f"frame {key} has no candidate {answer.candidate}")
+            choice = Choice(key, number, self._context(level, tries[-1]), by, scores)
             run.record(choice)
-            if not self.work.keep_candidates:
-                run.drop(self._recipe(level, Sample(attempt.key, n)) for n in seen - {number})
             return choice
 
     def _again(self, level: Level, attempt: Attempt, answer: Again) -> Attempt:
-        """A new attempt at a frame while picking."""
+        """A new attempt at a frame while picking: another edit where one is given, and always other noise."""
         if answer.edit and answer.edit.noise is not None:
             raise SegueError(
                 "a frame's noise level cannot change while its level is picked; make the frame again instead"
             )
+        edit = replace(answer.edit or replace(attempt.edit, seed=None), noise=attempt.edit.noise)
         first = self.work.run.history.next_candidate(attempt.key, self.work.candidates(level))
-        fresh = Attempt(attempt.key, first, answer.count or attempt.count, answer.edit or attempt.edit)
+        fresh = Attempt(attempt.key, first, answer.count or attempt.count, edit, self._context(level, attempt))
         self.work.run.record(fresh)
         self._compute(level, [Sample(fresh.key, number) for number in fresh.candidates])
         return fresh
@@ -391,9 +402,9 @@ class _Driver:
         )
 
 
-def _numbers(choice: Choice | None, attempt: Attempt) -> Sequence[int]:
-    """The candidates that are needed: the chosen one, or all of the attempt."""
-    return attempt.candidates if choice is None else [choice.candidate]
+def _numbers(choice: Choice | None, tries: Sequence[Attempt]) -> list[int]:
+    """The candidates that are needed: the chosen one, or all of the attempts."""
+    return [n for attempt in tries for n in attempt.candidates] if choice is None else [choice.candidate]
 
 
 def _steps(backbone: Backbone, level: Level, sampling: Sampling) -> int:

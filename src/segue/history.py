@@ -1,12 +1,12 @@
 """What was chosen and made again: an append-only journal, and what it means.
 
 A frame's candidates come in attempts. The first attempt is the level's own; "again" while picking and a redo begin a
-new one, whose candidates carry numbers that were never used before, so that their noise is new. A choice holds for
-the parents that it was made under (its context); a redo's candidate holds whatever the parents are. Undo is reading
-the journal as if the last redo were not there, restore takes the last undo back.
+new one, whose candidates carry numbers that were never used before, so that their noise is new. A choice and an
+"again" hold for the parents and the attempt that they were made under (their context); a redo holds whatever the
+parents are. So undo is reading the journal as if the last redo were not there, and restore takes the last undo back.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -54,12 +54,17 @@ class Edit:
 
 @dataclass(frozen=True)
 class Attempt:
-    """Candidates ``first`` to ``first + count - 1`` of a frame, made under an edit."""
+    """Candidates ``first`` to ``first + count - 1`` of a frame, made under an edit.
+
+    An "again" names in ``context`` the attempt, and the parents, that it was asked for; the level's own attempt and
+    that of a redo have no context.
+    """
 
     key: FrameKey
     first: int = 0
     count: int = 1
     edit: Edit = field(default_factory=Edit)
+    context: str = ""
 
     @property
     def candidates(self) -> range:
@@ -122,18 +127,24 @@ class History:
         """Take one more event."""
         self.events.append(event)
 
-    def attempt(self, key: FrameKey, count: int) -> Attempt:
-        """The attempt that counts for a frame: the last, or the level's own of ``count`` candidates."""
-        attempts = [entry for entry in self._entries(key) if isinstance(entry, Attempt)]
-        return attempts[-1] if attempts else Attempt(key, 0, count)
+    def attempts(self, key: FrameKey, count: int, context_of: Callable[[Attempt], str]) -> list[Attempt]:
+        """The attempts that count for a frame: the level's own of ``count`` or the last redo's, and each "again"."""
+        given = [entry for entry in self._entries(key) if isinstance(entry, Attempt)]
+        own = next((attempt for attempt in reversed(given) if not attempt.context), Attempt(key, 0, count))
+        again = {attempt.context: attempt for attempt in given if attempt.context}
+        found = [own]
+        while attempt := again.get(context_of(found[-1])):
+            found.append(attempt)
+        return found
 
     def edit(self, key: FrameKey) -> Edit:
-        """The edit that a frame is made under: that of its last attempt, or of the candidate that a redo chose."""
-        entries = self._entries(key)
-        last = next((entry for entry in reversed(entries) if not isinstance(entry, Choice)), None)
-        if isinstance(last, Redo) and last.candidate is not None:
-            return self.attempt_of(key, last.candidate).edit
-        return last.edit if isinstance(last, Attempt) else Edit()
+        """The edit of the last redo of a frame: of the attempt that it began, or of the candidate that it chose."""
+        for entry in reversed(self._entries(key)):
+            if isinstance(entry, Redo) and entry.candidate is not None:
+                return self.attempt_of(key, entry.candidate).edit
+            if isinstance(entry, Attempt) and not entry.context:
+                return entry.edit
+        return Edit()
 
     def attempt_of(self, key: FrameKey, candidate: int) -> Attempt:
         """The attempt that made a candidate; numbers of no attempt belong to the level's own."""
@@ -145,7 +156,7 @@ class History:
     def choice(self, key: FrameKey, context: str) -> Choice | None:
         """The choice that counts for a frame under its present parents; None where one is to be made."""
         for entry in reversed(self._entries(key)):
-            if isinstance(entry, Attempt):
+            if isinstance(entry, Attempt) and not entry.context:
                 return None
             if isinstance(entry, Redo) and entry.candidate is not None:
                 return Choice(key, entry.candidate, context)
@@ -167,12 +178,6 @@ class History:
     def restorable(self) -> bool:
         """Whether a restore would take an undo back: no redo came after it."""
         return bool(self._folded()[1])
-
-    @property
-    def edited(self) -> frozenset[FrameKey]:
-        """The frames that a redo or an attempt of the user touched."""
-        frames = [e.frame if isinstance(e, Redo) else e.key for e in self._effective() if isinstance(e, Redo | Attempt)]
-        return frozenset(frames)
 
     def _entries(self, key: FrameKey) -> list[Attempt | Choice | Redo]:
         """What counts for a frame, oldest first; a redo that begins an attempt stands as that attempt."""
@@ -244,7 +249,7 @@ def event_from_json(line: Mapping[str, Any]) -> Event:
         return Choice(key, int(line["candidate"]), str(line["context"]), str(line["by"]), scores)
     if kind == "redo" and "candidate" in line:
         return Redo(key=key, candidate=int(line["candidate"]))
-    attempt = Attempt(key, int(line["first"]), int(line["count"]), Edit(**line["edit"]))
+    attempt = Attempt(key, int(line["first"]), int(line["count"]), Edit(**line["edit"]), str(line["context"]))
     if kind == "redo":
         return Redo(attempt=attempt)
     if kind == "attempt":
@@ -254,7 +259,13 @@ def event_from_json(line: Mapping[str, Any]) -> Event:
 
 def _attempt_json(attempt: Attempt) -> dict[str, Any]:
     edit = {name: value for name, value in asdict(attempt.edit).items() if value is not None}
-    return {"frame": str(attempt.key.place), "first": attempt.first, "count": attempt.count, "edit": edit}
+    return {
+        "frame": str(attempt.key.place),
+        "first": attempt.first,
+        "count": attempt.count,
+        "edit": edit,
+        "context": attempt.context,
+    }
 
 
 def _of(key: FrameKey, events: Sequence[Event]) -> list[Attempt | Choice | Redo]:

@@ -12,6 +12,7 @@ import dataclasses
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, Self
@@ -34,6 +35,7 @@ from segue.generate import Chooser, Made, Progress, Work, generate, price
 from segue.history import Edit, Restore, Undo
 from segue.inversion import invert
 from segue.morph import Morph
+from segue.motion import Motion, seen, shown
 from segue.noise import Noise
 from segue.pictures import Source, common_size, fit, load, to_images, to_tensor
 from segue.rank import Judge
@@ -120,13 +122,7 @@ class Interpolator:
             SegueError: an image or setting is wrong, or the folder holds a run with other settings.
         """
         morph_settings, compute = _settings(preset, settings)
-        pictures = [load(image, background=morph_settings.background) for image in images]
-        if len(pictures) < 2:
-            raise SegueError(f"a film needs two images or more, not {len(pictures)}")
-        size = common_size(
-            pictures, self.backbone.multiple_of, width=morph_settings.width, height=morph_settings.height
-        )
-        keyframes = [fit(picture, size, morph_settings.fit, morph_settings.background) for picture in pictures]
+        keyframes = self._keyframes(images, morph_settings)
         temporary = None if output else tempfile.TemporaryDirectory(prefix="segue-")
         with RunFolder(Path(output or str(temporary and temporary.name))) as run:
             begin(
@@ -179,6 +175,7 @@ class Interpolator:
             retroactive=settings.retroactive,
             noise_of=lambda midpoint: _noise_of(run, midpoint),
             distance=Look(run, settings.look),
+            **({"seen": partial(seen, _motion(settings))} if settings.moves else {}),
         )
         fade = self._fade(settings, keyframes, latents)
 
@@ -248,11 +245,7 @@ class Interpolator:
         morph_settings, compute = _settings(None, settings)
         if not morph_settings.inversion_iterations:
             raise SegueError("inversion_iterations is 0: nothing would be fitted; the paper uses 100 to 500")
-        pictures = [load(image, background=morph_settings.background) for image in images]
-        size = common_size(
-            pictures, self.backbone.multiple_of, width=morph_settings.width, height=morph_settings.height
-        )
-        keyframes = [fit(picture, size, morph_settings.fit, morph_settings.background) for picture in pictures]
+        keyframes = self._keyframes(images, morph_settings)
         with RunFolder(Path(output)) as run:
             begin(
                 run,
@@ -293,6 +286,18 @@ class Interpolator:
             return Morph(run.path)
 
     # The parts of the method.
+
+    def _keyframes(self, images: Sequence[Source], settings: MorphSettings) -> list[Image.Image]:
+        """The images as the film shows them: fitted to one size, seen through the moving camera."""
+        if len(images) < 2:
+            raise SegueError(f"a film needs two images or more, not {len(images)}")
+        pictures = [load(image, background=settings.background) for image in images]
+        size = common_size(pictures, self.backbone.multiple_of, width=settings.width, height=settings.height)
+        fitted = [fit(picture, size, settings.fit, settings.background) for picture in pictures]
+        if not settings.moves:
+            return fitted
+        motion = _motion(settings)
+        return [shown(motion, Fraction(i), picture) for i, picture in enumerate(fitted)]
 
     def _latent_shape(self, size: Sequence[int]) -> tuple[int, int, int]:
         """The shape (C, h, w) of the latents of pictures of (width, height) pixels."""
@@ -398,6 +403,10 @@ def _noise_of(run: RunFolder, midpoint: Midpoint) -> float:
     return midpoint.noise if own is None else own
 
 
+def _motion(settings: MorphSettings) -> Motion:
+    return Motion(settings.zoom, settings.pan, settings.rotate)
+
+
 def _sampling(settings: MorphSettings) -> Sampling:
     return Sampling(
         solver=settings.solver,
@@ -427,6 +436,7 @@ def _weightless(task: Task) -> Task:
         task,
         latents=dict.fromkeys(task.latents, zero),
         noise=lambda *_name, **_number: zero,
+        seen=lambda _key, parents: [latent for _, latent in parents],
         distance=lambda left, right: float(right.place - left.place) * FAR,
     )
 

@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +32,20 @@ from segue.tree import FrameKey
 __all__ = ["RUN_FILE", "RunFolder"]
 
 RUN_FILE = "run.json"
+LOCK = "lock"
+PARTS = (  # what a run folder holds beside its run file and its lock
+    "journal.jsonl",
+    "state.json",
+    "prompts.json",
+    "films.json",
+    "contact-sheet.png",
+    "candidates.png",
+    "frames",
+    "pictures",
+    "latents",
+    "words",
+    "pose",
+)
 
 
 class RunFolder:
@@ -39,23 +54,16 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         """Open (or begin) the run in a folder; SegueError if another process has it open or it is no run folder."""
         self.path = path
-        if path.exists() and not path.is_dir():
-            raise SegueError(f"{path} is a file; a run needs a folder")
-        if path.is_dir() and any(path.iterdir()) and not (path / RUN_FILE).exists() and not (path / "lock").exists():
-            raise SegueError(f"{path} holds other files and no run; choose another output")
+        self._is_new_folder = not path.exists()
+        self._lock = _locked(path)
+        self._is_new_run = not (path / RUN_FILE).exists()
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise SegueError(f"{path} cannot be written: {error.strerror}") from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._lock)
-            raise SegueError(f"{path} is in use by another process") from error
-        for folder in ("", "frames", "pictures", "latents"):
-            sweep(path / folder)
-        self.reset()
+            for folder in ("", "frames", "pictures", "latents"):
+                sweep(path / folder)
+            self.reset()
+        except BaseException:
+            self.close()
+            raise
 
     def reset(self) -> None:
         """Read anew what the folder holds."""
@@ -68,11 +76,28 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._is_new_run and isinstance(error, SegueError) and not (self.path / "pictures").exists():
+            self.clear()  # what was asked for is impossible: nothing is left of it
         self.close()
 
     def close(self) -> None:
-        """Give the lock back."""
+        """Give the lock back; a folder that holds nothing else goes."""
+        if not (self.path / RUN_FILE).exists() and [part.name for part in self.path.iterdir()] == [LOCK]:
+            (self.path / LOCK).unlink()
+            if self._is_new_folder:
+                self.path.rmdir()
         os.close(self._lock)
+
+    def clear(self) -> None:
+        """Empty the folder of the run; the run file goes first, so that no half of a run is left."""
+        (self.path / RUN_FILE).unlink(missing_ok=True)
+        for name in PARTS:
+            path = self.path / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        self.reset()
 
     # Settings and state.
 
@@ -145,12 +170,17 @@ class RunFolder:
         """What a frame shows."""
         return _read(self.frame(key))
 
+    def shows(self, key: FrameKey, recipe: str) -> bool:
+        """Whether the picture of a recipe is what a frame shows."""
+        frame, picture = self.frame(key), self._picture(recipe)
+        if not (frame.exists() and picture.exists()):
+            return False
+        return frame.samefile(picture) or frame.read_bytes() == picture.read_bytes()
+
     def settle(self, key: FrameKey, recipe: str) -> None:
         """Show the picture of a recipe as a frame."""
         frame, picture = self.frame(key), self._picture(recipe)
         frame.parent.mkdir(exist_ok=True)
-        if frame.exists() and frame.samefile(picture):
-            return
         with writing(frame) as temporary:
             try:
                 os.link(picture, temporary)
@@ -201,6 +231,28 @@ class RunFolder:
             except (KeyError, TypeError, ValueError) as error:
                 raise SegueError(f"{path}, line {number}: no event of a run: {line[:80]}") from error
         return events
+
+
+def _locked(path: Path) -> int:
+    """Make the folder where it is not there, and lock it; SegueError if it holds something else or is locked."""
+    try:
+        if path.exists() and not path.is_dir():
+            raise SegueError(f"{path} is a file; a run needs a folder")
+        names = {part.name for part in path.iterdir()} if path.exists() else set()
+        # A run that was killed at its beginning left its lock, parts of it, and unfinished files.
+        others = {name for name in names - {LOCK, *PARTS} if not name.endswith(".part")}
+        if names and RUN_FILE not in names and (LOCK not in names or others):
+            raise SegueError(f"{path} holds other files and no run; choose another output")
+        path.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise SegueError(f"{path} cannot be written: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        raise SegueError(f"{path} is in use by another process") from error
+    return lock
 
 
 def _read(path: Path) -> Image.Image:

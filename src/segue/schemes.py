@@ -9,9 +9,10 @@ eps a noise tensor and (alpha_t, sigma_t) the level's noise point:
 and z^m is z_t^m, denoised under the conditioning of the midpoint's position.
 """
 
-from collections.abc import Callable, Collection, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from itertools import groupby
 from typing import Protocol
 
@@ -26,6 +27,7 @@ from segue.tree import Distance, FrameKey, Midpoint, NoiseSpacing, Tree, Uniform
 __all__ = ["Latents", "Level", "NamedNoise", "Sample", "Scheme", "Task", "scheme_named"]
 
 Latents = Mapping[FrameKey, Tensor]  # one latent each, (C, h, w)
+Seen = Callable[[FrameKey, Sequence[tuple[FrameKey, Tensor]]], Sequence[Tensor]]
 Scheme = Generator["Level", Latents, None]
 
 
@@ -82,6 +84,7 @@ class Task:
         retroactive: blend older frames again in denoise-interpolate-denoise.
         distance: how far apart two finished frames look.
         noise_of: the noise level of a midpoint, where it is not the tree's.
+        seen: the parents' latents as the camera at a midpoint sees them.
     """
 
     latents: Latents
@@ -93,6 +96,7 @@ class Task:
     retroactive: bool = False
     distance: Distance = lambda _a, _b: 0.0
     noise_of: Callable[[Midpoint], float] = lambda midpoint: midpoint.noise
+    seen: Seen = lambda _key, parents: [latent for _, latent in parents]
 
 
 def scheme_named(name: str) -> Callable[[Task], Scheme]:
@@ -120,7 +124,8 @@ def _branching_level(task: Task, made: Latents, point: NoisePoint, midpoints: li
     def blend(sample: Sample) -> Tensor:
         midpoint = by_key[sample.key]
         eps = task.noise("midpoint", sample.key, sample.candidate)
-        left, right = (diffuse(made[parent], eps, point) for parent in (midpoint.left, midpoint.right))
+        parents = [(parent, made[parent]) for parent in (midpoint.left, midpoint.right)]
+        left, right = (diffuse(z, eps, point) for z in task.seen(sample.key, parents))
         return _slerp(left, right, biased(midpoint, task.bias))
 
     return Level(midpoints[0].level, {m.key: (m.left, m.right) for m in midpoints}, point, CLEAN, blend)
@@ -181,8 +186,7 @@ def denoise_interpolate_denoise(task: Task, *, shared: bool = True) -> Scheme:
             neighbours |= older
         stop = stacks.points[rung - 2] if rung > 1 else CLEAN
         parents = {key: (*neighbours.get(key, ())[:2], key) for key in sorted(state)}
-        present = dict(state)
-        state |= yield Level(number, parents, stacks.points[rung - 1], stop, lambda sample, at=present: at[sample.key])
+        state |= yield Level(number, parents, stacks.points[rung - 1], stop, partial(_present, dict(state)))
         number += 1
 
 
@@ -230,6 +234,11 @@ def _blend_at(stacks: _Stacks, rung: int, state: Latents, left: FrameKey, right:
     a = stacks.left(left, rung) if left.is_keyframe else state[left]
     b = stacks.right(right, rung) if right.is_keyframe else state[right]
     return _slerp(a, b, weight)
+
+
+def _present(state: Latents, sample: Sample) -> Tensor:
+    """A frame as it is at the present noise point."""
+    return state[sample.key]
 
 
 def _neighbours(key: FrameKey, made: Collection[FrameKey]) -> tuple[FrameKey, FrameKey, float]:

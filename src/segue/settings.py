@@ -56,7 +56,17 @@ def _several(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
 
+def _shifts(value: object) -> object:
+    """Texts such as "0.5,0" stand for two numbers."""
+    values = (value,) if isinstance(value, str) else value
+    if not isinstance(values, list | tuple):
+        return value
+    return tuple(shift.split(",") if isinstance(shift, str) else shift for shift in values)
+
+
 Texts = Annotated[tuple[str, ...], BeforeValidator(_several)]
+Shift = tuple[Annotated[float, Field(ge=-5, le=5)], Annotated[float, Field(ge=-5, le=5)]]
+Shifts = Annotated[tuple[Shift, ...], BeforeValidator(_shifts)]
 Fraction01 = Annotated[float, Field(gt=0, lt=1)]
 
 _CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -183,6 +193,19 @@ class MorphSettings(InversionSettings):
         default=0.0, ge=0, description="With perceptual spacing, neighbours nearer than this get no frame between them."
     )
     look: str = Field(default="pocket", description="CLIP model that tells how far apart two frames look.")
+    zoom: tuple[Annotated[float, Field(gt=0.05, lt=20)], ...] = Field(
+        default=(1.0,),
+        min_length=1,
+        description="Factor by which the camera zooms in over a gap; one, or one for each gap.",
+    )
+    pan: Shifts = Field(
+        default=((0.0, 0.0),),
+        min_length=1,
+        description="Way of the camera over a gap, in widths and heights, as 0.5,0.",
+    )
+    rotate: tuple[Annotated[float, Field(ge=-360, le=360)], ...] = Field(
+        default=(0.0,), min_length=1, description="Degrees by which the picture turns clockwise over a gap."
+    )
     fade: float = Field(
         default=0.2,
         ge=0,
@@ -202,10 +225,17 @@ class MorphSettings(InversionSettings):
             raise SegueError("prompt: an empty text; leave the prompt out to have one found")
         if self.spacing == "perceptual" and (self.scheme != "branching" or self.branching != 2):
             raise SegueError("perceptual spacing needs the scheme branching, with branching 2")
+        if self.moves and (self.loop or self.scheme != "branching"):
+            raise SegueError("zoom, pan and rotate need the scheme branching, and no loop")
         if self.candidates > 1 and self.scheme != "branching":
             raise SegueError(f"candidates need the scheme branching, not {self.scheme}")
         if self.eta and self.solver != "ddim":
             raise SegueError(f"eta needs the solver ddim, not {self.solver}")
+
+    @property
+    def moves(self) -> bool:
+        """Whether the camera moves."""
+        return set(self.zoom) != {1.0} or set(self.rotate) != {0.0} or set(self.pan) != {(0.0, 0.0)}
 
     def candidates_at(self, level: int) -> int:
         """Candidates of each midpoint of a level: n, n - 1, ... but at least 3 (or n, where n is less)."""

@@ -79,8 +79,7 @@ def frechet_distance(x: Array, y: Array) -> float:
     a, b = (x - x.mean(0)) / np.sqrt(len(x) - 1), (y - y.mean(0)) / np.sqrt(len(y) - 1)
     shift = x.mean(0) - y.mean(0)
     # Of a = Q R only the small R matters: Q turns, and singular values do not change.
-    a_small, b_small = (np.linalg.qr(x, mode="r") if len(x) > x.shape[1] else x for x in (a, b))
-    cross = np.linalg.svd(a_small @ b_small.T, compute_uv=False).sum()
+    cross = np.linalg.svd(_triangle(a) @ _triangle(b).T, compute_uv=False).sum()
     return float(max(shift @ shift + (a * a).sum() + (b * b).sum() - 2 * cross, 0.0))
 
 
@@ -266,9 +265,14 @@ def text_margin(images: Array, prompt_first: Array, prompt_last: Array, negative
     return float(((1 - s) * first + s * last - against).mean())
 
 
+def _triangle(a: Array) -> Array:
+    """The R of a = Q R where that is smaller than a."""
+    return np.linalg.qr(a).R if len(a) > a.shape[1] else a
+
+
 def _kernel(u: Array, v: Array) -> Array:
-    values: Array = (u @ v.T / u.shape[1] + 1.0) ** 3
-    return values
+    values: Array = u @ v.T / u.shape[1] + 1.0
+    return values * values * values
 
 
 def _cosine(x: Array, text: Array) -> Array:

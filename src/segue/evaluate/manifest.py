@@ -1,0 +1,196 @@
+"""Which pairs are measured: a JSON Lines or CSV file, or a folder of NAME-a.png and NAME-b.png.
+
+Columns: a, b (the images, relative to the manifest's folder), and, where they are wanted, name, group, prompt (of
+both) or prompt_a and prompt_b, negative_prompt, pose_a and pose_b (OpenPose JSON files). Everything that is wrong is
+reported at once, line by line, before anything is computed.
+"""
+
+import csv
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from segue.errors import SegueError
+
+__all__ = ["Pair", "read_pairs"]
+
+IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+SHOWN = 50  # faults; more than these are only counted
+EXIF_ORIENTATION = 0x0112
+
+
+class Pair(BaseModel):
+    """Two images between which a film is made.
+
+    Attributes:
+        name: names the pair's folders; letters, digits, dots, dashes and underscores.
+        group: pairs of a group are also shown together.
+        a, b: the images.
+        prompt: of both images; or prompt_a and prompt_b, of each.
+        negative_prompt: what the film should not show.
+        pose_a, pose_b: OpenPose JSON files, both or none.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+
+    a: Path
+    b: Path
+    name: str = Field(default="", max_length=100)
+    group: str = ""
+    prompt: str = ""
+    prompt_a: str = ""
+    prompt_b: str = ""
+    negative_prompt: str = ""
+    pose_a: Path | None = None
+    pose_b: Path | None = None
+
+    @property
+    def prompts(self) -> tuple[str, str] | None:
+        """The prompts of both images; None where there are none."""
+        if self.prompt:
+            return self.prompt, self.prompt
+        return (self.prompt_a, self.prompt_b) if self.prompt_a else None
+
+
+def read_pairs(path: Path) -> tuple[Pair, ...]:
+    """The pairs of a manifest or folder.
+
+    Raises:
+        SegueError: anything is wrong; the message lists every fault with its line.
+    """
+    faults: list[str] = []
+    pairs: dict[str, tuple[str, Pair]] = {}
+    for place, row in _rows(path, faults):
+        pair = _checked(row, path if path.is_dir() else path.parent, place, faults)
+        if pair is None:
+            continue
+        if pair.name in pairs:
+            faults.append(f"{place}: the name '{pair.name}' is taken by {pairs[pair.name][0]}")
+        pairs.setdefault(pair.name, (place, pair))
+    if faults:
+        more = f"\n  and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+        raise SegueError(f"{path} has {count}:\n  " + "\n  ".join(faults[:SHOWN]) + more)
+    if not pairs:
+        raise SegueError(f"{path} holds no pairs; a folder needs NAME-a.png and NAME-b.png")
+    return tuple(pair for _, pair in pairs.values())
+
+
+def _rows(path: Path, faults: list[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The rows of a manifest, each with the place that a fault in it is reported at."""
+    if path.is_dir():
+        yield from _folder(path, faults)
+        return
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        raise SegueError(f"{path} cannot be read as a manifest: {reason}") from error
+    if path.suffix.lower() == ".csv":
+        yield from _table(text, faults)
+    elif path.suffix.lower() in (".jsonl", ".ndjson"):
+        yield from _json_lines(text, faults)
+    else:
+        raise SegueError(f"{path}: a manifest is a .jsonl or .csv file, or a folder of NAME-a.png and NAME-b.png")
+
+
+def _json_lines(text: str, faults: list[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            faults.append(f"line {number}: broken JSON at column {error.colno}: {error.msg.lower()}")
+            continue
+        if isinstance(row, dict):
+            yield f"line {number}", row
+        else:
+            faults.append(f'line {number}: not an object such as {{"a": "cat.png", "b": "tiger.png"}}')
+
+
+def _table(text: str, faults: list[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    reader = csv.reader(text.splitlines(keepends=True))
+    header = [name.strip() for name in next(reader, [])]
+    known = set(Pair.model_fields)
+    wrong = [f"unknown column '{name}'" for name in header if name not in known]
+    wrong += [f"no column '{name}'" for name in ("a", "b") if name not in header]
+    wrong += [f"column '{name}' twice" for name in sorted({n for n in header if header.count(n) > 1})]
+    if wrong:
+        faults.append(f"line 1: {', '.join(wrong)}; there are {', '.join(Pair.model_fields)}")
+        return
+    for cells in reader:
+        if not cells:
+            continue
+        if len(cells) != len(header):
+            faults.append(f"line {reader.line_num}: {len(cells)} cells under {len(header)} columns")
+            continue
+        yield f"line {reader.line_num}", {n: cell for n, cell in zip(header, cells, strict=True) if cell.strip()}
+
+
+def _folder(path: Path, faults: list[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    found: dict[str, dict[str, str]] = {}
+    for file in sorted(path.iterdir()):
+        name, dash, side = file.stem.rpartition("-")
+        if file.suffix.lower() not in IMAGES or not dash or side not in ("a", "b"):
+            continue
+        if side in found.setdefault(name, {}):
+            faults.append(f"{file.name}: there is {found[name][side]} already")
+        found[name][side] = file.name
+    for name, sides in found.items():
+        if len(sides) == 2:
+            yield name, {"name": name, **sides}
+        else:
+            (there,), missing = sides.values(), "b" if "a" in sides else "a"
+            faults.append(f"{there}: there is no {name}-{missing} beside it")
+
+
+def _checked(row: Mapping[str, Any], folder: Path, place: str, faults: list[str]) -> Pair | None:
+    """The pair of a row with whole paths and a name; None where something is wrong."""
+    before = len(faults)
+    try:
+        pair = Pair.model_validate(row)
+    except ValidationError as error:
+        faults += [f"{place}: {_worded(fault)}" for fault in error.errors(include_url=False)]
+        return None
+    files = {n: folder / path for n in ("a", "b", "pose_a", "pose_b") if (path := getattr(pair, n)) is not None}
+    name = pair.name or f"{pair.a.stem}-{pair.b.stem}"
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
+        faults.append(f"{place}: the name '{name}' needs to be of letters, digits, dots, dashes and underscores")
+    if pair.prompt and (pair.prompt_a or pair.prompt_b):
+        faults.append(f"{place}: prompt is for both images; give it, or prompt_a and prompt_b")
+    for first, second in (("prompt_a", "prompt_b"), ("pose_a", "pose_b")):
+        if bool(getattr(pair, first)) != bool(getattr(pair, second)):
+            faults.append(f"{place}: {first} and {second} go together")
+    faults += [f"{place}: there is no file {files[n]}" for n in files if not files[n].is_file()]
+    sizes = {n: _size(files[n], place, faults) for n in ("a", "b") if files[n].is_file()}
+    if len(sizes) == 2 and None not in sizes.values() and sizes["a"] != sizes["b"]:
+        shown = {n: "{} x {}".format(*(size or ())) for n, size in sizes.items()}
+        faults.append(f"{place}: a is {shown['a']} pixels, b is {shown['b']}; a pair needs one size")
+    return pair.model_copy(update={**files, "name": name}) if len(faults) == before else None
+
+
+def _size(file: Path, place: str, faults: list[str]) -> tuple[int, int] | None:
+    """Width and height of an image as it is shown."""
+    try:
+        with Image.open(file) as image:
+            turned = image.getexif().get(EXIF_ORIENTATION, 1) >= 5
+            return (image.height, image.width) if turned else (image.width, image.height)
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
+        faults.append(f"{place}: {file} is no image that can be read")
+        return None
+
+
+def _worded(fault: Mapping[str, Any]) -> str:
+    """One fault of pydantic in words."""
+    column = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "missing":
+        return f"no column '{column}'"
+    if fault["type"] == "extra_forbidden":
+        return f"unknown column '{column}'"
+    return f"{column}: {fault['msg'][0].lower()}{fault['msg'][1:]}"

@@ -1,0 +1,116 @@
+"""A camera that moves while the film morphs (the paper's section 5.2): zoom, pan and rotation.
+
+Every place of the film has a camera, an affine map of the picture's plane; the first keyframe's is the identity. A
+keyframe is shown through its camera. A parent at place p, seen through its camera C_p, becomes what the camera C_s of
+the midpoint at s sees by the map C_s C_p^-1, applied to its latent before the two parents are diffused and blended.
+What a parent does not show (a zoom out asks for more than there is) is taken from the other one.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from segue.pictures import to_images, to_tensor
+from segue.tree import FrameKey
+
+__all__ = ["Motion", "seen", "shown", "warp"]
+
+Value = TypeVar("Value")
+Matrix = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Motion:
+    """How the camera moves over each gap between keyframes.
+
+    Attributes:
+        zoom: the factor over a gap; 2 shows the middle quarter of the picture in the end. One number, or one a gap.
+        pan: where the camera goes over a gap, in widths and heights: (1, 0) is one width to the right.
+        rotate: degrees by which the picture turns clockwise over a gap.
+    """
+
+    zoom: Sequence[float] = (1.0,)
+    pan: Sequence[tuple[float, float]] = ((0.0, 0.0),)
+    rotate: Sequence[float] = (0.0,)
+
+    @property
+    def still(self) -> bool:
+        """Whether the camera does not move."""
+        return set(self.zoom) == {1.0} and set(self.rotate) == {0.0} and set(self.pan) == {(0.0, 0.0)}
+
+    def camera(self, place: Fraction, aspect: float) -> Matrix:
+        """The 3 x 3 map from what the camera shows to the first keyframe's plane.
+
+        The plane's coordinates are those of grid sampling: the picture spans -1 to 1 in x and in y; ``aspect`` is its
+        width over its height.
+        """
+        camera = np.eye(3)
+        gap = place.numerator // place.denominator
+        for index in range(gap + 1):
+            share = 1.0 if index < gap else float(place - gap)
+            camera = camera @ self._moved(index, share, aspect)
+        return camera
+
+    def between(self, place: Fraction, parent: Fraction, aspect: float) -> Matrix:
+        """The map from what the camera shows at a place to what it showed at a parent's place."""
+        return np.linalg.solve(self.camera(parent, aspect), self.camera(place, aspect)).astype(np.float64)
+
+    def _moved(self, gap: int, share: float, aspect: float) -> Matrix:
+        """The camera's own map after a share of a gap; zoom is even in its logarithm."""
+        zoom, rotate, (x, y) = _of(self.zoom, gap), _of(self.rotate, gap), _of(self.pan, gap)
+        scale, angle = zoom**-share, math.radians(-rotate * share)
+        cosine, sine = scale * math.cos(angle), scale * math.sin(angle)
+        # Rotation in pixels, not in the stretched coordinates of a picture that is not square.
+        return np.array(
+            [[cosine, -sine / aspect, 2 * x * share], [sine * aspect, cosine, 2 * y * share], [0, 0, 1]], dtype=float
+        )
+
+
+def warp(image: Tensor, matrix: Matrix) -> tuple[Tensor, Tensor]:
+    """What a moved camera sees of a picture or latent.
+
+    Args:
+        image: (C, h, w).
+        matrix: the map from the new picture's coordinates to the old one's, 3 x 3.
+
+    Returns:
+        The new picture (C, h, w), bicubic, mirrored at the borders; and where it is seen, 1, or made up, 0: (1, h, w).
+    """
+    theta = torch.from_numpy(np.ascontiguousarray(matrix[:2])).to(image)[None]
+    grid = F.affine_grid(theta, [1, 1, *image.shape[1:]], align_corners=False)
+    inside = (grid.abs() <= 1).all(-1).to(image)
+    warped = F.grid_sample(image[None], grid, mode="bicubic", padding_mode="reflection", align_corners=False)
+    return warped[0], inside
+
+
+def shown(motion: Motion, place: Fraction, picture: Image.Image) -> Image.Image:
+    """A picture as the camera at a place shows it; the very picture where the camera did not move."""
+    camera = motion.camera(place, picture.width / picture.height)
+    if np.array_equal(camera, np.eye(3)):
+        return picture
+    return to_images(warp(to_tensor([picture])[0], camera)[0].clamp(-1, 1)[None])[0]
+
+
+def _of(values: Sequence[Value], gap: int) -> Value:
+    """The value of a gap; the last one stands for all further gaps."""
+    return values[min(gap, len(values) - 1)]
+
+
+def seen(motion: Motion, key: FrameKey, parents: Sequence[tuple[FrameKey, Tensor]]) -> list[Tensor]:
+    """The parents' latents (C, h, w) as the camera at a frame sees them; gaps of each filled from the other."""
+    aspect = parents[0][1].shape[2] / parents[0][1].shape[1]
+    (left, mask_left), (right, mask_right) = (
+        warp(latent, motion.between(key.place, parent.place, aspect)) for parent, latent in parents
+    )
+    filled_left = torch.where((mask_left == 0) & (mask_right == 1), right, left)
+    filled_right = torch.where((mask_right == 0) & (mask_left == 1), left, right)
+    return [filled_left, filled_right]
