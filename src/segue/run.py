@@ -76,7 +76,8 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._is_new_run and isinstance(error, SegueError) and not (self.path / "pictures").exists():
+        made = any((self.path / part).exists() for part in ("pictures", "words"))
+        if self._is_new_run and isinstance(error, SegueError) and not made:
             self.clear()  # what was asked for is impossible: nothing is left of it
         self.close()
 

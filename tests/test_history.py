@@ -1,0 +1,201 @@
+"""What a journal means: attempts, choices, redos, undos."""
+
+import json
+from fractions import Fraction
+
+import pytest
+
+from segue.errors import SegueError
+from segue.history import (
+    Attempt,
+    Choice,
+    Edit,
+    Event,
+    History,
+    Redo,
+    Restore,
+    Undo,
+    event_from_json,
+    event_to_json,
+)
+from segue.tree import FrameKey
+
+A = FrameKey(0, Fraction(1, 2))
+B = FrameKey(0, Fraction(1, 4))
+
+
+def context_of(attempt: Attempt, parents: str = "p") -> str:
+    return f"{parents}/{attempt.first}/{attempt.edit}"
+
+
+def now(history: History, key: FrameKey = A, count: int = 2, parents: str = "p") -> tuple[list[range], int | None]:
+    """The candidates of the attempts that count, and the one that is chosen."""
+    attempts = history.attempts(key, count, lambda attempt: context_of(attempt, parents))
+    choice = history.choice(key, context_of(attempts[-1], parents))
+    return [attempt.candidates for attempt in attempts], choice.candidate if choice else None
+
+
+def again(after: Attempt, first: int, count: int = 2, edit: Edit | None = None, parents: str = "p") -> Attempt:
+    return Attempt(after.key, first, count, edit or Edit(), context_of(after, parents))
+
+
+def chosen(after: Attempt, candidate: int, parents: str = "p") -> Choice:
+    return Choice(after.key, candidate, context_of(after, parents))
+
+
+def can_restore(history: History) -> bool:
+    return history.restorable
+
+
+OWN = Attempt(A, 0, 2)
+
+
+def test_nothing_happened() -> None:
+    history = History()
+    assert now(history) == ([range(2)], None)
+    assert history.edit(A) == Edit()
+    assert history.next_candidate(A, 2) == 2
+    assert history.undoable is None
+    assert not can_restore(history)
+
+
+def test_a_choice_holds_under_the_parents_that_it_was_made_under() -> None:
+    history = History([chosen(OWN, 1)])
+    assert now(history) == ([range(2)], 1)
+    assert now(history, parents="q") == ([range(2)], None)
+    assert now(history, B) == ([range(2)], None)
+    history.add(chosen(OWN, 0))
+    assert now(history)[1] == 0
+
+
+def test_again_follows_the_attempt_that_it_was_asked_for() -> None:
+    first = again(OWN, 2)
+    second = again(first, 4, 3, Edit(prompt="x"))
+    history = History([first, second])
+    assert now(history) == ([range(2), range(2, 4), range(4, 7)], None)
+    assert history.attempt_of(A, 5) == second
+    assert history.attempt_of(A, 1).first == 0
+    assert history.next_candidate(A, 2) == 7
+    assert now(history, parents="q") == ([range(2)], None)
+    history.add(chosen(second, 3))
+    assert now(history)[1] == 3
+
+
+def test_a_redo_begins_anew_and_holds_whatever_the_parents_are() -> None:
+    redo = Redo(Attempt(A, 2, 2, Edit(prompt="x")))
+    history = History([chosen(OWN, 1), redo])
+    for parents in ("p", "q"):
+        assert now(history, parents=parents) == ([range(2, 4)], None)
+    assert history.edit(A) == Edit(prompt="x")
+    assert history.undoable == redo
+    assert redo.frame == A
+
+
+def test_a_redo_by_candidate_holds_whatever_the_parents_are() -> None:
+    tried = Attempt(A, 2, 2, Edit(noise=0.6))
+    history = History([chosen(OWN, 1), Redo(tried), chosen(tried, 3), Redo(key=A, candidate=0)])
+    assert now(history)[1] == 0
+    assert now(history, parents="q")[1] == 0
+    assert history.edit(A) == Edit()  # that of candidate 0
+    history.add(Redo(key=A, candidate=2))
+    assert (now(history)[1], history.edit(A)) == (2, Edit(noise=0.6))
+
+
+def test_undo_and_restore() -> None:
+    tried = Attempt(A, 2, 2, Edit(prompt="x"))
+    history = History([chosen(OWN, 1), Redo(tried), chosen(tried, 3), Undo()])
+    assert now(history) == ([range(2)], 1)
+    assert history.edit(A) == Edit()
+    assert history.undoable is None
+    assert can_restore(history)
+    assert history.next_candidate(A, 2) == 4  # numbers are never used again
+    history.add(Restore())
+    assert now(history) == ([range(2, 4)], 3)
+    assert not can_restore(history)
+    assert history.undoable == Redo(tried)
+
+
+def test_two_redos_are_undone_and_restored_in_turn() -> None:
+    first, second = Attempt(A, 2, 2), Attempt(A, 4, 2)
+    history = History([chosen(OWN, 0), Redo(first), chosen(first, 3), Redo(second), chosen(second, 5)])
+    seen = [now(history)[1]]
+    for event in (Undo(), Undo(), Restore(), Restore(), Undo(), Restore()):
+        history.add(event)
+        seen.append(now(history)[1])
+    assert seen == [5, 3, 0, 3, 5, 3, 5]
+
+
+def test_undo_takes_again_and_its_choice_away_with_the_redo() -> None:
+    """An "again" while picking a redo's candidates, or those of its descendants, belongs to that redo."""
+    tried = Attempt(A, 2, 2)
+    more = again(tried, 4)
+    own = Attempt(B, 0, 2)
+    below = again(own, 2, parents="made again")
+    before = History([chosen(OWN, 1), chosen(own, 0)])
+    after: list[Event] = [Redo(tried), more, chosen(more, 4), below, chosen(below, 3, "made again")]
+    history = History([*before.events, *after])
+    assert now(history) == ([range(2, 4), range(4, 6)], 4)
+    assert now(history, B, parents="made again") == ([range(2), range(2, 4)], 3)
+    history.add(Undo())
+    assert now(history) == now(before) == ([range(2)], 1)
+    assert now(history, B) == now(before, B) == ([range(2)], 0)
+    history.add(Restore())
+    assert now(history) == ([range(2, 4), range(4, 6)], 4)
+    assert now(history, B, parents="made again") == ([range(2), range(2, 4)], 3)
+
+
+def test_again_of_the_level_comes_back_after_an_undo() -> None:
+    more = again(OWN, 2)
+    tried = Attempt(A, 4, 2)
+    history = History([more, chosen(more, 3), Redo(tried), chosen(tried, 4), Undo()])
+    assert now(history) == ([range(2), range(2, 4)], 3)
+
+
+def test_a_redo_after_an_undo_cannot_be_restored_over() -> None:
+    history = History([Redo(Attempt(A, 2, 2)), Undo(), Redo(Attempt(B, 2, 2))])
+    assert not can_restore(history)
+    assert history.undoable == Redo(Attempt(B, 2, 2))
+    assert now(history) == ([range(2)], None)
+
+
+def test_choices_after_an_undo_stay() -> None:
+    history = History([Redo(Attempt(A, 2, 2)), Undo(), Choice(B, 1, context_of(Attempt(B, 0, 2)))])
+    assert now(history, B) == ([range(2)], 1)
+    history.add(Restore())
+    assert now(history, B) == ([range(2)], 1)
+    assert now(history) == ([range(2, 4)], None)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        Attempt(FrameKey(2, Fraction(3, 7)), 3, 2, Edit(prompt="ein Löwe\n\U0001f981", seed=2**70, noise=0.4), "c"),
+        Choice(A, 2, "context", "rank", {0: 0.25, 2: 0.5}),
+        Redo(Attempt(A, 1, 4, Edit(negative_prompt="", pose="p.json"))),
+        Redo(key=A, candidate=3),
+        Undo(),
+        Restore(),
+    ],
+)
+def test_events_are_the_same_after_json(event: Event) -> None:
+    line = json.dumps(event_to_json(event))
+    assert "\n" not in line
+    assert event_from_json(json.loads(line)) == event
+
+
+@pytest.mark.parametrize(
+    "line",
+    [{}, {"event": "choice"}, {"event": "redo", "frame": "1/2"}, {"event": "dance", "frame": "1/2"},
+     {"event": "attempt", "frame": "half", "first": 0, "count": 1, "edit": {}, "context": ""},
+     {"event": "attempt", "frame": "1/2", "first": 0, "count": 1, "edit": {"colour": 3}, "context": ""}],
+)  # fmt: skip
+def test_broken_lines_are_errors(line: dict[str, object]) -> None:
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        event_from_json(line)
+
+
+def test_edits_are_checked() -> None:
+    with pytest.raises(SegueError, match="noise level lies between 0 and 1, not at 1"):
+        Edit(noise=1.0)
+    with pytest.raises(SegueError, match="prompt: an empty text"):
+        Edit(prompt=" ")
