@@ -1,0 +1,128 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from tiny_clip import save_tiny_clip
+
+import segue.caption
+from segue.caption import captions, nearest_captions, write_caption_features, written_captions
+from segue.clip import Clip
+from segue.errors import SegueError
+
+LINES = ["a cat", "two dogs", "the sun", "a house by the sea", "x", "y"]
+
+
+@pytest.fixture
+def pocket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model's folder with a CLIP and captions, in pocket's place."""
+    save_tiny_clip(tmp_path / "clip")
+    (tmp_path / "captions.txt").write_text("\n".join(LINES) + "\n\n", encoding="utf-8")
+    write_caption_features(tmp_path)
+    monkeypatch.setattr(segue.caption, "POCKET_CLIP", tmp_path / "clip")
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def blip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BLIP with random weights."""
+    folder = tmp_path_factory.mktemp("blip")
+    words = ["[PAD]", "[UNK]", "[SEP]", "[CLS]", "[MASK]", *(f"word{i}" for i in range(35))]
+    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    marks = {"bos_token_id": 40, "eos_token_id": 2, "pad_token_id": 0, "sep_token_id": 2}
+    config = transformers.BlipConfig(
+        text_config={**size, **marks, "vocab_size": 41, "encoder_hidden_size": 32},
+        vision_config={**size, "image_size": 32, "patch_size": 8},
+        projection_dim=16,
+        image_text_hidden_size=16,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        model = transformers.BlipForConditionalGeneration(config)
+        for weight in model.parameters():
+            torch.nn.init.normal_(weight, std=0.3)
+    model.save_pretrained(folder)
+    transformers.BertTokenizer(vocab={word: i for i, word in enumerate(words)}).save_pretrained(folder)
+    transformers.BlipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+def pictures() -> list[Image.Image]:
+    noise = np.random.default_rng(2).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    return [*(Image.fromarray(pixels) for pixels in noise), Image.new("RGB", (32, 32), "red")]
+
+
+def test_the_nearest_caption_has_the_largest_cosine(pocket: Path) -> None:
+    clip = Clip.load(str(pocket / "clip"))
+    cosines = clip.images(pictures()) @ clip.texts(LINES).T
+    assert nearest_captions(pictures(), pocket) == [LINES[i] for i in cosines.argmax(1)]
+    assert captions(pictures(), "pocket") == nearest_captions(pictures(), pocket)
+
+
+def test_each_caption_is_found_by_its_own_vector(pocket: Path) -> None:
+    """Vectors are turned round so that each picture is nearest to a caption that is known."""
+    clip = Clip.load(str(pocket / "clip"))
+    vectors = clip.images(pictures())
+    (pocket / "captions.txt").write_text("\n".join(str(i) for i in range(len(vectors))))
+    save_file({"captions": vectors.half()}, pocket / "captions.safetensors")
+    assert nearest_captions(pictures()[::-1], pocket) == ["4", "3", "2", "1", "0"]
+
+
+def test_features_are_the_texts_vectors_in_half_precision(pocket: Path) -> None:
+    features = load_file(pocket / "captions.safetensors")["captions"]
+    assert features.dtype == torch.float16
+    expected = Clip.load(str(pocket / "clip")).texts(LINES)
+    assert torch.allclose(features.float(), expected, atol=1e-3)
+
+
+def test_who_captions_by_default(pocket: Path) -> None:
+    assert captions(pictures(), None, model_name="pocket") == nearest_captions(pictures(), pocket)
+    assert captions(pictures(), None, model_name="a/large-model") == [""] * 5
+    assert captions(pictures(), "none", model_name="pocket") == [""] * 5
+    assert captions([], "pocket") == []
+
+
+def test_a_written_caption_is_the_models(blip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = transformers.BlipForConditionalGeneration.from_pretrained(blip).eval()
+    tokenizer = transformers.BertTokenizer.from_pretrained(blip)
+    processor = transformers.BlipImageProcessorPil.from_pretrained(blip)
+    mean, std = np.array(processor.image_mean), np.array(processor.image_std)
+    expected = []
+    for picture in pictures():
+        pixels = (np.asarray(picture) / 255 - mean) / std
+        tensor = torch.tensor(pixels.transpose(2, 0, 1)[None], dtype=torch.float32)
+        tokens = model.generate(pixel_values=tensor, max_new_tokens=40, do_sample=False)[0]
+        expected.append(tokenizer.decode(tokens, skip_special_tokens=True))
+    found = captions(pictures(), str(blip))
+    assert found == expected
+    assert any("word" in text for text in found)
+    assert written_captions(pictures()[1:2], str(blip)) == found[1:2]
+    monkeypatch.setattr(segue.caption, "BLIP", str(blip))
+    assert captions(pictures(), "blip", model_name="a/large-model") == found
+
+
+def test_captioners_that_are_not_there(pocket: Path, tmp_path: Path) -> None:
+    with pytest.raises(SegueError, match="is not there; a captioning model is given by its folder or its name"):
+        captions(pictures(), str(tmp_path / "none-here"))
+    with pytest.raises(SegueError, match="cannot be loaded as a captioning model"):
+        captions(pictures(), str(pocket / "clip"))
+    with pytest.raises(SegueError, match="nobody/has-this cannot be loaded as a captioning model"):
+        captions(pictures(), "nobody/has-this")
+
+
+def test_files_that_are_missing_or_do_not_fit(pocket: Path) -> None:
+    (pocket / "captions.txt").write_text("one\ntwo\n")
+    with pytest.raises(SegueError, match="holds 6 vectors for 2 captions"):
+        captions(pictures(), "pocket")
+    (pocket / "captions.safetensors").write_bytes(b"damaged")
+    with pytest.raises(SegueError, match=r"captions\.safetensors holds no caption vectors"):
+        captions(pictures(), "pocket")
+    (pocket / "captions.txt").write_text("\n")
+    with pytest.raises(SegueError, match=r"captions\.txt holds no captions"):
+        captions(pictures(), "pocket")
+    (pocket / "captions.txt").unlink()
+    with pytest.raises(SegueError, match=r"captions\.txt cannot be read"):
+        captions(pictures(), "pocket")

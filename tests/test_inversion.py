@@ -1,0 +1,514 @@
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from tiny import tiny_pipe
+
+import segue.inversion
+from segue.backbone.stable_diffusion import StableDiffusion, TextConditioning
+from segue.errors import SegueError, SegueWarning
+from segue.inversion import Inverted, augmented, denoising_loss, invert
+from segue.noise import Noise
+from segue.pictures import to_tensor
+from segue.settings import MorphSettings, checked
+from segue.tree import FrameKey
+
+KEYS = [FrameKey(0), FrameKey(1), FrameKey(2)]
+FEW = MorphSettings(inversion_iterations=3, inversion_learning_rate=1e-2)
+
+
+def pictures(count: int = 3) -> list[Image.Image]:
+    noise = np.random.default_rng(5).integers(0, 256, (count, 4, 4, 3), dtype=np.uint8)
+    return [Image.fromarray(pixels).resize((64, 64)) for pixels in noise]
+
+
+def prepared(backbone: StableDiffusion, count: int = 3) -> tuple[torch.Tensor, TextConditioning]:
+    """Latents (N, 4, 8, 8) and the words of N keyframes."""
+    prompts = ["a cat", "a dog", "the sun"][:count]
+    return backbone.encode(to_tensor(pictures(count))), backbone.embed(prompts, [""] * count)
+
+
+def fitted(backbone: StableDiffusion, settings: MorphSettings = FEW, count: int = 3, **options: Any) -> Inverted:
+    latents, words = prepared(backbone, count)
+    return invert(backbone, latents, words, settings, Noise(0), KEYS[:count], **options)
+
+
+# The loss and its gradient.
+
+
+def double_backbone(prediction_type: Any) -> StableDiffusion:
+    return StableDiffusion(tiny_pipe(prediction_type).to(torch.float64))
+
+
+def doubles(*shape: int, seed: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 7.5])
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_the_loss_and_its_gradient_are_those_of_the_formula(prediction_type: str, guidance_scale: float) -> None:
+    backbone = double_backbone(prediction_type)
+    unet, schedule = backbone.pipe.unet, backbone.pipe.scheduler.alphas_cumprod.double()
+    z_0, eps = doubles(2, 4, 8, 8, seed=1), doubles(2, 4, 8, 8, seed=2)
+    prompt, negative = doubles(2, 77, 32, seed=3), doubles(1, 77, 32, seed=4)
+    times = [200, 700]
+
+    def formula(prompt: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
+        """Written out for one sample at a time, with the network alone."""
+        losses = []
+        for i, t in enumerate(times):
+            alpha, sigma = schedule[t].sqrt(), (1 - schedule[t]).sqrt()
+            z_t = alpha * z_0[i : i + 1] + sigma * eps[i : i + 1]
+            outputs = [unet(z_t, t, encoder_hidden_states=c).sample for c in (prompt[i : i + 1], negative)]
+            if prediction_type == "v_prediction":
+                outputs = [alpha * v + sigma * z_t for v in outputs]
+            hat = outputs[0] if guidance_scale == 1 else outputs[1] + guidance_scale * (outputs[0] - outputs[1])
+            losses.append((hat - eps[i : i + 1]).square().mean())
+        return torch.stack(losses)
+
+    def loss(prompt: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
+        words = TextConditioning(prompt, negative.expand(2, -1, -1))
+        points = [backbone.noise_point(t) for t in times]
+        return denoising_loss(backbone, z_0, words, points, eps, guidance_scale)
+
+    with torch.no_grad():
+        assert torch.allclose(loss(prompt, negative), formula(prompt, negative), rtol=1e-5)
+    guided = guidance_scale > 1
+    masters = [prompt.requires_grad_(), negative.requires_grad_(guided)]
+    gradients = torch.autograd.grad(loss(*masters).sum(), masters[: 1 + guided])
+    h = 1e-5
+    for which, gradient in enumerate(gradients):
+        for seed in range(3):
+            direction = doubles(*gradient.shape, seed=10 + seed)
+            with torch.no_grad():
+                above, below = (
+                    formula(*(m + side * direction if i == which else m for i, m in enumerate(masters))).sum()
+                    for side in (h, -h)
+                )
+            numerical = (above - below) / (2 * h)
+            assert float((gradient * direction).sum()) == pytest.approx(float(numerical), rel=1e-4, abs=1e-9)
+            assert abs(numerical) > 1e-7
+
+
+@pytest.mark.parametrize("guidance", [False, True])
+def test_iterations_are_adam_on_the_gradient_of_the_drawn_losses(guidance: bool) -> None:
+    """Against a loop written out: one loss at a time, the means over the draws summed over the keyframes."""
+    backbone = StableDiffusion(tiny_pipe())
+    latents, words = prepared(backbone, 2)
+    settings = replace(FEW, inversion_batch=2, inversion_guidance=guidance, guidance_scale=3.0)
+    found = invert(backbone, latents, words, settings, Noise(4), KEYS[:2])
+
+    prompt, negative = words.prompt.clone().requires_grad_(), words.negative[:1].clone().requires_grad_()
+    adam = torch.optim.Adam([prompt, negative], lr=1e-2)
+    curve = []
+    for i in range(3):
+        adam.zero_grad()
+        own = []
+        for k in range(2):
+            for draw in range(2):
+                generator = Noise(4).generator("inversion", KEYS[k], candidate=draw, step=i)
+                point = backbone.point(torch.rand((), generator=generator).item())
+                eps = torch.randn(1, *latents.shape[1:], generator=generator)
+                sample = TextConditioning(prompt[k : k + 1], negative)
+                own.append(denoising_loss(backbone, latents[k : k + 1], sample, point, eps, 3.0 if guidance else 1.0))
+                torch.autograd.backward(own[-1] / 2)
+                if not guidance:
+                    sample = TextConditioning(negative, negative)
+                    torch.autograd.backward(denoising_loss(backbone, latents[k : k + 1], sample, point, eps) / 2)
+        curve.append(float(torch.cat(own).detach().mean()))
+        adam.step()
+    assert found.losses == pytest.approx(curve, rel=1e-4)
+    # Adam's steps are of the learning rate's size whatever the gradient's, so rounding shows where it is near zero.
+    for part, expected in ((found.words.prompt, prompt), (found.words.negative, negative.expand(2, -1, -1))):
+        difference = (part - expected.detach()).abs()
+        assert float((difference < 1e-4).float().mean()) > 0.99
+
+
+def test_the_held_out_loss_falls() -> None:
+    backbone = StableDiffusion(tiny_pipe())
+    latents, words = prepared(backbone)
+    settings = replace(FEW, inversion_iterations=30, inversion_learning_rate=3e-2)
+    found = invert(backbone, latents, words, settings, Noise(0), KEYS)
+
+    def held_out(words: TextConditioning) -> list[float]:
+        points = [backbone.point(f) for f in (0.2, 0.4, 0.6, 0.8)]
+        eps = [Noise(99)("held-out", KEYS[0], shape=latents.shape, step=i) for i in range(4)]
+        with torch.no_grad():
+            losses = [denoising_loss(backbone, latents, words, p, e) for p, e in zip(points, eps, strict=True)]
+        return torch.stack(losses).mean(0).tolist()
+
+    for before, after in zip(held_out(words), held_out(found.words), strict=True):
+        assert after < before
+    negative = TextConditioning(words.negative, words.negative)
+    fitted_negative = TextConditioning(found.words.negative, found.words.negative)
+    assert sum(held_out(fitted_negative)) < sum(held_out(negative))
+
+
+# What is fitted, and from what.
+
+
+def test_without_iterations_the_words_are_as_they_were() -> None:
+    backbone = StableDiffusion(tiny_pipe())
+    latents, words = prepared(backbone)
+    found = invert(backbone, latents, words, MorphSettings(), Noise(0), KEYS)
+    assert found.words is words
+    assert found.losses == []
+
+
+def test_all_keyframes_share_one_negative() -> None:
+    found = fitted(StableDiffusion(tiny_pipe()))
+    assert found.words.prompt.shape == found.words.negative.shape == (3, 77, 32)
+    assert found.words.prompt.dtype == torch.float32
+    assert not found.words.prompt.requires_grad
+    assert torch.equal(found.words.negative[0], found.words.negative[2])
+    assert not torch.equal(found.words.prompt[0], found.words.prompt[2])
+
+
+def test_the_negative_stays_where_it_is_not_fitted() -> None:
+    backbone = StableDiffusion(tiny_pipe())
+    _, words = prepared(backbone)
+    for guidance in (False, True):
+        found = fitted(backbone, replace(FEW, inversion_negative=False, inversion_guidance=guidance))
+        assert torch.equal(found.words.negative, words.negative)
+        assert not torch.equal(found.words.prompt, words.prompt)
+
+
+def test_a_keyframe_does_not_depend_on_the_others() -> None:
+    backbone = StableDiffusion(tiny_pipe())
+    settings = replace(FEW, inversion_learning_rate=1e-3)
+    together, alone = fitted(backbone, settings).words, fitted(backbone, settings, count=1).words
+    # Adam's first steps are of equal size whatever the gradient's, so rounding shows where it is near zero.
+    assert float(((together.prompt[0] - alone.prompt[0]).abs() < 1e-5).float().mean()) > 0.99
+
+
+def test_timesteps_are_drawn_over_the_schedule_or_from_its_middle_third() -> None:
+    backbone = StableDiffusion(tiny_pipe())
+    for timesteps, low, high in (("all", 1, 999), ("middle", 333, 667)):
+        settings = checked(MorphSettings, {"inversion_timesteps": timesteps, "inversion_batch": 64})
+        drawn = [
+            point.timestep
+            for step in range(4)
+            for point in segue.inversion._drawn(backbone, settings, Noise(0), KEYS, (4, 2, 2), step)[0]
+        ]
+        assert len(drawn) == 64 * 3 * 4
+        assert low <= min(drawn) < low + 0.05 * (high - low)
+        assert high - 0.05 * (high - low) < max(drawn) <= high
+        assert np.mean(drawn) == pytest.approx((low + high) / 2, rel=0.05)
+
+
+def test_noise_is_named_by_keyframe_draw_and_iteration() -> None:
+    backbone = StableDiffusion(tiny_pipe())
+
+    def drawn(keys: list[FrameKey], batch: int, step: int) -> tuple[list[float], torch.Tensor]:
+        settings = MorphSettings(inversion_batch=batch)
+        points, eps = segue.inversion._drawn(backbone, settings, Noise(0), keys, (4, 2, 2), step)
+        return [point.timestep for point in points], eps
+
+    times, eps = drawn(KEYS, 3, 0)
+    one_time, one = drawn(KEYS[1:2], 1, 0)
+    assert one_time == times[3:4]
+    assert torch.equal(one[0], eps[3])
+    assert len({tuple(e.flatten().tolist()) for e in [*eps, *drawn(KEYS, 3, 1)[1]]}) == 18
+
+
+def test_progress_is_told_after_each_iteration() -> None:
+    told: list[tuple[int, int]] = []
+    found = fitted(StableDiffusion(tiny_pipe()), progress=lambda i, n: told.append((i, n)))
+    assert told == [(1, 3), (2, 3), (3, 3)]
+    assert len(found.losses) == 3
+
+
+# Precision and memory.
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_masters_are_float32_over_a_network_of_half_precision(dtype: torch.dtype) -> None:
+    settings = replace(FEW, inversion_learning_rate=1e-5)  # lost at once in half precision
+    backbone = StableDiffusion(tiny_pipe())
+    latents, words = prepared(backbone)
+    whole = invert(backbone, latents, words, settings, Noise(0), KEYS).words
+    backbone.pipe.unet.to(dtype)
+    half = invert(backbone, latents, words, settings, Noise(0), KEYS).words
+    assert half.prompt.dtype == torch.float32
+    step, half_step = whole.prompt - words.prompt, half.prompt - words.prompt
+    assert float((half_step != 0).float().mean()) > 0.95
+    assert float(torch.cosine_similarity(step.flatten(), half_step.flatten(), dim=0)) > 0.8
+
+
+def test_a_loss_that_is_not_finite_is_named_in_one_line() -> None:
+    backbone = StableDiffusion(tiny_pipe())
+    latents, words = prepared(backbone)
+    with torch.no_grad():
+        backbone.pipe.unet.conv_out.bias.fill_(float("inf"))
+    with pytest.raises(SegueError, match="is not finite in iteration 1; load it with dtype") as caught:
+        invert(backbone, latents, words, FEW, Noise(0), KEYS)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("on_before", [False, True])
+def test_large_networks_are_checkpointed_meanwhile(monkeypatch: pytest.MonkeyPatch, on_before: bool) -> None:
+    backbone = StableDiffusion(tiny_pipe())
+    unet = backbone.pipe.unet
+    plain = fitted(backbone)
+    if on_before:
+        unet.enable_gradient_checkpointing()
+    before = [dict(vars(module)) for module in unet.modules()]
+    inside: list[bool] = []
+    monkeypatch.setattr(segue.inversion, "LARGE", 1000)
+    found = fitted(backbone, progress=lambda _i, _n: inside.append(unet.down_blocks[0].gradient_checkpointing))
+    assert inside == [True] * 3
+    assert torch.allclose(found.words.prompt, plain.words.prompt, atol=1e-4)
+    assert unet.is_gradient_checkpointing == on_before
+    for module, values in zip(unet.modules(), before, strict=True):
+        assert vars(module).keys() == values.keys()
+        assert all(vars(module)[name] is value for name, value in values.items() if "checkpoint" in name)
+
+
+# Nothing is left changed.
+
+
+def state(backbone: StableDiffusion) -> dict[str, Any]:
+    parts = {name: part for name, part in backbone.pipe.components.items() if isinstance(part, torch.nn.Module)}
+    return {
+        "training": {name: [m.training for m in part.modules()] for name, part in parts.items()},
+        "tracked": {name: [p.requires_grad for p in part.parameters()] for name, part in parts.items()},
+        "gradients": {name: [p.grad for p in part.parameters()] for name, part in parts.items()},
+        "weights": {
+            name: [float(p.detach().double().sum()) for p in part.parameters()] for name, part in parts.items()
+        },
+        "hooks": {
+            name: [
+                (list(m._forward_hooks), list(m._forward_pre_hooks), list(m._backward_hooks)) for m in part.modules()
+            ]
+            for name, part in parts.items()
+        },
+        "checkpointing": backbone.pipe.unet.is_gradient_checkpointing,
+        "grad mode": torch.is_grad_enabled(),
+        "torch": torch.get_rng_state().tolist(),
+        "python": random.getstate(),
+        "numpy": np.random.get_state()[1].tolist(),  # type: ignore[index]
+    }
+
+
+def stop(iteration: int, _iterations: int) -> None:
+    if iteration == 2:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("progress", [None, stop])
+@pytest.mark.parametrize("grad", [True, False])
+def test_what_was_touched_is_restored(
+    monkeypatch: pytest.MonkeyPatch, progress: Callable[[int, int], None] | None, grad: bool
+) -> None:
+    monkeypatch.setattr(segue.inversion, "LARGE", 1000)
+    backbone = StableDiffusion(tiny_pipe())
+    unet = backbone.pipe.unet
+    unet.train()
+    unet.mid_block.eval()
+    unet.conv_in.requires_grad_(False)
+    unet.register_forward_hook(lambda *_: None)
+    latents, words = prepared(backbone)
+    kept = latents.clone(), words.prompt.clone(), words.negative.clone()
+    before = state(backbone)
+    with torch.set_grad_enabled(grad):
+        try:
+            invert(
+                backbone,
+                latents,
+                words,
+                replace(FEW, inversion_augment=True),
+                Noise(0),
+                KEYS,
+                pictures=pictures(),
+                progress=progress,
+            )
+        except KeyboardInterrupt:
+            assert progress is stop
+        assert torch.is_grad_enabled() == grad
+    assert state(backbone) == before
+    for tensor, same in zip((latents, words.prompt, words.negative), kept, strict=True):
+        assert torch.equal(tensor, same)
+        assert not tensor.requires_grad
+
+
+# Augmentation.
+
+
+def generators(count: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(i) for i in range(count)]
+
+
+def test_crops_keep_the_shape_and_70_to_100_percent_of_the_area(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ramps along both sides: their slope after the crop is the crop's side."""
+    monkeypatch.setattr(segue.inversion, "JITTER", 0.0)
+    height, width = 96, 128
+    y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
+    images = torch.stack([y, x, torch.zeros_like(x)])[None].repeat(200, 1, 1, 1)
+    found = augmented(images, generators(200))
+    assert found.shape == images.shape
+    inner = found[:, :, 10:-10, 10:-10]
+    sides_y = (inner[:, 0, -1].mean(1) - inner[:, 0, 0].mean(1)) / (y[-11, 0] - y[10, 0])
+    sides_x = (inner[:, 1, :, -1].mean(1) - inner[:, 1, :, 0].mean(1)) / (x[0, -11] - x[0, 10])
+    areas = sides_y * sides_x
+    assert torch.allclose(sides_y, sides_x, atol=0.02), "the shape of the crop is that of the image"
+    assert 0.68 < areas.min() < 0.75
+    assert 0.95 < areas.max() < 1.02
+    middles = found[:, :2, 48, 64]
+    assert middles.min() < -0.03
+    assert middles.max() > 0.03
+    assert middles.abs().max() < 0.2
+
+
+def test_colours_change_by_up_to_a_tenth(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segue.inversion, "SMALLEST_CROP", 1.0)
+    grey = torch.full((200, 3, 8, 8), 0.0)  # 0.5 in [0, 1]; only brightness acts on it
+    levels = (augmented(grey, generators(200))[:, 0, 0, 0] + 1) / 2
+    assert 0.45 - 1e-6 <= levels.min() < 0.46
+    assert 0.54 < levels.max() <= 0.55 + 1e-6
+    colours = torch.tensor([0.8, -0.2, -0.4])[None, :, None, None].expand(50, 3, 8, 8)
+    found = augmented(colours, generators(50))
+    spread = (found.amax(1) - found.amin(1))[:, 0, 0] / 1.2
+    assert 0.9**3 - 1e-6 <= spread.min() < 0.95
+    assert 1.05 < spread.max() <= 1.1**3 + 1e-6
+
+
+def test_augmentation_is_named_and_stays_in_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = to_tensor(pictures())
+    found = augmented(images, generators(3))
+    assert torch.equal(found, augmented(images, generators(3)))
+    assert torch.equal(found[1:2], augmented(images[1:2], generators(3)[1:2]))
+    assert found.abs().max() <= 1
+    monkeypatch.setattr(segue.inversion, "JITTER", 0.0)
+    monkeypatch.setattr(segue.inversion, "SMALLEST_CROP", 1.0)
+    assert torch.allclose(augmented(images, generators(3)), images, atol=1e-5)
+
+
+def test_augmentation_encodes_the_changed_pictures_anew() -> None:
+    backbone = StableDiffusion(tiny_pipe())
+    changed = fitted(backbone, replace(FEW, inversion_augment=True), pictures=pictures())
+    assert not torch.equal(changed.words.prompt, fitted(backbone).words.prompt)
+    again = fitted(backbone, replace(FEW, inversion_augment=True), pictures=pictures())
+    assert torch.equal(changed.words.prompt, again.words.prompt)
+    with pytest.raises(ValueError, match="needs the pictures of all 3 keyframes"):
+        fitted(backbone, replace(FEW, inversion_augment=True))
+
+
+# What is kept.
+
+
+def test_a_second_run_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = StableDiffusion(tiny_pipe())
+    first = fitted(backbone, pictures=pictures(), folder=tmp_path / "words")
+    assert len(list((tmp_path / "words").iterdir())) == 1
+    latents, words = prepared(backbone)
+    monkeypatch.setattr(backbone, "predict", lambda *_a, **_k: pytest.fail("the network was called"))
+    second = invert(backbone, latents, words, FEW, Noise(0), KEYS, pictures=pictures(), folder=tmp_path / "words")
+    assert torch.equal(first.words.prompt, second.words.prompt)
+    assert torch.equal(first.words.negative, second.words.negative)
+    assert first.losses == second.losses
+
+
+def test_whatever_determines_the_result_is_in_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = StableDiffusion(tiny_pipe())
+    latents, words = prepared(backbone)
+    monkeypatch.setattr(segue.inversion, "_fitted", lambda _b, _z, words, *_rest: Inverted(words, [1.0]))
+
+    def files(**changes: Any) -> int:
+        options = {
+            "backbone": backbone,
+            "latents": latents,
+            "words": words,
+            "settings": FEW,
+            "noise": Noise(0),
+            "keys": KEYS,
+            "pictures": pictures(),
+        }
+        invert(**{**options, **changes}, folder=tmp_path)
+        return len(list(tmp_path.iterdir()))
+
+    assert files() == 1
+    other = tiny_pipe(seed=1)
+    changes: list[dict[str, Any]] = [
+        {"backbone": StableDiffusion(other)},
+        {"words": TextConditioning(words.prompt.flip(0), words.negative)},
+        {"words": TextConditioning(words.prompt, words.negative + 1)},
+        {"settings": replace(FEW, inversion_iterations=4)},
+        {"settings": replace(FEW, inversion_learning_rate=1e-3)},
+        {"settings": replace(FEW, inversion_batch=2)},
+        {"settings": replace(FEW, inversion_timesteps="middle")},
+        {"settings": replace(FEW, inversion_augment=True)},
+        {"settings": replace(FEW, inversion_negative=False)},
+        {"settings": replace(FEW, inversion_guidance=True)},
+        {"settings": replace(FEW, inversion_guidance=True, guidance_scale=9.0)},
+        {"noise": Noise(1)},
+        {"keys": [FrameKey(0), FrameKey(1), FrameKey(3)]},
+        {"pictures": pictures()[::-1]},
+        {"pictures": [picture.resize((32, 128)) for picture in pictures()]},
+        {"pictures": (), "latents": latents},
+        {"pictures": (), "latents": latents + 1},
+    ]
+    for i, change in enumerate(changes):
+        assert files(**change) == i + 2, change
+    # What does not matter makes no other result: the film's settings, guidance outside the loss, latents' rounding.
+    same: list[dict[str, Any]] = [
+        {"settings": replace(FEW, num_frames=9)},
+        {"settings": replace(FEW, guidance_scale=9.0)},
+        {"latents": latents + 1e-6},
+    ]
+    for change in same:
+        assert files(**change) == len(changes) + 1, change
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def lose_a_tensor(path: Path) -> None:
+    tensors = load_file(path)
+    del tensors["negative"]
+    save_file(tensors, path)
+
+
+def reshape(path: Path) -> None:
+    save_file({name: tensor[:1].clone() for name, tensor in load_file(path).items()}, path)
+
+
+@pytest.mark.parametrize("damage", [cut_short, empty, lose_a_tensor, reshape])
+def test_a_damaged_result_is_ignored_with_a_warning_and_made_again(
+    tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    backbone = StableDiffusion(tiny_pipe())
+    first = fitted(backbone, folder=tmp_path)
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    damage(path)
+    with pytest.warns(SegueWarning, match="is damaged and made again") as caught:
+        again = fitted(backbone, folder=tmp_path)
+    assert str(path) in str(caught[0].message)
+    assert torch.equal(first.words.prompt, again.words.prompt)
+    assert path.read_bytes() == whole
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_exception_keeps_nothing(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        fitted(StableDiffusion(tiny_pipe()), folder=tmp_path / "words", progress=stop)
+    assert not (tmp_path / "words").exists() or not list((tmp_path / "words").iterdir())
+
+
+def test_places_of_keys_are_exact() -> None:
+    """A loop's closing keyframe has a key of its own, so a key is not confused with another's."""
+    generators = [Noise(0).generator("inversion", FrameKey.at(Fraction(i))) for i in range(2)]
+    assert generators[0].initial_seed() != generators[1].initial_seed()
