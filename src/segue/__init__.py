@@ -1,7 +1,58 @@
-"""Segue makes the images between two images, with latent diffusion models."""
+"""Segue makes the images between two images, with latent diffusion models.
 
+from segue import Interpolator
+
+segue = Interpolator.from_pretrained()
+morph = segue("cat.png", "tiger.png", num_frames=17, seed=0)
+morph.save("morph.mp4")
+"""
+
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["__version__"]
+from segue.errors import SegueError
+
+if TYPE_CHECKING:
+    from segue.generate import AcceptRest, Again, Candidates, Pick, Progress
+    from segue.history import Edit
+    from segue.interpolate import Interpolator
+    from segue.morph import Morph
+    from segue.settings import ComputeSettings, FilmSettings, InversionSettings, MorphSettings
+    from segue.tree import FrameKey
+
+__all__ = [
+    "AcceptRest",
+    "Again",
+    "Candidates",
+    "ComputeSettings",
+    "Edit",
+    "FilmSettings",
+    "FrameKey",
+    "Interpolator",
+    "InversionSettings",
+    "Morph",
+    "MorphSettings",
+    "Pick",
+    "Progress",
+    "SegueError",
+    "__version__",
+]
 
 __version__ = version("segue")
+
+# What is imported when it is first asked for, so that the command line answers before torch is loaded.
+_HOMES = {
+    **dict.fromkeys(("AcceptRest", "Again", "Candidates", "Pick", "Progress"), "generate"),
+    "Edit": "history",
+    "Interpolator": "interpolate",
+    "Morph": "morph",
+    **dict.fromkeys(("ComputeSettings", "FilmSettings", "InversionSettings", "MorphSettings"), "settings"),
+    "FrameKey": "tree",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'segue' has no attribute '{name}'")
+    return getattr(import_module(f"segue.{_HOMES[name]}"), name)

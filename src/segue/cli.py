@@ -1,5 +1,6 @@
 """The command line; thin: every option comes from ``settings``, every command calls one function."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -148,12 +149,15 @@ def models() -> None:
     """List the models that are known by name, and what is on disk."""
     from segue.models import on_disk
 
-    for line in on_disk():
-        print(line)
+    for model, there in on_disk():
+        state = "on disk" if there else "to download"
+        print(f"{model.name:48} {model.kind:11} {state:12} {model.about}")
 
 
 def main() -> None:
     """Run the command line: one line and exit code 2 for whatever a user can get wrong."""
+    for library in ("TRANSFORMERS", "DIFFUSERS"):  # their notes are for programmers
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
     sys.exit(run(sys.argv[1:]))
 
 

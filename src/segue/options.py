@@ -77,7 +77,7 @@ def _typed(annotation: Any) -> Any:
     if origin is Literal:
         return annotation
     if origin is dict or (origin is tuple and args[-1] is Ellipsis):
-        return list[float] if args[0] is float and origin is tuple else list[str]
+        return list[float] if origin is tuple and _typed(args[0]) is float else list[str]
     if origin is tuple:
         return tuple[float, float]
     if origin is Annotated:
@@ -90,9 +90,17 @@ def _shown_default(field: FieldInfo) -> str:
     default = field.get_default(call_default_factory=True, validated_data={})
     if default is None or default in ((), {}, "", False):
         return ""
-    if isinstance(default, tuple):
-        return "default " + " ".join(f"{value:.2f}" for value in default)
-    return f"default {'on' if default is True else default}"
+    return f"default {_typed_in(default)}"
+
+
+def _typed_in(value: object) -> str:
+    """A value as it is typed on the command line: 0.3 0.55 for a range, 0,0 for a shift."""
+    if isinstance(value, tuple):
+        one_of_many = value[0] if isinstance(value[0], tuple) else None
+        return ",".join(map(_typed_in, one_of_many)) if one_of_many else " ".join(map(_typed_in, value))
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "on" if value is True else str(value)
 
 
 def _value(name: str, value: Any, field: FieldInfo) -> Any:

@@ -22,25 +22,15 @@ __all__ = ["activations", "check_weights", "distance"]
 Weights = Mapping[str, Tensor]
 
 # Convolutions by their number in torchvision's file with (stride, padding), "pool", and "out" where a layer is read.
-_Steps = tuple[tuple[int, int, int] | str, ...]
-_ALEX: _Steps = (
-    (0, 4, 2),
-    "out",
-    "pool",
-    (3, 1, 2),
-    "out",
-    "pool",
-    (6, 1, 1),
-    "out",
-    (8, 1, 1),
-    "out",
-    (10, 1, 1),
-    "out",
+_Step = tuple[int, int, int] | str
+_ALEX: tuple[_Step, ...] = (
+    *((0, 4, 2), "out", "pool", (3, 1, 2), "out", "pool"),
+    *((6, 1, 1), "out", (8, 1, 1), "out", (10, 1, 1), "out"),
 )
-_VGG: _Steps = tuple(
-    step
-    for i, block in enumerate(((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28)))
-    for step in (*(["pool"] if i else []), *((n, 1, 1) for n in block), "out")
+_VGG: tuple[_Step, ...] = (
+    *((0, 1, 1), (2, 1, 1), "out", "pool", (5, 1, 1), (7, 1, 1), "out", "pool"),
+    *((10, 1, 1), (12, 1, 1), (14, 1, 1), "out", "pool", (17, 1, 1), (19, 1, 1), (21, 1, 1), "out", "pool"),
+    *((24, 1, 1), (26, 1, 1), (28, 1, 1), "out"),
 )
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 _EPSILON = 1e-10

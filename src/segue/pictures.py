@@ -1,0 +1,335 @@
+"""Pictures in: whatever a user gives becomes an RGB picture of 8 bits, upright, opaque, and of the film's size.
+
+Placement: a point (x, y) of the source, in pixels with (0, 0) at the outer corner of the first pixel, goes to
+
+    (sx x + ox, sy y + oy)
+
+of the fitted picture. ``placement`` gives these numbers, so that poses are fitted exactly as the pictures are.
+"""
+
+import io
+import math
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageCms, ImageColor, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from segue.errors import SegueError
+
+__all__ = [
+    "LEAST_SIDE",
+    "Fit",
+    "Placement",
+    "SegueWarning",
+    "Source",
+    "common_size",
+    "fit",
+    "load",
+    "placement",
+    "to_images",
+    "to_tensor",
+]
+
+Source: TypeAlias = str | os.PathLike[str] | Image.Image | NDArray[Any]
+Fit = Literal["cover", "contain", "stretch"]
+
+LEAST_SIDE = 8  # pixels; below it there is nothing to interpolate
+MOST_SIDE = 16384
+
+_LAYERED = ("MPO", "PSD")  # formats with several pictures in a file that are no animations
+
+
+class SegueWarning(UserWarning):
+    """Something that a user should know, in one line; the command line prints it after ``segue: ``."""
+
+
+def load(source: Source, background: str = "white") -> Image.Image:
+    """Read a picture as RGB of 8 bits; what it holds beyond that is brought into it.
+
+    Rotated as its EXIF says; transparency laid on the background; colours of an embedded profile (CMYK too) brought
+    to sRGB; of 16 bits the upper 8, rounded; of several frames the first, with a SegueWarning.
+
+    Args:
+        source: a path; a PIL image, which stays as it is; or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), of
+            uint8, or of floats in [0, 1].
+        background: a colour that PIL knows: a name, "#rrggbb", "rgb(r, g, b)".
+
+    Raises:
+        SegueError: no such file, no picture, a damaged one, one below 8 x 8 or above PIL's limit, an unknown colour.
+    """
+    colour = _colour(background)
+    if isinstance(source, np.ndarray):
+        name, image = "the array", _from_array(source)
+    elif isinstance(source, Image.Image):
+        name, image = str(getattr(source, "filename", "") or "the image"), source
+    elif isinstance(source, str | os.PathLike):
+        name = os.fspath(source)
+        with _opened(Path(source)) as image:
+            return _as_rgb(image, name, colour)
+    else:
+        raise SegueError(f"a picture is a path, a PIL image or a numpy array, not {type(source).__name__}")
+    return _as_rgb(image, name, colour)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a fitted picture has each point of its source: scale and offset in x and y."""
+
+    scale: tuple[float, float]
+    offset: tuple[float, float]
+
+    def __call__(self, x: float, y: float) -> tuple[float, float]:
+        """Where a point of the source, in pixels, lies in the fitted picture."""
+        return self.scale[0] * x + self.offset[0], self.scale[1] * y + self.offset[1]
+
+
+def placement(source: tuple[int, int], size: tuple[int, int], how: Fit = "cover") -> Placement:
+    """How a picture is fitted to a size, both (width, height) in pixels.
+
+    cover: the smallest scale that fills the size, the middle kept. contain: the largest that shows all of the
+    picture, in the middle, rounded to whole pixels. stretch: each side by itself.
+    """
+    across, down = size[0] / source[0], size[1] / source[1]
+    if how == "stretch":
+        return Placement((across, down), (0.0, 0.0))
+    if how == "contain":
+        scale = min(across, down)
+        inner = [max(1, round(side * scale)) for side in source]
+        return Placement(
+            (inner[0] / source[0], inner[1] / source[1]), ((size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2)
+        )
+    scale = max(across, down)
+    offset = [(new - scale * old) / 2 for new, old in zip(size, source, strict=True)]
+    if scale == 1:  # only cropped: whole pixels stay whole pixels
+        offset = [float(math.ceil(o)) for o in offset]
+    return Placement((scale, scale), (offset[0], offset[1]))
+
+
+def fit(image: Image.Image, size: tuple[int, int], how: Fit = "cover", background: str = "white") -> Image.Image:
+    """Bring an RGB picture to a size (width, height), placed by ``placement``, resampled with Lanczos.
+
+    A picture that has the size already is kept to the byte. Around a contained one is the background.
+    """
+    place = placement(image.size, size, how)
+    if how == "contain":
+        inner = (round(place.scale[0] * image.width), round(place.scale[1] * image.height))
+        fitted = Image.new("RGB", size, _colour(background))
+        fitted.paste(image.resize(inner, Image.Resampling.LANCZOS), (int(place.offset[0]), int(place.offset[1])))
+        return fitted
+    left, top = (-offset / scale for offset, scale in zip(place.offset, place.scale, strict=True))
+    right, bottom = left + size[0] / place.scale[0], top + size[1] / place.scale[1]
+    box = (max(0.0, left), max(0.0, top), min(float(image.width), right), min(float(image.height), bottom))
+    return image.resize(size, Image.Resampling.LANCZOS, box=box)
+
+
+def common_size(
+    images: Sequence[Image.Image],
+    multiple_of: int,
+    width: int | None = None,
+    height: int | None = None,
+    longest: int | None = None,
+) -> tuple[int, int]:
+    """The size (width, height) of the film of some keyframes: that of the first, each side to the nearest multiple.
+
+    Args:
+        images: the keyframes; the first one gives the aspect ratio.
+        multiple_of: both sides are multiples of this.
+        width: the width in pixels; without a height, the height follows from the aspect ratio.
+        height: the height in pixels, likewise.
+        longest: bring the longer side to this, where neither width nor height is given.
+
+    Raises:
+        SegueError: width or height is no such multiple or too large, or follows as too large from the other one.
+    """
+    for name, side in (("width", width), ("height", height)):
+        if side is not None and (side % multiple_of or not 0 < side <= MOST_SIDE):
+            below = min(side, MOST_SIDE) // multiple_of * multiple_of
+            near = [str(n) for n in (below, below + multiple_of) if 0 < n <= MOST_SIDE]
+            raise SegueError(
+                f"{name} {side} is no multiple of {multiple_of} up to {MOST_SIDE}; use {' or '.join(near)}"
+            )
+    first = images[0]
+    if width and height:
+        return width, height
+    if width:
+        scale = width / first.width
+    elif height:
+        scale = height / first.height
+    else:
+        scale = longest / max(first.size) if longest else 1.0
+    size = (
+        width or _nearest(first.width * scale, multiple_of),
+        height or _nearest(first.height * scale, multiple_of),
+    )
+    if max(size) > MOST_SIDE:
+        raise SegueError(
+            f"the film would be {size[0]} x {size[1]} pixels, the most is {MOST_SIDE}; set width or height"
+        )
+    return size
+
+
+def to_tensor(images: Sequence[Image.Image]) -> Tensor:
+    """RGB pictures of one size as (B, 3, H, W) float32 in [-1, 1]."""
+    pixels = np.stack([np.asarray(image.convert("RGB")) for image in images])  # (B, H, W, 3)
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1
+
+
+def to_images(tensor: Tensor) -> list[Image.Image]:
+    """(B, 3, H, W) in [-1, 1] as RGB pictures, rounded and clipped; the inverse of ``to_tensor``.
+
+    Raises:
+        SegueError: the tensor holds no numbers (NaN), as when a network overflows in float16.
+    """
+    values = tensor.detach().to("cpu", torch.float32)
+    if values.isnan().any():
+        raise SegueError("the model gave no numbers (NaN) for a picture; a dtype of float32 or bfloat16 may mend it")
+    pixels = ((values + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    return [Image.fromarray(array) for array in pixels.numpy()]
+
+
+def _nearest(side: float, multiple: int) -> int:
+    """The nearest multiple, at least one."""
+    return max(1, math.floor(side / multiple + 0.5)) * multiple
+
+
+def _colour(text: str) -> tuple[int, int, int]:
+    """A colour by PIL's name for it."""
+    try:
+        return ImageColor.getrgb(text)[:3]
+    except ValueError as error:
+        raise SegueError(f"--background: '{text}' is no colour; use a name such as white, or #rrggbb") from error
+
+
+def _opened(path: Path) -> Image.Image:
+    """The picture file, its header read; errors in one line that names it."""
+    try:
+        if path.is_dir():
+            raise SegueError(f"{path} is a folder, not a picture")
+        if path.exists() and not path.is_file():
+            raise SegueError(f"{path} is no ordinary file")
+        if path.stat().st_size == 0:
+            raise SegueError(f"{path} is empty")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(path)
+        limit = Image.MAX_IMAGE_PIXELS
+        if limit is not None and image.width * image.height > limit:
+            image.close()
+            raise SegueError(
+                f"{path} is too large: {image.width} x {image.height} pixels; the most are {limit:,} in all"
+            )
+    except FileNotFoundError as error:
+        raise SegueError(f"{path}: there is no such file") from error
+    except UnidentifiedImageError as error:
+        raise SegueError(f"{path} is no picture that can be read (PNG, JPEG, WebP, GIF, TIFF, ...)") from error
+    except Image.DecompressionBombError as error:
+        raise SegueError(f"{path} is too large: {error}") from error
+    except OSError as error:
+        raise SegueError(f"{path} cannot be read: {error.strerror or error}") from error
+    except SegueError:
+        raise
+    except Exception as error:  # a decoder's own way to say that the header is damaged
+        raise SegueError(f"{path} is damaged: {error}") from error
+    return image
+
+
+def _as_rgb(image: Image.Image, name: str, colour: tuple[int, int, int]) -> Image.Image:
+    """A new RGB picture of an open one, of the frame at which it stands."""
+    width, height = image.size
+    if min(width, height) < LEAST_SIDE:
+        raise SegueError(f"{name} is too small: {width} x {height} pixels, the least is {LEAST_SIDE} x {LEAST_SIDE}")
+    try:
+        frames = getattr(image, "n_frames", 1) if image.format not in _LAYERED else 1
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            first = image.tell() == 0
+            upright = ImageOps.exif_transpose(image)
+            rgb = _flattened(_to_srgb(_unpacked(upright)), colour)
+    except SegueError as error:
+        raise SegueError(f"{name} {error}") from error
+    except Exception as error:  # decoders raise whatever they like: OSError, SyntaxError, struct.error, ...
+        raise SegueError(f"{name} is damaged: {' '.join(str(error).split())}") from error
+    if frames > 1 and first:
+        warnings.warn(f"{name} has {frames} frames; the first one is used", SegueWarning, stacklevel=3)
+    return rgb
+
+
+def _unpacked(image: Image.Image) -> Image.Image:
+    """Channels of 8 bits: without a palette, transparency in a channel of its own, 16 or 32 bits as grey of 8."""
+    if image.mode.startswith("I;16"):
+        values, most = np.asarray(image).astype(np.float64), 65535
+    elif image.mode in ("I", "F"):
+        # The file does not say what white is: the least usual range that holds all values.
+        values = np.asarray(image).astype(np.float64)
+        ranges = (1, 255, 65535) if image.mode == "F" else (255, 65535)
+        found = [most for most in ranges if values.min() >= 0 and values.max() <= most]  # none where there is a NaN
+        if not found:
+            raise SegueError(f"has values outside 0 to {ranges[-1]}; save it with 8 or 16 bits")
+        most = found[0]
+    elif image.has_transparency_data:
+        return image.convert("RGBA")
+    else:
+        return image.convert("RGB") if image.mode in ("P", "YCbCr", "HSV") else image
+    grey = Image.fromarray(np.rint(values * (255 / most)).astype(np.uint8))
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        grey.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
+    return grey
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    """Colours of an embedded profile as sRGB; a picture without one, or with one that does not fit it, as it is."""
+    data = image.info.get("icc_profile")
+    try:
+        if image.mode == "LAB":
+            profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
+        elif data and image.mode in ("CMYK", "RGB", "RGBA", "L"):
+            profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
+        else:
+            return image
+        if "sRGB" in ImageCms.getProfileDescription(profile):
+            return image
+        converted = ImageCms.profileToProfile(
+            image,
+            profile,
+            ImageCms.createProfile("sRGB"),
+            renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            outputMode="RGBA" if image.mode == "RGBA" else "RGB",
+            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return image
+    return converted or image
+
+
+def _flattened(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
+    """RGB, with transparency laid on a colour."""
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    opaque = Image.new("RGBA", image.size, (*colour, 255))
+    return Image.alpha_composite(opaque, image.convert("RGBA")).convert("RGB")
+
+
+def _from_array(array: NDArray[Any]) -> Image.Image:
+    """A picture of an array of uint8, or of floats in [0, 1]."""
+    shape = array.shape[:2] if array.ndim == 3 and array.shape[2] == 1 else array.shape
+    if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in (3, 4)) or not array.size:
+        raise SegueError(f"the array has the shape {array.shape}; a picture is (H, W), (H, W, 3) or (H, W, 4)")
+    array = array.reshape(shape)
+    if np.issubdtype(array.dtype, np.floating):
+        if not (array.min() >= 0 and array.max() <= 1):
+            raise SegueError(
+                "the array has values outside 0 to 1; a picture of floats lies in it, one of uint8 in 0 to 255"
+            )
+        array = np.rint(array.astype(np.float64) * 255).astype(np.uint8)
+    if array.dtype != np.uint8:
+        raise SegueError(f"the array is of {array.dtype}; a picture is of uint8 (0 to 255) or of floats (0 to 1)")
+    return Image.fromarray(np.ascontiguousarray(array))
