@@ -233,7 +233,8 @@ def _opened(path: Path) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise SegueError(f"{path} is too large: {error}") from error
     except OSError as error:
-        raise SegueError(f"{path} cannot be read: {error.strerror or error}") from error
+        fault = f"cannot be read: {error.strerror}" if error.strerror else f"is damaged: {error}"
+        raise SegueError(f"{path} {fault}") from error
     except SegueError:
         raise
     except Exception as error:  # a decoder's own way to say that the header is damaged
