@@ -9,7 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from segue.display import Mode, duration, showing
+from segue.display import Mode, showing
 from segue.errors import SegueError
 from segue.film import check_film
 from segue.generate import Progress
@@ -227,5 +227,4 @@ def _done(morph: Morph, output: Path, mode: Mode) -> None:
     if mode == "json":
         print(json.dumps({"stage": "done", "film": str(output), "run": str(morph.path), "frames": len(morph)}))
     elif mode != "quiet":
-        film = f"{output} ({len(morph)} frames" + (f", {duration(morph.seconds)})" if morph.seconds else ")")
-        print(f"{film}; run folder {morph.path}")
+        print(f"{output}: {len(morph)} frames; run folder {morph.path}")

@@ -10,10 +10,12 @@ from typing import Any, overload
 
 from PIL import Image
 
+from segue.clip import Clip
 from segue.errors import SegueError
 from segue.files import write_json
 from segue.film import contact_sheet, timeline, write_film
 from segue.settings import FilmSettings, as_json, checked
+from segue.timing import Bezier, easing_named, screen_times
 from segue.tree import FrameKey
 
 __all__ = ["Frames", "Morph"]
@@ -83,9 +85,42 @@ class Morph:
             SegueError: an unknown ending or setting, or a place that cannot be written.
         """
         settings = film or checked(FilmSettings, values)
-        timed = timeline(range(len(self)), self.keyframe_flags, settings.fps, settings.hold, settings.boomerang)
+        timed = self.timed(settings)
         write_film(Path(path), ((self.frames[i], seconds) for i, seconds in timed), quality=settings.quality)
         return Path(path)
+
+    def timed(self, film: FilmSettings) -> list[tuple[int, float]]:
+        """The numbers of the frames in the order in which they are shown, each with its seconds on screen."""
+        timed = timeline(range(len(self)), self.keyframe_flags, film.fps, film.hold, film.boomerang)
+        easing = easing_named(film.easing)
+        if film.timing == "uniform" and film.easing == "linear":
+            return list(timed)
+        own = self._screen_times(even=film.timing == "even", easing=easing)
+        return [(i, seconds + (own[i] - 1) / film.fps) for i, seconds in timed]
+
+    def distances(self) -> list[float]:
+        """How far apart neighbours look, by pocket's CLIP; measured once and kept in the run folder."""
+        names = [path.name for path in self.frames.paths]
+        digests = [f"{name} {path.stat().st_mtime_ns}" for name, path in zip(names, self.frames.paths, strict=True)]
+        known = _read(self.path / "distances.json") if (self.path / "distances.json").exists() else {}
+        if known.get("frames") != digests:
+            features = Clip.load().images(list(self.frames))
+            apart = (1 - (features[1:] * features[:-1]).sum(1)).clamp_min(0).tolist()
+            known = {"frames": digests, "distances": apart}
+            write_json(self.path / "distances.json", known)
+        return [float(distance) for distance in known["distances"]]
+
+    def _screen_times(self, *, even: bool, easing: Bezier) -> list[float]:
+        """For each frame its time on screen, in frames of a uniform film; each gap between keyframes on its own."""
+        distances = self.distances() if even else [1.0] * (len(self) - 1)
+        ends = [i for i, flag in enumerate(self.keyframe_flags) if flag]
+        ends += [len(self) - 1] if ends[-1] != len(self) - 1 else []  # a loop's last gap ends before its keyframe
+        times = [0.0] * len(self)
+        for left, right in zip(ends, ends[1:], strict=False):
+            for i, share in enumerate(screen_times(distances[left:right], easing)):
+                times[left + i] += share * (right - left)
+        times[0], times[-1] = times[0] + 0.5, times[-1] + 0.5  # the ends have one gap only
+        return times
 
     def contact_sheet(self, path: str | PathLike[str] | None = None) -> Image.Image:
         """All frames on one picture, also written to a path where one is given."""
@@ -93,8 +128,7 @@ class Morph:
 
     def seconds(self, film: FilmSettings) -> float:
         """How long the film plays."""
-        timed = timeline(range(len(self)), self.keyframe_flags, film.fps, film.hold, film.boomerang)
-        return float(sum(seconds for _, seconds in timed))
+        return float(sum(seconds for _, seconds in self.timed(film)))
 
     def remember(self, path: Path, film: FilmSettings) -> None:
         """Note that a film was written, so that a redo writes it anew."""

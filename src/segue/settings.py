@@ -258,6 +258,13 @@ class FilmSettings:
     fps: float = Field(default=12.0, gt=0, le=240, description="Frames per second.")
     hold: float = Field(default=0.5, ge=0, le=60, description="Seconds for which each keyframe is held.")
     boomerang: bool = Field(default=False, description="Play the film forth and back.")
+    timing: Literal["uniform", "even"] = Field(
+        default="uniform", description="Show all frames equally long, or so that the film moves evenly to the eye."
+    )
+    easing: str = Field(
+        default="linear",
+        description="Speed over each gap: linear, ease-in, ease-out, ease-in-out, or a Bezier curve as 0.42,0,0.58,1.",
+    )
     quality: int = Field(default=18, ge=0, le=51, description="Quality of an MP4: 0 is lossless, 51 the worst.")
 
 

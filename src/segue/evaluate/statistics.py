@@ -84,12 +84,20 @@ def frechet_draws(x: Array, y: Array, drawn: NDArray[np.intp]) -> Array:
     """
     choices = x if x.ndim == 4 else x[None]
     dimension = y.shape[-1]
-    return np.array(
-        [
-            frechet_distance(choices[i % len(choices)][pairs].reshape(-1, dimension), y[pairs].reshape(-1, dimension))
-            for i, pairs in enumerate(drawn)
-        ]
-    )
+    # Only what lies in the span of the inputs meets their covariance; the rest adds its own spread and shift.
+    _, sizes, axes = np.linalg.svd(y.reshape(-1, dimension), full_matrices=False)
+    axes = axes[sizes > sizes[0] * 1e-12]
+    inside, inputs = choices @ axes.T, y @ axes.T
+    rest = choices - inside @ axes
+    squares, sums = (rest * rest).sum((2, 3)), rest.sum(2)
+    n, found = choices.shape[1] * choices.shape[2], []
+    for i, pairs in enumerate(drawn):
+        choice = i % len(choices)
+        mean = sums[choice, pairs].sum(0) / n
+        spread = (squares[choice, pairs].sum() - n * (mean @ mean)) / (n - 1)
+        near = frechet_distance(inside[choice, pairs].reshape(-1, len(axes)), inputs[pairs].reshape(-1, len(axes)))
+        found.append(near + spread + mean @ mean)
+    return np.array(found)
 
 
 def kernel_draws(x: Array, y: Array, drawn: NDArray[np.intp]) -> Array:

@@ -99,7 +99,7 @@ def _draw_mixed(canvas: Canvas, people: tuple[Person, ...]) -> None:
     for keypoint, color in enumerate(COLORS):
         for person in people:
             if person.visible[keypoint]:
-                _fill(canvas, _disc(*person.points[keypoint, :2], _RADIUS), color)
+                _fill(canvas, _disc(person, keypoint, _RADIUS), color)
     for limb, color in zip(LIMBS, COLORS, strict=False):
         for person in people:
             if person.visible[list(limb)].all():
@@ -114,7 +114,7 @@ def _draw_filled(canvas: Canvas, people: tuple[Person, ...], radius: int) -> Non
                 _fill(canvas, _ellipse(person, limb, radius), (int(red * 0.6), int(green * 0.6), int(blue * 0.6)))
         for keypoint, color in enumerate(COLORS):
             if person.visible[keypoint]:
-                _fill(canvas, _disc(*person.points[keypoint, :2], radius), color)
+                _fill(canvas, _disc(person, keypoint, radius), color)
 
 
 Rows = Iterator[tuple[int, int, int]]  # y, first x, last x
@@ -129,9 +129,9 @@ def _fill(canvas: Canvas, rows: Rows, color: tuple[int, int, int], share: float 
             row[:] = np.rint((1 - share) * row + share * np.array(color))
 
 
-def _disc(x: float, y: float, radius: int) -> Rows:
-    """The rows of a disc around the integer part of (x, y), by the midpoint circle algorithm."""
-    centre_x, centre_y = int(x), int(y)
+def _disc(person: Person, keypoint: int, radius: int) -> Rows:
+    """The rows of a disc around the integer part of a keypoint, by the midpoint circle algorithm."""
+    centre_x, centre_y = int(person.points[keypoint, 0]), int(person.points[keypoint, 1])
     for offset, half in _half_widths(radius).items():
         yield centre_y + offset, centre_x - half, centre_x + half
 
@@ -171,7 +171,9 @@ def _corners(centre: tuple[int, int], axes: tuple[int, int], angle: int) -> NDAr
     cosine, sine = _SINES[450 - angle], _SINES[angle]
     x, y = axes[0] * _SINES[450:89:-1], axes[1] * _SINES[:361]
     points = np.stack([centre[0] + x * cosine - y * sine, centre[1] + x * sine + y * cosine], axis=1)
-    return np.rint(points).astype(np.int64)
+    corners: NDArray[np.int64] = np.rint(points).astype(np.int64)
+    changed: NDArray[np.bool_] = (np.diff(corners, axis=0, prepend=corners[:1] - 1) != 0).any(axis=1)
+    return np.asarray(corners[changed])
 
 
 def _rows(corners: NDArray[np.int64]) -> Rows:

@@ -1,0 +1,297 @@
+"""Make the films of all pairs with all schemes, measure them, and put intervals on what comes out.
+
+    OUTPUT/runs/SCHEME/NAME/       the run folder of each film, as segue morph makes it
+    OUTPUT/films/SCHEME/NAME.json  what it was made from, and in how many seconds
+    OUTPUT/features/NETWORK/...    what each network saw in it
+
+All of these are kept: what is there is not made again, so a stopped evaluation continues where it was, and one more
+scheme, pair or network costs only itself.
+"""
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from segue.errors import SegueError
+from segue.evaluate.features import Network
+from segue.evaluate.manifest import Pair
+from segue.evaluate.measures import Array, sharpness
+from segue.evaluate.results import Film, Measured, Report, report_of
+from segue.files import write_bytes, write_json
+from segue.interpolate import Interpolator
+from segue.settings import SCHEMES, MorphSettings, as_json, checked, differences
+
+__all__ = ["Stage", "evaluate", "schemes_named"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where an evaluation is; handed to the callback.
+
+    Attributes:
+        stage: "films", "features" or "report".
+        what: the scheme, or the network.
+        pair: the pair's name.
+        done, total: finished films of this stage, and all.
+        kept: whether this one was there already.
+    """
+
+    stage: str
+    what: str = ""
+    pair: str = ""
+    done: int = 0
+    total: int = 0
+    kept: bool = False
+
+
+Callback = Callable[[Stage], None]
+
+
+def evaluate(
+    segue: Interpolator,
+    pairs: Sequence[Pair],
+    schemes: Sequence[str],
+    output: Path,
+    *,
+    networks: Sequence[Network],
+    settings: Mapping[str, Any] | None = None,
+    callback: Callback | None = None,
+) -> Report:
+    """Measure schemes on pairs.
+
+    Args:
+        segue: the model that makes the films.
+        pairs: what ``read_pairs`` gives.
+        schemes: names of schemes.
+        output: the folder of the evaluation; one that holds another evaluation of the same settings is added to.
+        networks: the feature networks.
+        settings: fields of MorphSettings and ComputeSettings; scheme, prompts and poses come from elsewhere.
+        callback: is handed a Stage after each film and each measurement.
+
+    Returns:
+        All numbers, with intervals; ``report.write_report`` writes them.
+
+    Raises:
+        SegueError: a setting is wrong, or the folder holds films that were made with other settings.
+    """
+    begun, clock, report = time.perf_counter(), _Clock(), callback or (lambda _stage: None)
+    jobs = [_job(segue, pair, scheme, settings or {}) for scheme in schemes for pair in pairs]
+
+    # Make the films.
+    films = []
+    for i, job in enumerate(jobs, 1):
+        film, kept = _film(segue, job, output, clock)
+        films.append(film)
+        report(Stage("films", job.scheme, job.pair.name, i, len(jobs), kept))
+
+    # See them through the networks.
+    measured = [Measured(film, {}, {}, {}, np.array([])) for film in films]
+    for network in networks:
+        for i, film in enumerate(films):
+            seen, kept = _seen(network, film, output, clock)
+            measured[i] = measured[i].with_network(network.name, seen)
+            report(Stage("features", network.name, film.pair.name, i + 1, len(films), kept))
+    for i, film in enumerate(films):
+        measured[i] = measured[i].with_sharpness(_sharpness(film, output))
+
+    # Put intervals on what comes out.
+    report(Stage("report"))
+    rest = time.perf_counter() - begun - clock.spent["films"] - clock.spent["features"]
+    found = report_of(
+        measured,
+        schemes,
+        {network.name: network.fingerprint for network in networks},
+        model={"name": segue.name, "fingerprint": segue.backbone.fingerprint()},
+        settings=_shared_settings(jobs),
+    )
+    rest = time.perf_counter() - begun - clock.spent["films"] - clock.spent["features"]
+    return found.with_seconds(films=clock.known["films"], features=clock.known["features"], rest=rest)
+
+
+def schemes_named(text: str) -> tuple[str, ...]:
+    """Schemes from "all" or names separated by commas; SegueError for an unknown one."""
+    if text == "all":
+        return SCHEMES
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if wrong := [name for name in names if name not in SCHEMES]:
+        raise SegueError(f"unknown scheme '{wrong[0]}'; there are {', '.join(SCHEMES)}, or all")
+    if not names:
+        raise SegueError(f"schemes: none named; there are {', '.join(SCHEMES)}, or all")
+    return names
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One film to make: its pair, its scheme, all settings and what they make of it."""
+
+    pair: Pair
+    scheme: str
+    values: Mapping[str, Any]
+    recipe: Mapping[str, Any]
+
+
+@dataclass
+class _Clock:
+    """Seconds by share: spent in this call, and known of everything that the report stands on."""
+
+    spent: dict[str, float] = field(default_factory=lambda: {"films": 0.0, "features": 0.0})
+    known: dict[str, float] = field(default_factory=lambda: {"films": 0.0, "features": 0.0})
+
+    @contextmanager
+    def measuring(self, share: str) -> Iterator[Callable[[], float]]:
+        begun = time.perf_counter()
+        yield lambda: time.perf_counter() - begun
+        self.spent[share] += time.perf_counter() - begun
+
+
+def _job(segue: Interpolator, pair: Pair, scheme: str, settings: Mapping[str, Any]) -> _Job:
+    """What one film is made from, as plain values that can be compared."""
+    values: dict[str, Any] = {**settings, "scheme": scheme}
+    if pair.prompts is not None:
+        values["prompt"] = pair.prompts
+    if pair.negative_prompt:
+        values["negative_prompt"] = pair.negative_prompt
+    if pair.pose_a is not None:
+        values["pose"] = f"{pair.pose_a.absolute()},{pair.pose_b.absolute() if pair.pose_b else ''}"
+    images = {name: value for name, value in values.items() if name in MorphSettings.__dataclass_fields__}
+    recipe = {
+        "settings": as_json(checked(MorphSettings, images)),
+        "model": segue.backbone.fingerprint(),
+        "a": _digest_of_file(pair.a),
+        "b": _digest_of_file(pair.b),
+    }
+    return _Job(pair, scheme, values, recipe)
+
+
+def _film(segue: Interpolator, job: _Job, output: Path, clock: _Clock) -> tuple[Film, bool]:
+    """One film, made where it is not there; and whether it was there."""
+    record_path = output / "films" / job.scheme / f"{job.pair.name}.json"
+    record = _record(record_path, job, output)
+    kept = record is not None
+    if record is None:
+        with clock.measuring("films") as seconds:
+            morph = segue(job.pair.a, job.pair.b, output=output / "runs" / job.scheme / job.pair.name, **job.values)
+            frames = {str(key.place): path for key, path in zip(morph.keys, morph.frames.paths, strict=True)}
+            record = {
+                "recipe": job.recipe,
+                "seconds": round(seconds(), 3),
+                "frames": {place: path.relative_to(output).as_posix() for place, path in frames.items()},
+            }
+            record_path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(record_path, record)
+    clock.known["films"] += record["seconds"]
+    film = Film(
+        pair=job.pair,
+        scheme=job.scheme,
+        frames=tuple(output / name for name in record["frames"].values()),
+        positions=np.array([float(Fraction(place)) for place in record["frames"]]),
+        digest=hashlib.sha256(json.dumps(job.recipe, sort_keys=True).encode()).hexdigest()[:16],
+    )
+    return film, kept
+
+
+def _record(path: Path, job: _Job, output: Path) -> dict[str, Any] | None:
+    """What is known of a film that is there; None where it is to be made; SegueError where it is another one."""
+    try:
+        record: dict[str, Any] = json.loads(path.read_text())
+        before, frames = record["recipe"], record["frames"]
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
+    if before != job.recipe:
+        changes = differences(before["settings"], job.recipe["settings"])
+        changes += [f"another {name}" for name in ("model", "a", "b") if before[name] != job.recipe[name]]
+        raise SegueError(f"{path} stands for a film made otherwise ({'; '.join(changes)}); choose another output")
+    return record if all((output / name).is_file() for name in frames.values()) else None
+
+
+def _seen(network: Network, film: Film, output: Path, clock: _Clock) -> tuple[dict[str, Array], bool]:
+    """What a network sees in a film: features, distances, the texts of its prompts; and whether it was there."""
+    path = output / "features" / _folder(network) / film.scheme / f"{film.pair.name}.safetensors"
+    stamp = {"network": network.fingerprint, "film": film.digest}
+    there = _stored(path, stamp)
+    if there is not None:
+        clock.known["features"] += there[1]
+        return there[0], True
+    with clock.measuring("features") as seconds:
+        seen = _looked(network, film, _pictures(film))
+        cost = seconds()
+    _store(path, seen, {**stamp, "seconds": f"{cost:.3f}"})
+    clock.known["features"] += cost
+    return seen, False
+
+
+def _looked(network: Network, film: Film, pictures: Sequence[Image.Image]) -> dict[str, Array]:
+    seen: dict[str, Array] = {}
+    if network.features is None:
+        path = network.path(pictures)
+        seen |= {"steps": path.steps, "to_first": path.to_first, "to_last": path.to_last}
+    else:
+        seen["features"] = network.features(pictures)
+    if network.texts is not None and film.pair.prompts is not None:
+        seen["texts"] = network.texts([*film.pair.prompts, film.pair.negative_prompt])
+    return seen
+
+
+def _sharpness(film: Film, output: Path) -> Array:
+    """The sharpness of each frame, (F,)."""
+    path = output / "features" / "sharpness" / film.scheme / f"{film.pair.name}.safetensors"
+    stamp = {"film": film.digest}
+    there = _stored(path, stamp)
+    if there is not None:
+        return there[0]["sharpness"]
+    values = np.array([sharpness(np.asarray(picture, dtype=np.float64) / 255) for picture in _pictures(film)])
+    _store(path, {"sharpness": values}, stamp)
+    return values
+
+
+def _pictures(film: Film) -> list[Image.Image]:
+    pictures = []
+    for path in film.frames:
+        with Image.open(path) as image:
+            pictures.append(image.convert("RGB"))
+    return pictures
+
+
+def _stored(path: Path, stamp: Mapping[str, str]) -> tuple[dict[str, Array], float] | None:
+    """Arrays that were kept, and the seconds they took; None where there are none of that stamp."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            known = file.metadata() or {}
+            if any(known.get(name) != value for name, value in stamp.items()):
+                return None
+            return {name: file.get_tensor(name) for name in file.keys()}, float(known.get("seconds", 0))  # noqa: SIM118
+    except (FileNotFoundError, SafetensorError):
+        return None
+
+
+def _store(path: Path, arrays: Mapping[str, Array], stamp: Mapping[str, str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, dict(stamp)))
+
+
+def _folder(network: Network) -> str:
+    """A folder's name of a network: its own, made safe, with its fingerprint where it is a file or checkpoint."""
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "_", network.name).strip("_.") or "network"
+    return safe if ":" not in network.name else f"{safe[-60:]}-{network.fingerprint[:8]}"
+
+
+def _shared_settings(jobs: Sequence[_Job]) -> dict[str, Any]:
+    """The settings that all films share."""
+    settings = [job.recipe["settings"] for job in jobs]
+    return {name: value for name, value in settings[0].items() if all(s[name] == value for s in settings)}
+
+
+def _digest_of_file(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
