@@ -34,7 +34,7 @@ CLEAN = NoisePoint(-1, 1.0, 0.0)
 Points = NoisePoint | Sequence[NoisePoint]  # one for the whole batch, or one for each sample
 
 
-def diffuse(z: Tensor, eps: Tensor, to: Points, start: Points = CLEAN) -> Tensor:
+def diffuse(z: Tensor, eps: Tensor, to: Points, start: NoisePoint = CLEAN) -> Tensor:
     """Diffuse latents from one noise point on to a noisier one.
 
     Args:
@@ -47,10 +47,8 @@ def diffuse(z: Tensor, eps: Tensor, to: Points, start: Points = CLEAN) -> Tensor
         ValueError: start is noisier than the point to reach.
     """
     ends = [to] if isinstance(to, NoisePoint) else list(to)
-    starts = [start] * len(ends) if isinstance(start, NoisePoint) else list(start)
-    ends = ends * len(starts) if len(ends) == 1 else ends
-    a = [end.alpha / begin.alpha for begin, end in zip(starts, ends, strict=True)]
-    variances = [end.sigma**2 - (k * begin.sigma) ** 2 for k, begin, end in zip(a, starts, ends, strict=True)]
+    a = [end.alpha / start.alpha for end in ends]
+    variances = [end.sigma**2 - (k * start.sigma) ** 2 for k, end in zip(a, ends, strict=True)]
     if min(variances) < -1e-9:
         raise ValueError("diffuse goes from a cleaner noise point to a noisier one")
     b = [math.sqrt(max(variance, 0.0)) for variance in variances]
@@ -160,8 +158,8 @@ class Backbone(Protocol):
         """eps_hat of latents at a noise point, differentiable with respect to the conditioning's tensors."""
         ...
 
-    def evaluating(self) -> AbstractContextManager[None]:
-        """Networks in evaluation mode without gradients; everything as it was afterwards."""
+    def evaluating(self, grad: bool = False) -> AbstractContextManager[None]:
+        """Networks in evaluation mode, weights frozen, without gradients unless grad; all as it was afterwards."""
         ...
 
     def fingerprint(self) -> str:

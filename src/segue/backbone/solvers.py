@@ -228,8 +228,6 @@ def _scheduler(schedule: Schedule, points: list[int], sampling: Sampling, own: A
         raise SegueError(f"{type(scheduler).__name__} cannot start at a noise point: {reason}") from error
     if round(float(scheduler.timesteps[0])) != times[0] or not _starts_at(scheduler, schedule.noise_point(times[0])):
         raise SegueError(f"{type(scheduler).__name__} does not start at the noise point that it is given; {ELSE}")
-    if hasattr(scheduler, "set_begin_index"):
-        scheduler.set_begin_index(0)
     return scheduler, {}
 
 
