@@ -1,0 +1,140 @@
+"""Detectors: from a picture to the people in it, behind one function.
+
+- `pocket`: the embedded keypoint network, for drawn figures; one person.
+- `rtmlib`: RTMPose (Jiang et al., 2023, https://arxiv.org/abs/2303.07399) in the package rtmlib, of the extra `pose`.
+- `vitpose`: ViTPose (Xu et al., 2022, https://arxiv.org/abs/2204.12484) in transformers, on the boxes of RT-DETR.
+
+Nothing is downloaded unless asked for: without local weights the error names the command that fetches them.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from segue.errors import SegueError
+from segue.pose.keypoints import Person, Pose
+from segue.pose.network import PICTURE_SIZE, KeypointNetwork, heat_maps, load, peaks, save
+
+__all__ = [
+    "DETECTORS",
+    "Detect",
+    "Detector",
+    "KeypointNetwork",
+    "by_network",
+    "detect",
+    "detector_of",
+    "heat_maps",
+    "load",
+    "peaks",
+    "save",
+]
+
+Detector = Literal["pocket", "rtmlib", "vitpose"]
+DETECTORS: tuple[Detector, ...] = get_args(Detector)
+
+Detect = Callable[[Image.Image], Pose]
+
+POCKET = Path(__file__).parents[1] / "models" / "pocket" / "pose"
+
+
+def detect(image: Image.Image, detector: Detector = "pocket", *, download: bool = False) -> Pose:
+    """Find the people in a picture.
+
+    Args:
+        image: the picture, in any mode; transparency is ignored.
+        detector: which one; see this module's introduction.
+        download: fetch the detector's weights if they are not there.
+
+    Returns:
+        the people in pixels of the picture; none when nobody is found. Keypoints that the detector is not sure of, or
+        that it puts outside the picture, are not there.
+
+    Raises:
+        SegueError: an unknown detector, or its package or weights are missing; the message says how to get them.
+    """
+    return detector_of(detector, download=download)(image)
+
+
+def detector_of(name: Detector, *, download: bool = False) -> Detect:
+    """Load a detector once, for many pictures; arguments and errors as in ``detect``."""
+    if name == "pocket":
+        return by_network(_pocket())
+    if name == "rtmlib":
+        from segue.pose import rtm
+
+        return rtm.load(download)
+    if name == "vitpose":
+        from segue.pose import vitpose
+
+        return vitpose.load(download)
+    raise SegueError(f"pose_detector {name!r} is unknown; there are {', '.join(DETECTORS)}")
+
+
+def by_network(network: KeypointNetwork) -> Detect:
+    """A detector from a keypoint network: at most one person."""
+
+    def found(image: Image.Image) -> Pose:
+        picture, corner, scale = _framed(image.convert("RGB"))
+        with torch.inference_mode():
+            points = peaks(network(picture))[0].double().numpy()
+        points[:, :2] = (points[:, :2] - corner) / scale
+        return sure(points[None, :, :2], points[None, :, 2], image.size, network.threshold, network.least_keypoints)
+
+    return found
+
+
+def sure(
+    points: NDArray[np.float64],
+    scores: NDArray[np.float64],
+    size: tuple[int, int],
+    threshold: float,
+    least_keypoints: int,
+    least_score: float = 0.0,
+) -> Pose:
+    """Keep the keypoints and people that a detector is sure of.
+
+    Args:
+        points: (N, 18, 2), x and y in pixels, of N people.
+        scores: (N, 18), their confidences.
+        size: the picture's width and height; keypoints outside are not there.
+        threshold: least confidence of a keypoint.
+        least_keypoints: fewest keypoints of a person.
+        least_score: least mean confidence of a person, over all 18 keypoints, unsure ones included.
+    """
+    people = []
+    for xy, score in zip(points, scores, strict=True):
+        finite = np.isfinite(xy).all(axis=1) & np.isfinite(score)
+        inside = finite & (xy >= 0).all(axis=1) & (xy <= size).all(axis=1)
+        there = inside & (score >= max(threshold, np.finfo(np.float64).tiny))
+        if there.sum() >= max(least_keypoints, 1) and score[finite].clip(0, 1).mean() >= least_score:
+            person = np.zeros((len(score), 3))
+            person[there] = np.column_stack([xy, score])[there]
+            people.append(Person(person))
+    return Pose(tuple(people), *size)
+
+
+def _pocket() -> KeypointNetwork:
+    if not (POCKET / "config.json").is_file():
+        raise SegueError("this pocket has no pose network; give pose files, or take --pose-detector rtmlib or vitpose")
+    return load(POCKET)
+
+
+def _framed(image: Image.Image) -> tuple[torch.Tensor, NDArray[np.float64], NDArray[np.float64]]:
+    """The picture scaled into the network's square, its edges repeated around it.
+
+    Returns:
+        (1, 3, 128, 128) in [-1, 1]; where the picture's corner lies in it, (2,); pixels there to a pixel here, (2,).
+    """
+    longest = max(image.size)
+    width, height = (max(1, round(side * PICTURE_SIZE / longest)) for side in image.size)
+    left, top = (PICTURE_SIZE - width) // 2, (PICTURE_SIZE - height) // 2
+    pixels = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0))
+    around = ((top, PICTURE_SIZE - height - top), (left, PICTURE_SIZE - width - left), (0, 0))
+    pixels = np.pad(pixels, around, mode="edge")
+    picture = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 127.5 - 1
+    return picture, np.array([left, top], float), np.array([width / image.width, height / image.height])
