@@ -537,6 +537,13 @@ def test_offloaded_networks_work(backbone: StableDiffusion, words: TextCondition
     remove_hook_from_module(pipe.unet, recurse=True)
 
 
+def test_the_fingerprint_knows_every_network(backbone: StableDiffusion, controlled: StableDiffusion) -> None:
+    again = StableDiffusion(tiny_pipe())
+    assert backbone.fingerprint() == again.fingerprint() != controlled.fingerprint()
+    with again.swapped(weights={"conv_out.bias": torch.ones(4)}):
+        assert again.fingerprint() != backbone.fingerprint()
+
+
 def test_the_safety_checker_is_applied_as_the_pipe_does() -> None:
     pipe = tiny_pipe()
     vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}

@@ -26,6 +26,7 @@ from segue.backbone import CLEAN, NoisePoint, Points, Sampling, per_sample
 from segue.backbone.solvers import Leg, Schedule
 from segue.blend import lerp, slerp
 from segue.errors import SegueError
+from segue.models.fingerprint import fingerprint
 
 __all__ = ["Control", "StableDiffusion", "TextConditioning"]
 
@@ -296,9 +297,7 @@ class StableDiffusion:
 
     def fingerprint(self) -> str:
         """A digest of the weights, adapters and scheduler."""
-        from segue.models.fingerprint import fingerprint
-
-        return str(fingerprint(self.pipe, self.controlnets))
+        return fingerprint(self.pipe, self.controlnets)
 
     def _inputs(self, conditioning: TextConditioning, batch: int, guidance_scale: float) -> "_Inputs":
         """The conditioning of one batch on the device, the negative branch first."""
