@@ -7,7 +7,6 @@
 Nothing is downloaded unless asked for: without local weights the error names the command that fetches them.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -17,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segue.errors import SegueError
-from segue.pose.keypoints import Person, Pose
+from segue.pose.found import Detect, sure
+from segue.pose.keypoints import Pose
 from segue.pose.network import PICTURE_SIZE, KeypointNetwork, heat_maps, load, peaks, save
 
 __all__ = [
@@ -36,8 +36,6 @@ __all__ = [
 
 Detector = Literal["pocket", "rtmlib", "vitpose"]
 DETECTORS: tuple[Detector, ...] = get_args(Detector)
-
-Detect = Callable[[Image.Image], Pose]
 
 POCKET = Path(__file__).parents[1] / "models" / "pocket" / "pose"
 
@@ -86,36 +84,6 @@ def by_network(network: KeypointNetwork) -> Detect:
         return sure(points[None, :, :2], points[None, :, 2], image.size, network.threshold, network.least_keypoints)
 
     return found
-
-
-def sure(
-    points: NDArray[np.float64],
-    scores: NDArray[np.float64],
-    size: tuple[int, int],
-    threshold: float,
-    least_keypoints: int,
-    least_score: float = 0.0,
-) -> Pose:
-    """Keep the keypoints and people that a detector is sure of.
-
-    Args:
-        points: (N, 18, 2), x and y in pixels, of N people.
-        scores: (N, 18), their confidences.
-        size: the picture's width and height; keypoints outside are not there.
-        threshold: least confidence of a keypoint.
-        least_keypoints: fewest keypoints of a person.
-        least_score: least mean confidence of a person, over all 18 keypoints, unsure ones included.
-    """
-    people = []
-    for xy, score in zip(points, scores, strict=True):
-        finite = np.isfinite(xy).all(axis=1) & np.isfinite(score)
-        inside = finite & (xy >= 0).all(axis=1) & (xy <= size).all(axis=1)
-        there = inside & (score >= max(threshold, np.finfo(np.float64).tiny))
-        if there.sum() >= max(least_keypoints, 1) and score[finite].clip(0, 1).mean() >= least_score:
-            person = np.zeros((len(score), 3))
-            person[there] = np.column_stack([xy, score])[there]
-            people.append(Person(person))
-    return Pose(tuple(people), *size)
 
 
 def _pocket() -> KeypointNetwork:

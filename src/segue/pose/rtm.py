@@ -4,17 +4,15 @@ import os
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from segue.errors import SegueError
+from segue.pose.found import Detect, sure
 from segue.pose.keypoints import Pose
-
-if TYPE_CHECKING:
-    from segue.pose.detect import Detect
 
 __all__ = ["load", "to_pose"]
 
@@ -24,7 +22,7 @@ _THRESHOLD, _LEAST_KEYPOINTS, _LEAST_SCORE = 0.3, 4, 0.3
 _COMMAND = "segue pose PICTURE --detector rtmlib --download"
 
 
-def load(download: bool) -> "Detect":
+def load(download: bool) -> Detect:
     """Load the networks; see ``segue.pose.detect.detector_of``."""
     try:
         import rtmlib
@@ -68,8 +66,6 @@ def to_pose(keypoints: NDArray[np.floating[Any]], scores: NDArray[np.floating[An
         scores: (N, 18); the made-up person of a picture with nobody has a low mean score and is left out.
         size: width and height of the picture.
     """
-    from segue.pose.detect import sure
-
     points = np.asarray(keypoints, dtype=np.float64)[..., :2]
     return sure(points, np.asarray(scores, np.float64), size, _THRESHOLD, _LEAST_KEYPOINTS, _LEAST_SCORE)
 

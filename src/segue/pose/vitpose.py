@@ -1,18 +1,17 @@
 """The detector `vitpose`: RT-DETR's boxes of people and ViTPose's keypoints, by transformers."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors import SafetensorError
 
 from segue.errors import SegueError
+from segue.pose.found import Detect, sure
 from segue.pose.keypoints import NECK, Pose
-
-if TYPE_CHECKING:
-    from segue.pose.detect import Detect
 
 __all__ = ["BOXES", "KEYPOINTS", "from_coco", "load", "with_networks"]
 
@@ -27,7 +26,7 @@ _COCO = (0, -1, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3)
 _SHOULDERS = [5, 6]
 
 
-def load(download: bool, boxes: str = BOXES, keypoints: str = KEYPOINTS) -> "Detect":
+def load(download: bool, boxes: str = BOXES, keypoints: str = KEYPOINTS) -> Detect:
     """Load the networks; see ``segue.pose.detect.detector_of``.
 
     Args:
@@ -48,17 +47,15 @@ def load(download: bool, boxes: str = BOXES, keypoints: str = KEYPOINTS) -> "Det
             _processor("VitPoseImageProcessor").from_pretrained(keypoints, **local),
             transformers.VitPoseForPoseEstimation.from_pretrained(keypoints, **weights),
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:120]
         if download:
             raise SegueError(f"the weights of the detector vitpose could not be fetched: {reason}") from error
         raise SegueError(f"the weights of the detector vitpose are not here; fetch them: {_COMMAND}") from error
 
 
-def with_networks(box_processor: Any, box_network: Any, processor: Any, network: Any) -> "Detect":
+def with_networks(box_processor: Any, box_network: Any, processor: Any, network: Any) -> Detect:
     """A detector from loaded networks of transformers and their image processors."""
-    from segue.pose.detect import sure
-
     person = next(i for i, label in box_network.config.id2label.items() if label == "person")
     box_network.eval()
     network.eval()
