@@ -2,13 +2,16 @@
 
 import os
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from segue import __version__
-from segue.errors import SegueError
+from segue.errors import SegueError, SegueWarning
 from segue.options import with_settings
 from segue.settings import ComputeSettings, FilmSettings, MorphSettings
 
@@ -164,7 +167,8 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command; its exit code."""
     try:
-        result = app(arguments, standalone_mode=False)
+        with _warnings_as_lines():
+            result = app(arguments, standalone_mode=False)
     except SegueError as error:
         print(f"segue: {_line(error)}", file=sys.stderr)
         return 2
@@ -190,6 +194,16 @@ def segue(version: Annotated[bool, typer.Option("--version", help="Print the ver
     if version:
         print(__version__)
         raise typer.Exit
+
+
+@contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Print what a user should know as one line each, and none of the libraries' warnings."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", SegueWarning)
+        warnings.showwarning = lambda message, *_args, **_kw: print(f"segue: {_line(message)}", file=sys.stderr)
+        yield
 
 
 def _model(name: str | None, controlnet: str | None, dtype: str | None, device: str | None) -> dict[str, str | None]:

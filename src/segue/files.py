@@ -8,16 +8,25 @@ import json
 import os
 import re
 import secrets
-import stat
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from segue.errors import SegueError
 
-__all__ = ["append_line", "check_writable", "sweep", "write_bytes", "write_json", "write_text", "writing"]
+__all__ = [
+    "append_line",
+    "check_writable",
+    "sweep",
+    "write_bytes",
+    "write_json",
+    "write_text",
+    "writing",
+    "writing_folder",
+]
 
-_TEMPORARY = re.compile(r"\..*\.[0-9a-f]{8}\.part")
+_TEMPORARY = re.compile(r"\.(.*)\.[0-9a-f]{8}\.part")
 _NAME_BYTES = 200  # of a name that a temporary name repeats: with its ending it stays below the usual limit of 255
 
 
@@ -42,6 +51,34 @@ def writing(path: Path) -> Iterator[Path]:
         raise _refused(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing_folder(path: Path) -> Iterator[Path]:
+    """Give a new temporary folder, and put it in place of the folder ``path`` at the end, with all that it holds.
+
+    Raises:
+        SegueError: the operating system refused; the folder that was there is as it was.
+    """
+    target = _target(path)
+    temporary, old = _temporary(target), _temporary(target)
+    try:
+        temporary.mkdir()
+        yield temporary
+        if target.exists():
+            target.replace(old)
+        try:
+            temporary.replace(target)
+        except OSError:
+            if old.exists():
+                old.replace(target)
+            raise
+        _flush_folder(target.parent)
+    except OSError as error:
+        raise _refused(path, error) from error
+    finally:
+        for folder in (temporary, old):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -116,12 +153,22 @@ def check_writable(path: Path) -> None:
         raise _refused(path, error) from error
 
 
-def sweep(folder: Path) -> None:
-    """Remove what killed processes left unfinished in a folder (not in the folders below); no folder is no error."""
+def sweep(folder: Path, name: str | None = None) -> None:
+    """Remove what killed processes left unfinished in a folder (not in the folders below); no folder is no error.
+
+    Args:
+        folder: where to look.
+        name: only what was to become the file or folder of this name.
+    """
     if not folder.is_dir():
         return
     for path in folder.iterdir():
-        if _TEMPORARY.fullmatch(path.name) and not stat.S_ISDIR(path.lstat().st_mode):
+        found = _TEMPORARY.fullmatch(path.name)
+        if found is None or (name is not None and found[1] != _shortened(name)):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
             path.unlink(missing_ok=True)
 
 
@@ -132,8 +179,12 @@ def _target(path: Path) -> Path:
 
 def _temporary(path: Path) -> Path:
     """A name beside ``path`` that nobody has yet."""
-    name = path.name.encode()[:_NAME_BYTES].decode(errors="ignore")
-    return path.parent / f".{name}.{secrets.token_hex(4)}.part"
+    return path.parent / f".{_shortened(path.name)}.{secrets.token_hex(4)}.part"
+
+
+def _shortened(name: str) -> str:
+    """As much of a name as a temporary name repeats."""
+    return name.encode()[:_NAME_BYTES].decode(errors="ignore")
 
 
 def _flush(path: Path, flags: int) -> None:

@@ -1,10 +1,8 @@
 """What the command ``segue morph`` does: check everything that can be checked, make the film, write it."""
 
 import json
-import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ from segue.run import RUN_FILE
 from segue.settings import ComputeSettings, FilmSettings, InversionSettings, MorphSettings, checked, preset_settings
 from segue.tree import FrameKey
 
-__all__ = ["fit_words", "make_again", "make_film", "run_folder", "step_back", "warnings_as_lines"]
+__all__ = ["fit_words", "make_again", "make_film", "run_folder", "step_back"]
 
 
 def make_film(
@@ -140,16 +138,6 @@ def frame_named(folder: Path, text: str) -> FrameKey:
     raise SegueError(
         f"{folder} has no frame {text}; frames are numbered 0 to {len(places) - 1}, or named by place as 1/2"
     )
-
-
-@contextmanager
-def warnings_as_lines() -> Iterator[None]:
-    """Show warnings of ours as one line each, and none of the libraries'."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.filterwarnings("always", category=UserWarning, module=r"segue(\.|$)")
-        warnings.showwarning = lambda message, *_args, **_kw: print(f"segue: {message}", file=sys.stderr)
-        yield
 
 
 def _checked(values: Mapping[str, Any], preset: str) -> tuple[dict[str, Any], FilmSettings]:

@@ -22,13 +22,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageColor, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from segue.errors import SegueError
+from segue.errors import SegueError, SegueWarning
 
 __all__ = [
     "LEAST_SIDE",
     "Fit",
     "Placement",
-    "SegueWarning",
     "Source",
     "common_size",
     "fit",
@@ -45,10 +44,6 @@ LEAST_SIDE = 8  # pixels; below it there is nothing to interpolate
 MOST_SIDE = 16384
 
 _LAYERED = ("MPO", "PSD")  # formats with several pictures in a file that are no animations
-
-
-class SegueWarning(UserWarning):
-    """Something that a user should know, in one line; the command line prints it after ``segue: ``."""
 
 
 def load(source: Source, background: str = "white") -> Image.Image:

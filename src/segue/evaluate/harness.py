@@ -195,7 +195,8 @@ def _film(segue: Interpolator, job: _Job, output: Path, clock: _Clock) -> tuple[
     film = Film(
         pair=job.pair,
         scheme=job.scheme,
-        frames=tuple(output / name for name in record["frames"].values()),
+        folder=output,
+        frames=tuple(record["frames"].values()),
         positions=np.array([float(Fraction(place)) for place in record["frames"]]),
         digest=hashlib.sha256(json.dumps(job.recipe, sort_keys=True).encode()).hexdigest()[:16],
     )
@@ -258,8 +259,8 @@ def _sharpness(film: Film, output: Path) -> Array:
 
 def _pictures(film: Film) -> list[Image.Image]:
     pictures = []
-    for path in film.frames:
-        with Image.open(path) as image:
+    for name in film.frames:
+        with Image.open(film.folder / name) as image:
             pictures.append(image.convert("RGB"))
     return pictures
 

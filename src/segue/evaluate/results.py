@@ -35,11 +35,12 @@ REPORT_FILE = "report.json"
 
 @dataclass(frozen=True)
 class Film:
-    """One film: its pair and scheme, its frames' files and positions, and a digest of what it was made from."""
+    """One film: its pair, its scheme, its frames by name in a folder, their positions, a digest of its recipe."""
 
     pair: Pair
     scheme: str
-    frames: tuple[Path, ...]
+    folder: Path
+    frames: tuple[str, ...]
     positions: Array
     digest: str
 
@@ -319,13 +320,13 @@ def _members(pairs: Sequence[Pair], group: str) -> Any:
 
 
 def _cell(scheme: str, measure: str, network: str, group: str, interval: Interval) -> Cell:
-    numbers = (interval.value, interval.low, interval.high, interval.spread)
-    return Cell(scheme, measure, network, group, *map(_finite, numbers), interval.pairs)
+    value, low, high = map(_finite, (interval.value, interval.low, interval.high))
+    return Cell(scheme, measure, network, group, value, low, high, _finite(interval.spread), interval.pairs)
 
 
 def _difference(first: str, second: str, measure: str, network: str, interval: Interval) -> Difference:
-    numbers = (interval.value, interval.low, interval.high)
-    return Difference(first, second, measure, network, *map(_finite, numbers), interval.pairs)
+    value, low, high = map(_finite, (interval.value, interval.low, interval.high))
+    return Difference(first, second, measure, network, value, low, high, interval.pairs)
 
 
 def _film_report(measured: Measured, values: Mapping[str, float]) -> FilmReport:
@@ -334,7 +335,7 @@ def _film_report(measured: Measured, values: Mapping[str, float]) -> FilmReport:
         scheme=film.scheme,
         pair=film.pair.name,
         group=film.pair.group,
-        frames=tuple("/".join(path.parts[-5:]) for path in film.frames),
+        frames=film.frames,
         positions=tuple(film.positions.tolist()),
         values={key: _finite(value) for key, value in values.items()},
         distances={

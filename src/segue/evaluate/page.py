@@ -1,0 +1,369 @@
+"""The HTML page of a report: one file, no network, no script; light or dark as the reader's system is."""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+
+import numpy as np
+
+from segue.evaluate.catalogue import MEASURES, measure_named
+from segue.evaluate.charts import Dot, interval_chart, line_chart, number
+from segue.evaluate.published import TABLE_1
+from segue.evaluate.results import Cell, Difference, FilmReport, Report
+
+__all__ = ["contrast", "document", "grid", "page_of"]
+
+REFERENCE = "branching"
+
+STYLE = """
+:root{color-scheme:light dark;--ink:#1d2026;--soft:#666d78;--line:#dfe2e7;--back:#fff;--card:#f6f7f9;--mark:#e8f1ec}
+@media(prefers-color-scheme:dark){:root{--ink:#e6e8ec;--soft:#9aa1ad;--line:#343942;--back:#15171b;--card:#1d2025;
+--mark:#20352a}}
+*{box-sizing:border-box}
+body{margin:0 auto;padding:2rem 1.5rem 4rem;max-width:1180px;background:var(--back);color:var(--ink);
+font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
+h1{font-size:1.7rem;margin:0 0 .3rem}h2{font-size:1.2rem;margin:2.6rem 0 .6rem}h3{font-size:1rem;margin:1.6rem 0 .4rem}
+p{max-width:75ch}.soft,figcaption,small{color:var(--soft)}code{font-size:.9em}
+.scroll{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
+th,td{padding:.3rem .7rem;text-align:right;border-bottom:1px solid var(--line);vertical-align:top}
+th:first-child,td:first-child{text-align:left;white-space:nowrap}
+thead th{color:var(--soft);font-weight:600;font-size:.85rem}
+td small{display:block;font-size:.75rem;white-space:nowrap}td.best{background:var(--mark);font-weight:600}
+td.clear{font-weight:600}td.even{color:var(--soft)}
+.key{display:inline-flex;align-items:center;gap:.45rem;margin-right:1.1rem}.dot{width:.75em;height:.75em;border-radius:50%}
+.cards{display:flex;flex-wrap:wrap;gap:1rem}figure{margin:0;padding:.7rem;background:var(--card);border-radius:8px}
+figcaption{font-size:.85rem}dl{display:grid;grid-template-columns:max-content 1fr;gap:.3rem 1rem;max-width:90ch}
+dt{font-weight:600}dd{margin:0}details{border-bottom:1px solid var(--line);padding:.5rem 0}summary{cursor:pointer}
+.strip{display:grid;grid-template-columns:14rem 1fr;gap:.15rem .8rem;align-items:center;margin:.6rem 0;font-size:.85rem}
+.strip img{max-width:100%;height:auto;display:block;border-radius:3px}
+svg{display:block;max-width:100%}svg text{fill:var(--soft);font-size:10px}svg .title{fill:var(--ink);font-size:11px}
+svg .grid{stroke:var(--line)}svg .zero{stroke:var(--soft);stroke-dasharray:3 3}
+svg polyline{fill:none;stroke-width:1.8;stroke-linejoin:round}svg g line{stroke-width:2}
+"""
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e0a100", "#56b4e9", "#7a6a58", "#8c564b")
+
+
+def document(title: str, parts: Sequence[str], series: int) -> str:
+    """A whole page of parts, with a colour for each of a number of series."""
+    colours = "".join(
+        f".s{i} line,.s{i} polyline{{stroke:{colour}}}.s{i} circle{{fill:{colour}}}.dot.s{i}{{background:{colour}}}"
+        for i, colour in zip(range(series), itertools.cycle(COLOURS), strict=False)
+    )
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{STYLE}{colours}</style></head><body>\n"
+        + "\n".join(parts)
+        + "\n</body></html>\n"
+    )
+
+
+def page_of(report: Report, strips: Mapping[tuple[str, str], str]) -> str:
+    """The page of a report.
+
+    Args:
+        report: the numbers.
+        strips: the address of the film strip of each (scheme, pair).
+    """
+    parts = [_head(report)]
+    for network in _networks(report):
+        parts += [_table(report, network), _intervals(report, network)]
+    parts += [_paper(report), *(_differences(report, network) for network in _networks(report))]
+    parts += [_average(report), _groups(report), _time(report), _definitions(report), _pairs(report, strips)]
+    return document(
+        f"Segue: evaluation of {report.model['name']}", [part for part in parts if part], len(report.schemes)
+    )
+
+
+def grid(head: str, rows: Sequence[str]) -> str:
+    """A table with a first column of names."""
+    return (
+        f'<div class="scroll"><table><thead><tr><th></th>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def contrast(found: Difference | None) -> str:
+    """The cell of a difference with its interval; bold where that does not hold zero."""
+    if found is None or found.value is None:
+        return "<td>–</td>"
+    sign = "+" if found.value > 0 else ""
+    if found.low is None or found.high is None:
+        return f"<td>{sign}{number(found.value)}</td>"
+    clear = "clear" if found.low > 0 or found.high < 0 else "even"
+    interval = f"<small>{number(found.low)} to {number(found.high)}</small>"
+    return f'<td class="{clear}">{sign}{number(found.value)}{interval}</td>'
+
+
+def _head(report: Report) -> str:
+    networks = ", ".join(f"{escape(name)} <small>({escape(mark)})</small>" for name, mark in report.networks.items())
+    shown = ("num_frames", "num_inference_steps", "solver", "guidance_scale", "noise", "seed")
+    settings = ", ".join(f"{name} {_plain(report.settings[name])}" for name in shown if name in report.settings)
+    return (
+        f"<h1>Evaluation of {escape(report.model['name'])}</h1>"
+        f'<p class="soft">{len(report.pairs)} pairs, {len(report.schemes)} schemes; feature networks: {networks}; '
+        f"{escape(settings)}; Segue {escape(report.version)}.</p>"
+        f"<p>{_key(report)}</p>"
+    )
+
+
+def _table(report: Report, network: str) -> str:
+    columns = [column for column in report.columns if column[1] in (network, "")]
+    best = {column: _best(report, *column) for column in columns}
+    head = "".join(
+        f"<th>{escape(measure_named(name).label)}<br><small>{_wish(measure_named(name).better)}</small></th>"
+        for name, _ in columns
+    )
+    rows = []
+    for i, scheme in enumerate(report.schemes):
+        cells = [report.cell(scheme, *column) for column in columns]
+        rows.append(
+            f"<tr><td>{_dot(i)} {escape(scheme)}</td>"
+            + "".join(_value(cell, scheme in best[column]) for cell, column in zip(cells, columns, strict=True))
+            + "</tr>"
+        )
+    floor = report.floors.get(network)
+    bias = (
+        f'<p class="soft">FID is biased upwards at these numbers of frames: two samples of one and the same Gaussian '
+        f"would score {number(floor['fid'])} (all frames: {number(floor['fid_all'])}). "
+        "Compare FID only between rows; KID has no such bias.</p>"
+        if floor
+        else ""
+    )
+    return (
+        f"<h2>Measured with {escape(network)}</h2>"
+        f"{grid(head, rows)}"
+        f'<p class="soft">Below each value its 95 % interval, by the bootstrap over pairs. Shaded: the best of a '
+        f"column, where a direction is better.</p>{bias}"
+    )
+
+
+def _intervals(report: Report, network: str) -> str:
+    figures = []
+    for column in (column for column in report.columns if column[1] in (network, "")):
+        cells = [(i, report.cell(scheme, *column)) for i, scheme in enumerate(report.schemes)]
+        dots = [
+            Dot(cell.value, cell.low, cell.high, f"s{i}")
+            for i, cell in cells
+            if cell and cell.value is not None and cell.low is not None and cell.high is not None
+        ]
+        if dots:
+            label = escape(measure_named(column[0]).label)
+            figures.append(f"<figure><figcaption>{label}</figcaption>{interval_chart(dots)}</figure>")
+    return f'<div class="cards">{"".join(figures)}</div>'
+
+
+def _paper(report: Report) -> str:
+    """The paper's table 1 beside the first network's FID and PPL."""
+    network = next((n for n in report.networks if n.startswith("inception")), next(iter(report.networks)))
+    rows = []
+    for i, scheme in enumerate(report.schemes):
+        ours, path = report.cell(scheme, "fid", network), report.cell(scheme, "ppl", network)
+        if scheme in TABLE_1 and ours and path:
+            theirs = TABLE_1[scheme]
+            rows.append(
+                f"<tr><td>{_dot(i)} {escape(scheme)}</td><td>{theirs.fid:g}</td><td>{number(ours.value)}</td>"
+                f"<td>{theirs.ppl:g} ± {theirs.ppl_spread:g}</td>"
+                f"<td>{number(path.value)} ± {number(path.spread)}</td></tr>"
+            )
+    if not rows:
+        return ""
+    return (
+        "<h2>Beside the paper's table 1</h2>"
+        + grid("<th>FID, paper</th><th>FID, here</th><th>PPL, paper</th><th>PPL, here</th>", rows)
+        +         f'<p class="soft">The paper: Stable Diffusion 2.1, 26 pairs, Inception-v3. Here: '
+        f"{escape(report.model['name'])}, {len(report.pairs)} pairs, {escape(network)}. Only the order of the rows can be compared. "
+        "± is the standard deviation over pairs.</p>"
+    )
+
+
+def _differences(report: Report, network: str) -> str:
+    """How every scheme differs from the reference over the same pairs."""
+    reference = REFERENCE if REFERENCE in report.schemes else report.schemes[0]
+    others = [scheme for scheme in report.schemes if scheme != reference]
+    columns = [column for column in report.columns if column[1] in (network, "")]
+    if not others:
+        return ""
+    head = "".join(f"<th>{escape(measure_named(name).label)}</th>" for name, _ in columns)
+    rows = []
+    for scheme in others:
+        cells = "".join(contrast(_between(report, scheme, reference, *column)) for column in columns)
+        rows.append(f"<tr><td>{_dot(report.schemes.index(scheme))} {escape(scheme)}</td>{cells}</tr>")
+    return (
+        f"<h2>Against {escape(reference)}, pair by pair ({escape(network)})</h2>"
+        f"{grid(head, rows)}"
+        f'<p class="soft">Scheme minus {escape(reference)} over the same pairs, with the 95 % interval; bold where it '
+        "does not hold zero.</p>"
+    )
+
+
+def _between(report: Report, first: str, second: str, measure: str, network: str) -> Difference | None:
+    """The difference first - second, whichever way round it was kept."""
+    for found in report.differences:
+        if (found.measure, found.network) == (measure, network):
+            if (found.first, found.second) == (first, second):
+                return found
+            if (found.first, found.second) == (second, first):
+                low, high = (None if v is None else -v for v in (found.high, found.low))
+                value = None if found.value is None else -found.value
+                return Difference(first, second, measure, network, value, low, high, found.pairs)
+    return None
+
+
+def _average(report: Report) -> str:
+    """The mean over pairs of the distances along the sequence, by network."""
+    parts = []
+    for network in report.networks:
+        curves: dict[str, dict[str, list[tuple[float, float]]]] = {"steps": {}, "to_first": {}, "to_last": {}}
+        for i, scheme in enumerate(report.schemes):
+            films = [film for film in report.films if film.scheme == scheme]
+            if len({film.positions for film in films}) != 1:
+                return ""
+            for name, curve in curves.items():
+                mean = np.mean([film.distances[network][name] for film in films], axis=0)
+                curve[f"s{i}"] = list(zip(_places(films[0], name), mean.tolist(), strict=True))
+        titles = {
+            "steps": "between neighbours",
+            "to_first": "to the first keyframe",
+            "to_last": "to the last keyframe",
+        }
+        charts = "".join(
+            f"<figure>{line_chart(curve, width=340, height=180, title=titles[name], dots=name == 'steps')}</figure>"
+            for name, curve in curves.items()
+        )
+        parts.append(f'<h3>{escape(network)}</h3><div class="cards">{charts}</div>')
+    return f"<h2>Distance along the sequence, mean over pairs</h2>{''.join(parts)}"
+
+
+def _groups(report: Report) -> str:
+    if len(report.groups) < 2:
+        return ""
+    columns = [column for column in report.columns if report.cell(report.schemes[0], *column, report.groups[0])]
+    head = "".join(
+        f"<th>{escape(measure_named(name).label)}{f'<br><small>{escape(net)}</small>' if net else ''}</th>"
+        for name, net in columns
+    )
+    rows = []
+    for group in report.groups:
+        size = report.cell(report.schemes[0], *columns[0], group)
+        rows.append(
+            f'<tr><th colspan="{len(columns) + 1}">{escape(group)} '
+            f"<small>({size.pairs if size else 0} pairs)</small></th></tr>"
+        )
+        for i, scheme in enumerate(report.schemes):
+            cells = "".join(_value(report.cell(scheme, *column, group), best=False) for column in columns)
+            rows.append(f"<tr><td>{_dot(i)} {escape(scheme)}</td>{cells}</tr>")
+    return (
+        '<h2>By group</h2><details><summary>Show the table</summary><div class="scroll"><table>'
+        f"<thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div></details>"
+    )
+
+
+def _time(report: Report) -> str:
+    if not report.seconds:
+        return ""
+    films = report.seconds["films"] or 1e-9
+    return (
+        "<h2>Time</h2><dl>"
+        f"<dt>Films</dt><dd>{report.seconds['films']:.1f} s for {len(report.films)} films</dd>"
+        f"<dt>Feature networks</dt><dd>{report.seconds['features']:.1f} s "
+        f"({report.seconds['features'] / films:.1%} of the films)</dd>"
+        f"<dt>Everything else</dt><dd>{report.seconds['rest']:.1f} s ({report.seconds['rest'] / films:.1%})</dd></dl>"
+    )
+
+
+def _definitions(report: Report) -> str:
+    there = {measure for measure, _ in report.columns}
+    entries = "".join(
+        f"<dt>{escape(m.label)}</dt><dd>{escape(m.definition)}"
+        + (f" <small>{escape(m.source)}</small>" if m.source else "")
+        + "</dd>"
+        for m in MEASURES
+        if m.name in there
+    )
+    return f"<h2>Definitions</h2><dl>{entries}</dl>"
+
+
+def _pairs(report: Report, strips: Mapping[tuple[str, str], str]) -> str:
+    """Every pair: the film strips of all schemes below each other, and the distances along them."""
+    films = {(film.scheme, film.pair): film for film in report.films}
+    parts = []
+    for name in report.pairs:
+        there = [(i, films[scheme, name]) for i, scheme in enumerate(report.schemes) if (scheme, name) in films]
+        rows = "".join(
+            f'<span>{_dot(i)} {escape(film.scheme)}</span><img alt="{escape(film.scheme)}, {escape(name)}" '
+            f'src="{strips[film.scheme, name]}">'
+            for i, film in there
+        )
+        charts = "".join(
+            "<figure>"
+            + line_chart(
+                {
+                    f"s{i}": list(zip(_places(film, kind), film.distances[network][kind], strict=True))
+                    for i, film in there
+                },
+                title=f"{title}, {network}",
+                dots=kind == "steps",
+            )
+            + "</figure>"
+            for network in report.networks
+            for kind, title in (("steps", "between neighbours"), ("to_first", "to the first keyframe"))
+        )
+        group = f" <small>{escape(there[0][1].group)}</small>" if there and there[0][1].group else ""
+        parts.append(
+            f'<details open><summary>{escape(name)}{group}</summary><div class="strip">{rows}</div>'
+            f'<div class="cards">{charts}</div></details>'
+        )
+    return f"<h2>Pairs</h2>{''.join(parts)}"
+
+
+def _places(film: FilmReport, kind: str) -> Sequence[float]:
+    """Where the distances of a kind stand: steps in the middle of their gap, the others at their frames."""
+    if kind != "steps":
+        return film.positions
+    return [(a + b) / 2 for a, b in zip(film.positions, film.positions[1:], strict=False)]
+
+
+def _networks(report: Report) -> tuple[str, ...]:
+    return tuple(report.networks)
+
+
+def _best(report: Report, measure: str, network: str) -> set[str]:
+    """The schemes with the best value of a measure; none where no direction is better."""
+    wish = measure_named(measure).better
+    found = {s: c.value for s in report.schemes if (c := report.cell(s, measure, network)) and c.value is not None}
+    if not wish or len(found) < 2:
+        return set()
+    ranks: dict[str, Callable[[float], float]] = {
+        "lower": lambda v: v,
+        "higher": lambda v: -v,
+        "1": lambda v: abs(v - 1),
+    }
+    rank = ranks[wish]
+    first = min(rank(value) for value in found.values())
+    return {scheme for scheme, value in found.items() if rank(value) == first}
+
+
+def _value(cell: Cell | None, best: bool) -> str:
+    if cell is None or cell.value is None:
+        return "<td>–</td>"
+    interval = f"<small>{number(cell.low)} to {number(cell.high)}</small>"
+    return (
+        f'<td class="best">{number(cell.value)}{interval}</td>' if best else f"<td>{number(cell.value)}{interval}</td>"
+    )
+
+
+def _wish(better: str) -> str:
+    return {"lower": "lower is better", "higher": "higher is better", "1": "best is 1", "": "&nbsp;"}[better]
+
+
+def _dot(i: int) -> str:
+    return f'<span class="dot s{i}" style="display:inline-block"></span>'
+
+
+def _key(report: Report) -> str:
+    return "".join(f'<span class="key">{_dot(i)} {escape(scheme)}</span>' for i, scheme in enumerate(report.schemes))
+
+
+def _plain(value: object) -> str:
+    return " to ".join(f"{v:g}" for v in value) if isinstance(value, list | tuple) else str(value)
