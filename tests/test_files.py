@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from segue.errors import SegueError
-from segue.files import append_line, check_writable, sweep, write_bytes, write_json, write_text, writing
+from segue.files import append_line, check_writable, sweep, write_bytes, write_json, write_text, writing, writing_folder
 
 
 @contextmanager
@@ -160,9 +160,12 @@ def test_sweep_removes_only_what_was_left_behind(tmp_path: Path) -> None:
     keep = ["frame.png", ".hidden", "notes.part", ".a.part", ".a.0123456g.part"]
     for name in keep:
         (tmp_path / name).write_text("mine")
-    (tmp_path / ".a.01234567.part").mkdir()
+    (tmp_path / ".a.01234567.part" / "inside").mkdir(parents=True)
+    (tmp_path / ".b.01234567.part").write_text("half")
+    sweep(tmp_path, "b")
+    assert names(tmp_path) == sorted([*keep, left, ".a.01234567.part"])
     sweep(tmp_path)
-    assert names(tmp_path) == sorted([*keep, ".a.01234567.part"])
+    assert names(tmp_path) == sorted(keep)
     sweep(tmp_path / "no-such-folder")
 
 
@@ -199,3 +202,40 @@ def test_long_names(tmp_path: Path) -> None:
     path = tmp_path / ("ä" * 120 + ".png")
     write_text(path, "x")
     assert names(tmp_path) == [path.name]
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "frames"
+    for content in (["0000", "0001", "0002"], ["0000"]):
+        with writing_folder(path) as temporary:
+            for name in content:
+                (temporary / name).write_text(name)
+        assert names(path) == content
+        assert names(tmp_path) == ["frames"]
+
+    def fail(temporary: Path) -> None:
+        (temporary / "0001").write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), writing_folder(path) as temporary:
+        fail(temporary)
+    assert names(path) == ["0000"]
+    assert names(tmp_path) == ["frames"]
+
+
+def test_a_folder_that_cannot_be_replaced_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "frames"
+    path.mkdir()
+    (path / "old").touch()
+    replace = Path.replace
+
+    def refuse(self: Path, target: Path) -> Path:
+        if (self / "new").exists():
+            raise PermissionError(13, "Permission denied", str(self))
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(SegueError, match="frames cannot be written: Permission denied"), writing_folder(path) as folder:
+        (folder / "new").touch()
+    assert names(path) == ["old"]
+    assert names(tmp_path) == ["frames"]

@@ -1,0 +1,372 @@
+import gc
+import re
+import struct
+import tracemalloc
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from PIL import Image, ImageSequence
+
+from segue.errors import SegueError
+from segue.film import check_film, contact_sheet, sheet, timeline, write_film
+
+COLOURS = [(200, 30, 40), (30, 180, 60), (20, 60, 210), (240, 240, 240), (10, 10, 10), (250, 220, 20), (0, 128, 128)]
+FORMATS = ["film.mp4", "film.gif", "film.webp"]
+
+
+def plain(size: tuple[int, int] = (64, 48), count: int = 7) -> list[Image.Image]:
+    return [Image.new("RGB", size, COLOURS[i % len(COLOURS)]) for i in range(count)]
+
+
+def smooth(width: int, height: int, shift: float = 0.0) -> Image.Image:
+    """A colourful picture without hard edges."""
+    y, x = np.mgrid[:height, :width] / 20
+    waves = np.stack([np.sin(x + shift), np.cos(y - shift), np.sin(x + y)], axis=-1)
+    return Image.fromarray(np.rint(127.5 + 110 * waves).astype(np.uint8))
+
+
+def decoded(path: Path) -> tuple[list[Any], list[float]]:
+    """The pixels and the seconds on screen of each frame, read by libraries that did not write them."""
+    if path.suffix == ".mp4":
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            frames = list(container.decode(stream))
+            pixels = [frame.to_ndarray(format="rgb24").astype(int) for frame in frames]
+            starts = [float(frame.pts * stream.time_base) for frame in frames]
+            assert stream.duration is not None
+            assert stream.time_base is not None
+            ends = [*starts[1:], float(stream.duration * stream.time_base)]
+        return pixels, [end - start for start, end in zip(starts, ends, strict=True)]
+    with Image.open(path) as image:
+        shown = [(np.asarray(f.convert("RGB")).astype(int), f.info["duration"]) for f in ImageSequence.Iterator(image)]
+    return [frame for frame, _ in shown], [duration / 1000 for _, duration in shown]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_pixels_and_times(tmp_path: Path, name: str) -> None:
+    times = [0.5, 0.083, 0.12, 0.04, 0.3, 0.0333, 1.25]
+    write_film(tmp_path / name, zip(plain(), times, strict=True))
+    pixels, seconds = decoded(tmp_path / name)
+    assert len(pixels) == 7
+    for frame, colour in zip(pixels, COLOURS, strict=True):
+        assert frame.shape == (48, 64, 3)
+        assert abs(frame - colour).max() <= 3
+    tick = {"film.mp4": 1 / 90_000, "film.gif": 0.01, "film.webp": 0.001}[name]
+    ends, exact = np.cumsum(seconds), np.cumsum(times)
+    assert abs(ends - exact).max() <= tick / 2 + 1e-9
+    assert names(tmp_path) == [name]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("fps", [12, 24, 29.97, 30])
+def test_rounding_does_not_add_up(tmp_path: Path, name: str, fps: float) -> None:
+    write_film(tmp_path / name, ((frame, 1 / fps) for frame in plain((16, 16), 50)))
+    pixels, seconds = decoded(tmp_path / name)
+    assert len(pixels) == 50
+    assert sum(seconds) == pytest.approx(50 / fps, abs=0.0051 if name == "film.gif" else 0.00051)
+    assert max(seconds) - min(seconds) < 0.0101
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_pictures_survive(tmp_path: Path, name: str) -> None:
+    frames = [smooth(96, 64, shift) for shift in (0, 0.5, 1)]
+    write_film(tmp_path / name, ((frame, 0.1) for frame in frames))
+    pixels, _ = decoded(tmp_path / name)
+    for found, frame in zip(pixels, frames, strict=True):
+        assert abs(found - np.asarray(frame)).mean() < {"film.mp4": 3, "film.gif": 8, "film.webp": 3}[name]
+
+
+@pytest.mark.parametrize("size", [(33, 47), (64, 47), (33, 48), (8, 9)])
+def test_odd_sides(tmp_path: Path, size: tuple[int, int]) -> None:
+    frame = smooth(*size)
+    for name in FORMATS:
+        write_film(tmp_path / name, [(frame, 0.1), (frame, 0.1)])
+        pixels, _ = decoded(tmp_path / name)
+        exact = np.asarray(frame).astype(int)
+        even = (0, 0)
+        if name == "film.mp4":
+            even = (size[0] % 2, size[1] % 2)
+            exact = np.pad(exact, ((0, even[1]), (0, even[0]), (0, 0)), mode="edge")
+        assert pixels[0].shape == (size[1] + even[1], size[0] + even[0], 3)
+        assert abs(pixels[0] - exact).mean() < {"film.mp4": 4, "film.gif": 8, "film.webp": 4}[name]
+
+
+def boxes(data: bytes) -> list[str]:
+    """The names of an MP4's outer boxes, in order."""
+    found, place = [], 0
+    while place < len(data):
+        size, kind = struct.unpack(">I4s", data[place : place + 8])
+        found.append(kind.decode())
+        place += size
+    return found
+
+
+@pytest.mark.parametrize("quality", [0, 18, 51])
+def test_browsers_play_the_mp4(tmp_path: Path, quality: int) -> None:
+    path = tmp_path / "film.mp4"
+    write_film(path, ((smooth(64, 64, i / 9), 0.04) for i in range(9)), quality=quality)
+    kinds = boxes(path.read_bytes())
+    assert kinds.index("moov") < kinds.index("mdat")
+    with av.open(str(path)) as container:
+        (stream,) = container.streams
+        context = stream.codec_context
+        assert context.name == "h264"
+        assert context.profile == "High"
+        assert context.pix_fmt == "yuv420p"
+        assert (context.color_primaries, context.color_trc, context.colorspace, context.color_range) == (1, 1, 1, 1)
+        packets = [packet for packet in container.demux(stream) if packet.size]
+    assert [packet.pts for packet in packets] == [packet.dts for packet in packets]
+    assert packets[0].pts == 0
+
+
+def test_quality_counts(tmp_path: Path) -> None:
+    frame, sizes, faults = smooth(128, 128), [], []
+    noisy = np.asarray(frame).astype(int) + np.random.default_rng(0).integers(-15, 16, (128, 128, 1))
+    frame = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+    for quality in (0, 18, 40):
+        path = tmp_path / f"{quality}.mp4"
+        write_film(path, [(frame, 0.1)] * 3, quality=quality)
+        sizes.append(path.stat().st_size)
+        faults.append(abs(decoded(path)[0][0] - np.asarray(frame)).mean())
+    assert sizes == sorted(sizes, reverse=True)
+    assert faults == sorted(faults)
+    assert faults[0] < 2.5
+
+
+@pytest.mark.parametrize("name", ["film.gif", "film.webp"])
+def test_it_repeats_for_ever(tmp_path: Path, name: str) -> None:
+    write_film(tmp_path / name, ((frame, 0.1) for frame in plain()))
+    with Image.open(tmp_path / name) as image:
+        assert image.info["loop"] == 0
+        assert getattr(image, "n_frames", 1) == 7
+
+
+@pytest.mark.parametrize(("name", "least"), [("film.gif", 0.02), ("film.webp", 0.011)])
+def test_frames_too_short_to_be_played_are_left_out(tmp_path: Path, name: str, least: float) -> None:
+    write_film(tmp_path / name, ((frame, 1 / 240) for frame in plain((8, 8), 48)))
+    pixels, seconds = decoded(tmp_path / name)
+    assert min(seconds) >= least - 1e-9
+    assert sum(seconds) == pytest.approx(0.2, abs=2 * least)
+    assert abs(pixels[0][0, 0] - COLOURS[0]).max() <= 3
+    assert abs(pixels[-1][0, 0] - COLOURS[47 % 7]).max() <= 3
+
+
+def test_each_gif_frame_has_its_own_colours(tmp_path: Path) -> None:
+    red, blue = np.zeros((16, 16, 3), np.uint8), np.zeros((16, 16, 3), np.uint8)
+    red[..., 0] = blue[..., 2] = np.arange(256).reshape(16, 16)
+    write_film(tmp_path / "film.gif", [(Image.fromarray(red), 0.1), (Image.fromarray(blue), 0.1)])
+    pixels, _ = decoded(tmp_path / "film.gif")
+    assert abs(pixels[0] - red).max() <= 4
+    assert abs(pixels[1] - blue).max() <= 4
+
+
+def test_a_very_long_still(tmp_path: Path) -> None:
+    for name in FORMATS:
+        write_film(tmp_path / name, [(plain()[0], 1000.0), (plain()[1], 0.1)])
+        assert sum(decoded(tmp_path / name)[1]) == pytest.approx(1000.1)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_film_of_one_frame(tmp_path: Path, name: str) -> None:
+    write_film(tmp_path / name, [(plain()[0], 0.7)])
+    pixels, seconds = decoded(tmp_path / name)
+    assert len(pixels) == 1
+    if name == "film.mp4":
+        assert seconds == pytest.approx([0.7])
+    assert abs(pixels[0] - COLOURS[0]).max() <= 3
+
+
+def test_a_folder_of_pngs(tmp_path: Path) -> None:
+    frames = [smooth(33, 47, i) for i in range(3)]
+    path = tmp_path / "new" / "frames"
+    for count in (3, 2):
+        check_film(path)
+        write_film(path, ((frame, 0.1) for frame in frames[:count]))
+        assert names(path) == [f"{i:04d}.png" for i in range(count)]
+    for i in range(2):
+        with Image.open(path / f"{i:04d}.png") as image:
+            assert image.mode == "RGB"
+            assert (np.asarray(image) == np.asarray(frames[i])).all()
+    assert names(tmp_path / "new") == ["frames"]
+
+
+def test_frames_may_be_paths(tmp_path: Path) -> None:
+    frame = smooth(32, 32)
+    frame.save(tmp_path / "a.png")
+    write_film(tmp_path / "b", [(tmp_path / "a.png", 0.1), (str(tmp_path / "a.png"), 0.1), (frame, 0.1)])
+    written = [(tmp_path / "b" / f"{i:04d}.png").read_bytes() for i in range(3)]
+    assert written[0] == written[1] == written[2]
+
+
+@pytest.mark.parametrize("name", [*FORMATS, "frames"])
+def test_memory_does_not_grow_with_the_film(tmp_path: Path, name: str) -> None:
+    """At any time a few frames are alive, and none of what was encoded is kept."""
+    alive: weakref.WeakSet[Image.Image] = weakref.WeakSet()
+    counts: list[int] = []
+    memory: list[int] = []
+    frame = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+
+    def frames() -> Iterator[tuple[Image.Image, float]]:
+        for _ in range(60):
+            counts.append(len(alive))
+            memory.append(tracemalloc.get_traced_memory()[0])
+            copy = frame.copy()
+            alive.add(copy)
+            yield copy, 0.05
+
+    write_film(tmp_path / "warm" / name, [(frame, 0.05)])
+    gc.collect()
+    tracemalloc.start()
+    try:
+        write_film(tmp_path / name, frames())
+    finally:
+        tracemalloc.stop()
+    assert max(counts) <= 3
+    assert memory[-1] - memory[20] < 100_000
+
+
+@pytest.mark.parametrize("name", [*FORMATS, "frames"])
+def test_a_fault_leaves_what_was_there(tmp_path: Path, name: str) -> None:
+    write_film(tmp_path / name, [(plain()[0], 0.1)])
+    path = tmp_path / name / "0000.png" if name == "frames" else tmp_path / name
+    before = path.read_bytes()
+
+    def frames() -> Iterator[tuple[Image.Image, float]]:
+        yield plain()[1], 0.1
+        yield plain()[2], 0.1
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_film(tmp_path / name, frames())
+    assert path.read_bytes() == before
+    assert names(tmp_path) == [name]
+
+
+@pytest.mark.parametrize("name", [*FORMATS, "frames"])
+def test_frames_of_two_sizes_are_no_film(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="a film of 8 x 8 pixels with a frame of 16 x 8"):
+        write_film(tmp_path / name, [(Image.new("RGB", (8, 8)), 0.1), (Image.new("RGB", (16, 8)), 0.1)])
+    with pytest.raises(ValueError, match="no frames"):
+        write_film(tmp_path / name, [])
+    assert names(tmp_path) == []
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / ".film.gif.0123abcd.part").write_text("half")
+    (tmp_path / ".other.gif.0123abcd.part").write_text("somebody else's")
+    write_film(tmp_path / "film.gif", [(plain()[0], 0.1)])
+    assert names(tmp_path) == [".other.gif.0123abcd.part", "film.gif"]
+
+
+def test_the_same_film_twice_is_the_same_file(tmp_path: Path) -> None:
+    for name in FORMATS:
+        files = []
+        for folder in ("a", "b"):
+            write_film(tmp_path / folder / name, ((smooth(48, 48, i), 0.1) for i in range(5)))
+            files.append((tmp_path / folder / name).read_bytes())
+        assert files[0] == files[1]
+
+
+# Before any work.
+
+
+def test_check_film(tmp_path: Path) -> None:
+    for name in ("a.mp4", "A.MP4", "a.gif", "a.webp", "frames", "new/a.mp4", "new/frames"):
+        check_film(tmp_path / name)
+    assert names(tmp_path) == []
+    for name in ("a.mov", "a.mp5", "a.png", "my.frames"):
+        with pytest.raises(
+            SegueError, match=rf"{re.escape(name)}: unknown ending .*; a film can end in .mp4, .gif, .webp"
+        ):
+            check_film(tmp_path / name)
+    with pytest.raises(SegueError, match="unknown ending"):
+        write_film(tmp_path / "a.mov", [])
+    (tmp_path / "dir.mp4").mkdir()
+    with pytest.raises(SegueError, match=r"dir\.mp4 is a folder"):
+        check_film(tmp_path / "dir.mp4")
+    (tmp_path / "file").touch()
+    with pytest.raises(SegueError, match="file is a file; a film can end in"):
+        check_film(tmp_path / "file")
+    with pytest.raises(SegueError, match="file is no folder"):
+        check_film(tmp_path / "file" / "a.mp4")
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    check_film(photos)
+    (photos / "0000.png").touch()
+    check_film(photos)
+    (photos / "cat.png").touch()
+    with pytest.raises(SegueError, match=r"photos is a folder that holds other things than frames \(cat\.png\)"):
+        check_film(photos)
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="only Linux has /proc")
+@pytest.mark.parametrize("name", ["a.mp4", "frames"])
+def test_nothing_can_be_written_there(name: str) -> None:
+    with pytest.raises(SegueError, match=f"/proc/self/{name} cannot be written"):
+        check_film(Path("/proc/self") / name)
+
+
+# Times.
+
+
+def test_timeline() -> None:
+    frames, flags = ["a", "b", "c", "d", "e"], [True, False, True, False, True]
+    assert timeline(frames, flags, 10, 0.5, False) == [("a", 0.5), ("b", 0.1), ("c", 0.5), ("d", 0.1), ("e", 0.5)]
+    assert timeline(frames, flags, 10, 0, False) == [(frame, 0.1) for frame in frames]
+    assert timeline(range(3), [True, False, True], 4, 0.1, False) == [(0, 0.25), (1, 0.25), (2, 0.25)]
+    forth_and_back = timeline(frames, flags, 10, 0.5, True)
+    assert "".join(frame for frame, _ in forth_and_back) == "abcdedcb"
+    assert [seconds for _, seconds in forth_and_back] == [0.5, 0.1, 0.5, 0.1, 0.5, 0.1, 0.5, 0.1]
+    with pytest.raises(ValueError):
+        timeline(frames, flags[:-1], 10, 0, False)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_timeline_plays_for_its_time(tmp_path: Path, name: str) -> None:
+    times = timeline(plain(), [True, False, False, True, False, False, True], 24000 / 1001, 0.4, True)
+    write_film(tmp_path / name, times)
+    pixels, seconds = decoded(tmp_path / name)
+    assert len(pixels) == 12
+    assert sum(seconds) == pytest.approx(4 * 0.4 + 8 * 1001 / 24000, abs=0.006)
+
+
+# Sheets.
+
+
+def test_contact_sheet(tmp_path: Path) -> None:
+    frames = plain((64, 48), 7)
+    picture = contact_sheet(frames, tmp_path / "sheet.png")
+    with Image.open(tmp_path / "sheet.png") as image:
+        assert (np.asarray(image) == np.asarray(picture)).all()
+    pixels = np.asarray(picture)
+    assert picture.size == (4 + 3 * 68, 4 + 3 * 52)
+    for i, colour in enumerate(COLOURS):
+        row, column = divmod(i, 3)
+        cell = pixels[4 + 52 * row : 52 + 52 * row, 4 + 68 * column : 68 + 68 * column]
+        assert (cell == colour).all()
+    assert (pixels[-52:, 72:] == 255).all()  # cells that nobody needs
+    assert (pixels[:4] == 255).all()
+    assert names(tmp_path) == ["sheet.png"]
+
+
+def test_a_sheet_has_labels_and_a_largest_width() -> None:
+    frames = [Image.new("RGB", (400, 200), "red") for _ in range(6)]
+    bare, labelled = sheet(frames, columns=3), sheet(frames, ["a", "", "c", "", "", ""], columns=3)
+    assert bare.size == (3 * 196 + 4, 2 * 100 + 4)
+    assert labelled.size == (3 * 196 + 4, 2 * 116 + 4)
+    strip = np.asarray(labelled)[100:116]
+    assert (strip[:, 4:20] < 128).any()
+    assert (strip[:, 200:392] == 255).all()
+    assert sheet(frames, columns=6, most=300).width <= 300
+    assert sheet(frames * 100).width <= 4096
+    with pytest.raises(ValueError, match="no pictures"):
+        sheet([])
