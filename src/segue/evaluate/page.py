@@ -171,9 +171,9 @@ def _paper(report: Report) -> str:
     return (
         "<h2>Beside the paper's table 1</h2>"
         + grid("<th>FID, paper</th><th>FID, here</th><th>PPL, paper</th><th>PPL, here</th>", rows)
-        +         f'<p class="soft">The paper: Stable Diffusion 2.1, 26 pairs, Inception-v3. Here: '
-        f"{escape(report.model['name'])}, {len(report.pairs)} pairs, {escape(network)}. Only the order of the rows can be compared. "
-        "± is the standard deviation over pairs.</p>"
+        + f'<p class="soft">The paper: Stable Diffusion 2.1, 26 pairs, Inception-v3. Here: '
+        f"{escape(report.model['name'])}, {len(report.pairs)} pairs, {escape(network)}. "
+        "Only the order of the rows can be compared. ± is the standard deviation over pairs.</p>"
     )
 
 

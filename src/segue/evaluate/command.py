@@ -1,0 +1,217 @@
+"""The command ``segue evaluate``: measure schemes on pairs, compare two evaluations, convert weights."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from segue.errors import SegueError
+from segue.options import given, with_settings
+from segue.settings import ComputeSettings, MorphSettings, checked, option_name, preset_settings
+
+if TYPE_CHECKING:
+    from segue.evaluate.harness import Stage
+
+__all__ = ["evaluate"]
+
+PLAIN_SECONDS = 5.0  # between two lines where the output is no terminal
+
+
+@with_settings(MorphSettings, ComputeSettings)
+def evaluate(
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PAIRS",
+            help="A .jsonl or .csv manifest, or a folder of NAME-a.png and NAME-b.png.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="The evaluation's folder; with --compare a .html file.", show_default=False
+        ),
+    ] = None,
+    schemes: Annotated[str, typer.Option(help="The schemes to measure: all, or names separated by commas.")] = "all",
+    network: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Feature network, also several times: pocket (if not given), pixels, clip:NAME, dinov2, "
+            "inception:FILE, lpips:FILE."
+        ),
+    ] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Compare two evaluations: --compare A B.")] = False,
+    convert: Annotated[
+        bool,
+        typer.Option("--convert", help="Convert published .pth weights: --convert FILE.pth ... -o FILE.safetensors."),
+    ] = False,
+    model: Annotated[str | None, typer.Option(help="Checkpoint; the embedded pocket if not given.")] = None,
+    controlnet: Annotated[str | None, typer.Option(help="ControlNet; pocket's own with pocket.")] = None,
+    dtype: Annotated[Literal["float32", "bfloat16", "float16"] | None, typer.Option(help="Precision.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the best there is if not given.")] = None,
+    preset: Annotated[Literal["paper", "balanced", "draft"], typer.Option(help="Values to begin with.")] = "balanced",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+    **values: Any,
+) -> None:
+    """Measure schemes on pairs of images, with one report as HTML, JSON and CSV.
+
+    The same command again continues where it was stopped; another scheme, pair or network costs only itself.
+    """
+    if compare and convert:
+        raise SegueError("--compare and --convert are two commands; give one of them")
+    if convert:
+        _convert(inputs, output, quiet)
+    elif compare:
+        _compare(inputs, output, quiet)
+    else:
+        chosen = {"name": model, "controlnet": controlnet, "dtype": dtype, "device": device}
+        _evaluate(inputs, output, schemes, network or ["pocket"], chosen, preset, values, quiet)
+
+
+def _evaluate(
+    inputs: list[Path],
+    output: Path | None,
+    schemes: str,
+    networks: list[str],
+    model: Mapping[str, str | None],
+    preset: str,
+    values: Mapping[str, Any],
+    quiet: bool,
+) -> None:
+    """Check everything, load everything, measure, write the report."""
+    from segue.evaluate.harness import evaluate as measure
+    from segue.evaluate.harness import schemes_named
+    from segue.evaluate.manifest import read_pairs
+    from segue.evaluate.report import check_report, write_report
+
+    if len(inputs) != 1:
+        raise SegueError("one manifest or folder of pairs at a time; --compare takes two evaluations")
+    if output is None:
+        raise SegueError("--output FOLDER names where the evaluation goes")
+    for name in ("scheme", "loop"):
+        if name in values:
+            raise SegueError(
+                f"{option_name(name)} does not go with evaluate; it takes --schemes, and films of two images"
+            )
+    chosen = schemes_named(schemes)
+    settings = {**preset_settings(preset), **given(values, MorphSettings)}
+    checked(MorphSettings, settings)
+    computing = given(values, ComputeSettings)
+    checked(ComputeSettings, computing)
+    with _faults_as_lines():
+        pairs = read_pairs(inputs[0])
+    check_report(output)
+
+    from segue.evaluate.features import network_named
+    from segue.interpolate import Interpolator
+
+    seen = [network_named(name, model["device"] or _device()) for name in dict.fromkeys(networks)]
+    segue = Interpolator.from_pretrained(
+        model["name"], controlnet=model["controlnet"], dtype=model["dtype"], device=model["device"]
+    )
+    with _showing(quiet) as show:
+        report = measure(segue, pairs, chosen, output, networks=seen, settings={**settings, **computing}, callback=show)
+    page = write_report(report, output)
+    if not quiet:
+        print(page)
+
+
+def _compare(inputs: list[Path], output: Path | None, quiet: bool) -> None:
+    from rich.console import Console
+
+    from segue.evaluate.compare import comparison_of, comparison_page, comparison_tables
+    from segue.evaluate.results import read_report
+    from segue.files import check_writable, write_text
+
+    if len(inputs) != 2:
+        raise SegueError("--compare takes two evaluations: segue evaluate --compare A B")
+    if output is not None:
+        if output.suffix != ".html":
+            raise SegueError(f"{output}: a comparison is written as .html")
+        check_writable(output)
+    first, second = (read_report(path) for path in inputs)
+    comparison = comparison_of(first, second, (str(inputs[0]), str(inputs[1])))
+    if not quiet:
+        console = Console(width=None if sys.stdout.isatty() else 120)
+        for part in comparison_tables(comparison):
+            console.print(part, highlight=False, markup=False)
+    if output is not None:
+        write_text(output, comparison_page(comparison))
+
+
+def _convert(inputs: list[Path], output: Path | None, quiet: bool) -> None:
+    from segue.evaluate.features import convert
+
+    if output is None:
+        raise SegueError("--convert needs --output FILE.safetensors")
+    count = convert(inputs, output)
+    if not quiet:
+        print(f"{output}: {count} tensors")
+
+
+def _device() -> str:
+    """The best device there is."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@contextmanager
+def _faults_as_lines() -> Iterator[None]:
+    """Print a manifest's faults line by line, and end with exit code 2."""
+    try:
+        yield
+    except SegueError as error:
+        if "\n" not in str(error):
+            raise
+        print(f"segue: {error}", file=sys.stderr)
+        raise typer.Exit(2) from error
+
+
+@contextmanager
+def _showing(quiet: bool) -> "Iterator[Callable[[Stage], None]]":
+    """Show where the evaluation is: a live line on a terminal, now and then a line elsewhere."""
+    if quiet:
+        yield lambda _stage: None
+    elif not sys.stderr.isatty():
+        yield _Plain()
+    else:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("", total=None)
+
+            def show(stage: "Stage") -> None:
+                bar.update(task, description=_worded(stage), completed=stage.done, total=stage.total or None)
+
+            yield show
+
+
+class _Plain:
+    """One line for each stage, and one every few seconds."""
+
+    def __init__(self) -> None:
+        self.said = -PLAIN_SECONDS
+        self.stage: tuple[str, str] | None = None
+
+    def __call__(self, stage: "Stage") -> None:
+        now = time.monotonic()
+        if (stage.stage, stage.what) != self.stage or now - self.said >= PLAIN_SECONDS:
+            self.said, self.stage = now, (stage.stage, stage.what)
+            count = f" {stage.done} of {stage.total}" if stage.total else ""
+            print(f"{_worded(stage)}{count}", file=sys.stderr, flush=True)
+
+
+def _worded(stage: "Stage") -> str:
+    if stage.stage == "films":
+        return f"films, {stage.what}, {stage.pair}"
+    if stage.stage == "features":
+        return f"features, {stage.what}, {stage.pair}"
+    return "intervals and report"

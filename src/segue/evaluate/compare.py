@@ -1,0 +1,150 @@
+"""Two evaluations side by side: what differs in their settings, and every measure's difference over shared pairs."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from html import escape
+
+import numpy as np
+from rich.table import Table
+
+from segue.errors import SegueError
+from segue.evaluate.catalogue import SET_MEASURES, measure_named
+from segue.evaluate.charts import number
+from segue.evaluate.page import contrast, document, grid
+from segue.evaluate.results import Difference, Report, key_of
+from segue.evaluate.statistics import paired_interval
+from segue.settings import differences
+
+__all__ = ["Comparison", "comparison_of", "comparison_page", "comparison_tables"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Second minus first.
+
+    Attributes:
+        names: what the two are called.
+        changes: what differs in model, networks and settings, one text each.
+        pairs: how many pairs both have.
+        rows: for each scheme and measure of both: the value in each, and the difference. FID and KID have an interval
+            only within one evaluation, not between two.
+    """
+
+    names: tuple[str, str]
+    changes: tuple[str, ...]
+    pairs: int
+    rows: tuple[tuple[str, float | None, float | None, Difference], ...]
+
+
+def comparison_of(first: Report, second: Report, names: tuple[str, str]) -> Comparison:
+    """Compare two reports over the schemes, pairs and networks that both have.
+
+    Raises:
+        SegueError: they have no scheme, pair or network in common.
+    """
+    schemes = [scheme for scheme in first.schemes if scheme in second.schemes]
+    pairs = [pair for pair in first.pairs if pair in second.pairs]
+    columns = [column for column in first.columns if column in second.columns]
+    for what, common, ours, theirs in (
+        ("scheme", schemes, first.schemes, second.schemes),
+        ("pair", pairs, first.pairs, second.pairs),
+        ("feature network", [c for c in columns if c[1]], tuple(first.networks), tuple(second.networks)),
+    ):
+        if not common:
+            shown = " and ".join(", ".join(map(str, names[:5])) for names in (ours, theirs))
+            raise SegueError(f"{names[0]} and {names[1]} have no {what} in common: {shown}")
+    changes = [
+        *(f"model: {first.model['name']}, now {second.model['name']}" for _ in "x" if first.model != second.model),
+        *(
+            f"{network}: other weights"
+            for network, mark in first.networks.items()
+            if network in second.networks and second.networks[network] != mark
+        ),
+        *differences(first.settings, second.settings),
+    ]
+    return Comparison(names, tuple(changes), len(pairs), tuple(_rows(first, second, schemes, pairs, columns)))
+
+
+def comparison_tables(comparison: Comparison) -> Iterator[str | Table]:
+    """The comparison for a terminal: lines and a table for each scheme."""
+    first, second = comparison.names
+    yield f"{second} against {first}, {comparison.pairs} pairs"
+    yield from (f"  {change}" for change in comparison.changes or ("the same settings and model",))
+    for scheme in dict.fromkeys(row[0] for row in comparison.rows):
+        table = Table(title=scheme, title_justify="left")
+        table.add_column("measure")
+        for heading in (first, second, "difference", "95 % interval"):
+            table.add_column(heading, justify="right")
+        for _, before, after, found in (row for row in comparison.rows if row[0] == scheme):
+            network = f" ({found.network})" if found.network else ""
+            interval = "" if found.low is None else f"{number(found.low)} to {number(found.high)}"
+            table.add_row(
+                f"{measure_named(found.measure).label}{network}",
+                number(before),
+                number(after),
+                number(found.value),
+                interval + (" *" if _is_clear(found) else ""),
+            )
+        yield table
+
+
+def comparison_page(comparison: Comparison) -> str:
+    """The comparison as one HTML page."""
+    first, second = map(escape, comparison.names)
+    changes = "".join(f"<li>{escape(change)}</li>" for change in comparison.changes)
+    parts = [
+        f"<h1>{second} against {first}</h1>",
+        f'<p class="soft">{comparison.pairs} pairs. Bold: the 95 % interval over pairs does not hold zero.</p>',
+        f"<ul>{changes}</ul>" if changes else "<p>The same settings and model.</p>",
+    ]
+    for scheme in dict.fromkeys(row[0] for row in comparison.rows):
+        rows = [
+            f"<tr><td>{escape(measure_named(d.measure).label)} <small>{escape(d.network)}</small></td>"
+            f"<td>{number(before)}</td><td>{number(after)}</td>{contrast(d)}</tr>"
+            for of, before, after, d in comparison.rows
+            if of == scheme
+        ]
+        parts += [f"<h2>{escape(scheme)}</h2>", grid(f"<th>{first}</th><th>{second}</th><th>difference</th>", rows)]
+    return document(f"Segue: {comparison.names[1]} against {comparison.names[0]}", parts, 0)
+
+
+def _rows(
+    first: Report, second: Report, schemes: list[str], pairs: list[str], columns: list[tuple[str, str]]
+) -> Iterator[tuple[str, float | None, float | None, Difference]]:
+    of_sets = {measure.name for measure in SET_MEASURES}
+    values = [{(film.scheme, film.pair): film.values for film in report.films} for report in (first, second)]
+    for scheme in schemes:
+        for measure, network in columns:
+            if measure in of_sets:
+                cells = (report.cell(scheme, measure, network) for report in (first, second))
+                before, after = (cell.value if cell else None for cell in cells)
+                value = None if before is None or after is None or first.pairs != second.pairs else after - before
+                yield (
+                    scheme,
+                    before,
+                    after,
+                    Difference("second", "first", measure, network, value, None, None, len(pairs)),
+                )
+                continue
+            old, new = (
+                np.array([_or_nan(found[scheme, pair].get(key_of(measure, network))) for pair in pairs])
+                for found in values
+            )
+            both = np.isfinite(old) & np.isfinite(new)
+            interval = paired_interval(new, old)
+            numbers = (interval.value, interval.low, interval.high)
+            value, low, high = (v if np.isfinite(v) else None for v in numbers)
+            yield (
+                scheme,
+                float(old[both].mean()) if both.any() else None,
+                float(new[both].mean()) if both.any() else None,
+                Difference("second", "first", measure, network, value, low, high, interval.pairs),
+            )
+
+
+def _or_nan(value: float | None) -> float:
+    return float("nan") if value is None else value
+
+
+def _is_clear(found: Difference) -> bool:
+    return found.low is not None and found.high is not None and (found.low > 0 or found.high < 0)
