@@ -43,7 +43,7 @@ def tiny_pipe(
             sample_size=128,
         )
         unet = UNet2DConditionModel(
-            sample_size=16,
+            sample_size=8,
             block_out_channels=(32, 64),
             down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
             up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),

@@ -19,6 +19,7 @@ from torch.nn.functional import normalize
 from segue.clip import POCKET_CLIP, Clip, unreadable
 from segue.errors import SegueError
 from segue.files import write_bytes
+from segue.models import quiet
 
 __all__ = ["captions", "nearest_captions", "write_caption_features", "written_captions"]
 
@@ -80,9 +81,10 @@ def write_caption_features(folder: Path) -> None:
 def written_captions(pictures: Sequence[Image.Image], name: str, device: str | torch.device = "cpu") -> list[str]:
     """Captions written by a transformers model for pictures to text, by name or folder; greedy, one at a time."""
     try:
-        processor = _pil_image_processor(name)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name)
-        model = transformers.AutoModelForImageTextToText.from_pretrained(name, use_safetensors=True)
+        with quiet():
+            processor = _pil_image_processor(name)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+            model = transformers.AutoModelForImageTextToText.from_pretrained(name, use_safetensors=True)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise unreadable(name, "a captioning model", error) from error
     model = model.eval().to(device)

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from segue.errors import SegueError
+from segue.models import quiet
 
 __all__ = ["POCKET_CLIP", "Clip"]
 
@@ -51,16 +52,17 @@ class Clip:
         if name in (None, "pocket") and not POCKET_CLIP.is_dir():
             raise SegueError(f"pocket's CLIP is not at {POCKET_CLIP}; name another CLIP model")
         try:
-            config = transformers.AutoConfig.from_pretrained(source)
-            if config.model_type != "clip":
-                raise SegueError(f"{source} is a model of type {config.model_type}, not a CLIP")
-            model, found = transformers.CLIPModel.from_pretrained(
-                source, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-            )
-            if found["missing_keys"]:
-                raise SegueError(f"{source} lacks weights of a CLIP, such as {min(found['missing_keys'])}")
-            tokenizer = transformers.CLIPTokenizer.from_pretrained(source)
-            processor = _image_processor().from_pretrained(source)
+            with quiet():
+                config = transformers.AutoConfig.from_pretrained(source)
+                if config.model_type != "clip":
+                    raise SegueError(f"{source} is a model of type {config.model_type}, not a CLIP")
+                model, found = transformers.CLIPModel.from_pretrained(
+                    source, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+                )
+                if found["missing_keys"]:
+                    raise SegueError(f"{source} lacks weights of a CLIP, such as {min(found['missing_keys'])}")
+                tokenizer = transformers.CLIPTokenizer.from_pretrained(source)
+                processor = _image_processor().from_pretrained(source)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise unreadable(source, "a CLIP", error) from error
         return cls("pocket" if name is None else name, model.eval().to(device), tokenizer, processor)

@@ -12,7 +12,7 @@ import dataclasses
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
-from functools import partial
+from functools import cache, partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, Self
@@ -44,7 +44,7 @@ from segue.schemes import Latents, Level, Task, scheme_named
 from segue.settings import ComputeSettings, MorphSettings, checked, fields, preset_settings
 from segue.spacing import PerceptualTree
 from segue.tree import FrameKey, GrownTree, Midpoint, Tree, UniformTree, noise_levels
-from segue.words import anchors, prompts
+from segue.words import anchors, check_words, prompts
 
 __all__ = ["Callback", "Interpolator"]
 
@@ -123,6 +123,7 @@ class Interpolator:
         """
         morph_settings, compute = _settings(preset, settings)
         keyframes = self._keyframes(images, morph_settings)
+        check_words(morph_settings, len(keyframes))
         temporary = None if output else tempfile.TemporaryDirectory(prefix="segue-")
         with RunFolder(Path(output or str(temporary and temporary.name))) as run:
             begin(
@@ -177,7 +178,7 @@ class Interpolator:
             distance=Look(run, settings.look),
             **({"seen": partial(seen, _motion(settings))} if settings.moves else {}),
         )
-        fade = self._fade(settings, keyframes, latents)
+        fade = cache(lambda: self._fade(settings, keyframes, latents))
 
         # Blend and denoise level by level (section 4.1), keep the best candidate of each (section 4.4).
         sampling = _sampling(settings)
@@ -189,7 +190,7 @@ class Interpolator:
             conditioning=words,
             noise=noise,
             candidates=lambda level: settings.candidates_at(level.number),
-            picture=lambda key, image: to_images(fade(key, image)[None])[0],
+            picture=lambda key, image: to_images(fade()(key, image)[None])[0],
             judge=_judge(settings),
             choose=choose,
             report=report,
@@ -246,6 +247,7 @@ class Interpolator:
         if not morph_settings.inversion_iterations:
             raise SegueError("inversion_iterations is 0: nothing would be fitted; the paper uses 100 to 500")
         keyframes = self._keyframes(images, morph_settings)
+        check_words(morph_settings, len(keyframes))
         with RunFolder(Path(output)) as run:
             begin(
                 run,
@@ -292,7 +294,9 @@ class Interpolator:
         if len(images) < 2:
             raise SegueError(f"a film needs two images or more, not {len(images)}")
         pictures = [load(image, background=settings.background) for image in images]
-        size = common_size(pictures, self.backbone.multiple_of, width=settings.width, height=settings.height)
+        # Of the area that the checkpoint was made for, unless a size is asked for.
+        longest = round(self.backbone.native_size * (max(pictures[0].size) / min(pictures[0].size)) ** 0.5)
+        size = common_size(pictures, self.backbone.multiple_of, settings.width, settings.height, longest)
         fitted = [fit(picture, size, settings.fit, settings.background) for picture in pictures]
         if not settings.moves:
             return fitted

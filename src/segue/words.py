@@ -10,7 +10,7 @@ from typing import Any
 from segue.errors import SegueError, SegueWarning
 from segue.settings import MorphSettings
 
-__all__ = ["anchors", "cut", "prompts"]
+__all__ = ["anchors", "check_words", "cut", "prompts"]
 
 
 def prompts(settings: MorphSettings, count: int, captions: Callable[[], Sequence[str]]) -> list[str]:
@@ -65,6 +65,12 @@ def anchors(settings: MorphSettings, count: int) -> list[tuple[Fraction, int | s
             raise SegueError(f"prompt_at {number:g}: an empty text")
         placed[place] = text
     return sorted(placed.items(), key=lambda item: item[0])
+
+
+def check_words(settings: MorphSettings, count: int) -> None:
+    """SegueError where the prompts do not fit a film of ``count`` keyframes; nothing is captioned."""
+    prompts(settings, count, lambda: [""] * count)
+    anchors(settings, count)
 
 
 def cut(tokenizer: Any, prompt: str) -> tuple[str, str]:

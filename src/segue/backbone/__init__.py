@@ -116,6 +116,11 @@ class Backbone(Protocol):
         """Pixels of an image along one side of a latent's pixel."""
         ...
 
+    @property
+    def native_size(self) -> int:
+        """Pixels along one side of the square images that the checkpoint was made for."""
+        ...
+
     def encode(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] to clean latents (B, C, h, w): the mean of the posterior, scaled."""
         ...
