@@ -210,18 +210,19 @@ def test_frames_may_be_paths(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [*FORMATS, "frames"])
 def test_memory_does_not_grow_with_the_film(tmp_path: Path, name: str) -> None:
     """At any time a few frames are alive, and none of what was encoded is kept."""
-    alive: weakref.WeakSet[Image.Image] = weakref.WeakSet()
+    alive: list[weakref.ref[Image.Image]] = []
     counts: list[int] = []
     memory: list[int] = []
     frame = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
 
     def frames() -> Iterator[tuple[Image.Image, float]]:
         for _ in range(60):
-            counts.append(len(alive))
+            counts.append(sum(ref() is not None for ref in alive))
             memory.append(tracemalloc.get_traced_memory()[0])
             copy = frame.copy()
-            alive.add(copy)
+            alive.append(weakref.ref(copy))
             yield copy, 0.05
+            del copy
 
     write_film(tmp_path / "warm" / name, [(frame, 0.05)])
     gc.collect()
