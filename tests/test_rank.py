@@ -34,7 +34,7 @@ def test_a_score_is_the_difference_of_cosines_to_the_mean_prompts(
     vectors = clip.images(pictures()).numpy().astype(np.float64)
 
     def mean(texts: list[str]) -> np.ndarray:
-        return np.array([clip.texts([text]).numpy()[0] for text in texts], np.float64).mean(axis=0)
+        return np.asarray(clip.texts(texts).numpy().astype(np.float64).mean(axis=0))
 
     expected = [
         (cosine(v, mean(positive)) if positive else 0) - (cosine(v, mean(negative)) if negative else 0) for v in vectors
