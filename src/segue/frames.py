@@ -1,6 +1,7 @@
 """What each frame is made under: its noise, its words; and how far apart two frames look."""
 
 import dataclasses
+from typing import Any
 
 from torch import Tensor
 
@@ -8,6 +9,7 @@ from segue.backbone import Backbone
 from segue.backbone.stable_diffusion import TextConditioning
 from segue.clip import Clip
 from segue.conditioning import ConditioningPath
+from segue.control import Controls
 from segue.noise import Noise
 from segue.run import RunFolder
 from segue.schemes import Sample
@@ -24,21 +26,23 @@ class Words:
     run: RunFolder
     path: ConditioningPath[TextConditioning]
     negative_prompt: str
+    controls: Controls | None = None
     known: dict[tuple[str, str], TextConditioning] = dataclasses.field(default_factory=dict)
 
     def __call__(self, sample: Sample) -> TextConditioning:
-        """The words of a sample, a batch of one."""
+        """The conditioning of a sample, a batch of one."""
         words = self.path(sample.key.place)
         edit = self.run.history.attempt_of(sample.key, sample.candidate).edit
         if edit.prompt is not None:
             words = dataclasses.replace(words, prompt=self._embedded(edit.prompt, self.negative_prompt).prompt)
         if edit.negative_prompt is not None:
             words = dataclasses.replace(words, negative=self._embedded("", edit.negative_prompt).negative)
-        return words
+        return dataclasses.replace(words, controls=self.controls(sample)) if self.controls else words
 
     def _embedded(self, prompt: str, negative: str) -> TextConditioning:
         if (prompt, negative) not in self.known:
-            self.known[prompt, negative] = self.backbone.embed([prompt], [negative])
+            found: Any = self.backbone.embed([prompt], [negative])
+            self.known[prompt, negative] = found
         return self.known[prompt, negative]
 
 

@@ -179,6 +179,11 @@ class History:
         """Whether a restore would take an undo back: no redo came after it."""
         return bool(self._folded()[1])
 
+    @property
+    def edited(self) -> frozenset[FrameKey]:
+        """The frames that a redo counts for."""
+        return frozenset(event.frame for event in self._effective() if isinstance(event, Redo))
+
     def _entries(self, key: FrameKey) -> list[Attempt | Choice | Redo]:
         """What counts for a frame, oldest first; a redo that begins an attempt stands as that attempt."""
         return _of(key, self._effective())

@@ -28,6 +28,7 @@ from segue.begin import begin, digest, opened, redone
 from segue.caption import captions
 from segue.clip import Clip
 from segue.conditioning import ConditioningPath
+from segue.control import controls_of, keep_given, kept_edit, read_given
 from segue.errors import SegueError
 from segue.fade import Fade
 from segue.frames import EditedNoise, Look, Words
@@ -124,6 +125,7 @@ class Interpolator:
         morph_settings, compute = _settings(preset, settings)
         keyframes = self._keyframes(images, morph_settings)
         check_words(morph_settings, len(keyframes))
+        given = read_given(morph_settings, len(keyframes), keyframes[0].size, len(self.backbone.controlnets))
         temporary = None if output else tempfile.TemporaryDirectory(prefix="segue-")
         with RunFolder(Path(output or str(temporary and temporary.name))) as run:
             begin(
@@ -135,6 +137,7 @@ class Interpolator:
                 self.model,
                 overwrite=overwrite,
             )
+            keep_given(run, given)
             self.make(run, compute, callback=callback, choose=choose)
             return Morph(run.path, temporary)
 
@@ -158,6 +161,10 @@ class Interpolator:
 
         # Fit the words to the images (section 4.2).
         words = self._words(run, settings, list(keyframes.values()), latents, report)
+
+        # Interpolate poses, or fade control images (section 4.3).
+        name = str(data["model"].get("controlnet") or "")
+        words.controls = controls_of(run, settings, list(keyframes.values()), self.backbone, name)
 
         # The tree of midpoints, closed where the film is a loop.
         count = len(keyframes)
@@ -227,7 +234,9 @@ class Interpolator:
         with RunFolder(Path(output)) as run:
             data = opened(run)
             self._same_model(run, data)
-            run.record(redone(run, checked(MorphSettings, data["settings"]), frame, edit, candidate))
+            settings = checked(MorphSettings, data["settings"])
+            own = kept_edit(run, edit, tuple(data["size"]), settings) if edit else None
+            run.record(redone(run, settings, frame, own, candidate))
             self.make(run, callback=callback, choose=choose)
             return Morph(run.path)
 
@@ -366,7 +375,7 @@ class Interpolator:
                 progress=lambda i, n: report(Progress("words", step=i, steps=n)),
             ).words
         with self.backbone.evaluating():
-            placed = [
+            placed: Any = [
                 (place, words.sample(which) if isinstance(which, int) else self.backbone.embed([which], negatives[:1]))
                 for place, which in anchors(settings, count)
             ]

@@ -151,15 +151,23 @@ class RunFolder:
 
     def save_picture(self, recipe: str, picture: Image.Image) -> None:
         """Keep the picture of a recipe."""
-        path = self._picture(recipe)
-        path.parent.mkdir(exist_ok=True)
-        with writing(path) as temporary:
-            picture.save(temporary, format="PNG")
+        self.save_image(f"pictures/{recipe}.png", picture)
 
     def drop(self, recipes: Iterable[str]) -> None:
         """Delete pictures of candidates that were not chosen; their latents stay."""
         for recipe in recipes:
             self._picture(recipe).unlink(missing_ok=True)
+
+    def save_image(self, name: str, image: Image.Image) -> None:
+        """Keep another picture, by its path in the folder."""
+        path = self.path / name
+        path.parent.mkdir(exist_ok=True)
+        with writing(path) as temporary:
+            image.save(temporary, format="PNG")
+
+    def image(self, name: str) -> Image.Image:
+        """A picture by its path in the folder."""
+        return _read(self.path / name)
 
     # The film's frames.
 
@@ -190,10 +198,7 @@ class RunFolder:
 
     def save_keyframe(self, key: FrameKey, picture: Image.Image) -> None:
         """Write a keyframe as it was given, after fitting."""
-        path = self.frame(key)
-        path.parent.mkdir(exist_ok=True)
-        with writing(path) as temporary:
-            picture.save(temporary, format="PNG")
+        self.save_image(f"frames/{key.name}.png", picture)
 
     def forget_frames(self, keep: Sequence[FrameKey]) -> None:
         """Remove frames that the film does not have any more."""

@@ -168,6 +168,9 @@ class MorphSettings(InversionSettings):
     pose_via_photo: bool = Field(
         default=False, description="Translate a drawing without a detected person to a photograph first."
     )
+    control_image: Texts = Field(
+        default=(), description="Control images of another kind than poses, one for each keyframe."
+    )
     control_scale: float = Field(
         default=1.5, ge=0, le=10, description="Strength of the ControlNet in the middle of a gap; 1 at the keyframes."
     )

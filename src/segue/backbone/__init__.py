@@ -117,6 +117,11 @@ class Backbone(Protocol):
         ...
 
     @property
+    def controlnets(self) -> Sequence[Any]:
+        """The ControlNets, in the order of a conditioning's controls."""
+        ...
+
+    @property
     def native_size(self) -> int:
         """Pixels along one side of the square images that the checkpoint was made for."""
         ...

@@ -26,7 +26,7 @@ def interval_chart(dots: Sequence[Dot], *, width: int = 220, zero: bool = False)
     height = row * len(dots) + 20
     parts = [_vertical(scale(tick), 0, row * len(dots), "grid") for tick in scale.ticks(3)]
     parts += [
-        f'<text class="tick" x="{scale(tick):.1f}" y="{height - 6}" text-anchor="middle">{number(tick)}</text>'
+        f'<text class="tick" x="{scale(tick):.1f}" y="{height - 6}" text-anchor="middle">{_tick(tick)}</text>'
         for tick in scale.ticks(3)
     ]
     if zero:
@@ -55,9 +55,7 @@ def line_chart(
     parts = []
     for tick in _Scale(0, highest, 0, 1, exact=True).ticks(3):
         parts.append(f'<line class="grid" x1="{left}" x2="{width - 6}" y1="{up(tick):.1f}" y2="{up(tick):.1f}"/>')
-        parts.append(
-            f'<text class="tick" x="{left - 4}" y="{up(tick) + 3:.1f}" text-anchor="end">{number(tick)}</text>'
-        )
+        parts.append(f'<text class="tick" x="{left - 4}" y="{up(tick) + 3:.1f}" text-anchor="end">{_tick(tick)}</text>')
     for tick in (0.0, 0.5, 1.0):
         parts.append(f'<text class="tick" x="{across(tick):.1f}" y="{height - 5}" text-anchor="middle">{tick:g}</text>')
     if title:
@@ -102,6 +100,10 @@ class _Scale:
         first = math.ceil(self.low / step - 1e-9)
         last = math.floor(self.high / step + 1e-9)
         return [i * step for i in range(first, last + 1)]
+
+
+def _tick(value: float) -> str:
+    return f"{value:.6g}".replace("-", "−")
 
 
 def _vertical(x: float, top: float, bottom: float, name: str) -> str:

@@ -87,7 +87,8 @@ def evaluate(
         SegueError: a setting is wrong, or the folder holds films that were made with other settings.
     """
     begun, clock, report = time.perf_counter(), _Clock(), callback or (lambda _stage: None)
-    jobs = [_job(segue, pair, scheme, settings or {}) for scheme in schemes for pair in pairs]
+    model = {"name": segue.name, "fingerprint": segue.backbone.fingerprint()}
+    jobs = [_job(model["fingerprint"], pair, scheme, settings or {}) for scheme in schemes for pair in pairs]
 
     # Make the films.
     films = []
@@ -108,12 +109,11 @@ def evaluate(
 
     # Put intervals on what comes out.
     report(Stage("report"))
-    rest = time.perf_counter() - begun - clock.spent["films"] - clock.spent["features"]
     found = report_of(
         measured,
         schemes,
         {network.name: network.fingerprint for network in networks},
-        model={"name": segue.name, "fingerprint": segue.backbone.fingerprint()},
+        model=model,
         settings=_shared_settings(jobs),
     )
     rest = time.perf_counter() - begun - clock.spent["films"] - clock.spent["features"]
@@ -156,7 +156,7 @@ class _Clock:
         self.spent[share] += time.perf_counter() - begun
 
 
-def _job(segue: Interpolator, pair: Pair, scheme: str, settings: Mapping[str, Any]) -> _Job:
+def _job(model: str, pair: Pair, scheme: str, settings: Mapping[str, Any]) -> _Job:
     """What one film is made from, as plain values that can be compared."""
     values: dict[str, Any] = {**settings, "scheme": scheme}
     if pair.prompts is not None:
@@ -168,7 +168,7 @@ def _job(segue: Interpolator, pair: Pair, scheme: str, settings: Mapping[str, An
     images = {name: value for name, value in values.items() if name in MorphSettings.__dataclass_fields__}
     recipe = {
         "settings": as_json(checked(MorphSettings, images)),
-        "model": segue.backbone.fingerprint(),
+        "model": model,
         "a": _digest_of_file(pair.a),
         "b": _digest_of_file(pair.b),
     }

@@ -25,10 +25,10 @@ font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif
 h1{font-size:1.7rem;margin:0 0 .3rem}h2{font-size:1.2rem;margin:2.6rem 0 .6rem}h3{font-size:1rem;margin:1.6rem 0 .4rem}
 p{max-width:75ch}.soft,figcaption,small{color:var(--soft)}code{font-size:.9em}
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
-th,td{padding:.3rem .7rem;text-align:right;border-bottom:1px solid var(--line);vertical-align:top}
+table{font-size:.87rem}th,td{padding:.3rem .55rem;text-align:right;border-bottom:1px solid var(--line);vertical-align:top}
 th:first-child,td:first-child{text-align:left;white-space:nowrap}
-thead th{color:var(--soft);font-weight:600;font-size:.85rem}
-td small{display:block;font-size:.75rem;white-space:nowrap}td.best{background:var(--mark);font-weight:600}
+thead th{color:var(--soft);font-weight:600;font-size:.8rem}
+td small{display:block;font-size:.7rem;white-space:nowrap}td.best{background:var(--mark);font-weight:600}
 td.clear{font-weight:600}td.even{color:var(--soft)}
 .key{display:inline-flex;align-items:center;gap:.45rem;margin-right:1.1rem}.dot{width:.75em;height:.75em;border-radius:50%}
 .cards{display:flex;flex-wrap:wrap;gap:1rem}figure{margin:0;padding:.7rem;background:var(--card);border-radius:8px}
@@ -98,7 +98,9 @@ def contrast(found: Difference | None) -> str:
 def _head(report: Report) -> str:
     networks = ", ".join(f"{escape(name)} <small>({escape(mark)})</small>" for name, mark in report.networks.items())
     shown = ("num_frames", "num_inference_steps", "solver", "guidance_scale", "noise", "seed")
-    settings = ", ".join(f"{name} {_plain(report.settings[name])}" for name in shown if name in report.settings)
+    settings = ", ".join(
+        f"{name.replace('_', ' ')} {_plain(report.settings[name])}" for name in shown if name in report.settings
+    )
     return (
         f"<h1>Evaluation of {escape(report.model['name'])}</h1>"
         f'<p class="soft">{len(report.pairs)} pairs, {len(report.schemes)} schemes; feature networks: {networks}; '
@@ -133,8 +135,8 @@ def _table(report: Report, network: str) -> str:
     return (
         f"<h2>Measured with {escape(network)}</h2>"
         f"{grid(head, rows)}"
-        f'<p class="soft">Below each value its 95 % interval, by the bootstrap over pairs. Shaded: the best of a '
-        f"column, where a direction is better.</p>{bias}"
+        f'<p class="soft">Below each value its 95 % interval, by the bootstrap over pairs. ↓ lower, ↑ higher, '
+        f"→ 1 nearer to one is better; shaded: the best of a column.</p>{bias}"
     )
 
 
@@ -354,7 +356,7 @@ def _value(cell: Cell | None, best: bool) -> str:
 
 
 def _wish(better: str) -> str:
-    return {"lower": "lower is better", "higher": "higher is better", "1": "best is 1", "": "&nbsp;"}[better]
+    return {"lower": "↓", "higher": "↑", "1": "→ 1", "": "&nbsp;"}[better]
 
 
 def _dot(i: int) -> str:

@@ -5,11 +5,10 @@ Wang and Golland (Interpolating between Images with Diffusion Models, 2023, http
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from itertools import pairwise
-from types import MappingProxyType
 
 import numpy as np
 
@@ -18,8 +17,6 @@ from segue.pose.matching import Guidance, Matching, guidance
 from segue.tree import FrameKey, around
 
 __all__ = ["PosePath", "between"]
-
-_NO_EDITS: Mapping[Fraction, Pose] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,7 @@ class PosePath:
     """
 
     poses: Sequence[Pose | None]
-    edits: Mapping[Fraction, Pose] = _NO_EDITS
+    edits: Mapping[Fraction, Pose] = field(default_factory=dict)
     matching: Matching = "largest"
     hold: bool = False
     given: bool = False

@@ -1,0 +1,239 @@
+"""What each frame's ControlNet is given (the paper's section 4.3): a drawn pose, or a cross-faded control image.
+
+The pose of a frame lies on the path between the keyframes' poses. Its control's scale rises linearly from 1 at the
+keyframes to ``control_scale`` in the middle of the gap, s = 1 + (max - 1)(1 - |2s - 1|), or is flat. Control images of
+other kinds (edges, depth, segments) are faded into each other where no better interpolation is defined.
+"""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from segue.backbone import Backbone, Sampling
+from segue.backbone.stable_diffusion import Control
+from segue.errors import SegueError, SegueWarning
+from segue.history import Edit
+from segue.noise import Noise
+from segue.pictures import fit, load, to_images, to_tensor
+from segue.pose.detect import detector_of
+from segue.pose.drawing import convention_for, draw
+from segue.pose.keypoints import Pose, as_openpose, fitted
+from segue.pose.path import PosePath
+from segue.run import RunFolder
+from segue.schemes import Sample
+from segue.settings import MorphSettings
+from segue.tree import FrameKey
+
+__all__ = ["Controls", "Given", "control_at", "controls_of", "keep_given", "kept_edit", "read_given", "scale_at"]
+
+Controls = Callable[[Sample], tuple[Control, ...]]
+
+PHOTOGRAPH = "a photograph of a person, realistic, detailed"  # what a drawing is translated to
+PHOTOGRAPH_NOISE = 0.7
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the user gave for the keyframes, fitted to the film's size: poses, or control images, or nothing."""
+
+    poses: tuple[Pose, ...] = ()
+    images: tuple[Image.Image, ...] = ()
+
+
+def read_given(settings: MorphSettings, count: int, size: tuple[int, int], networks: int) -> Given:
+    """Read the files that the settings name, before anything is written.
+
+    Args:
+        settings: their ``pose`` and ``control_image``.
+        count: the number of keyframes.
+        size: of the film, (width, height).
+        networks: how many ControlNets there are.
+
+    Raises:
+        SegueError: a file is missing or broken, their number is wrong, people cannot be guided, or there is no
+            ControlNet to give them to.
+    """
+    if settings.control_image:
+        _check(settings.control_image, "control_image", count, networks)
+        images = [load(path, background=settings.background) for path in settings.control_image]
+        return Given(images=tuple(fit(image, size, settings.fit, settings.background) for image in images))
+    if settings.pose in ("auto", "off"):
+        return Given()
+    paths = settings.pose.split(",")
+    _check(paths, "pose", count, networks)
+    poses = tuple(fitted(Pose.load(path), size, settings.fit) for path in paths)
+    PosePath(_closed(poses, settings), matching=settings.pose_matching, given=True)
+    return Given(poses=poses)
+
+
+def keep_given(run: RunFolder, given: Given) -> None:
+    """Write what the user gave into the run folder, so that the run needs nothing else."""
+    for i, pose in enumerate(given.poses):
+        _pose_file(run, i).parent.mkdir(exist_ok=True)
+        pose.save(_pose_file(run, i))
+    for i, image in enumerate(given.images):
+        run.save_image(f"control/{FrameKey(i).name}.png", image)
+
+
+def controls_of(
+    run: RunFolder,
+    settings: MorphSettings,
+    keyframes: Sequence[Image.Image],
+    backbone: Backbone,
+    controlnet: str,
+) -> Controls | None:
+    """What gives each sample its control; None where there is none to give.
+
+    Args:
+        run: the run folder, which keeps poses and control images.
+        settings: those of the film.
+        keyframes: the keyframes, fitted.
+        backbone: the networks, for the translation of drawings to photographs.
+        controlnet: the name of the ControlNet, for the convention in which skeletons are drawn.
+    """
+    networks = len(backbone.controlnets)
+    if not networks:
+        return None
+    if networks > 1:
+        raise SegueError(f"one ControlNet can be used, not {networks}")
+    if settings.control_image:
+        images = [run.image(f"control/{FrameKey(i).name}.png") for i in range(len(keyframes))]
+        shown = [_as_hint(image) for image in _closed(images, settings)]
+        return lambda sample: (Control(_faded(shown, sample.key), scale_at(settings, sample.key)),)
+    path = _pose_path(run, settings, keyframes, backbone)
+    if path is None or not (path.guides or run.history.edited):
+        return None
+    convention: Any = settings.control_convention or convention_for(controlnet)
+
+    def drawn(sample: Sample) -> tuple[Control, ...]:
+        own = run.history.attempt_of(sample.key, sample.candidate).edit.pose
+        pose = Pose.load(run.path / own) if own else path(sample.key)
+        return (control_at(pose, convention, keyframes[0].size, scale_at(settings, sample.key)),)
+
+    return drawn
+
+
+def control_at(pose: Pose | None, convention: Any, size: tuple[int, int], scale: Tensor) -> Control:
+    """The control of one frame: its skeleton, or an empty picture without influence where it has no pose."""
+    if pose is None:
+        return Control(torch.zeros(1, 3, size[1], size[0]), torch.zeros(1))
+    return Control(_as_hint(draw(pose, convention)), scale)
+
+
+def scale_at(settings: MorphSettings, key: FrameKey) -> Tensor:
+    """The control's scale at a frame, (1,)."""
+    most = settings.control_scale
+    rise = 1.0 if settings.control_flat else 1 - abs(2 * float(key.position) - 1)
+    return torch.tensor([most if settings.control_flat else 1 + (most - 1) * rise])
+
+
+def kept_edit(run: RunFolder, edit: Edit, size: tuple[int, int], settings: MorphSettings) -> Edit:
+    """An edit whose pose file is copied into the run folder, fitted to the film."""
+    if edit.pose is None:
+        return edit
+    pose = fitted(Pose.load(edit.pose), size, settings.fit)
+    digest = hashlib.sha256(json.dumps(as_openpose(pose)).encode()).hexdigest()[:12]
+    name = f"pose/edit-{digest}.json"
+    (run.path / "pose").mkdir(exist_ok=True)
+    pose.save(run.path / name)
+    return replace(edit, pose=name)
+
+
+def _pose_path(
+    run: RunFolder, settings: MorphSettings, keyframes: Sequence[Image.Image], backbone: Backbone
+) -> PosePath | None:
+    """The path of poses over the film; says in one line who is not guided."""
+    if settings.pose == "off":
+        return None
+    poses = _poses(run, settings, keyframes, backbone)
+    if poses is None:
+        return None
+    given = settings.pose != "auto"
+    path = PosePath(_closed(poses, settings), _edits(run), settings.pose_matching, settings.pose_hold, given)
+    for message in dict.fromkeys(path.messages):
+        warnings.warn(message, SegueWarning, stacklevel=2)
+    return path
+
+
+def _poses(
+    run: RunFolder, settings: MorphSettings, keyframes: Sequence[Image.Image], backbone: Backbone
+) -> list[Pose | None] | None:
+    """The keyframes' poses: kept in the run, given, or detected; None where nothing can detect them."""
+    files = [_pose_file(run, i) for i in range(len(keyframes))]
+    if not all(file.exists() for file in files):
+        try:
+            detect = detector_of(settings.pose_detector or "pocket")
+        except SegueError:
+            if settings.pose_detector is None:  # nobody asked for poses by name
+                return None
+            raise
+        for file, keyframe in zip(files, keyframes, strict=True):
+            pose = detect(keyframe)
+            if not pose.people and settings.pose_via_photo:
+                pose = detect(_photograph(run, settings, keyframe, file.stem, backbone))
+            file.parent.mkdir(exist_ok=True)
+            pose.save(file)
+    poses = [Pose.load(file) for file in files]
+    return [pose if pose.people else None for pose in poses]
+
+
+def _photograph(
+    run: RunFolder, settings: MorphSettings, keyframe: Image.Image, name: str, backbone: Backbone
+) -> Image.Image:
+    """A drawing translated to a photograph by the diffusion model; kept in the run folder."""
+    file = f"pose/{name}-photograph.png"
+    if not (run.path / file).exists():
+        sampling = Sampling(
+            num_inference_steps=settings.num_inference_steps, guidance_scale=max(settings.guidance_scale, 7.5)
+        )
+        with backbone.evaluating():
+            z = backbone.encode(to_tensor([keyframe]))
+            point = backbone.point(PHOTOGRAPH_NOISE)
+            eps = Noise(settings.seed)("photograph", FrameKey(int(name.partition(".")[0])), shape=z.shape[1:])
+            words = backbone.embed([PHOTOGRAPH], ["drawing, cartoon, painting"])
+            z = backbone.denoise(point.alpha * z + point.sigma * eps, words, point, sampling=sampling)
+            run.save_image(file, to_images(backbone.decode(z))[0])
+    return run.image(file)
+
+
+def _edits(run: RunFolder) -> Mapping[Fraction, Pose]:
+    """The poses that redos gave to frames, by place: the path goes through them."""
+    edits = {key.place: run.history.edit(key).pose for key in run.history.edited}
+    return {place: Pose.load(run.path / file) for place, file in edits.items() if file}
+
+
+def _closed(parts: Sequence[Any], settings: MorphSettings) -> list[Any]:
+    """One for each keyframe of the film, the closing one of a loop included."""
+    return [*parts, parts[0]] if settings.loop else list(parts)
+
+
+def _check(paths: Sequence[str], setting: str, count: int, networks: int) -> None:
+    """SegueError for a wrong number of files, or where there is no ControlNet to give them to."""
+    if not networks:
+        raise SegueError(f"{setting} needs a ControlNet; name one with controlnet")
+    if len(paths) != count:
+        raise SegueError(f"{setting}: {len(paths)} files for {count} keyframes; give one for each")
+
+
+def _pose_file(run: RunFolder, index: int) -> Path:
+    return run.path / "pose" / f"{FrameKey(index).name}.json"
+
+
+def _as_hint(image: Image.Image) -> Tensor:
+    """A picture as a control image, (1, 3, H, W) in [0, 1]."""
+    return to_tensor([image]) / 2 + 0.5
+
+
+def _faded(images: Sequence[Tensor], key: FrameKey) -> Tensor:
+    """The control image between those of two keyframes."""
+    share = float(key.position)
+    return (1 - share) * images[key.pair] + share * images[min(key.pair + 1, len(images) - 1)]
