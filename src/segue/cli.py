@@ -148,6 +148,36 @@ def invert(
 
 
 @app.command()
+def pose(
+    images: Annotated[list[Path], typer.Argument(help="Pictures; with --between also pose files.", show_default=False)],
+    between: Annotated[
+        bool, typer.Option("--between", help="Write a film of the skeletons between the poses.")
+    ] = False,
+    num_frames: Annotated[int, typer.Option("--num-frames", "-n", min=2, help="Skeletons from one to the next.")] = 17,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="OpenPose JSON of the picture; with --between, the film.")
+    ] = None,
+    drawing: Annotated[Path | None, typer.Option("--draw", help="PNG of the skeleton over the picture.")] = None,
+    detector: Annotated[Literal["pocket", "rtmlib", "vitpose"], typer.Option(help="What finds the people.")] = "pocket",
+    matching: Annotated[
+        Literal["largest", "left-to-right", "nearest"], typer.Option(help="How people of two pictures are matched.")
+    ] = "largest",
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch the detector's weights if they are missing.")
+    ] = False,
+) -> None:
+    """Find the people in pictures: print their poses, draw them, write them as OpenPose JSON."""
+    from segue.pose.command import show_poses, skeleton_film
+
+    if between and output is None:
+        raise SegueError("--between needs --output, the film to write")
+    if between and output is not None:
+        skeleton_film(images, output, num_frames=num_frames, detector=detector, download=download, matching=matching)
+    else:
+        show_poses(images, detector=detector, download=download, output=output, drawing=drawing)
+
+
+@app.command()
 def models() -> None:
     """List the models that are known by name, and what is on disk."""
     from segue.models import on_disk

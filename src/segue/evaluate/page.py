@@ -25,7 +25,8 @@ font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif
 h1{font-size:1.7rem;margin:0 0 .3rem}h2{font-size:1.2rem;margin:2.6rem 0 .6rem}h3{font-size:1rem;margin:1.6rem 0 .4rem}
 p{max-width:75ch}.soft,figcaption,small{color:var(--soft)}code{font-size:.9em}
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
-table{font-size:.87rem}th,td{padding:.3rem .55rem;text-align:right;border-bottom:1px solid var(--line);vertical-align:top}
+table{font-size:.87rem}
+th,td{padding:.3rem .55rem;text-align:right;border-bottom:1px solid var(--line);vertical-align:top}
 th:first-child,td:first-child{text-align:left;white-space:nowrap}
 thead th{color:var(--soft);font-weight:600;font-size:.8rem}
 td small{display:block;font-size:.7rem;white-space:nowrap}td.best{background:var(--mark);font-weight:600}

@@ -32,6 +32,7 @@ _KINDS: dict[str, tuple[torch.dtype, int]] = {
 }
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _MARK = object()
+_FAULTS = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, zipfile.BadZipFile)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -43,7 +44,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         with path.open("rb") as file:
             return _zipped(file) if zipfile.is_zipfile(path) else _plain(file)
-    except (OSError, ValueError, KeyError, IndexError, TypeError, zipfile.BadZipFile) as error:
+    except _FAULTS as error:
         if isinstance(error, SegueError):
             raise SegueError(f"{path}: {error}") from error
         raise SegueError(f"{path} cannot be read as a .pth file of tensors: {error}") from error
@@ -204,8 +205,10 @@ def _tensors(found: Any, raw: Callable[[str], bytes]) -> dict[str, Tensor]:
     """Tensors of their own memory from the layouts and the raw storages."""
     tensors = {}
     for name, layout in _layouts(found).items():
-        numbers = torch.from_numpy(np.frombuffer(raw(layout.storage.key), dtype=np.uint8).copy())
-        flat = numbers.view(layout.storage.dtype)
+        content = raw(layout.storage.key)
+        whole = len(content) // layout.storage.width * layout.storage.width
+        numbers = torch.tensor(np.frombuffer(content[:whole], dtype=np.uint8))
+        flat = numbers.view(layout.storage.dtype) if whole else torch.empty(0, dtype=layout.storage.dtype)
         last = layout.offset + sum((n - 1) * s for n, s in zip(layout.shape, layout.strides, strict=True))
         if 0 not in layout.shape and not 0 <= last < len(flat):
             raise SegueError(f"{name} lies outside its storage; the file is cut off or damaged")

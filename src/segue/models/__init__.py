@@ -6,8 +6,7 @@ cache needs no network.
 
 import json
 import logging
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
@@ -19,12 +18,26 @@ import diffusers
 import torch
 import transformers
 from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, StableDiffusionPipeline
-from huggingface_hub import scan_cache_dir, snapshot_download
+from huggingface_hub import hf_hub_download, scan_cache_dir, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import CacheNotFound, HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from segue.errors import SegueError
 
-__all__ = ["KNOWN", "Known", "best_dtype", "check_folder", "device_of", "load", "locate", "on_disk", "pocket_folder"]
+__all__ = [
+    "KNOWN",
+    "Known",
+    "best_dtype",
+    "check_controlnet",
+    "check_folder",
+    "check_weights",
+    "device_of",
+    "load",
+    "locate",
+    "on_disk",
+    "pocket_folder",
+    "quiet",
+]
 
 
 @dataclass(frozen=True)
@@ -45,9 +58,31 @@ KNOWN = (
     Known("thibaud/controlnet-sd21-openpose-diffusers", "controlnet", "poses for Stable Diffusion 2.1"),
 )
 
-FAMILY = ("StableDiffusion",)  # what a pipeline's class begins with ...
-OTHERS = ("XL", "3", "Cascade", "Upscale", "Inpaint", "InstructPix2Pix", "Depth")  # ... and what does not follow it
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+FAMILY = (
+    "StableDiffusionPipeline",
+    "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionControlNetPipeline",
+    "StableDiffusionControlNetImg2ImgPipeline",
+)
+OTHERS = {  # what the class of another family's pipeline begins with
+    "StableDiffusionXL": "Stable Diffusion XL",
+    "StableDiffusion3": "Stable Diffusion 3",
+    "StableDiffusionInpaint": "Stable Diffusion for inpainting",
+    "StableDiffusionUpscale": "Stable Diffusion for upscaling",
+    "StableDiffusionLatentUpscale": "Stable Diffusion for upscaling",
+    "StableDiffusionDepth": "Stable Diffusion with depth",
+    "StableDiffusionInstructPix2Pix": "InstructPix2Pix",
+    "StableCascade": "Stable Cascade",
+    "Flux": "FLUX",
+    "PixArt": "PixArt",
+    "Kandinsky": "Kandinsky",
+    "QwenImage": "Qwen-Image",
+    "LatentConsistencyModel": "latent consistency models",
+}
+LIBRARIES = (None, "diffusers", "transformers", "stable_diffusion")  # what a part's code may come from
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+CONFIG = "config.json"
+INDEX = "model_index.json"
 
 
 def load(
@@ -61,7 +96,7 @@ def load(
 
     Args:
         name_or_path: a hub name, a folder in diffusers layout, or None (or "pocket") for the embedded model.
-        controlnet: a ControlNet by hub name or folder; with pocket its own, where it has one.
+        controlnet: a ControlNet by hub name or folder; the checkpoint's own, where it has one, if not given.
         dtype: the precision of the networks; what the device does well if not given.
         device: where they run; the best there is if not given.
 
@@ -72,14 +107,15 @@ def load(
     precision = _dtype(dtype) if dtype else best_dtype(where)
     folder = locate(name_or_path)
     check_folder(folder, str(name_or_path or "pocket"))
-    if controlnet is None and folder == pocket_folder() and (folder / "controlnet").is_dir():
+    if controlnet is None and (folder / "controlnet" / CONFIG).exists():
         controlnet = folder / "controlnet"
+    network = None if controlnet is None else locate(controlnet, kind="controlnet")
+    if network is not None:
+        check_controlnet(network, str(controlnet))
     with quiet():
-        if controlnet is None:
+        if network is None:
             pipe = _read(StableDiffusionPipeline, folder, precision)
         else:
-            network = locate(controlnet, kind="controlnet")
-            check_weights(network, str(controlnet))
             control = _read(ControlNetModel, network, precision)
             pipe = _read(StableDiffusionControlNetPipeline, folder, precision, controlnet=control)
             _check_match(pipe, str(controlnet), str(name_or_path or "pocket"))
@@ -88,45 +124,49 @@ def load(
 
 
 def locate(name_or_path: str | PathLike[str] | None, *, kind: str = "model") -> Path:
-    """The folder of a checkpoint; one with a hub name is downloaded (safetensors only) unless it is there."""
+    """The folder of a checkpoint; one with a hub name is downloaded (safetensors only) unless it is on disk.
+
+    Args:
+        name_or_path: a hub name, a folder, or None (or "pocket") for the embedded one.
+        kind: "model" or "controlnet".
+
+    Raises:
+        SegueError: no such name or folder, no network, or what the name stands for cannot be used.
+    """
     if name_or_path is None or str(name_or_path) == "pocket":
         return pocket_folder() if kind == "model" else pocket_folder() / "controlnet"
     path, name = Path(name_or_path), str(name_or_path)
     if path.is_dir():
         return path
+    if path.suffix in PICKLES:
+        raise SegueError(f"{name} is a pickled checkpoint, which can run code; segue reads safetensors")
     if path.is_file():
         raise SegueError(f"{name} is a file; a {kind} is a folder in diffusers layout or a hub name")
-    if name.count("/") != 1 or name.startswith((".", "/", "~")) or "\\" in name:
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        name = ""
+    if name.count("/") != 1:
         known = ", ".join(model.name for model in KNOWN if model.kind == kind)
-        raise SegueError(f"unknown {kind} '{name}': no such folder, and no hub name; known names are {known}")
-    patterns = ["*.json", "*.txt", "*.safetensors", "*.model"]
-    try:
-        return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=True))
-    except (LocalEntryNotFoundError, OSError, ValueError):
-        pass
-    try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
-    except HfHubHTTPError as error:
-        status = getattr(error.response, "status_code", "no answer")
-        raise SegueError(f"{kind} '{name}' cannot be had from the hub ({status}); check the name") from error
-    except (OSError, ValueError, RuntimeError) as error:
-        raise SegueError(f"{kind} '{name}' is not on disk, and the hub cannot be reached") from error
+        raise SegueError(f"unknown {kind} '{path}': no such folder, and no hub name; known names are {known}")
+    return _cached(name, kind) or _downloaded(name, kind)
 
 
 def check_folder(folder: Path, name: str) -> None:
-    """SegueError where a folder holds no checkpoint of the Stable Diffusion family in safetensors."""
-    try:
-        index = json.loads((folder / "model_index.json").read_text())
-        family = str(index["_class_name"])
-    except FileNotFoundError:
-        raise SegueError(f"{name} is no model: it has no model_index.json") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise SegueError(f"{name} is no model: its model_index.json cannot be read") from error
-    rest = family.removeprefix("StableDiffusion")
-    if rest == family or rest.startswith(OTHERS):
-        raise SegueError(f"{name} is a {family}; segue takes checkpoints of Stable Diffusion 1.x and 2.x")
+    """SegueError where a folder holds no checkpoint of the Stable Diffusion 1.x or 2.x family in safetensors."""
+    _check_index(folder / INDEX, name)
     for part in ("unet", "vae", "text_encoder"):
         check_weights(folder / part, f"{name}/{part}")
+    if (folder / "safety_checker").is_dir():
+        check_weights(folder / "safety_checker", f"{name}/safety_checker")
+
+
+def check_controlnet(folder: Path, name: str) -> None:
+    """SegueError where a folder holds no ControlNet in safetensors."""
+    family = _entry(folder / CONFIG, "_class_name", name, "ControlNet")
+    if family != "ControlNetModel":
+        raise SegueError(f"{name} is a {family}, no ControlNet of Stable Diffusion 1.x or 2.x")
+    check_weights(folder, name)
 
 
 def check_weights(folder: Path, name: str) -> None:
@@ -135,7 +175,7 @@ def check_weights(folder: Path, name: str) -> None:
         raise SegueError(f"{name} is missing")
     if any(folder.glob("*.safetensors")):
         return
-    if any(path for pattern in PICKLES for path in folder.glob(pattern)):
+    if any(path.suffix in PICKLES for path in folder.iterdir()):
         raise SegueError(f"{name} has pickled weights only, which can run code; segue reads safetensors")
     raise SegueError(f"{name} has no weights (*.safetensors)")
 
@@ -170,13 +210,19 @@ def best_dtype(device: torch.device) -> torch.dtype:
 
 
 def on_disk() -> list[tuple[Known, bool]]:
-    """The known checkpoints and others of their kind in the local cache, and whether each is on disk."""
+    """The known checkpoints, and others in the local cache that can be used; and whether each is on disk."""
     try:
-        cached = {repo.repo_id for repo in scan_cache_dir().repos if repo.repo_type == "model"}
+        cached = sorted(repo.repo_id for repo in scan_cache_dir().repos if repo.repo_type == "model")
     except (CacheNotFound, OSError):
-        cached = set()
-    pocket = (pocket_folder() / "model_index.json").exists()
-    return [(model, pocket if model.name == "pocket" else model.name in cached) for model in KNOWN]
+        cached = []
+    known = {model.name for model in KNOWN}
+    others = [
+        Known(name, kind, "in the local cache")
+        for name in cached
+        for kind in ("model", "controlnet")
+        if name not in known and _cached(name, kind)
+    ]
+    return [(model, _is_there(model)) for model in KNOWN] + [(other, True) for other in others]
 
 
 @contextmanager
@@ -200,20 +246,94 @@ def quiet() -> Iterator[None]:
                 library.enable_progress_bar()
 
 
-def _read(kind: Any, folder: Path, dtype: torch.dtype, **parts: Any) -> Any:
-    """One network or pipeline from a folder; SegueError with one line for a damaged one."""
-    extra = {"safety_checker": None, "requires_safety_checker": False} if not _has_checker(folder) else {}
-    if kind is ControlNetModel:
-        extra = {}
+def _is_there(model: Known) -> bool:
+    """Whether a known checkpoint can be used without a network."""
+    if model.name == "pocket":
+        return (pocket_folder() / INDEX).exists()
+    return _cached(model.name, model.kind) is not None
+
+
+def _cached(name: str, kind: str) -> Path | None:
+    """The folder of a hub name in the local cache, where all that is needed is there."""
+    found = try_to_load_from_cache(name, INDEX if kind == "model" else CONFIG)
+    if not isinstance(found, str):
+        return None
+    folder = Path(found).parent
     try:
-        return kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True, **extra, **parts)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        raise SegueError(f"{folder} cannot be loaded: {' '.join(str(error).split())[:200]}") from error
+        _check(kind)(folder, name)
+    except SegueError:
+        return None
+    return folder
 
 
-def _has_checker(folder: Path) -> bool:
-    """Whether a checkpoint brings the weights of a safety checker."""
-    return any((folder / "safety_checker").glob("*.safetensors"))
+def _downloaded(name: str, kind: str) -> Path:
+    """Download a checkpoint, and of it only what is used; what it is, is looked at before its weights come."""
+    try:
+        if kind == "model":
+            _check_index(Path(hf_hub_download(name, INDEX)), name)
+            folder = Path(StableDiffusionPipeline.download(name, use_safetensors=True))
+        else:
+            patterns = [CONFIG, "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model-*.safetensors*"]
+            folder = Path(snapshot_download(name, allow_patterns=patterns))
+    except SegueError:
+        raise
+    except LocalEntryNotFoundError as error:
+        raise SegueError(f"{kind} '{name}' is not on disk, and the hub cannot be reached") from error
+    except HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", "no answer")
+        raise SegueError(f"{kind} '{name}' cannot be had from the hub ({status}); check the name") from error
+    except Exception as error:  # the network's and the libraries' many own kinds
+        raise SegueError(f"{kind} '{name}' cannot be downloaded: {_one_line(error)}") from error
+    _check(kind)(folder, name)
+    return folder
+
+
+def _check(kind: str) -> Callable[[Path, str], None]:
+    """What a folder of a kind has to pass."""
+    return check_folder if kind == "model" else check_controlnet
+
+
+def _check_index(path: Path, name: str) -> None:
+    """SegueError where an index is of another family, or of a checkpoint that brings code of its own."""
+    family = _entry(path, "_class_name", name, "model")
+    if family not in FAMILY:
+        kind = next((f"of {other} ({family})" for start, other in OTHERS.items() if family.startswith(start)), None)
+        raise SegueError(f"{name} is {kind or f'a {family}'}; segue takes checkpoints of Stable Diffusion 1.x and 2.x")
+    for part, source in json.loads(path.read_text()).items():
+        if isinstance(source, list) and source[0] not in LIBRARIES:
+            raise SegueError(f"{name} brings code of its own for its {part} ({source[0]}); segue runs none")
+
+
+def _entry(path: Path, key: str, name: str, kind: str) -> str:
+    """An entry of a checkpoint's JSON file."""
+    try:
+        return str(json.loads(path.read_text())[key])
+    except (FileNotFoundError, NotADirectoryError):
+        raise SegueError(f"{name} is no {kind}: it has no {path.name}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SegueError(f"{name} is no {kind}: its {path.name} cannot be read") from error
+
+
+def _read(kind: Any, folder: Path, dtype: torch.dtype, **parts: Any) -> Any:
+    """One network or pipeline from a folder; SegueError with one line for a damaged one.
+
+    The precision is always given: without it a folder of float16 becomes a mixture.
+    """
+    own = folder / "unet" if kind is not ControlNetModel else folder
+    variant = None if any("fp16" not in path.name for path in own.glob("*.safetensors")) else "fp16"
+    if kind is not ControlNetModel and not (folder / "safety_checker").is_dir():
+        parts |= {"safety_checker": None, "requires_safety_checker": False}
+    try:
+        return kind.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, variant=variant, local_files_only=True, **parts
+        )
+    except Exception as error:  # the loaders raise whatever they like for a damaged file
+        raise SegueError(f"{folder} cannot be loaded: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    """What an error says, in one line that is not too long."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _check_match(pipe: Any, controlnet: str, name: str) -> None:
@@ -232,6 +352,3 @@ def _dtype(name: str | torch.dtype) -> torch.dtype:
         raise SegueError(f"dtype is float32, bfloat16 or float16, not '{name}'")
     found: torch.dtype = getattr(torch, name)
     return found
-
-
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

@@ -27,11 +27,23 @@ def fingerprint(pipe: Any, controlnets: Iterable[nn.Module] = ()) -> str:
 
 
 def _weights(network: nn.Module, digest: Any) -> None:
-    """Every tensor of a network, bit for bit."""
-    for name, tensor in sorted(network.state_dict().items()):
+    """Every tensor of a network, bit for bit, wherever offloading keeps it."""
+    for name, tensor in sorted(_tensors(network).items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        if tensor.device.type != "meta":  # what is offloaded to disk has no bytes at hand
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+
+
+def _tensors(network: nn.Module) -> dict[str, torch.Tensor]:
+    """The weights by name; those that sequential offloading took out of the network from where it keeps them."""
+    tensors = dict(network.state_dict())
+    if any(tensor.is_meta for tensor in tensors.values()):
+        for path, module in network.named_modules():
+            kept = getattr(getattr(module, "_hf_hook", None), "weights_map", None)
+            for name in [*module._parameters, *module._buffers] if kept is not None else []:
+                full = f"{path}.{name}" if path else name
+                if full in tensors and tensors[full].is_meta:
+                    tensors[full] = kept[name]
+    return tensors
 
 
 def _adapters(pipe: Any) -> list[Any]:
@@ -42,7 +54,9 @@ def _adapters(pipe: Any) -> list[Any]:
     except ValueError:  # diffusers without peft has no adapters
         return []
     scales: dict[str, Any] = {}
-    for name, module in getattr(pipe, "unet", nn.Module()).named_modules():
-        if active and isinstance(scaling := getattr(module, "scaling", None), dict):
-            scales[name] = {adapter: float(scaling[adapter]) for adapter in active if adapter in scaling}
+    for part in ("unet", "text_encoder"):
+        for name, module in getattr(pipe, part, nn.Module()).named_modules():
+            if active and isinstance(scaling := getattr(module, "scaling", None), dict):
+                on = not getattr(module, "disable_adapters", False)
+                scales[f"{part}.{name}"] = {a: float(scaling[a]) * on for a in active if a in scaling}
     return [active, scales]
