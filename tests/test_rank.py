@@ -8,6 +8,7 @@ from tiny_clip import save_tiny_clip
 from segue.clip import Clip
 from segue.errors import SegueError
 from segue.rank import Judge, best
+from segue.settings import MorphSettings, checked
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +80,13 @@ def test_a_score_that_is_no_number_comes_last() -> None:
 def test_no_scores_are_an_error() -> None:
     with pytest.raises(ValueError, match="no scores"):
         best([])
+
+
+def test_ranking_prompts_need_candidates() -> None:
+    for option in ("rank_for", "rank_against"):
+        with pytest.raises(SegueError, match="need candidates to choose from: set candidates to 2 or more"):
+            checked(MorphSettings, {option: ["cat"]})
+        assert checked(MorphSettings, {option: ["cat"], "candidates": 2}).candidates == 2
 
 
 def test_wrong_prompts_are_named(clip: Clip) -> None:
