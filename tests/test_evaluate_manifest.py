@@ -1,0 +1,144 @@
+"""Manifests: what is right is read whole, and everything that is wrong is said at once, line by line."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from segue.errors import SegueError
+from segue.evaluate.manifest import read_pairs
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, size in (("cat", (32, 24)), ("dog", (32, 24)), ("wide", (48, 24)), ("fox", (32, 24))):
+        Image.new("RGB", size, "red").save(tmp_path / f"{name}.png")
+    (tmp_path / "pose.json").write_text("{}")
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    return tmp_path
+
+
+def lines(folder: Path, *rows: object) -> Path:
+    path = folder / "pairs.jsonl"
+    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows) + "\n")
+    return path
+
+
+def faults(path: Path) -> list[str]:
+    with pytest.raises(SegueError) as caught:
+        read_pairs(path)
+    head, *rest = str(caught.value).split("\n")
+    assert head.startswith(f"{path} has {len(rest)} fault")
+    return [line.strip() for line in rest]
+
+
+def test_json_lines(folder: Path) -> None:
+    pose = {"pose_a": "pose.json", "pose_b": "pose.json"}
+    path = lines(
+        folder,
+        {"name": "one", "group": "g", "a": "cat.png", "b": "dog.png", "prompt": "a pet", "negative_prompt": "blur"},
+        "",
+        {"a": "cat.png", "b": str(folder / "fox.png"), "prompt_a": "a cat", "prompt_b": "a fox", **pose},
+        {"name": "bare", "a": "fox.png", "b": "fox.png"},
+    )
+    one, two, bare = read_pairs(path)
+    assert (one.name, one.group, one.prompts, one.negative_prompt) == ("one", "g", ("a pet", "a pet"), "blur")
+    assert one.a == folder / "cat.png"
+    assert (two.name, two.prompts, two.b) == ("cat-fox", ("a cat", "a fox"), folder / "fox.png")
+    assert two.pose_a == two.pose_b == folder / "pose.json"
+    assert bare.prompts is None
+
+
+def test_csv(folder: Path) -> None:
+    path = folder / "pairs.csv"
+    path.write_text('\ufeffname,a,b,prompt\none,cat.png,dog.png,"a pet, sitting"\ntwo,cat.png,fox.png,\n')
+    one, two = read_pairs(path)
+    assert one.prompts == ("a pet, sitting",) * 2
+    assert two.prompts is None
+
+
+def test_folder(tmp_path: Path) -> None:
+    for name in ("x-a.png", "x-b.jpg", "two-words-a.png", "two-words-b.png", "notes.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    assert [pair.name for pair in read_pairs(tmp_path)] == ["two-words", "x"]
+    Image.new("RGB", (8, 8)).save(tmp_path / "alone-b.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / "x-a.jpg")
+    assert faults(tmp_path) == ["x-a.png: there is x-a.jpg already", "alone-b.png: there is no alone-a beside it"]
+
+
+def test_every_fault_with_its_line(folder: Path) -> None:
+    path = lines(
+        folder,
+        {"name": "one", "a": "cat.png", "b": "dog.png"},
+        '{"name": "two", "a": ',
+        {"name": "three", "a": "cat.png", "b": "bird.png"},
+        {"name": "one", "a": "cat.png", "b": "fox.png"},
+        {"name": "four", "a": "cat.png", "b": "dog.png", "promt": "x"},
+        {"name": "five", "a": "cat.png", "b": "wide.png"},
+        {"name": "six", "b": "cat.png"},
+        {"name": "../seven", "a": "cat.png", "b": "dog.png"},
+        {"name": "eight", "a": "cat.png", "b": "broken.png"},
+        {"name": "nine", "a": "cat.png", "b": "dog.png", "prompt_a": "x"},
+        {"name": "ten", "a": "cat.png", "b": "dog.png", "prompt": "x", "prompt_a": "y", "prompt_b": "z"},
+        {"name": "eleven", "a": "cat.png", "b": "dog.png", "pose_b": "pose.json"},
+        {"name": "twelve", "a": 3, "b": "dog.png"},
+        "[1, 2]",
+    )
+    found = faults(path)
+    expected = [
+        ("line 2", "broken JSON at column"),
+        ("line 3", f"no file {folder / 'bird.png'}"),
+        ("line 4", "'one' is taken by line 1"),
+        ("line 5", "unknown column 'promt'"),
+        ("line 6", "a is 32 x 24 pixels, b is 48 x 24"),
+        ("line 7", "no column 'a'"),
+        ("line 8", "'../seven'"),
+        ("line 9", "is no image that can be read"),
+        ("line 10", "prompt_a and prompt_b go together"),
+        ("line 11", "prompt is for both"),
+        ("line 12", "pose_a and pose_b go together"),
+        ("line 13", "a: "),
+        ("line 14", "not an object"),
+    ]
+    assert len(found) == len(expected)
+    for fault, (place, text) in zip(sorted(found, key=lambda f: int(f.split(":")[0][5:])), expected, strict=True):
+        assert fault.startswith(f"{place}: ")
+        assert text in fault
+
+
+def test_wrong_columns_of_a_table(folder: Path) -> None:
+    path = folder / "pairs.csv"
+    path.write_text("name,first,b,b\none,cat.png,dog.png,x\n")
+    (fault,) = faults(path)
+    assert fault.startswith("line 1: unknown column 'first', no column 'a', column 'b' twice")
+    path.write_text("name,a,b\none,cat.png\ntwo,cat.png,dog.png\n")
+    assert faults(path) == ["line 2: 2 cells under 3 columns"]
+
+
+def test_turned_photographs_have_the_size_they_are_shown_at(folder: Path) -> None:
+    turned = Image.new("RGB", (24, 32))
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(folder / "turned.jpg", exif=exif)
+    assert len(read_pairs(lines(folder, {"a": "cat.png", "b": "turned.jpg"}))) == 1
+
+
+def test_what_is_no_manifest(folder: Path, tmp_path: Path) -> None:
+    for path, text in (
+        (folder / "none.jsonl", "cannot be read"),
+        (folder / "cat.png", "no UTF-8"),
+        (lines(folder), "holds no pairs"),
+    ):
+        with pytest.raises(SegueError, match=text):
+            read_pairs(path)
+    other = folder / "pairs.txt"
+    other.write_text("x")
+    with pytest.raises(SegueError, match=r"a manifest is a \.jsonl or .csv file"):
+        read_pairs(other)
+
+
+def test_many_faults_are_counted(folder: Path) -> None:
+    with pytest.raises(SegueError, match="80 faults") as caught:
+        read_pairs(lines(folder, *["{"] * 80))
+    assert str(caught.value).endswith("and 30 more")
