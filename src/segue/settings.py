@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
 
 from segue.errors import SegueError
+from segue.timing import easing_named
 
 __all__ = [
     "PRESETS",
@@ -269,6 +270,9 @@ class FilmSettings:
         description="Speed over each gap: linear, ease-in, ease-out, ease-in-out, or a Bezier curve as 0.42,0,0.58,1.",
     )
     quality: int = Field(default=18, ge=0, le=51, description="Quality of an MP4: 0 is lossless, 51 the worst.")
+
+    def __post_init__(self) -> None:
+        easing_named(self.easing)
 
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {

@@ -12,10 +12,10 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
 from segue.errors import SegueError
+from segue.pictures import Placement, placement
 from segue.pose.found import Detect, sure
 from segue.pose.keypoints import Pose
 from segue.pose.network import PICTURE_SIZE, KeypointNetwork, heat_maps, load, peaks, save
@@ -77,10 +77,10 @@ def by_network(network: KeypointNetwork) -> Detect:
     """A detector from a keypoint network: at most one person."""
 
     def found(image: Image.Image) -> Pose:
-        picture, corner, scale = _framed(image.convert("RGB"))
+        picture, place = _framed(image.convert("RGB"))
         with torch.inference_mode():
             points = peaks(network(picture))[0].double().numpy()
-        points[:, :2] = (points[:, :2] - corner) / scale
+        points[:, :2] = (points[:, :2] - place.offset) / place.scale
         return sure(points[None, :, :2], points[None, :, 2], image.size, network.threshold, network.least_keypoints)
 
     return found
@@ -92,17 +92,16 @@ def _pocket() -> KeypointNetwork:
     return load(POCKET)
 
 
-def _framed(image: Image.Image) -> tuple[torch.Tensor, NDArray[np.float64], NDArray[np.float64]]:
-    """The picture scaled into the network's square, its edges repeated around it.
+def _framed(image: Image.Image) -> tuple[torch.Tensor, Placement]:
+    """The picture in the middle of the network's square, its edges repeated around it.
 
     Returns:
-        (1, 3, 128, 128) in [-1, 1]; where the picture's corner lies in it, (2,); pixels there to a pixel here, (2,).
+        (1, 3, 128, 128) in [-1, 1], and where the square has each point of the picture.
     """
-    longest = max(image.size)
-    width, height = (max(1, round(side * PICTURE_SIZE / longest)) for side in image.size)
-    left, top = (PICTURE_SIZE - width) // 2, (PICTURE_SIZE - height) // 2
+    place = placement(image.size, (PICTURE_SIZE, PICTURE_SIZE), "contain")
+    width, height = (round(scale * side) for scale, side in zip(place.scale, image.size, strict=True))
+    left, top = (int(offset) for offset in place.offset)
     pixels = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0))
     around = ((top, PICTURE_SIZE - height - top), (left, PICTURE_SIZE - width - left), (0, 0))
     pixels = np.pad(pixels, around, mode="edge")
-    picture = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 127.5 - 1
-    return picture, np.array([left, top], float), np.array([width / image.width, height / image.height])
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 127.5 - 1, place

@@ -11,17 +11,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from segue.errors import SegueError
 from segue.files import write_text
+from segue.pictures import Fit, placement
 
-__all__ = ["KEYPOINTS", "NECK", "Fit", "Person", "Pose", "as_openpose", "fitted", "from_openpose", "scaled"]
-
-Fit = Literal["cover", "contain", "stretch"]
+__all__ = ["KEYPOINTS", "NECK", "Person", "Pose", "as_openpose", "fitted", "from_openpose", "scaled"]
 
 KEYPOINTS = (
     "nose",
@@ -193,30 +192,20 @@ def fitted(pose: Pose, size: tuple[int, int], fit: Fit = "cover") -> Pose:
     Args:
         pose: in the picture as it was.
         size: width and height of the fitted picture.
-        fit: `cover` scales until the size is filled and crops evenly; `contain` scales until all is inside and adds
-            even borders; `stretch` scales each direction on its own.
+        fit: how the picture is fitted; see ``segue.pictures.placement``.
     """
-    scale = np.array([size[0] / pose.width, size[1] / pose.height])
-    if fit == "cover":
-        scale[:] = scale.max()
-    elif fit == "contain":
-        scale[:] = scale.min()
-    border = (np.array(size) - scale * pose.size) / 2
-    return _moved(pose, size, scale, border)
+    place = placement(pose.size, size, fit)
+    people = []
+    for person in pose.people:
+        points = person.points.copy()
+        points[:, :2] = points[:, :2] * place.scale + place.offset
+        people.append(Person(points))
+    return Pose(tuple(people), *size)
 
 
 def scaled(pose: Pose, size: tuple[int, int]) -> Pose:
     """The same pose in a picture of another size, each direction scaled on its own."""
     return fitted(pose, size, "stretch")
-
-
-def _moved(pose: Pose, size: tuple[int, int], scale: NDArray[np.float64], border: NDArray[np.float64]) -> Pose:
-    people = []
-    for person in pose.people:
-        points = person.points.copy()
-        points[:, :2] = points[:, :2] * scale + border
-        people.append(Person(points))
-    return Pose(tuple(people), *size)
 
 
 def _canvas(content: Mapping[str, Any], name: str, size: tuple[int, int] | None) -> tuple[int, int]:

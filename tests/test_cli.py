@@ -1,0 +1,252 @@
+"""The command line as a user meets it: what it makes, and one line for whatever is wrong."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+from tiny import tiny_pipe
+
+from segue import __version__
+from segue.cli import run
+
+FRAMES = ["--num-frames", "5", "--num-inference-steps", "4", "--prompt", "cat"]
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny checkpoint on disk."""
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    tiny_pipe().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with two pictures, which is the working directory."""
+    monkeypatch.chdir(tmp_path)
+    for name, colour in (("a", "red"), ("b", "blue"), ("c", "green")):
+        image = Image.new("RGB", (64, 64), "white")
+        ImageDraw.Draw(image).ellipse((8, 8, 50, 56), fill=colour)
+        image.save(f"{name}.png")
+    return tmp_path
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, with its bytes."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def folders(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_dir()}
+
+
+def test_a_film_from_two_pictures(here: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["morph", "a.png", "b.png", "-o", "out/film.mp4", "--model", str(model), *FRAMES]
+    assert run(command) == 0
+    assert capsys.readouterr().out == "out/film.mp4: 5 frames; run folder out/film\n"
+    with av.open("out/film.mp4") as film:
+        assert sum(1 for _ in film.decode(video=0)) == 5
+    assert (here / "out/film/contact-sheet.png").exists()
+    first = Image.open("out/film/frames/000.0000000.png")
+    assert np.array_equal(np.asarray(first), np.asarray(Image.open("a.png")))
+
+    # The same again makes nothing; other film settings only write the film.
+    frames = tree(here / "out/film/frames")
+    assert run([*command, "--fps", "5"]) == 0
+    assert tree(here / "out/film/frames") == frames
+    with av.open("out/film.mp4") as film:
+        assert float(film.duration or 0) / 1e6 == pytest.approx(3 / 5 + 2 * 0.5, abs=0.02)
+
+    # Other image settings are refused; the difference is shown, and nothing is changed.
+    before = tree(here)
+    capsys.readouterr()
+    assert run([*command, "--seed", "3"]) == 2
+    assert "seed: 0, now 3" in capsys.readouterr().err
+    assert tree(here) == before
+    assert run([*command, "--seed", "3", "--overwrite"]) == 0
+    assert tree(here / "out/film/frames") != frames
+
+
+@pytest.mark.parametrize(("name", "kind"), [("film.gif", "GIF"), ("film.webp", "WEBP")])
+def test_films_of_other_kinds(here: Path, model: Path, name: str, kind: str) -> None:
+    command = ["morph", "a.png", "b.png", "c.png", "-o", name, "--model", str(model), "--loop", *FRAMES]
+    assert run(command) == 0
+    with Image.open(name) as film:
+        assert film.format == kind
+        assert film.n_frames == 12  # type: ignore[attr-defined]
+
+
+def test_a_folder_of_numbered_frames(here: Path, model: Path) -> None:
+    assert run(["morph", "a.png", "b.png", "-o", "frames", "--model", str(model), *FRAMES]) == 0
+    assert sorted(path.name for path in (here / "frames").iterdir()) == [f"{i:04d}.png" for i in range(5)]
+    assert (here / "frames.run/run.json").exists()
+
+
+def test_redo_undo_restore(here: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["morph", "a.png", "b.png", "-o", "film.mp4", "--model", str(model), "--candidates", "2", *FRAMES]) == 0
+    before = tree(here / "film/frames")
+    assert run(["redo", "film.mp4", "--frame", "1", "--prompt", "dog", "--seed", "9"]) == 0
+    after = tree(here / "film/frames")
+    assert [name for name in before if before[name] != after[name]] == ["000.2500000.png"]
+    assert run(["undo", "film.mp4"]) == 0
+    assert tree(here / "film/frames") == before
+    assert run(["restore", "film"]) == 0
+    assert tree(here / "film/frames") == after
+    capsys.readouterr()
+    for command, message in (
+        (["redo", "film.mp4", "--frame", "9"], "film has no frame 9"),
+        (["redo", "film.mp4", "--frame", "0"], "is a keyframe"),
+        (["redo", "film.mp4", "--frame", "1/4", "--candidate", "7"], "has candidates 0 to 3, not 7"),
+        (["redo", "film.mp4", "--frame", "1/4", "--noise", "1.5"], "noise level lies between 0 and 1"),
+        (["restore", "film.mp4"], "no undo to take back"),
+        (["undo", "nothing.mp4"], "nothing.mp4 is no film"),
+    ):
+        assert run(command) == 2
+        assert message in capsys.readouterr().err
+    assert tree(here / "film/frames") == after
+
+
+def test_json_lines(here: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["morph", "a.png", "b.png", "-o", "f.gif", "--model", str(model), "--json", *FRAMES]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] | {"total": 3, "levels": 2, "frames": 0} == lines[0]
+    assert [line["frame"] for line in lines[:-1] if line["frame"]] == ["1/2", "1/4", "3/4"]
+    assert lines[-1] == {"stage": "done", "film": "f.gif", "run": "f", "frames": 5}
+    steps = [line["step"] for line in lines if line["stage"] == "frames"]
+    assert steps == sorted(steps)
+    assert steps[-1] == lines[0]["steps"]
+
+
+def bad_pictures(folder: Path) -> dict[str, str]:
+    """Pictures that cannot be used, and what the one line says of each."""
+    whole = folder / "whole.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(whole)
+    (folder / "folder").mkdir()
+    (folder / "text.png").write_text("no picture")
+    (folder / "truncated.jpg").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    (folder / "empty.png").write_bytes(b"")
+    Image.new("RGB", (1, 1)).save(folder / "pixel.png")
+    Image.new("1", (20_000, 20_000)).save(folder / "bomb.png")
+    return {
+        "missing.png": "missing.png",
+        "folder": "folder",
+        "text.png": "text.png",
+        "truncated.jpg": "truncated.jpg",
+        "empty.png": "empty.png",
+        "pixel.png": "1 x 1",
+        "bomb.png": "bomb.png",
+    }
+
+
+def test_bad_pictures_get_one_line_and_leave_nothing(
+    here: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = bad_pictures(here)
+    before, before_folders = tree(here), folders(here)
+    for name, message in pictures.items():
+        assert run(["morph", "a.png", name, "-o", "out/film.mp4", "--model", str(model), *FRAMES]) == 2
+        check_line(capsys, message)
+        assert (tree(here), folders(here)) == (before, before_folders)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-o", "film.avi"], "film.avi"),
+        (["-o", "a.png/film.mp4"], "a.png"),
+        (["-o", "film.mp4", "--num-frames", "2"], "num_frames"),
+        (["-o", "film.mp4", "--num-frames", "many"], "--num-frames"),
+        (["-o", "film.mp4", "--noise", "0", "0.5"], "noise"),
+        (["-o", "film.mp4", "--noise", "0.3", "1"], "noise"),
+        (["-o", "film.mp4", "--noise", "0.6", "0.3"], "noise"),
+        (["-o", "film.mp4", "--noise-levels", "0.5"], "noise levels"),
+        (["-o", "film.mp4", "--scheme", "magic"], "magic"),
+        (["-o", "film.mp4", "--model", "magic"], "magic"),
+        (["-o", "film.mp4", "--device", "toaster"], "toaster"),
+        (["-o", "film.mp4", "--width", "100"], "width"),
+        (["-o", "film.mp4", "--background", "greenish"], "greenish"),
+        (["-o", "film.mp4", "--prompt", ""], "prompt"),
+        (["-o", "film.mp4", "--prompt", "a", "--prompt", "b", "--prompt", "c"], "3 prompts for 2 keyframes"),
+        (["-o", "film.mp4", "--prompt-at", "1.5=x"], "prompt_at 1.5"),
+        (["-o", "film.mp4", "--prompt-at", "half"], "--prompt-at"),
+        (["-o", "film.mp4", "--rank-for", "cat"], "candidates"),
+        (["-o", "film.mp4", "--eta", "0.2"], "eta"),
+        (["-o", "film.mp4", "--easing", "bounce"], "bounce"),
+        (["-o", "film.mp4", "--pose", "nobody.json,nobody.json"], "ControlNet"),
+        (["-o", "film.mp4", "--preset", "best"], "best"),
+        (["-o", "film.mp4", "--unknown", "1"], "--unknown"),
+        ([], "output"),
+    ],
+)
+def test_bad_options_get_one_line_and_leave_nothing(
+    here: Path, model: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    before, before_folders = tree(here), folders(here)
+    own_model = [] if "--model" in arguments else ["--model", str(model)]
+    assert run(["morph", "a.png", "b.png", *own_model, *arguments]) == 2
+    check_line(capsys, message)
+    assert (tree(here), folders(here)) == (before, before_folders)
+
+
+def test_other_checkpoints_are_refused(here: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other, pickled = here / "other", here / "pickled"
+    shutil.copytree(model, other)
+    index = json.loads((other / "model_index.json").read_text())
+    (other / "model_index.json").write_text(json.dumps(index | {"_class_name": "StableDiffusionXLPipeline"}))
+    shutil.copytree(model, pickled)
+    (pickled / "unet/diffusion_pytorch_model.safetensors").rename(pickled / "unet/diffusion_pytorch_model.bin")
+    (here / "weights.ckpt").write_bytes(b"")
+    before = tree(here)
+    for name, message in (
+        ("other", "StableDiffusionXLPipeline"),
+        ("pickled", "pickled"),
+        ("weights.ckpt", "weights.ckpt"),
+        (str(here), "model_index.json"),
+    ):
+        assert run(["morph", "a.png", "b.png", "-o", "film.mp4", "--model", name, *FRAMES]) == 2
+        check_line(capsys, message)
+        assert tree(here) == before
+
+
+def test_odd_pictures_are_accepted(here: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.open("a.png").convert("CMYK").save("cmyk.jpg")
+    Image.fromarray(np.full((40, 64), 30_000, dtype=np.uint16)).save("deep.png")
+    Image.open("b.png").convert("P").save("palette.png", transparency=0)
+    frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
+    frames[0].save("animated.gif", save_all=True, append_images=frames[1:])
+    names = ["cmyk.jpg", "deep.png", "palette.png", "animated.gif"]
+    arguments = ["--num-frames", "3", "--num-inference-steps", "2", "--prompt", "cat"]
+    assert run(["morph", *names, "-o", "film.webp", "--model", str(model), *arguments]) == 0
+    assert "animated.gif has 2 frames" in capsys.readouterr().err
+    with Image.open("film.webp") as film:
+        assert film.n_frames == 7  # type: ignore[attr-defined]
+
+
+def test_help_version_and_models(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == __version__
+    assert run(["morph", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"--num-frames <int>\s+Frames from one keyframe", text)
+    assert run(["models"]) == 0
+    assert capsys.readouterr().out.startswith("pocket ")
+
+
+def test_help_needs_no_heavy_import() -> None:
+    code = "import sys; from segue.cli import run; run(['--help']); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=False).returncode == 0
+
+
+def check_line(capsys: pytest.CaptureFixture[str], message: str) -> None:
+    """One line on standard error, which begins with the program's name and names the fault."""
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert re.fullmatch(r"segue: [^\n]+\n", captured.err), captured.err
+    assert message in captured.err
