@@ -79,7 +79,8 @@ def tiny_controlnet(pipe: StableDiffusionPipeline, seed: int = 0) -> ControlNetM
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         controlnet = ControlNetModel.from_unet(pipe.unet, conditioning_channels=3)
-        for layer in [*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block]:
+        blocks = [*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block]
+        for layer in [*blocks, controlnet.controlnet_cond_embedding.conv_out]:
             nn.init.normal_(layer.weight, std=0.1)
     return controlnet.eval()
 

@@ -12,6 +12,7 @@ import typer
 
 from segue import __version__
 from segue.errors import SegueError, SegueWarning
+from segue.evaluate.command import evaluate
 from segue.options import with_settings
 from segue.settings import ComputeSettings, FilmSettings, MorphSettings
 
@@ -175,6 +176,9 @@ def pose(
         skeleton_film(images, output, num_frames=num_frames, detector=detector, download=download, matching=matching)
     else:
         show_poses(images, detector=detector, download=download, output=output, drawing=drawing)
+
+
+app.command()(evaluate)
 
 
 @app.command()

@@ -9,7 +9,6 @@ a run that was killed and continued computes the very batches that an unbroken r
 """
 
 import hashlib
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,6 +21,7 @@ from torch import Tensor
 from segue.backbone import CLEAN, Backbone, NoisePoint, Sampling
 from segue.errors import SegueError
 from segue.history import Attempt, Choice, Edit
+from segue.rank import best
 from segue.run import RunFolder
 from segue.schemes import Latents, Level, NamedNoise, Sample, Scheme
 from segue.tree import FrameKey
@@ -204,11 +204,6 @@ def price(scheme: Scheme, backbone: Backbone, sampling: Sampling, candidates: Ca
         except StopIteration:
             level = None
     return Cost(levels, frames, samples, steps)
-
-
-def best(scores: Mapping[int, float]) -> int:
-    """The candidate with the highest score; ties go to the lower number, and one without a number comes last."""
-    return min(scores, key=lambda number: (-scores[number] if not math.isnan(scores[number]) else math.inf, number))
 
 
 class _Driver:

@@ -9,6 +9,7 @@ A film is made in a run folder, and from nothing but that folder: ``__call__`` w
 """
 
 import dataclasses
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
@@ -126,20 +127,18 @@ class Interpolator:
         keyframes = self._keyframes(images, morph_settings)
         check_words(morph_settings, len(keyframes))
         given = read_given(morph_settings, len(keyframes), keyframes[0].size, len(self.backbone.controlnets))
-        temporary = None if output else tempfile.TemporaryDirectory(prefix="segue-")
-        with RunFolder(Path(output or str(temporary and temporary.name))) as run:
-            begin(
-                run,
-                keyframes,
-                [_source(image) for image in images],
-                morph_settings,
-                compute,
-                self.model,
-                overwrite=overwrite,
-            )
-            keep_given(run, given)
-            self.make(run, compute, callback=callback, choose=choose)
-            return Morph(run.path, temporary)
+        path = Path(output or tempfile.mkdtemp(prefix="segue-"))
+        try:
+            with RunFolder(path) as run:
+                sources = [_source(image) for image in images]
+                begin(run, keyframes, sources, morph_settings, compute, self.model, overwrite=overwrite)
+                keep_given(run, given)
+                self.make(run, compute, callback=callback, choose=choose)
+                return Morph(run.path, temporary=not output)
+        except BaseException:
+            if not output:
+                shutil.rmtree(path, ignore_errors=True)
+            raise
 
     def make(
         self,
@@ -363,7 +362,7 @@ class Interpolator:
         with self.backbone.evaluating():
             words: Any = self.backbone.embed(texts["prompts"], negatives)
         if settings.inversion_iterations:
-            words = invert(
+            inverted = invert(
                 self.backbone,
                 torch.stack([latents[FrameKey(i)] for i in range(count)]),
                 words,
@@ -373,13 +372,26 @@ class Interpolator:
                 pictures=keyframes,
                 folder=run.path / "words",
                 progress=lambda i, n: report(Progress("words", step=i, steps=n)),
-            ).words
+            )
+            words = inverted.words
+            run.save_losses(inverted.losses)
         with self.backbone.evaluating():
+            # A prompt in between comes with the keyframes' negative embedding, fitted or not.
+            negative = words.sample(0).negative
             placed: Any = [
-                (place, words.sample(which) if isinstance(which, int) else self.backbone.embed([which], negatives[:1]))
+                (
+                    place,
+                    words.sample(which)
+                    if isinstance(which, int)
+                    else dataclasses.replace(self._embedded(which), negative=negative),
+                )
                 for place, which in anchors(settings, count)
             ]
         return Words(self.backbone, run, ConditioningPath(placed, settings.embedding_blend), settings.negative_prompt)
+
+    def _embedded(self, prompt: str) -> Any:
+        """The conditioning of one prompt."""
+        return self.backbone.embed([prompt], [""])
 
 
 def _settings(preset: str | None, values: Mapping[str, Any]) -> tuple[MorphSettings, ComputeSettings]:

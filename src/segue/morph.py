@@ -1,7 +1,8 @@
 """A finished film: its frames, read when they are asked for, and the files that it is written to."""
 
 import json
-import tempfile
+import shutil
+import weakref
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from os import PathLike
@@ -55,15 +56,16 @@ class Morph:
         frames: the frames as PIL images, read when asked for.
     """
 
-    def __init__(self, path: Path, temporary: "tempfile.TemporaryDirectory[str] | None" = None) -> None:
-        """Open the finished run in a folder; a temporary folder lives as long as its Morph."""
+    def __init__(self, path: Path, *, temporary: bool = False) -> None:
+        """Open the finished run in a folder; a temporary folder is removed when its frames are gone."""
         self.path = path
-        self._temporary = temporary
         state = _read(path / "state.json")
         loop = bool(_read(path / "run.json")["settings"]["loop"])
         frames = state["frames"][:-1] if loop else state["frames"]
         self.keys = tuple(FrameKey.at(Fraction(frame["place"])) for frame in frames)
         self.frames = Frames([path / "frames" / f"{frame['name']}.png" for frame in frames])
+        if temporary:
+            weakref.finalize(self.frames, shutil.rmtree, path, ignore_errors=True)
 
     def __len__(self) -> int:
         return len(self.frames)

@@ -25,7 +25,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from segue.errors import SegueError
-from segue.files import append_line, sweep, write_bytes, write_json, writing
+from segue.files import append_line, sweep, write_bytes, write_json, write_text, writing
 from segue.history import Event, History, event_from_json, event_to_json
 from segue.tree import FrameKey
 
@@ -121,6 +121,11 @@ class RunFolder:
         """Append an event to the journal."""
         append_line(self.path / "journal.jsonl", json.dumps(event_to_json(event)))
         self.history.add(event)
+
+    def save_losses(self, losses: Sequence[float]) -> None:
+        """Keep the loss curve of the inversion."""
+        lines = ["iteration,loss", *(f"{i},{loss:.6f}" for i, loss in enumerate(losses))]
+        write_text(self.path / "loss.csv", "\n".join(lines) + "\n")
 
     # What was made.
 

@@ -27,6 +27,7 @@ from segue.backbone.solvers import Leg, Schedule
 from segue.blend import lerp, slerp
 from segue.errors import SegueError
 from segue.models.fingerprint import fingerprint
+from segue.words import cut
 
 __all__ = ["Control", "StableDiffusion", "TextConditioning"]
 
@@ -168,13 +169,18 @@ class StableDiffusion:
         return _home(images).clamp(-1, 1)
 
     def embed(self, prompts: Sequence[str], negative_prompts: Sequence[str]) -> TextConditioning:
-        """Prompts and as many negative prompts to a batch of embeddings, as the pipe encodes them."""
+        """Prompts and as many negative prompts to a batch of embeddings, as the pipe encodes them.
+
+        A text that is longer than the encoder's window is cut between words, with a SegueWarning that shows
+        what is lost.
+        """
         if len(prompts) != len(negative_prompts):
             raise ValueError(f"{len(prompts)} prompts and {len(negative_prompts)} negative prompts")
         with self.evaluating():
-            prompt, negative = self.pipe.encode_prompt(
-                list(prompts), self.pipe._execution_device, 1, True, list(negative_prompts)
+            texts, negatives = (
+                [cut(self.pipe.tokenizer, text)[0] for text in given] for given in (prompts, negative_prompts)
             )
+            prompt, negative = self.pipe.encode_prompt(texts, self.pipe._execution_device, 1, True, negatives)
         return TextConditioning(_home(prompt), _home(negative))
 
     def point(self, f: float) -> NoisePoint:

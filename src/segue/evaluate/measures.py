@@ -10,6 +10,7 @@ All arrays are float64; nothing here depends on how the features were batched.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -267,7 +268,10 @@ def text_margin(images: Array, prompt_first: Array, prompt_last: Array, negative
 
 def _triangle(a: Array) -> Array:
     """The R of a = Q R where that is smaller than a."""
-    return np.linalg.qr(a).R if len(a) > a.shape[1] else a
+    if len(a) <= a.shape[1]:
+        return a
+    small: Any = np.linalg.qr(a, mode="r")
+    return np.asarray(small)
 
 
 def _kernel(u: Array, v: Array) -> Array:

@@ -20,7 +20,7 @@ STYLE = """
 @media(prefers-color-scheme:dark){:root{--ink:#e6e8ec;--soft:#9aa1ad;--line:#343942;--back:#15171b;--card:#1d2025;
 --mark:#20352a}}
 *{box-sizing:border-box}
-body{margin:0 auto;padding:2rem 1.5rem 4rem;max-width:1180px;background:var(--back);color:var(--ink);
+body{margin:0 auto;padding:2rem 1.5rem 4rem;max-width:1320px;background:var(--back);color:var(--ink);
 font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
 h1{font-size:1.7rem;margin:0 0 .3rem}h2{font-size:1.2rem;margin:2.6rem 0 .6rem}h3{font-size:1rem;margin:1.6rem 0 .4rem}
 p{max-width:75ch}.soft,figcaption,small{color:var(--soft)}code{font-size:.9em}
@@ -29,7 +29,8 @@ table{font-size:.87rem}
 th,td{padding:.3rem .55rem;text-align:right;border-bottom:1px solid var(--line);vertical-align:top}
 th:first-child,td:first-child{text-align:left;white-space:nowrap}
 thead th{color:var(--soft);font-weight:600;font-size:.8rem}
-td small{display:block;font-size:.7rem;white-space:nowrap}td.best{background:var(--mark);font-weight:600}
+td small{display:block;font-size:.7rem;font-weight:400;white-space:nowrap}
+td.best{background:var(--mark);font-weight:600}
 td.clear{font-weight:600}td.even{color:var(--soft)}
 .key{display:inline-flex;align-items:center;gap:.45rem;margin-right:1.1rem}.dot{width:.75em;height:.75em;border-radius:50%}
 .cards{display:flex;flex-wrap:wrap;gap:1rem}figure{margin:0;padding:.7rem;background:var(--card);border-radius:8px}

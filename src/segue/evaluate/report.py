@@ -44,10 +44,6 @@ def check_report(output: Path) -> None:
     ours = ("films", "runs", "features", "strips", REPORT_FILE)
     if output.is_dir() and any(output.iterdir()) and not any((output / name).exists() for name in ours):
         raise SegueError(f"{output} holds other files and no evaluation; choose another output")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SegueError(f"{output} cannot be made: {error.strerror}") from error
 
 
 def _table(report: Report) -> str:

@@ -18,7 +18,7 @@ import diffusers
 import torch
 import transformers
 from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, StableDiffusionPipeline
-from huggingface_hub import hf_hub_download, scan_cache_dir, snapshot_download, try_to_load_from_cache
+from huggingface_hub import constants, hf_hub_download, scan_cache_dir, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import CacheNotFound, HfHubHTTPError, LocalEntryNotFoundError
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
@@ -149,7 +149,10 @@ def locate(name_or_path: str | PathLike[str] | None, *, kind: str = "model") -> 
     if name.count("/") != 1:
         known = ", ".join(model.name for model in KNOWN if model.kind == kind)
         raise SegueError(f"unknown {kind} '{path}': no such folder, and no hub name; known names are {known}")
-    return _cached(name, kind) or _downloaded(name, kind)
+    if (folder := _cached(name, kind)) is not None:
+        return folder
+    with quiet():
+        return _downloaded(name, kind)
 
 
 def check_folder(folder: Path, name: str) -> None:
@@ -212,7 +215,9 @@ def best_dtype(device: torch.device) -> torch.dtype:
 def on_disk() -> list[tuple[Known, bool]]:
     """The known checkpoints, and others in the local cache that can be used; and whether each is on disk."""
     try:
-        cached = sorted(repo.repo_id for repo in scan_cache_dir().repos if repo.repo_type == "model")
+        cached = sorted(
+            repo.repo_id for repo in scan_cache_dir(constants.HF_HUB_CACHE).repos if repo.repo_type == "model"
+        )
     except (CacheNotFound, OSError):
         cached = []
     known = {model.name for model in KNOWN}
@@ -227,21 +232,21 @@ def on_disk() -> list[tuple[Known, bool]]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hide the libraries' progress bars and notes while something is loaded."""
-    levels = diffusers.logging.get_verbosity(), transformers.logging.get_verbosity()
-    bars = diffusers.logging.is_progress_bar_enabled(), transformers.logging.is_progress_bar_enabled()
-    root = logging.getLogger("torch.distributed")
-    kept = root.level
-    for library in (diffusers.logging, transformers.logging):
-        library.set_verbosity_error()
+    """Hide the libraries' progress bars and notes while something is loaded; what a download shows stays."""
+    libraries = (diffusers.logging, transformers.logging)
+    bars = [library.is_progress_bar_enabled() for library in libraries]
+    loggers = [logging.getLogger(name) for name in ("diffusers", "transformers", "huggingface_hub", "torch")]
+    levels = [logger.level for logger in loggers]
+    for library in libraries:
         library.disable_progress_bar()
-    root.setLevel(logging.ERROR)
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        root.setLevel(kept)
-        for library, level, bar in zip((diffusers.logging, transformers.logging), levels, bars, strict=True):
-            library.set_verbosity(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        for library, bar in zip(libraries, bars, strict=True):
             if bar:
                 library.enable_progress_bar()
 

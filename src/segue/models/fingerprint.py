@@ -38,7 +38,7 @@ def _tensors(network: nn.Module) -> dict[str, torch.Tensor]:
     tensors = dict(network.state_dict())
     if any(tensor.is_meta for tensor in tensors.values()):
         for path, module in network.named_modules():
-            kept = getattr(getattr(module, "_hf_hook", None), "weights_map", None)
+            kept: Any = getattr(getattr(module, "_hf_hook", None), "weights_map", None)
             for name in [*module._parameters, *module._buffers] if kept is not None else []:
                 full = f"{path}.{name}" if path else name
                 if full in tensors and tensors[full].is_meta:
@@ -57,6 +57,6 @@ def _adapters(pipe: Any) -> list[Any]:
     for part in ("unet", "text_encoder"):
         for name, module in getattr(pipe, part, nn.Module()).named_modules():
             if active and isinstance(scaling := getattr(module, "scaling", None), dict):
-                on = not getattr(module, "disable_adapters", False)
+                on = getattr(module, "disable_adapters", False) is not True
                 scales[f"{part}.{name}"] = {a: float(scaling[a]) * on for a in active if a in scaling}
     return [active, scales]

@@ -1,0 +1,168 @@
+"""Poses and control images in the engine, on tiny real networks."""
+
+import json
+import warnings
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import tiny_controlnet, tiny_pipe
+
+from segue import Edit, FrameKey, Interpolator, MorphSettings, SegueError
+from segue.control import control_at, scale_at
+from segue.errors import SegueWarning
+from segue.pose.drawing import draw
+from segue.pose.keypoints import Person, Pose
+from segue.settings import checked
+
+SETTINGS = {"num_frames": 5, "num_inference_steps": 2, "prompt": "a", "fade": 0.0}
+
+
+def standing(x: float, people: int = 1) -> Pose:
+    """People with all keypoints at a place of a 64 x 64 picture."""
+    points = np.array([[x + (i % 5) * 4, 6 + i * 3, 1.0] for i in range(18)])
+    return Pose(tuple(Person.of([*points, person * 20, 0, 0]) for person in range(people)), 64, 64)
+
+
+@pytest.fixture
+def segue() -> Interpolator:
+    pipe = tiny_pipe()
+    return Interpolator(pipe, controlnet=tiny_controlnet(pipe))
+
+
+@pytest.fixture
+def keyframes() -> list[Image.Image]:
+    return [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
+
+
+def files(folder: Path, *poses: Pose) -> str:
+    for i, pose in enumerate(poses):
+        pose.save(folder / f"pose-{i}.json")
+    return ",".join(str(folder / f"pose-{i}.json") for i in range(len(poses)))
+
+
+def test_the_scale_rises_to_the_middle() -> None:
+    settings = checked(MorphSettings, {"control_scale": 3.0})
+    scales = [float(scale_at(settings, FrameKey(0, Fraction(i, 8)))) for i in range(8)]
+    assert scales == pytest.approx([1, 1.5, 2, 2.5, 3, 2.5, 2, 1.5])
+    flat = checked(MorphSettings, {"control_scale": 0.7, "control_flat": True})
+    assert float(scale_at(flat, FrameKey(0, Fraction(1, 8)))) == pytest.approx(0.7)
+
+
+def test_the_control_is_the_drawn_skeleton_and_nobody_has_no_influence() -> None:
+    control = control_at(standing(10), "controlnet1.1", (64, 64), torch.tensor([1.5]))
+    drawn = np.asarray(draw(standing(10), "controlnet1.1"))
+    assert np.array_equal((control.image[0].permute(1, 2, 0) * 255).round().numpy().astype(np.uint8), drawn)
+    assert float(control_at(None, "controlnet1.1", (64, 64), torch.tensor([1.5])).scale) == 0
+
+
+def test_given_poses_guide_the_frames(segue: Interpolator, keyframes: list[Image.Image], tmp_path: Path) -> None:
+    paths = files(tmp_path, standing(5), standing(35))
+    plain = segue(*keyframes, **SETTINGS, pose="off")
+    guided = segue(*keyframes, **SETTINGS, pose=paths, output=tmp_path / "run")
+    assert not np.array_equal(np.asarray(plain.frames[2]), np.asarray(guided.frames[2]))
+    assert (tmp_path / "run/pose/000.0000000.json").exists()
+    # The run needs its own folder only: without the files it continues all the same.
+    for path in paths.split(","):
+        Path(path).unlink()
+    (tmp_path / "run/frames/000.5000000.png").unlink()
+    with pytest.raises(SegueError, match=r"pose-0\.json"):
+        segue(*keyframes, **SETTINGS, pose=paths, output=tmp_path / "other")
+    again = segue.redo(tmp_path / "run", FrameKey(0, Fraction(1, 4)))
+    assert np.array_equal(np.asarray(again.frames[2]), np.asarray(guided.frames[2]))
+
+
+def test_a_pose_of_its_own_changes_a_frame(segue: Interpolator, keyframes: list[Image.Image], tmp_path: Path) -> None:
+    paths = files(tmp_path, standing(5), standing(35))
+    before = segue(*keyframes, **SETTINGS, pose=paths, output=tmp_path / "run")
+    frames = [np.asarray(frame) for frame in before.frames]
+    standing(2).save(tmp_path / "own.json")
+    key = FrameKey(0, Fraction(1, 4))
+    after = segue.redo(tmp_path / "run", key, Edit(pose=str(tmp_path / "own.json"), seed=0))
+    changed = [not np.array_equal(a, np.asarray(b)) for a, b in zip(frames, after.frames, strict=True)]
+    assert changed == [False, True, False, False, False]
+
+
+def test_control_images_are_faded(segue: Interpolator, keyframes: list[Image.Image], tmp_path: Path) -> None:
+    hints = [tmp_path / "black.png", tmp_path / "white.png"]
+    for path, colour in zip(hints, ("black", "white"), strict=True):
+        Image.new("RGB", (64, 64), colour).save(path)
+    names = [str(path) for path in hints]
+    plain = segue(*keyframes, **SETTINGS, pose="off")
+    faded = segue(*keyframes, **SETTINGS, control_image=names)
+    other = segue(*keyframes, **SETTINGS, control_image=names[::-1])
+    pictures = [np.asarray(morph.frames[1]) for morph in (plain, faded, other)]
+    assert not np.array_equal(pictures[0], pictures[1])
+    assert not np.array_equal(pictures[1], pictures[2])
+
+
+@pytest.mark.parametrize(
+    ("poses", "message"),
+    [
+        ([standing(5), Pose((), 64, 64)], "nobody|no person|no one"),
+        ([standing(5)], "1 files for 2 keyframes"),
+        ([standing(5), standing(5, people=2)], "2"),
+    ],
+)
+def test_faults_of_given_poses_are_errors(
+    segue: Interpolator, keyframes: list[Image.Image], tmp_path: Path, poses: list[Pose], message: str
+) -> None:
+    with pytest.raises(SegueError, match=message):
+        segue(*keyframes, **SETTINGS, pose=files(tmp_path, *poses), output=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_broken_pose_file_names_the_place(segue: Interpolator, keyframes: list[Image.Image], tmp_path: Path) -> None:
+    paths = files(tmp_path, standing(5), standing(9))
+    content = json.loads((tmp_path / "pose-1.json").read_text())
+    content["people"][0]["pose_keypoints_2d"][4] = "left"
+    (tmp_path / "pose-1.json").write_text(json.dumps(content))
+    with pytest.raises(SegueError, match=r"pose-1\.json.*person 1"):
+        segue(*keyframes, **SETTINGS, pose=paths, output=tmp_path / "run")
+
+
+def _detecting(monkeypatch: pytest.MonkeyPatch, *poses: Pose) -> None:
+    found = iter(poses)
+    monkeypatch.setattr("segue.control.detector_of", lambda _name: lambda _image: next(found))
+
+
+def test_auto_says_in_one_line_who_is_not_guided(
+    segue: Interpolator, keyframes: list[Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nobody = Pose((), 64, 64)
+    plain = [np.asarray(frame) for frame in segue(*keyframes, **SETTINGS, pose="off").frames]
+
+    _detecting(monkeypatch, nobody, nobody)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        morph = segue(*keyframes, **SETTINGS)
+    assert all(np.array_equal(a, np.asarray(b)) for a, b in zip(plain, morph.frames, strict=True))
+
+    _detecting(monkeypatch, standing(5), nobody)
+    with pytest.warns(SegueWarning) as said:
+        morph = segue(*keyframes, **SETTINGS)
+    assert len([w for w in said if w.category is SegueWarning]) == 1
+    assert all(np.array_equal(a, np.asarray(b)) for a, b in zip(plain, morph.frames, strict=True))
+
+    _detecting(monkeypatch, standing(5), standing(15, people=2))
+    with pytest.warns(SegueWarning) as said:
+        morph = segue(*keyframes, **SETTINGS)
+    assert len([w for w in said if w.category is SegueWarning]) == 1
+    assert not np.array_equal(plain[2], np.asarray(morph.frames[2]))
+
+
+def test_a_drawing_without_people_is_translated(
+    segue: Interpolator, keyframes: list[Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _detecting(monkeypatch, Pose((), 64, 64), standing(5), Pose((), 64, 64), standing(20))
+    segue(*keyframes, **SETTINGS, pose_via_photo=True, output=tmp_path / "run")
+    photographs = sorted(path.name for path in (tmp_path / "run/pose").glob("*.png"))
+    assert photographs == ["000.0000000-photograph.png", "001.0000000-photograph.png"]
+
+
+def test_poses_need_a_controlnet(keyframes: list[Image.Image], tmp_path: Path) -> None:
+    with pytest.raises(SegueError, match="ControlNet"):
+        Interpolator(tiny_pipe())(*keyframes, **SETTINGS, pose=files(tmp_path, standing(5), standing(9)))

@@ -1,0 +1,82 @@
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import tiny_pipe
+
+from segue import Interpolator
+from segue.motion import Motion, seen, shown, warp
+from segue.tree import FrameKey
+
+
+def picture(width: int = 64, height: int = 64) -> Image.Image:
+    """A smooth picture in which every place looks different."""
+    y, x = np.mgrid[0:height, 0:width]
+    channels = [127 + 120 * np.sin(x / 9), 127 + 120 * np.cos(y / 11), 255 * x / width]
+    return Image.fromarray(np.stack(channels, -1).astype(np.uint8))
+
+
+def test_a_zoom_by_two_shows_the_middle_quarter() -> None:
+    zoomed = shown(Motion(zoom=(2.0,)), Fraction(1), picture())
+    middle = picture().crop((16, 16, 48, 48)).resize((64, 64), Image.Resampling.BICUBIC)
+    apart = np.abs(np.asarray(zoomed, dtype=float) - np.asarray(middle, dtype=float))[3:-3, 3:-3]
+    assert apart.mean() < 1
+    assert apart.max() < 8
+
+
+def test_the_zoom_is_even_in_its_logarithm() -> None:
+    camera = Motion(zoom=(4.0,)).camera(Fraction(1, 2), 1.0)
+    assert camera[:2, :2] == pytest.approx(np.eye(2) / 2)
+
+
+def test_a_pan_moves_by_pictures_and_a_turn_is_one_of_pixels() -> None:
+    panned = shown(Motion(pan=((0.25, 0.0),)), Fraction(1), picture())
+    assert np.abs(np.asarray(panned, float)[:, :48] - np.asarray(picture(), float)[:, 16:]).max() <= 1
+    wide = picture(96, 64)
+    turned = shown(Motion(rotate=(90.0,)), Fraction(1), wide)
+    expected = wide.rotate(-90, Image.Resampling.BICUBIC)
+    apart = np.abs(np.asarray(turned, float) - np.asarray(expected, float))[2:-2, 20:-20]
+    assert np.median(apart) < 3
+
+
+def test_gaps_add_up_and_the_last_value_holds() -> None:
+    motion = Motion(zoom=(2.0, 0.5))
+    assert motion.camera(Fraction(1), 1.0)[0, 0] == pytest.approx(0.5)
+    assert motion.camera(Fraction(2), 1.0) == pytest.approx(np.eye(3))
+    assert motion.camera(Fraction(3), 1.0)[0, 0] == pytest.approx(2)
+    assert shown(motion, Fraction(0), (given := picture())) is given
+
+
+def test_between_undoes_the_camera_of_the_parent() -> None:
+    motion = Motion(zoom=(2.0,), rotate=(30.0,), pan=((0.1, 0.2),))
+    there, back = (motion.between(Fraction(a), Fraction(b), 1.5) for a, b in (("1/4", "3/4"), ("3/4", "1/4")))
+    assert there @ back == pytest.approx(np.eye(3), abs=1e-12)
+
+
+def test_what_a_parent_does_not_show_comes_from_the_other() -> None:
+    left, right = torch.ones(1, 8, 8), torch.full((1, 8, 8), 2.0)
+    keys = FrameKey(0), FrameKey(1)
+    seen_left, seen_right = seen(
+        Motion(zoom=(2.0,)), FrameKey(0, Fraction(1, 2)), list(zip(keys, (left, right), strict=True))
+    )
+    assert torch.all(seen_left == 1)  # the left one is magnified: all of it is known
+    inner = round(8 / math.sqrt(2) / 2) - 1
+    assert torch.all(seen_right[:, 4 - inner : 4 + inner, 4 - inner : 4 + inner] == 2)
+    assert torch.all(seen_right[:, 0] == 1)
+
+
+def test_warp_by_nothing_changes_nothing() -> None:
+    image = torch.rand(3, 5, 7)
+    warped, inside = warp(image, np.eye(3))
+    assert torch.allclose(warped, image, atol=1e-6)
+    assert torch.all(inside == 1)
+
+
+def test_keyframes_of_a_moving_film_are_seen_through_the_camera() -> None:
+    segue = Interpolator(tiny_pipe())
+    morph = segue(picture(), picture(), num_frames=3, num_inference_steps=2, prompt="a", zoom=(2.0,))
+    assert np.array_equal(np.asarray(morph.frames[0]), np.asarray(picture()))
+    assert np.array_equal(np.asarray(morph.frames[2]), np.asarray(shown(Motion(zoom=(2.0,)), Fraction(1), picture())))
