@@ -78,8 +78,9 @@ def by_network(network: KeypointNetwork) -> Detect:
 
     def found(image: Image.Image) -> Pose:
         picture, place = _framed(image.convert("RGB"))
+        weight = next(network.parameters())
         with torch.inference_mode():
-            points = peaks(network(picture))[0].double().numpy()
+            points = peaks(network(picture.to(weight.device, weight.dtype)).float())[0].double().cpu().numpy()
         points[:, :2] = (points[:, :2] - place.offset) / place.scale
         return sure(points[None, :, :2], points[None, :, 2], image.size, network.threshold, network.least_keypoints)
 
