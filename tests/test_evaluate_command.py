@@ -1,0 +1,152 @@
+"""The command ``segue evaluate`` as it is typed."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import typer
+from PIL import Image
+from safetensors.torch import load_file
+from tiny import tiny_pipe
+
+from segue.errors import SegueError
+from segue.evaluate.charts import Dot, interval_chart, line_chart, number
+from segue.evaluate.command import evaluate
+from segue.interpolate import Interpolator
+
+app = typer.Typer()
+app.command()(evaluate)
+
+
+@app.callback()
+def several() -> None:
+    """So that the command keeps its name."""
+
+
+def typed(*arguments: object) -> int:
+    """Type the command; its exit code."""
+    result = app(["evaluate", *map(str, arguments)], standalone_mode=False)
+    return result if isinstance(result, int) else 0
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of two pairs, and a tiny pipe in place of pocket."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "pairs").mkdir()
+    for name in ("x-a", "x-b", "y-a", "y-b"):
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(tmp_path / "pairs" / f"{name}.png")
+    monkeypatch.setattr(Interpolator, "from_pretrained", classmethod(lambda cls, *_a, **_k: cls(tiny_pipe())))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+SMALL = ("--num-frames", 3, "--num-inference-steps", 2, "--prompt", "a thing", "--network", "pixels")
+
+
+def test_from_pairs_to_comparison(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert typed("pairs", "-o", "one", "--schemes", "branching,interpolate", *SMALL) == 0
+    shown = capsys.readouterr()
+    assert shown.out.strip() == "one/report.html"
+    assert "films, branching" in shown.err
+    assert {path.name for path in (folder / "one").iterdir()} >= {
+        "report.html",
+        "report.json",
+        "report.csv",
+        "films.csv",
+    }
+    report = json.loads((folder / "one" / "report.json").read_text())
+    assert report["schemes"] == ["branching", "interpolate"]
+    assert report["settings"]["num_inference_steps"] == 2
+
+    assert typed("pairs", "-o", "two", "--schemes", "branching", "-q", *SMALL, "--seed", 1) == 0
+    assert capsys.readouterr().out == ""
+    assert typed("--compare", "one", "two", "-o", "both.html") == 0
+    text = capsys.readouterr().out
+    assert "two against one, 2 pairs" in text
+    assert "seed: 0, now 1" in text
+    assert "Path length (PPL) (pixels)" in text
+    assert "interpolate" not in text
+    assert "two against one" in (folder / "both.html").read_text()
+
+
+def test_faults_of_a_manifest_come_line_by_line_before_anything(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "bad.jsonl").write_text('{"a": "pairs/x-a.png", "b": "none.png"}\n{\n')
+    assert typed("bad.jsonl", "-o", "out", *SMALL) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "segue: bad.jsonl has 2 faults:"
+    assert sorted(line.split(":")[0].strip() for line in lines[1:]) == ["line 1", "line 2"]
+    assert not (folder / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("pairs",), "--output"),
+        (("pairs", "pairs", "-o", "out"), "one manifest"),
+        (("pairs", "-o", "out", "--schemes", "best"), "unknown scheme 'best'"),
+        (("pairs", "-o", "out", "--scheme", "interpolate"), "--schemes"),
+        (("pairs", "-o", "out", "--loop"), "--loop"),
+        (("pairs", "-o", "out", "--network", "vgg"), "unknown feature network"),
+        (("pairs", "-o", "out", "--noise", "0.6", "0.3"), "noise"),
+        (("nowhere.jsonl", "-o", "out"), "nowhere.jsonl cannot be read"),
+        (("pairs", "-o", "pairs"), "no evaluation"),
+        (("--compare", "pairs"), "two evaluations"),
+        (("--compare", "pairs", "pairs"), "no evaluation"),
+        (("--compare", "pairs", "pairs", "-o", "x.txt"), ".html"),
+        (("--convert", "pairs/x-a.png"), "--output"),
+        (("--convert", "pairs/x-a.png", "-o", "w.safetensors"), "x-a.png"),
+        (("--convert", "--compare", "pairs"), "one of them"),
+    ],
+)
+def test_what_a_user_can_get_wrong(folder: Path, arguments: tuple[str, ...], text: str) -> None:
+    with pytest.raises(SegueError, match=re.escape(text)) as caught:
+        typed(*arguments)
+    assert "\n" not in str(caught.value)
+    assert not (folder / "out").exists()
+    assert not (folder / "w.safetensors").exists()
+
+
+def test_convert(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"x": torch.ones(2)}, folder / "a.pth")
+    torch.save({"y": torch.zeros(3)}, folder / "b.pth")
+    assert typed("--convert", "a.pth", "b.pth", "-o", "w.safetensors") == 0
+    assert load_file(folder / "w.safetensors").keys() == {"x", "y"}
+    assert capsys.readouterr().out.strip() == "w.safetensors: 2 tensors"
+
+
+# The charts.
+
+
+def test_numbers() -> None:
+    shown = [number(v) for v in (0, 1, -1.5, 0.01234, 123.4, 99999.4, 0.0001234, 2.5e7, None, float("nan"))]
+    assert shown == ["0", "1.00", "−1.50", "0.0123", "123", "99999", "1.2e−4", "2.5e7", "–", "–"]
+
+
+def places(svg: str, name: str) -> list[float]:
+    return [float(x) for x in re.findall(rf'<circle {name}="([\d.]+)"' if name == "cx" else r'cy="([\d.]+)"', svg)]
+
+
+def test_interval_chart() -> None:
+    svg = interval_chart([Dot(1, 0.5, 1.5, "s0"), Dot(3, 2, 4, "s1"), Dot(2, 2, 2, "s2")], width=200)
+    one, three, two = places(svg, "cx")
+    assert 0 < one < two < three < 200
+    assert two - one == pytest.approx(three - two, abs=0.2)
+    assert 'class="zero"' not in svg
+    assert 'class="zero"' in interval_chart([Dot(1, 1, 1, "s0")], zero=True)
+
+
+def test_line_chart() -> None:
+    svg = line_chart({"s0": [(0, 0), (0.5, 2), (1, 1)]}, dots=True, title="a < b")
+    across, down = places(svg, "cx"), places(svg, "cy")
+    assert across == sorted(across)
+    assert down[1] < down[2] < down[0]
+    assert down[0] - down[2] == pytest.approx(down[2] - down[1], abs=0.2)
+    assert "a &lt; b" in svg
+    assert line_chart({}).startswith("<svg")
+    assert "polyline" in line_chart({"s0": [(0, 0), (1, 0)]})

@@ -1,0 +1,326 @@
+"""The harness on a tiny real pipe: its numbers are the measures of its frames, and nothing is made twice."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import tiny_pipe
+from tiny_clip import save_tiny_clip
+
+from segue.errors import SegueError
+from segue.evaluate import measures
+from segue.evaluate.compare import comparison_of, comparison_page, comparison_tables
+from segue.evaluate.features import Network, network_named
+from segue.evaluate.harness import Stage, evaluate, schemes_named
+from segue.evaluate.manifest import Pair, read_pairs
+from segue.evaluate.report import check_report, write_report
+from segue.evaluate.results import Report, read_report
+from segue.interpolate import Interpolator
+from segue.settings import SCHEMES
+
+SETTINGS = {"num_frames": 5, "num_inference_steps": 4}
+SIZE = 32
+
+
+class Counting(Interpolator):
+    """An interpolator that counts its films."""
+
+    films = 0
+
+    def __call__(self, *images: Any, **keywords: Any) -> Any:
+        self.films += 1
+        return super().__call__(*images, **keywords)
+
+
+@pytest.fixture(scope="module")
+def segue() -> Counting:
+    return Counting(tiny_pipe())
+
+
+@pytest.fixture(autouse=True)
+def count_anew(segue: Counting) -> None:
+    segue.films = 0
+
+
+def write_pairs(folder: Path, count: int) -> tuple[Pair, ...]:
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        for side in "ab":
+            rough = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+            rough.resize((SIZE, SIZE), Image.Resampling.BICUBIC).save(folder / f"p{i}-{side}.png")
+    words = {"prompt_a": "a cat", "prompt_b": "a dog"}
+    return tuple(
+        pair.model_copy(update={**words, "group": "even" if i % 2 == 0 else "odd"})
+        for i, pair in enumerate(read_pairs(folder))
+    )
+
+
+@pytest.fixture(scope="module")
+def made(
+    segue: Counting, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Report, Path, tuple[Pair, ...], list[Network]]:
+    """Three pairs, two schemes, two networks."""
+    root = tmp_path_factory.mktemp("evaluation")
+    (root / "pairs").mkdir()
+    pairs = write_pairs(root / "pairs", 3)
+    networks = [network_named("pixels"), network_named(f"clip:{save_tiny_clip(root / 'clip')}")]
+    output = root / "out"
+    report = evaluate(segue, pairs, ("branching", "interpolate"), output, networks=networks, settings=SETTINGS)
+    return report, output, pairs, networks
+
+
+def frames_of(output: Path, scheme: str, pair: str) -> list[np.ndarray[Any, np.dtype[np.float64]]]:
+    """The frames of a film, read without any of the harness."""
+    paths = sorted((output / "runs" / scheme / pair / "frames").glob("*.png"))
+    small = [Image.open(path).convert("RGB").resize((16, 16), Image.Resampling.BOX) for path in paths]
+    return [np.asarray(image, dtype=np.float64).reshape(-1) / 255 for image in small]
+
+
+def test_numbers_are_the_measures_of_the_frames(made: Any) -> None:
+    report, output, pairs, _ = made
+    for scheme in report.schemes:
+        films = [frames_of(output, scheme, pair.name) for pair in pairs]
+        lengths = [sum(float(np.linalg.norm(b - a)) for a, b in zip(film, film[1:], strict=False)) for film in films]
+        cell = report.cell(scheme, "ppl", "pixels")
+        assert cell.value == pytest.approx(np.mean(lengths))
+        assert cell.spread == pytest.approx(np.std(lengths, ddof=1))
+        assert min(lengths) <= cell.low <= cell.value <= cell.high <= max(lengths)
+        assert cell.pairs == 3
+        inputs = np.array([film[i] for film in films for i in (0, -1)])
+        between = np.array([frame for film in films for frame in film[1:-1]])
+        assert report.cell(scheme, "fid_all", "pixels").value == pytest.approx(
+            measures.frechet_distance(between, inputs)
+        )
+        assert report.cell(scheme, "kid", "pixels").value == pytest.approx(measures.kernel_distance(between, inputs))
+        draws = []
+        for choice in measures.random_frames(3, 5):
+            two = np.array([film[i] for film, chosen in zip(films, choice, strict=True) for i in chosen])
+            draws.append(measures.frechet_distance(two, inputs))
+        assert report.cell(scheme, "fid", "pixels").value == pytest.approx(np.mean(draws))
+        for film in report.films:
+            if film.scheme == scheme:
+                shown = frames_of(output, scheme, film.pair)
+                to_last = [float(np.linalg.norm(shown[-1] - frame)) for frame in shown]
+                assert film.distances["pixels"]["to_last"] == pytest.approx(to_last, abs=1e-6)
+                assert film.positions == (0, 0.25, 0.5, 0.75, 1)
+
+
+def test_every_measure_is_there(made: Any) -> None:
+    report = made[0]
+    clip = next(name for name in report.networks if name.startswith("clip"))
+    assert (("margin", clip)) in report.columns
+    assert (("margin", "pixels")) not in report.columns
+    assert (("sharpness", "")) in report.columns
+    assert all(cell.value is not None for cell in report.cells)
+    assert report.groups == ("even", "odd")
+    assert report.cell("branching", "ppl", "pixels", "odd").pairs == 1
+    assert report.floors["pixels"]["fid"] > 0
+    assert report.settings["num_frames"] == 5
+    assert "scheme" not in report.settings  # not shared
+    assert report.seconds["films"] > report.seconds["features"] > 0
+    margin = report.cell("branching", "margin", clip)
+    assert -2 < margin.value < 2
+
+
+def test_differences_are_over_the_same_pairs(made: Any) -> None:
+    report = made[0]
+    found = next(d for d in report.differences if (d.measure, d.network) == ("jump", "pixels"))
+    values = {
+        scheme: np.array([f.values["jump@pixels"] for f in report.films if f.scheme == scheme])
+        for scheme in report.schemes
+    }
+    assert (found.first, found.second) == ("branching", "interpolate")
+    assert found.value == pytest.approx((values["branching"] - values["interpolate"]).mean())
+    assert found.low <= found.value <= found.high
+
+
+def test_nothing_is_made_twice(made: Any, segue: Counting, tmp_path: Path) -> None:
+    report, output, pairs, networks = made
+    seen: list[Stage] = []
+    again = evaluate(segue, pairs, report.schemes, output, networks=networks, settings=SETTINGS, callback=seen.append)
+    assert segue.films == 0
+    assert all(stage.kept for stage in seen if stage.stage != "report")
+    assert replace(again, seconds={}) == replace(report, seconds={})
+    assert again.seconds["films"] == pytest.approx(report.seconds["films"], abs=0.01)  # what they took when made
+
+    # One more scheme costs only itself; fewer schemes cost nothing.
+    three = ("branching", "interpolate", "interpolate-denoise")
+    wider = evaluate(segue, pairs, three, output, networks=networks[:1], settings=SETTINGS)
+    assert segue.films == 3
+    assert wider.cell("branching", "ppl", "pixels") == report.cell("branching", "ppl", "pixels")
+
+    # A film whose frame was lost is made again, with the same numbers.
+    (output / "runs" / "branching" / "p1" / "frames" / "000.5000000.png").unlink()
+    mended = evaluate(segue, pairs, report.schemes, output, networks=networks, settings=SETTINGS)
+    assert segue.films == 4
+    assert mended.cells == report.cells
+
+
+def test_other_settings_need_another_folder(made: Any, segue: Counting) -> None:
+    report, output, pairs, networks = made
+    with pytest.raises(SegueError, match=r"num_inference_steps: 4, now 5.*choose another output"):
+        evaluate(
+            segue, pairs, report.schemes, output, networks=networks, settings={**SETTINGS, "num_inference_steps": 5}
+        )
+    changed = (pairs[0].model_copy(update={"prompt_a": "a fox"}), *pairs[1:])
+    with pytest.raises(SegueError, match=r"prompt"):
+        evaluate(segue, changed, report.schemes, output, networks=networks, settings=SETTINGS)
+    with pytest.raises(SegueError, match=r"num_frames"):
+        evaluate(segue, pairs, report.schemes, output, networks=networks, settings={"num_frames": 2})
+    assert segue.films == 0
+
+
+def test_a_stopped_evaluation_continues(made: Any, segue: Counting, tmp_path: Path) -> None:
+    report, _, pairs, networks = made
+
+    def stop(stage: Stage) -> None:
+        if stage.done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(segue, pairs, report.schemes, tmp_path / "out", networks=networks, settings=SETTINGS, callback=stop)
+    assert segue.films == 2
+    whole = evaluate(segue, pairs, report.schemes, tmp_path / "out", networks=networks, settings=SETTINGS)
+    assert segue.films == 6
+    assert whole.cells == report.cells  # frames and numbers do not depend on the interruption, nor on the folder
+
+
+def test_pairs_without_words_and_networks_without_features(segue: Counting, tmp_path: Path) -> None:
+    (tmp_path / "pairs").mkdir()
+    pairs = tuple(
+        pair.model_copy(update={"prompt_a": "", "prompt_b": "", "group": ""})
+        for pair in write_pairs(tmp_path / "pairs", 1)
+    )
+    pixels = network_named("pixels")
+    distances = Network("distances", "x", pixels.path)
+    settings = {**SETTINGS, "prompt": "a thing"}
+    report = evaluate(segue, pairs, ("interpolate",), tmp_path / "out", networks=[distances], settings=settings)
+    assert {measure for measure, _ in report.columns} == {
+        *("ppl", "pdv", "variation", "jump", "relative_jump", "breaks", "sharpness")
+    }
+    assert report.groups == ()
+    assert report.floors == {}
+    assert write_report(report, tmp_path / "out").exists()
+
+
+def test_schemes_named() -> None:
+    assert schemes_named("all") == SCHEMES
+    assert schemes_named("interpolate, branching,interpolate") == ("interpolate", "branching")
+    for text in ("branchin", ""):
+        with pytest.raises(SegueError, match="branching"):
+            schemes_named(text)
+
+
+# The report.
+
+
+@pytest.fixture(scope="module")
+def page(made: Any) -> str:
+    report, output, _, _ = made
+    return write_report(report, output).read_text()
+
+
+def test_the_page_stands_alone(page: str) -> None:
+    addresses = re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)|url\(([^)]*)\)|@import""", page)
+    assert addresses
+    assert all(first.startswith("data:image/webp;base64,") for first, _ in addresses)
+    assert "<script" not in page
+    assert "http" not in re.sub(r"arXiv [\d.]+", "", page)
+
+
+def test_the_page_says_what_was_measured(page: str, made: Any) -> None:
+    report = made[0]
+    for name in (*report.networks, *report.networks.values(), *report.schemes, *report.pairs, *report.groups):
+        assert name in page
+    assert "436" in page  # the paper's FID of interpolate
+    assert "56 ± 8" in page
+    assert page.count("<img") == 6
+    assert "biased upwards" in page
+    assert page.count("<svg") == page.count("</svg>") > 20
+
+
+def test_the_same_as_json_and_csv(page: str, made: Any) -> None:
+    report, output, _, _ = made
+    found = read_report(output)
+    assert replace(found, seconds=report.seconds) == report
+    assert found.seconds["rest"] > report.seconds["rest"]  # with the strips
+    assert read_report(output / "report.json") == found
+    rows = (output / "report.csv").read_text().splitlines()
+    assert len(rows) == 1 + len(report.cells)
+    assert rows[0] == "scheme,measure,network,group,value,low,high,spread,pairs"
+    cell = report.cells[0]
+    assert rows[1].startswith(f"{cell.scheme},{cell.measure},{cell.network},,{cell.value!r},")
+    films = (output / "films.csv").read_text().splitlines()
+    assert len(films) == 1 + 6
+    assert films[0].startswith("scheme,pair,group,")
+
+
+def test_strips_show_all_frames(page: str, made: Any) -> None:
+    output = made[1]
+    with Image.open(output / "strips" / "branching" / "p0.webp") as strip:
+        assert strip.size == (5 * 56, 56)
+        first = np.asarray(strip.convert("RGB"))[:, :56].astype(float)
+    with Image.open(made[2][0].a) as keyframe:
+        expected = np.asarray(keyframe.resize((56, 56), Image.Resampling.LANCZOS)).astype(float)
+    assert np.abs(first - expected).mean() < 12
+
+
+def test_folders_that_are_no_evaluation(tmp_path: Path) -> None:
+    check_report(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(SegueError, match="is a file"):
+        check_report(tmp_path / "file")
+    with pytest.raises(SegueError, match="no evaluation"):
+        check_report(tmp_path)
+    with pytest.raises(SegueError, match="is no evaluation"):
+        read_report(tmp_path)
+    (tmp_path / "report.json").write_text('{"version": "0"}')
+    with pytest.raises(SegueError, match="no report of this version"):
+        read_report(tmp_path)
+
+
+# Two evaluations side by side.
+
+
+def moved(report: Report, by: float) -> Report:
+    """The report with every path one length longer, under another guidance."""
+    films = tuple(
+        replace(f, values={**f.values, "ppl@pixels": (f.values["ppl@pixels"] or 0) + by}) for f in report.films
+    )
+    return replace(report, films=films, settings={**report.settings, "guidance_scale": 9.0})
+
+
+def test_compare(made: Any) -> None:
+    report = made[0]
+    comparison = comparison_of(report, moved(report, 2.5), ("A", "B"))
+    assert comparison.changes == ("guidance_scale: 5.0, now 9.0",)
+    assert comparison.pairs == 3
+    by_measure = {(scheme, d.measure, d.network): d for scheme, _, _, d in comparison.rows}
+    longer = by_measure["branching", "ppl", "pixels"]
+    assert (longer.value, longer.low, longer.high) == pytest.approx((2.5, 2.5, 2.5))
+    assert by_measure["interpolate", "jump", "pixels"].value == 0
+    fid = by_measure["branching", "fid", "pixels"]
+    assert (fid.value, fid.low) == (0, None)
+    text = list(comparison_tables(comparison))
+    assert text[:2] == ["B against A, 3 pairs", "  guidance_scale: 5.0, now 9.0"]
+    page = comparison_page(comparison)
+    assert "+2.50" in page
+    assert "http" not in page
+
+
+def test_compare_over_what_both_have(made: Any) -> None:
+    report = made[0]
+    fewer = replace(report, pairs=report.pairs[:2], films=tuple(f for f in report.films if f.pair in report.pairs[:2]))
+    comparison = comparison_of(report, fewer, ("A", "B"))
+    assert comparison.pairs == 2
+    assert all(d.value == 0 for _, _, _, d in comparison.rows if d.low is not None)
+    assert all(d.value is None for _, _, _, d in comparison.rows if d.measure in ("fid", "kid"))
+    with pytest.raises(SegueError, match="no scheme in common"):
+        comparison_of(report, replace(report, schemes=("interpolate-denoise",)), ("A", "B"))
+    with pytest.raises(SegueError, match="no pair in common"):
+        comparison_of(report, replace(report, pairs=("other",)), ("A", "B"))
