@@ -29,6 +29,8 @@ CELL = PICTURE_SIZE // MAP_SIZE  # pixels of the picture to a cell of the maps
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 _GROUPS = 8  # of the normalisation, which must not depend on the batch
 
+_EMPTY = -4.0  # logit of a map's cell before training: nearly all cells are far from any keypoint
+
 
 class KeypointNetwork(nn.Module):
     """Pictures (B, 3, 128, 128) in [-1, 1] to logits of heat maps (B, 18, 32, 32).
@@ -57,7 +59,9 @@ class KeypointNetwork(nn.Module):
             nn.Conv2d(middle, low, 3, stride=2, padding=1), _Residual(low), _Residual(low), nn.Conv2d(low, middle, 1)
         )
         self.up = nn.Sequential(_Residual(middle), nn.Conv2d(middle, high, 1))
-        self.head = nn.Sequential(_Residual(high), nn.SiLU(), nn.Conv2d(high, len(KEYPOINTS), 1))
+        last = nn.Conv2d(high, len(KEYPOINTS), 1)
+        nn.init.constant_(last.bias, _EMPTY)  # type: ignore[arg-type]
+        self.head = nn.Sequential(_Residual(high), nn.SiLU(), last)
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Logits of the heat maps, (B, 18, 32, 32)."""
