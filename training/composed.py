@@ -9,6 +9,7 @@ convolutions, are computed the stock way on thin strips. Equal to the stock modu
 
 import torch
 from diffusers import AutoencoderTiny
+from diffusers.models.unets.unet_2d_blocks import AutoencoderTinyBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,8 +22,41 @@ FOLD = torch.tensor(
 
 
 def build_vae() -> AutoencoderTiny:
-    """Pocket's autoencoder, fresh: f8, 4 latent channels, no blocks at full resolution."""
-    return AutoencoderTiny(num_encoder_blocks=(0, 1, 2, 3), num_decoder_blocks=(3, 4, 1, 0))
+    """Pocket's autoencoder, fresh: f8, 4 latent channels, no blocks above 32 x 32.
+
+    It begins as what it has to beat, shrinking and enlarging: residual blocks that do nothing yet, the colours carried
+    in the first channels (and as positive and negative parts through the decoder's rectifiers), the other channels
+    random. From a random start a thousand steps go by before it knows colours.
+    """
+    vae = AutoencoderTiny(num_encoder_blocks=(0, 0, 2, 3), num_decoder_blocks=(3, 4, 0, 0))
+    blur = torch.tensor([1.0, 2.0, 1.0])
+    blur = torch.outer(blur, blur) / 16
+    with torch.no_grad():
+        for half, carried in ((vae.encoder.layers, 3), (vae.decoder.layers, 6)):
+            for layer in half:
+                if isinstance(layer, AutoencoderTinyBlock):
+                    layer.conv[-1].weight.zero_()
+                    layer.conv[-1].bias.zero_()
+                elif isinstance(layer, nn.Conv2d) and layer.in_channels == layer.out_channels:
+                    layer.weight[:carried] = 0
+                    for i in range(layer.in_channels):
+                        layer.weight[i, i] += blur
+        first, last = vae.encoder.layers[0], vae.encoder.layers[-1]
+        for layer, gain, bias in ((first, 1.0, 0.0), (last, 4.0, -2.0)):
+            layer.weight[:3] = 0
+            layer.bias[:3] = bias
+            for i in range(3):
+                layer.weight[i, i, 1, 1] = gain
+        first, last = vae.decoder.layers[0], vae.decoder.layers[-1]
+        first.weight[:6] = 0
+        first.bias[:6] = 0
+        last.weight *= 0.1
+        last.weight[:, :6] = 0
+        last.bias.fill_(0.5)
+        for i in range(3):
+            first.weight[i, i, 1, 1], first.weight[i + 3, i, 1, 1] = 1, -1
+            last.weight[i, i, 1, 1], last.weight[i, i + 3, 1, 1] = 0.25, -0.25
+    return vae
 
 
 def encode(vae: AutoencoderTiny, x: Tensor) -> Tensor:

@@ -30,12 +30,18 @@ ACTIONS = (
     "dancing",
 )
 COLOURS = {
-    "red": "#d93a3a", "blue": "#3b6fd4", "green": "#3fa34d", "yellow": "#f2c230", "orange": "#f08a2c", "purple": "#8a4fc2",
-    "pink": "#f08fb4", "teal": "#25a5a0", "brown": "#8a5a3a", "grey": "#8e949c", "black": "#33343a", "white": "#f4f2ee",
+    "red": "#d93a3a", "blue": "#3b6fd4", "green": "#3fa34d", "yellow": "#f2c230", "orange": "#f08a2c",
+    "purple": "#8a4fc2", "pink": "#f08fb4", "teal": "#25a5a0", "brown": "#8a5a3a", "grey": "#8e949c",
+    "black": "#33343a", "white": "#f4f2ee",
 }  # fmt: skip
 SKINS = ("#ffd9b8", "#f2be93", "#d99a68", "#a86b42", "#6e4429", "#ffcc4d")
 HAIRS = ("#2f2320", "#6b4326", "#b5722f", "#e6c15a", "#9a9a9a", "#c2452d", "#4b3f8f")
-FURS = {"cat": ("#f2a541", "#8b8f96", "#4a4a52"), "bear": ("#8a5a3a", "#c98f5a"), "rabbit": ("#e9e2dc", "#b7a79c"), "fox": ("#e0702e",)}  # fmt: skip
+FURS = {
+    "cat": ("#f2a541", "#8b8f96", "#4a4a52"),
+    "bear": ("#8a5a3a", "#c98f5a"),
+    "rabbit": ("#e9e2dc", "#b7a79c"),
+    "fox": ("#e0702e",),
+}
 TOPS = ("shirt", "t-shirt", "dress", "coat")
 PROPS = ("", "", "", "balloon", "ball", "flag", "wand", "book")
 INK = "#26232a"
@@ -163,7 +169,7 @@ def place(who: Character, how: Posture, rng: Generator) -> NDArray[np.float64]:
     """Keypoints (18, 2) in pixels: the skeleton at a random size and place inside the picture."""
     points = skeleton(who, how)
     pad = who.head * 1.1
-    low, high = points.min(0) - pad, points.max(0) + [pad, 0.04]
+    low, high = points.min(0) - pad, points.max(0) + np.array([pad, 0.04])
     scale = min(SIZE * rng.uniform(0.8, 0.96) / (high - low).max(), SIZE * 1.02)
     room = SIZE - (high - low) * scale
     return (points - low) * scale + room * rng.uniform(0.25, 0.75, 2)
@@ -276,7 +282,8 @@ def gradients(who: Character) -> str:
     colours = {"skin": who.skin, "top": COLOURS[who.top_colour], "legs": COLOURS[who.legs_colour]}
     return "<defs>" + "".join(
         f'<linearGradient id="{name}" gradientUnits="userSpaceOnUse" x1="20" y1="0" x2="{SIZE - 20}" y2="{SIZE}">'
-        f'<stop offset="0" stop-color="{blend(colour, 255, 0.35)}"/><stop offset="1" stop-color="{blend(colour, 20, 0.35)}"/>'
+        f'<stop offset="0" stop-color="{blend(colour, 255, 0.35)}"/>'
+        f'<stop offset="1" stop-color="{blend(colour, 20, 0.35)}"/>'
         f"</linearGradient>"
         for name, colour in colours.items()
     ) + "</defs>"  # fmt: skip
@@ -307,7 +314,9 @@ def shape_disc(pen: Pen, centre: NDArray[np.float64], radius: float, colour: str
     fill = colour if pen.filled else "#ffffff"
     if pen.square:
         x, y = centre - radius
-        return f'<rect x="{x:.2f}" y="{y:.2f}" width="{2 * radius:.2f}" height="{2 * radius:.2f}" rx="{radius * 0.15:.2f}" fill="{fill}"{stroke}/>'
+        side, corner = 2 * radius, radius * 0.15
+        box = f'x="{x:.2f}" y="{y:.2f}" width="{side:.2f}" height="{side:.2f}" rx="{corner:.2f}"'
+        return f'<rect {box} fill="{fill}"{stroke}/>'
     return f'<circle cx="{centre[0]:.2f}" cy="{centre[1]:.2f}" r="{radius:.2f}" fill="{fill}"{stroke}/>'
 
 
@@ -445,7 +454,8 @@ def fringe(
     fill = colour if pen.filled else ("#ffffff" if who.style == "line" else "none")
     stroke = f' stroke="{INK}" stroke-width="{pen.line:.2f}"' if pen.line else ""
     size = radius * (1.06 if who.hairdo != "curly" else 1.18)
-    parts = f'<path d="M{start[0]:.2f} {start[1]:.2f}A{size:.2f} {size:.2f} 0 0 1 {end[0]:.2f} {end[1]:.2f}Z" fill="{fill}"{stroke}/>'
+    arc = f"A{size:.2f} {size:.2f} 0 0 1 {end[0]:.2f} {end[1]:.2f}Z"
+    parts = f'<path d="M{start[0]:.2f} {start[1]:.2f}{arc}" fill="{fill}"{stroke}/>'
     if who.hairdo == "cap":
         parts += shape_limb(pen, [start, start - across * radius * 0.45], radius * 0.16, colour)
     return parts

@@ -94,11 +94,13 @@ def is_left_out(key: str, icons: dict[str, Any]) -> bool:
         base = key.removesuffix(f"-{tone}")
         if "skin-tone" in key or (base != key and any(f"{base}-{t}" in icons for t in TONES if t != tone)):
             return True
-    return key.startswith("flag-") and key not in ("flag-in-hole", "flag-plain") or key.startswith("regionalindicator")
+    return (key.startswith("flag-") and key not in ("flag-in-hole", "flag-plain")) or key.startswith(
+        "regionalindicator"
+    )
 
 
 def split_words(icons: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """fxemoji writes its names in one word ("catface"): takes the other sets' spelling where there is one."""
+    """The set fxemoji writes its names in one word ("catface"): takes the other sets' spelling where there is one."""
     spelling = {icon["concept"].replace(" ", ""): icon["concept"] for icon in icons if icon["style"] != "fxemoji"}
     return [{**icon, "concept": spelling.get(icon["concept"], icon["concept"])} for icon in icons]
 

@@ -2,7 +2,8 @@
 
 Twenty pairs show the same concept in two styles, twenty show different concepts, twenty show one drawn character in two
 poses. No picture was ever trained on. `manifest.jsonl` has a line for each pair: name, group (`styles`, `concepts`,
-`poses`), the files a and b, their prompts, and for figures their poses in OpenPose's JSON. Run: `python -m training.pairs`.
+`poses`), the files a and b, their prompts, and for figures their poses in OpenPose's JSON.
+Run: `python -m training.pairs`.
 """
 
 import json
@@ -20,27 +21,30 @@ from training.store import ROOT, load_array
 
 FOLDER = ROOT / "benchmarks" / "pairs"
 STYLES = [
-    ("rabbit", "noto", "fluent emoji"), ("horse", "noto", "noto v1"), ("chicken", "noto", "fluent emoji flat"),
-    ("mushroom", "noto", "streamline emojis"), ("crystal ball", "noto", "emojione"), ("floppy disk", "noto", "fluent emoji"),
+    ("rabbit", "noto", "fluent emoji"), ("horse", "noto", "noto v1"),
+    ("chicken", "noto", "fluent emoji flat"), ("mushroom", "noto", "streamline emojis"),
+    ("crystal ball", "noto", "emojione"), ("floppy disk", "noto", "fluent emoji"),
     ("disappointed face", "noto", "streamline emojis"), ("skull and crossbones", "noto", "noto v1"),
     ("closed book", "noto v1", "fluent emoji"), ("circus tent", "noto v1", "streamline emojis"),
-    ("desktop computer", "noto v1", "twemoji"), ("door", "noto v1", "fluent emoji"), ("french fries", "noto v1", "fxemoji"),
-    ("winking face with tongue", "noto v1", "emojione"), ("beer mug", "fluent emoji", "streamline emojis"),
-    ("red apple", "fluent emoji", "streamline emojis"), ("full moon", "fluent emoji", "emojione"),
-    ("cactus", "fluent emoji flat", "emojione"), ("house with garden", "fluent emoji flat", "fxemoji"),
-    ("ferris wheel", "twemoji", "emojione"),
+    ("desktop computer", "noto v1", "twemoji"), ("door", "noto v1", "fluent emoji"),
+    ("french fries", "noto v1", "fxemoji"), ("winking face with tongue", "noto v1", "emojione"),
+    ("beer mug", "fluent emoji", "streamline emojis"), ("red apple", "fluent emoji", "streamline emojis"),
+    ("full moon", "fluent emoji", "emojione"), ("cactus", "fluent emoji flat", "emojione"),
+    ("house with garden", "fluent emoji flat", "fxemoji"), ("ferris wheel", "twemoji", "emojione"),
 ]  # fmt: skip
 CONCEPTS = [
-    ("leopard", "noto", "turtle", "noto"), ("bear", "twemoji", "banana", "twemoji"), ("pig", "noto", "automobile", "noto"),
-    ("gorilla", "noto v1", "person gesturing no", "noto v1"), ("dog", "emojione", "shark", "emojione"),
-    ("hamster", "fluent emoji", "lobster", "fluent emoji"), ("giraffe", "fluent emoji flat", "hedgehog", "fluent emoji flat"),
-    ("butterfly", "noto", "maple leaf", "noto"), ("strawberry", "emojione", "thumbs up", "emojione"),
-    ("eggplant", "fluent emoji flat", "potted plant", "fluent emoji flat"), ("tulip", "noto v1", "grapes", "noto v1"),
-    ("rooster", "fluent emoji flat", "turkey", "fluent emoji flat"), ("honeybee", "noto", "beetle", "noto"),
-    ("crying cat", "twemoji", "slightly smiling face", "twemoji"), ("grinning face", "noto", "loudly crying face", "noto"),
-    ("ambulance", "streamline emojis", "taxi", "streamline emojis"), ("swan", "fluent emoji", "boar", "fluent emoji"),
-    ("ghost", "fluent emoji flat", "moai", "fluent emoji flat"), ("volcano", "twemoji", "japanese castle", "emojione"),
-    ("bus", "emojione", "locomotive", "noto"),
+    ("leopard", "noto", "turtle", "noto"), ("bear", "twemoji", "banana", "twemoji"),
+    ("pig", "noto", "automobile", "noto"), ("gorilla", "noto v1", "person gesturing no", "noto v1"),
+    ("dog", "emojione", "shark", "emojione"), ("hamster", "fluent emoji", "lobster", "fluent emoji"),
+    ("giraffe", "fluent emoji flat", "hedgehog", "fluent emoji flat"), ("butterfly", "noto", "maple leaf", "noto"),
+    ("strawberry", "emojione", "thumbs up", "emojione"),
+    ("eggplant", "fluent emoji flat", "potted plant", "fluent emoji flat"),
+    ("tulip", "noto v1", "grapes", "noto v1"), ("rooster", "fluent emoji flat", "turkey", "fluent emoji flat"),
+    ("honeybee", "noto", "beetle", "noto"), ("crying cat", "twemoji", "slightly smiling face", "twemoji"),
+    ("grinning face", "noto", "loudly crying face", "noto"),
+    ("ambulance", "streamline emojis", "taxi", "streamline emojis"),
+    ("swan", "fluent emoji", "boar", "fluent emoji"), ("ghost", "fluent emoji flat", "moai", "fluent emoji flat"),
+    ("volcano", "twemoji", "japanese castle", "emojione"), ("bus", "emojione", "locomotive", "noto"),
 ]  # fmt: skip
 POSES = 20
 
@@ -101,7 +105,7 @@ def save(picture: NDArray[np.uint8], name: str) -> str:
 LICENCES = """# Licences of the pictures in this folder
 
 The pictures named `poses-*` are drawn by `training/drawing.py` and are under this project's licence. The others are
-icons, rasterised at 128 x 128 on white and otherwise unchanged; the prompt's last words in `manifest.jsonl` name the set:
+icons, rasterised at 128 x 128 on white and otherwise unchanged; a prompt's last words in `manifest.jsonl` name the set:
 
 | style | set, authors | licence |
 |---|---|---|

@@ -86,6 +86,7 @@ class Clock:
         self.start = time.monotonic() - before
 
     def __call__(self) -> float:
+        """Seconds so far."""
         return time.monotonic() - self.start
 
 

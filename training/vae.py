@@ -1,7 +1,8 @@
 """The autoencoder: a stock `AutoencoderTiny`, trained on moved, recoloured and outlined icons and on drawn figures.
 
 Latents get a little noise before they are decoded and are kept small, so that near latents mean near pictures.
-Run: `python -m training.vae --minutes 25` (resumes; figures join once `training.figures` has made them).
+Run: `python -m training.vae --minutes 25` (resumes; figures join once `training.figures` has made them). Once the UNet
+is trained on the latents, only `--decoder-only` may go on.
 """
 
 import argparse
@@ -16,19 +17,21 @@ from training.composed import build_vae, decode, encode
 from training.store import CACHE, Clock, Ema, Log, load_array, load_checkpoint, save_checkpoint, warm_up
 
 BATCH = 24
-RATE = 1e-3
+RATE = 7e-4
 EMA = 0.998
-NOISE = 0.05
+NOISE = 0.04
 SMALL = 5e-4
 FIGURES = 0.25
-LOG_EVERY = 50
-SAVE_EVERY = 200
+LOG_EVERY = 25
+SAVE_EVERY = 100
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=25)
-    minutes = parser.parse_args().minutes
+    parser.add_argument("--decoder-only", action="store_true", help="leave the encoder, and so the latents, as it is")
+    options = parser.parse_args()
+    minutes = options.minutes
     torch.manual_seed(0)
     vae = build_vae().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=RATE, weight_decay=1e-3, betas=(0.9, 0.98), fused=True)
@@ -36,6 +39,9 @@ def main() -> None:
     if "model" in state:
         vae.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
+    if options.decoder_only:
+        vae.load_state_dict(state["ema"])
+        vae.encoder.requires_grad_(False)
     ema = Ema(vae, EMA, state.get("ema"))
     ema.steps = step = int(state["step"])
     clock, log = Clock(state["seconds"]), Log("vae")
@@ -44,7 +50,7 @@ def main() -> None:
     while clock() < minutes * 60:
         done = clock() / (minutes * 60)
         for group in optimizer.param_groups:
-            group["lr"] = warm_up(step, step / max(done, 1e-3), RATE)
+            group["lr"] = warm_up(step, step / max(done, 1e-3), RATE, first=60)
         x = batches.draw().contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
             z = encode(vae, x).float()
@@ -91,6 +97,7 @@ class Batches:
                 self.sources.append((pictures, [i for i, r in enumerate(records) if not r["held_out"]]))
 
     def draw(self) -> Tensor:
+        """A batch."""
         n_figures = int(BATCH * FIGURES) if len(self.sources) > 1 else 0
         parts = []
         for (pictures, rows), n in zip(self.sources, (BATCH - n_figures, n_figures), strict=False):
@@ -101,8 +108,8 @@ class Batches:
         chance = torch.rand(3, len(rgba), generator=self.generator)
         for row, share, change in (
             (0, 0.3, lambda x: recolour(x, self.generator)),
-            (1, 0.6, lambda x: move(x, (0.55, 1.5), 0.25, 0.5, self.generator)),
-            (2, 0.4, lambda x: outline(x, self.generator)),
+            (1, 0.4, lambda x: move(x, (0.55, 1.5), 0.25, 0.5, self.generator)),
+            (2, 0.3, lambda x: outline(x, self.generator)),
         ):
             chosen = chance[row] < share
             if chosen.any():

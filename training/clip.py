@@ -1,0 +1,251 @@
+"""Pocket's CLIP: a small text tower (which also conditions the UNet) and image tower, trained to know each other.
+
+A stock `CLIPModel`; pictures are seen at 64 x 64. A batch holds pairs of pictures of one concept in different styles;
+a caption is the full one, the concept alone, or one with words dropped, and every picture that a caption fits counts as
+right. Run: `python -m training.clip --minutes 14` (resumes). Once the UNet is trained on the text tower, only
+`--freeze-text` may go on: the image tower and the projections learn, the text tower stays what it is.
+"""
+
+import argparse
+import json
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
+
+from training.augment import backgrounds, move, on
+from training.store import CACHE, Clock, Ema, Log, load_array, load_checkpoint, save_checkpoint, warm_up
+
+BATCH = 128
+RATE = 1e-3
+EMA = 0.995
+FIGURES = 0.12
+TOKENS = 32
+MERGES = 2400
+SIZE = 64
+LOG_EVERY = 25
+EVALUATE_EVERY = 150
+CANDIDATES = 500
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=14)
+    parser.add_argument("--freeze-text", action="store_true", help="leave the text tower as it is")
+    options = parser.parse_args()
+    minutes = options.minutes
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    sets = [load_array(name) for name in ("icons", "figures")]
+    records = [record for _, rows in sets for record in rows]
+    pictures = torch.cat([small(name, picture) for name, (picture, _) in zip(("icons", "figures"), sets, strict=True)])
+    tokenizer = build_tokenizer([r["caption"] for r in records if not r["held_out"]])
+    model = build_clip(tokenizer)
+    decay = [p for n, p in model.named_parameters() if p.ndim > 1 and "embedding" not in n]
+    rest = [p for n, p in model.named_parameters() if p.ndim <= 1 or "embedding" in n]
+    groups = [{"params": decay, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.98), fused=True)
+    state = load_checkpoint("clip") or {"step": 0, "seconds": 0.0}
+    if "model" in state:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+    if options.freeze_text:
+        model.load_state_dict(state["ema"])
+        model.text_model.requires_grad_(False)
+    ema = Ema(model, EMA, state.get("ema"))
+    ema.steps = step = int(state["step"])
+    clock, log = Clock(state["seconds"]), Log("clip")
+    batches = Batches(records, tokenizer, step)
+    while clock() < minutes * 60:
+        done = clock() / (minutes * 60)
+        for group in optimizer.param_groups:
+            group["lr"] = warm_up(step, step / max(done, 1e-3), RATE, first=100)
+        rows, tokens, fits = batches.draw()
+        seen = picture(pictures[rows], generator)
+        with torch.autocast("cpu", torch.bfloat16):
+            text = model.get_text_features(input_ids=tokens).pooler_output.float()
+            image = model.get_image_features(pixel_values=seen).pooler_output.float()
+        logits = model.logit_scale.exp() * F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T
+        loss = (cross_entropy(logits, fits) + cross_entropy(logits.T, fits.T)) / 2
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, math.log(100))
+        ema.update(model)
+        step += 1
+        log.add(loss=loss.item())
+        if step % LOG_EVERY == 0:
+            log.row(step=step, seconds=clock(), rate=optimizer.param_groups[0]["lr"])
+        if step % EVALUATE_EVERY == 0 or clock() >= minutes * 60:
+            live = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+            model.load_state_dict(ema.weights)
+            recall = held_out_recall(model, tokenizer, pictures, records)
+            print("recall at 1 and 10 among 500 held-out captions:", recall, flush=True)
+            model.load_state_dict(live)
+            save_checkpoint(
+                "clip",
+                {
+                    "step": step,
+                    "seconds": clock(),
+                    "model": live,
+                    "ema": ema.weights,
+                    "optimizer": optimizer.state_dict(),
+                },
+            )
+
+
+def cross_entropy(logits: Tensor, fits: Tensor) -> Tensor:
+    """Mean over rows of the loss against the fitting columns in equal parts."""
+    target = fits / fits.sum(1, keepdim=True)
+    return -(target * logits.log_softmax(1)).sum(1).mean()
+
+
+class Batches:
+    """Random rows of the data with tokens of a caption for each, and which captions fit which pictures."""
+
+    def __init__(self, records: list[dict[str, Any]], tokenizer: CLIPTokenizer, seed: int) -> None:
+        self.records, self.tokenizer = records, tokenizer
+        self.random = np.random.default_rng(seed)
+        trained = [(i, r) for i, r in enumerate(records) if not r["held_out"]]
+        self.figures = [i for i, r in trained if "keypoints" in r]
+        self.concepts: dict[str, list[int]] = {}
+        for i, record in trained:
+            if "keypoints" not in record:
+                self.concepts.setdefault(record["concept"], []).append(i)
+        sizes = np.sqrt([len(rows) for rows in self.concepts.values()])
+        self.groups, self.chances = list(self.concepts.values()), sizes / sizes.sum()
+
+    def draw(self) -> tuple[list[int], Tensor, Tensor]:
+        """Rows, tokens (BATCH, TOKENS), and fits (BATCH pictures, BATCH captions), 1 where they fit."""
+        n_figures = int(BATCH * FIGURES)
+        rows = self.random.choice(self.figures, n_figures, replace=False).tolist()
+        for group in self.random.choice(len(self.groups), BATCH, replace=False, p=self.chances):
+            members = self.groups[group]
+            rows.extend(self.random.choice(members, min(2, len(members)), replace=False).tolist())
+        rows = rows[:BATCH]
+        captions, bare = [], []
+        for row in rows:
+            concept, style = self.records[row]["concept"], self.records[row]["style"]
+            draw = self.random.random()
+            words = concept.split()
+            if draw > 0.8 and len(words) > 1:
+                words.pop(self.random.integers(len(words)))
+            captions.append(" ".join(words) + ("" if 0.5 < draw < 0.9 else f", {style}"))
+            bare.append(0.5 < draw < 0.9)
+        concepts = np.array([self.records[row]["concept"] for row in rows])
+        styles = np.array([self.records[row]["style"] for row in rows])
+        fits = (concepts[:, None] == concepts) & (np.array(bare) | (styles[:, None] == styles))
+        return rows, short(tokenise(self.tokenizer, captions), self.tokenizer), torch.from_numpy(fits).float()
+
+
+def picture(rgba: Tensor, generator: torch.Generator) -> Tensor:
+    """Pictures (B, 3, SIZE, SIZE) in [-1, 1] of small drawings (B, 4, ...): moved, recoloured, on backgrounds."""
+    rgba = rgba.float() / 255
+    rgba[:, :3] *= rgba[:, 3:]
+    rgba = move(rgba, (0.7, 1.15), 0.12, 0.2, generator)
+    n = len(rgba)
+    mix = torch.eye(3) + 0.12 * torch.randn(n, 3, 3, generator=generator)
+    rgba[:, :3] = torch.einsum("nij,njhw->nihw", mix, rgba[:, :3])
+    x = on(rgba, backgrounds(n, SIZE, generator, white=0.5))
+    return (x + 0.03 * torch.randn(x.shape, generator=generator)).clamp(-1, 1)
+
+
+def small(name: str, pictures: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:
+    """All pictures of a data set at 64 x 64, uint8 (N, 4, 64, 64); kept in `NAME-64.npy`."""
+    path = CACHE / f"{name}-{SIZE}.npy"
+    if not path.exists() or len(np.load(path, mmap_mode="r")) != len(pictures):
+        parts = []
+        for start in range(0, len(pictures), 512):
+            part = torch.from_numpy(np.array(pictures[start : start + 512])).permute(0, 3, 1, 2).float()
+            part[:, :3] *= part[:, 3:] / 255
+            part = F.avg_pool2d(part, 2)
+            part[:, :3] /= (part[:, 3:] / 255).clamp(min=1e-3)
+            parts.append(part.round().clamp(0, 255).byte().numpy())
+        np.save(path, np.concatenate(parts))
+    return torch.from_numpy(np.load(path))
+
+
+def tokenise(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
+    """Token numbers (len(captions), TOKENS)."""
+    return tokenizer(captions, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt").input_ids
+
+
+def short(tokens: Tensor, tokenizer: CLIPTokenizer) -> Tensor:
+    """Tokens without the padding that all captions share; the text tower is causal, so nothing else changes."""
+    longest = int((tokens != tokenizer.eos_token_id).sum(1).max()) + 1
+    return tokens[:, :longest]
+
+
+@torch.no_grad()
+def held_out_recall(
+    model: CLIPModel, tokenizer: CLIPTokenizer, pictures: Tensor, records: list[dict[str, Any]]
+) -> tuple[float, float]:
+    """Share of held-out icons whose caption is first, and among the first ten, of 500 distinct held-out captions."""
+    rows = {r["caption"]: i for i, r in enumerate(records) if r["held_out"] and "keypoints" not in r}
+    rows = dict(list(rows.items())[:: max(1, len(rows) // CANDIDATES)][:CANDIDATES])
+    rgba = pictures[list(rows.values())].float() / 255
+    x = (rgba[:, :3] * rgba[:, 3:] + 1 - rgba[:, 3:]) * 2 - 1
+    with torch.autocast("cpu", torch.bfloat16):
+        image = model.get_image_features(pixel_values=x).pooler_output.float()
+        text = model.get_text_features(input_ids=tokenise(tokenizer, list(rows))).pooler_output.float()
+    scores = F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T
+    rank = (scores > scores.diagonal()[:, None]).sum(1)
+    return (rank < 1).float().mean().item(), (rank < 10).float().mean().item()
+
+
+def build_tokenizer(captions: list[str]) -> CLIPTokenizer:
+    """CLIP's tokenizer with merges learnt from the captions; kept in `tokenizer.json`."""
+    path = CACHE / "merges.json"
+    if not path.exists():
+        learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+        learner.normalizer = normalizers.Lowercase()
+        split = pre_tokenizers.Split(Regex(r"[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"), behavior="removed", invert=True)
+        learner.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+        trainer = trainers.BpeTrainer(vocab_size=MERGES + 100, end_of_word_suffix="</w>", show_progress=False)
+        learner.train_from_iterator(captions, trainer)
+        merges = json.loads(learner.to_str())["model"]["merges"]
+        path.write_text(json.dumps(merges[:MERGES]))
+    merges = [tuple(merge) for merge in json.loads(path.read_text())]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = alphabet + [f"{letter}</w>" for letter in alphabet] + ["".join(merge) for merge in merges]
+    words += ["<|startoftext|>", "<|endoftext|>"]
+    words = list(dict.fromkeys(words))
+    return CLIPTokenizer(vocab={w: i for i, w in enumerate(words)}, merges=merges, model_max_length=TOKENS)
+
+
+def build_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
+    """Pocket's CLIP, fresh."""
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=256,
+        intermediate_size=1024,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        max_position_embeddings=TOKENS,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        projection_dim=256,
+    )
+    vision = CLIPVisionConfig(
+        hidden_size=192,
+        intermediate_size=768,
+        num_hidden_layers=6,
+        num_attention_heads=3,
+        image_size=SIZE,
+        patch_size=8,
+        projection_dim=256,
+    )
+    config = CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=256)
+    return CLIPModel(config)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""The finished parts as a folder in diffusers' layout, `src/segue/models/pocket`, which stock libraries load.
+
+Takes every stage's averaged weights, in float16; leaves out what is not trained yet. Run: `python -m training.export`.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import ControlNetModel, DDIMScheduler, UNet2DConditionModel
+from safetensors.torch import save_file
+from transformers import CLIPImageProcessorPil, CLIPTextModel
+
+from segue.caption import write_caption_features
+from training.clip import SIZE
+from training.controlnet import build_controlnet
+from training.latents import trained_clip, trained_vae
+from training.store import MODEL, load_array, load_checkpoint
+from training.unet import build_unet
+
+FIGURE_CAPTIONS = 1000
+LIMIT = 84_000_000
+
+
+def main() -> None:
+    latents = load_checkpoint("latents")
+    assert latents is not None, "training.latents comes first"
+    MODEL.mkdir(parents=True, exist_ok=True)
+    vae = trained_vae()
+    vae.register_to_config(scaling_factor=round(1 / float(latents["std"]), 4))
+    vae.half().to(memory_format=torch.contiguous_format).save_pretrained(MODEL / "vae")
+    export_clip()
+    unet = trained_unet()
+    unet.half().save_pretrained(MODEL / "unet")
+    DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type="v_prediction",
+    ).save_pretrained(MODEL / "scheduler")
+    control = trained_controlnet()
+    if control is not None:
+        control.half().save_pretrained(MODEL / "controlnet")
+    if (pose := load_checkpoint("pose")) is not None:
+        export_pose(pose["ema"])
+    (MODEL / "model_index.json").write_text(json.dumps(INDEX, indent=2) + "\n")
+    export_captions()
+    for path in MODEL.rglob("*.json"):
+        anonymous(path)
+    size = sum(path.stat().st_size for path in MODEL.rglob("*") if path.is_file())
+    print(f"{size / 1e6:.1f} MB")
+    assert size <= LIMIT, "pocket must stay under 84 MB"
+
+
+INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "_diffusers_version": "0.35.0",
+    "feature_extractor": [None, None],
+    "image_encoder": [None, None],
+    "requires_safety_checker": False,
+    "safety_checker": [None, None],
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderTiny"],
+}
+
+
+def export_clip() -> None:
+    """CLIP with its tokenizer and image processor, and its text tower alone as the text encoder."""
+    clip, tokenizer = trained_clip()
+    text = CLIPTextModel(clip.config.text_config)
+    weights = clip.state_dict()
+    text.load_state_dict({name: next(weights[w] for w in weights if w.endswith(name)) for name in text.state_dict()})
+    text.half().save_pretrained(MODEL / "text_encoder")
+    tokenizer.save_pretrained(MODEL / "tokenizer")
+    clip.half().save_pretrained(MODEL / "clip")
+    tokenizer.save_pretrained(MODEL / "clip")
+    processor = CLIPImageProcessorPil(
+        size={"shortest_edge": SIZE},
+        crop_size={"height": SIZE, "width": SIZE},
+        resample=2,
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
+    )
+    processor.save_pretrained(MODEL / "clip")
+    for part in ("text_encoder", "clip"):
+        path = MODEL / part / "config.json"
+        config = json.loads(path.read_text())
+        for inner in (config, config.get("text_config", {}), config.get("vision_config", {})):
+            inner["dtype"] = "float32"
+        path.write_text(json.dumps(config, indent=2) + "\n")
+
+
+def trained_unet() -> UNet2DConditionModel:
+    """The UNet with its averaged weights, float32."""
+    unet = build_unet()
+    state = load_checkpoint("unet")
+    assert state is not None, "training.unet comes first"
+    unet.load_state_dict(state["ema"])
+    return unet.eval()
+
+
+def trained_controlnet() -> ControlNetModel | None:
+    """The ControlNet with its averaged weights, float32, if it is trained."""
+    state = load_checkpoint("controlnet")
+    if state is None:
+        return None
+    control = build_controlnet(build_unet())
+    control.load_state_dict(state["ema"])
+    return control.eval()
+
+
+def export_pose(weights: dict[str, torch.Tensor]) -> None:
+    """The keypoint network, float16."""
+    from segue.pose.network import KeypointNetwork, save
+
+    network = KeypointNetwork()
+    network.load_state_dict(weights)
+    save(network, MODEL / "pose")
+    path = MODEL / "pose" / "model.safetensors"
+    save_file({name: tensor.half().contiguous() for name, tensor in network.state_dict().items()}, path)
+
+
+def export_captions() -> None:
+    """All icons' captions, with their style and bare, and some figures'; their vectors for the nearest one."""
+    icons, figures = load_array("icons")[1], load_array("figures")[1]
+    captions = [r["caption"] for r in icons] + [r["concept"] for r in icons]
+    captions += [r["caption"] for r in figures[:FIGURE_CAPTIONS]]
+    (MODEL / "captions.txt").write_text("\n".join(dict.fromkeys(captions)) + "\n")
+    write_caption_features(MODEL)
+
+
+def anonymous(path: Path) -> None:
+    """Takes the names of local folders out of a configuration."""
+    content = json.loads(path.read_text())
+    if "_name_or_path" in content:
+        del content["_name_or_path"]
+        path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    if MODEL.exists():
+        shutil.rmtree(MODEL)
+    main()

@@ -1,0 +1,99 @@
+"""What the UNet is trained on, computed once: latents of all pictures and hidden states of all captions.
+
+Each picture is encoded on white and once more on a random background, mirrored and zoomed a little. Needs the finished
+autoencoder and CLIP. Writes `latents.pt`; run `python -m training.latents`.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderTiny
+from torch import Tensor
+from transformers import CLIPModel, CLIPTokenizer
+
+from training.augment import backgrounds, move, on
+from training.clip import build_clip, build_tokenizer, tokenise
+from training.composed import build_vae, encode
+from training.store import load_array, load_checkpoint, save_checkpoint
+
+BATCH = 64
+VARIANTS = 2
+
+
+def main() -> None:
+    vae, (clip, tokenizer) = trained_vae(), trained_clip()
+    captions = [""]
+    state: dict[str, Any] = {}
+    for name in ("icons", "figures"):
+        pictures, records = load_array(name)
+        rows = [i for i, r in enumerate(records) if not r["held_out"]]
+        checks = [i for i, r in enumerate(records) if r["held_out"]][:500]
+        for part, chosen, variants in (("train", rows, VARIANTS), ("check", checks, 1)):
+            latents = torch.stack([encode_all(vae, pictures, chosen, variant) for variant in range(variants)], 1)
+            first = len(captions)
+            captions += [records[i]["caption"] for i in chosen]
+            state[f"{name}_{part}"] = latents
+            state[f"{name}_{part}_captions"] = torch.arange(first, len(captions))
+            state[f"{name}_{part}_rows"] = torch.tensor(chosen)
+            if name == "icons" and part == "train":
+                state["bare"] = torch.arange(len(captions), len(captions) + len(chosen))
+                captions += [records[i]["concept"] for i in chosen]
+            print(name, part, tuple(latents.shape), "std", latents.float().std().item(), flush=True)
+    distinct = {caption: i for i, caption in enumerate(dict.fromkeys(captions))}
+    state["caption_states"] = hidden_states(clip, tokenizer, list(distinct))
+    state["caption_of"] = torch.tensor([distinct[caption] for caption in captions])
+    state["std"] = state["icons_train"].float().std()
+    save_checkpoint("latents", state)
+
+
+@torch.no_grad()
+def encode_all(vae: AutoencoderTiny, pictures: np.ndarray[Any, Any], rows: list[int], variant: int) -> Tensor:
+    """Latents (N, 4, 16, 16), float16, not yet scaled, of pictures on white (variant 0) or on a random background."""
+    generator = torch.Generator().manual_seed(variant)
+    parts = []
+    for start in range(0, len(rows), BATCH):
+        rgba = torch.from_numpy(pictures[rows[start : start + BATCH]]).permute(0, 3, 1, 2).float() / 255
+        rgba[:, :3] *= rgba[:, 3:]
+        white = torch.ones(len(rgba), 3, *rgba.shape[2:])
+        if variant:
+            rgba = move(rgba, (0.8, 1.05), 0.06, 0.08, generator)
+            white = backgrounds(len(rgba), rgba.shape[-1], generator, white=0.3)
+        with torch.autocast("cpu", torch.bfloat16):
+            z = encode(vae, on(rgba, white).contiguous(memory_format=torch.channels_last))
+        parts.append(z.half())
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def hidden_states(clip: CLIPModel, tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
+    """The text tower's hidden states (N, TOKENS, width), float16, as Stable Diffusion conditions on them."""
+    parts = []
+    for start in range(0, len(captions), 256):
+        tokens = tokenise(tokenizer, captions[start : start + 256])
+        with torch.autocast("cpu", torch.bfloat16):
+            parts.append(clip.text_model(input_ids=tokens).last_hidden_state.half())
+    return torch.cat(parts)
+
+
+def trained_vae() -> AutoencoderTiny:
+    """The autoencoder with its averaged weights."""
+    vae = build_vae()
+    state = load_checkpoint("vae")
+    assert state is not None, "training.vae comes first"
+    vae.load_state_dict(state["ema"])
+    return vae.eval().to(memory_format=torch.channels_last)
+
+
+def trained_clip() -> tuple[CLIPModel, CLIPTokenizer]:
+    """CLIP with its averaged weights, and its tokenizer."""
+    tokenizer = build_tokenizer([])
+    clip = build_clip(tokenizer)
+    state = load_checkpoint("clip")
+    assert state is not None, "training.clip comes first"
+    clip.load_state_dict(state["ema"])
+    return clip.eval(), tokenizer
+
+
+if __name__ == "__main__":
+    main()
