@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,9 @@ import typer
 from PIL import Image
 from safetensors.torch import load_file
 from tiny import tiny_pipe
+from tiny_clip import save_tiny_clip
 
+from segue import clip
 from segue.errors import SegueError
 from segue.evaluate.charts import Dot, interval_chart, line_chart, number
 from segue.evaluate.command import evaluate
@@ -118,6 +122,28 @@ def test_convert(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert typed("--convert", "a.pth", "b.pth", "-o", "w.safetensors") == 0
     assert load_file(folder / "w.safetensors").keys() == {"x", "y"}
     assert capsys.readouterr().out.strip() == "w.safetensors: 2 tensors"
+
+
+def test_importing_the_command_imports_no_torch() -> None:
+    code = (
+        "import sys, segue.evaluate.command; sys.exit(any(m in sys.modules for m in ('torch', 'diffusers', 'numpy')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, stdin=subprocess.DEVNULL).returncode == 0
+
+
+def test_the_python_of_the_documentation_runs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "evaluate.md").read_text()
+    (snippet,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (folder / "benchmarks" / "pairs").mkdir(parents=True)
+    (folder / "benchmarks" / "pairs" / "manifest.jsonl").write_text(
+        '{"a": "../../pairs/x-a.png", "b": "../../pairs/x-b.png", "prompt": "a thing"}\n'
+    )
+    monkeypatch.setattr(clip, "POCKET_CLIP", save_tiny_clip(folder / "clip"))
+    exec(compile(snippet, "docs/evaluate.md", "exec"), {})
+    assert "Cell(scheme='branching', measure='ppl', network='pocket'" in capsys.readouterr().out
+    assert (folder / "report" / "report.html").exists()
 
 
 # The charts.
