@@ -202,7 +202,7 @@ class _Stacks:
     task: Task
     points: tuple[NoisePoint, ...]  # t_1 < ... < t_K
     shared: bool
-    climbed: dict[tuple[FrameKey, str], list[Tensor]] = field(default_factory=dict)  # what is computed already
+    climbed: dict[tuple[FrameKey, FrameKey, str], list[Tensor]] = field(default_factory=dict)  # what is there already
 
     def left(self, keyframe: FrameKey, rung: int) -> Tensor:
         """The keyframe's latent at t_rung as the left end of the pair that begins with it."""
@@ -214,7 +214,7 @@ class _Stacks:
         return self._climbed(keyframe, pair, rung, "stack" if self.shared else "stack-right")
 
     def _climbed(self, keyframe: FrameKey, pair: FrameKey, rung: int, purpose: str) -> Tensor:
-        stack = self.climbed.setdefault((keyframe, purpose), [self.task.latents[keyframe]])
+        stack = self.climbed.setdefault((keyframe, pair, purpose), [self.task.latents[keyframe]])
         for step in range(len(stack) - 1, rung):
             start = self.points[step - 1] if step else CLEAN
             eps = self.task.noise(purpose, pair, step=step)
