@@ -181,6 +181,14 @@ def test_a_pickle_beside_safetensors_is_not_opened(checkpoint: Path) -> None:
     assert fingerprint(load(checkpoint, dtype="float32", device="cpu")) == fingerprint(tiny_pipe())
 
 
+@pytest.mark.parametrize(("part", "name"), [("unet", "diffusion_pytorch_model"), ("text_encoder", "pytorch_model")])
+def test_no_pickle_takes_the_place_of_safetensors_of_another_name(checkpoint: Path, part: str, name: str) -> None:
+    (file,) = (checkpoint / part).glob("*.safetensors")
+    torch.save(load_file(file), file.with_name(f"{name}.bin"))
+    file.rename(file.with_name("other.safetensors"))
+    assert refused(checkpoint, dtype="float32").startswith(f"{checkpoint} cannot be loaded: ")
+
+
 def test_a_pickled_safety_checker(checkpoint: Path) -> None:
     (checkpoint / "safety_checker").mkdir()
     (checkpoint / "safety_checker" / "pytorch_model.bin").touch()
