@@ -19,6 +19,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from segue import Interpolator
@@ -86,10 +87,8 @@ def main() -> None:
 
 def stable_diffusion_21(dtype: torch.dtype) -> StableDiffusionPipeline:
     """A pipe of Stable Diffusion 2.1's true shape with random weights, made in its precision at once."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        torch.manual_seed(0)
+    tokenizer = tiny_pipe().tokenizer
+    with torch.device("meta"):
         unet = UNet2DConditionModel(
             sample_size=64,
             block_out_channels=(320, 640, 1280, 1280),
@@ -105,7 +104,6 @@ def stable_diffusion_21(dtype: torch.dtype) -> StableDiffusionPipeline:
             layers_per_block=2,
             latent_channels=4,
         )
-        tokenizer = tiny_pipe().tokenizer
         text = CLIPTextModel(
             CLIPTextConfig(
                 vocab_size=49408,
@@ -118,14 +116,30 @@ def stable_diffusion_21(dtype: torch.dtype) -> StableDiffusionPipeline:
                 pad_token_id=tokenizer.pad_token_id,
             )
         )
-    finally:
-        torch.set_default_dtype(before)
     scheduler = DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
     )
+    torch.manual_seed(0)
+    networks = [_filled(network, dtype) for network in (vae, text, unet)]
     return StableDiffusionPipeline(
-        vae.eval(), text.eval(), tokenizer, unet.eval(), scheduler, None, None, requires_safety_checker=False
+        networks[0], networks[1], tokenizer, networks[2], scheduler, None, None, requires_safety_checker=False
     )
+
+
+def _filled(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A network that has no memory yet, with small random weights in a precision."""
+    network = network.to_empty(device="cpu").to(dtype).eval()
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point():
+            nn.init.normal_(tensor, mean=1.0 if "norm" in name and name.endswith("weight") else 0.0, std=0.02)
+        elif name.endswith("position_ids"):
+            tensor.copy_(torch.arange(tensor.shape[-1]).expand_as(tensor))
+    return network
 
 
 def seconds(work: Callable[[], object]) -> float:
