@@ -195,6 +195,7 @@ def main() -> None:
     """Run the command line: one line and exit code 2 for whatever a user can get wrong."""
     for library in ("TRANSFORMERS", "DIFFUSERS"):  # their notes are for programmers
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     sys.exit(run(sys.argv[1:]))
 
 

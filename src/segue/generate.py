@@ -10,6 +10,7 @@ a run that was killed and continued computes the very batches that an unbroken r
 
 import hashlib
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,10 +20,11 @@ from PIL import Image
 from torch import Tensor
 
 from segue.backbone import CLEAN, Backbone, NoisePoint, Sampling
-from segue.errors import SegueError
+from segue.errors import SegueError, SegueWarning
 from segue.history import Attempt, Choice, Edit
+from segue.memory import free_cached, is_out_of_memory
 from segue.rank import best
-from segue.run import RunFolder
+from segue.run import RUN_FILE, RunFolder
 from segue.schemes import Latents, Level, NamedNoise, Sample, Scheme
 from segue.tree import FrameKey
 
@@ -145,7 +147,7 @@ class Work:
     Attributes:
         backbone, sampling: the networks, and how they denoise.
         run: where everything made is kept.
-        batch_size: samples in one network call.
+        batch_size: samples in one network call; halved where memory does not suffice.
         conditioning: the conditioning of a sample, a batch of one.
         noise: named noise, for eta.
         candidates: how many candidates a frame of a level gets.
@@ -214,6 +216,7 @@ class _Driver:
         self.recipes = recipes
         self.latents: dict[FrameKey, Tensor] = {}
         self.ask = work.choose
+        self.batch_size = work.batch_size
         self.frames = self.step = self.skipped = 0
         self.level = 0
         self.begun = time.monotonic()
@@ -309,12 +312,33 @@ class _Driver:
         """Make what is missing of the samples, batch by batch."""
         missing = [sample for sample in samples if self.work.run.latent(self._recipe(level, sample)) is None]
         self._count(level, len(samples) - len(missing), skipped=True)
-        for i in range(0, len(missing), self.work.batch_size):
-            batch = missing[i : i + self.work.batch_size]
-            z = self._denoised(level, batch)
+        while missing:
+            batch, before = missing[: self.batch_size], self.step
+            try:
+                z = self._denoised(level, batch)
+            except Exception as error:
+                if len(batch) == 1 or not is_out_of_memory(error):
+                    raise
+                z = None
+            if z is None:  # outside of the handler, which keeps what the batch had allocated
+                self.step = before
+                self._halve(len(batch))
+                continue
             self.work.run.save_latents({self._recipe(level, s): z[j] for j, s in enumerate(batch)})
             self._draw(level, batch)
+            missing = missing[len(batch) :]
         self._draw(level, samples)
+
+    def _halve(self, count: int) -> None:
+        """Go on with half of a batch that did not fit, here and when the run is continued."""
+        self.batch_size = count // 2
+        free_cached()
+        frames = "1 frame" if self.batch_size == 1 else f"{self.batch_size} frames"
+        text = f"out of memory with {count} frames in a batch; going on with {frames}"
+        warnings.warn(text, SegueWarning, stacklevel=2)
+        data = self.work.run.read(RUN_FILE)
+        if data is not None:
+            self.work.run.write(RUN_FILE, {**data, "batch_size": self.batch_size})
 
     def _denoised(self, level: Level, batch: Sequence[Sample]) -> Tensor:
         """One batch from the level's start to its stop, (B, C, h, w)."""
@@ -349,7 +373,23 @@ class _Driver:
             recipe = self._recipe(level, sample)
             if not self.work.run.has_picture(recipe):
                 image = self.work.backbone.decode(self._latent(recipe)[None])[0]
-                self.work.run.save_picture(recipe, self.work.picture(sample.key, image))
+                if not torch.isfinite(image).all():
+                    raise SegueError(
+                        f"frame {sample.key}: the model gave no numbers (NaN) for its picture; "
+                        "load it with dtype float32 (or bfloat16)"
+                    )
+                picture = self.work.picture(sample.key, image)
+                if _is_black(picture):
+                    self._warn_of_black(sample.key, level.parents[sample.key])
+                self.work.run.save_picture(recipe, picture)
+
+    def _warn_of_black(self, key: FrameKey, parents: Sequence[FrameKey]) -> None:
+        """Name a black picture, unless it comes of black ones."""
+        run = self.work.run
+        if not any(run.frame(parent).exists() and _is_black(run.shown(parent)) for parent in parents):
+            text = f"frame {key} is all black: a safety checker may have blacked it out, which another seed or prompt"
+            text = f"{text} mends; or the model overflows, which dtype float32 (or bfloat16) mends"
+            warnings.warn(text, SegueWarning, stacklevel=2)
 
     def _latent(self, recipe: str) -> Tensor:
         latent = self.work.run.latent(recipe)
@@ -400,6 +440,11 @@ class _Driver:
 def _numbers(choice: Choice | None, tries: Sequence[Attempt]) -> list[int]:
     """The candidates that are needed: the chosen one, or all of the attempts."""
     return [n for attempt in tries for n in attempt.candidates] if choice is None else [choice.candidate]
+
+
+def _is_black(picture: Image.Image) -> bool:
+    """Whether a picture shows nothing at all."""
+    return picture.getbbox() is None
 
 
 def _steps(backbone: Backbone, level: Level, sampling: Sampling) -> int:

@@ -36,6 +36,7 @@ from segue.frames import EditedNoise, Look, Words
 from segue.generate import Chooser, Made, Progress, Work, generate, price
 from segue.history import Edit, Restore, Undo
 from segue.inversion import invert
+from segue.memory import within_memory
 from segue.morph import Morph
 from segue.motion import Motion, seen, shown
 from segue.noise import Noise
@@ -92,7 +93,8 @@ class Interpolator:
         """
         pipe = models.load(name_or_path, controlnet=controlnet, dtype=dtype, device=device)
         interpolator = cls(pipe, name=str(name_or_path or "pocket"))
-        interpolator._loaded = {"controlnet": None if controlnet is None else str(controlnet), "dtype": dtype}
+        used = str(pipe.unet.dtype).removeprefix("torch.")
+        interpolator._loaded = {"controlnet": None if controlnet is None else str(controlnet), "dtype": used}
         return interpolator
 
     def __call__(
@@ -140,6 +142,7 @@ class Interpolator:
                 shutil.rmtree(path, ignore_errors=True)
             raise
 
+    @within_memory()
     def make(
         self,
         run: RunFolder,
@@ -247,6 +250,7 @@ class Interpolator:
         """Take the last undo of a film back."""
         return self._step(output, Restore(), callback)
 
+    @within_memory()
     def invert(
         self, *images: Source, output: str | PathLike[str], callback: Callback | None = None, **settings: Any
     ) -> None:
@@ -325,7 +329,13 @@ class Interpolator:
             recipe = f"{key.name}-{pixels[:12]}"
             if run.latent(recipe) is None:
                 with self.backbone.evaluating():
-                    run.save_latents({recipe: self.backbone.encode(to_tensor([picture]))[0]})
+                    z = self.backbone.encode(to_tensor([picture]))[0]
+                if not torch.isfinite(z).all():
+                    raise SegueError(
+                        f"keyframe {key.pair}: the model gave no numbers (NaN) for it; "
+                        "load it with dtype float32 (or bfloat16)"
+                    )
+                run.save_latents({recipe: z})
             latent = run.latent(recipe)
             assert latent is not None
             latents[key] = latent

@@ -42,9 +42,7 @@ def make_film(
     _check(images, output, str(images_settings["settings"].background))
     folder = run_folder(output)
     with showing(mode) as show:
-        segue = Interpolator.from_pretrained(
-            model["name"], controlnet=model["controlnet"], dtype=model["dtype"], device=model["device"]
-        )
+        segue = _loaded(folder, model)
         morph = segue(
             *images,
             output=folder,
@@ -73,9 +71,7 @@ def fit_words(
     _check(images, output, str(images_settings["settings"].background))
     folder = run_folder(output)
     with showing(mode) as show:
-        segue = Interpolator.from_pretrained(
-            model["name"], controlnet=model["controlnet"], dtype=model["dtype"], device=model["device"]
-        )
+        segue = _loaded(folder, model)
         segue.invert(*images, output=folder, preset=preset, callback=show, **images_settings["given"])
     if mode != "quiet":
         print(f"{folder}: the words are fitted; segue morph with the same settings makes the film")
@@ -184,15 +180,21 @@ def _existing(output: Path) -> Path:
     raise SegueError(f"{output} is no film and no run folder that segue made")
 
 
+def _loaded(folder: Path, model: Mapping[str, str | None]) -> Interpolator:
+    """The model; in the precision that the folder's run was begun with, unless one is asked for."""
+    try:
+        begun = json.loads((folder / RUN_FILE).read_text())["model"].get("dtype")
+    except (OSError, ValueError, KeyError):
+        begun = None
+    return Interpolator.from_pretrained(
+        model["name"], controlnet=model["controlnet"], dtype=model["dtype"] or begun, device=model["device"]
+    )
+
+
 def _interpolator_of(folder: Path, device: str | None, dtype: str | None) -> Interpolator:
     """The model that a run was made with."""
     model = json.loads((folder / RUN_FILE).read_text())["model"]
-    return Interpolator.from_pretrained(
-        None if model["name"] == "pocket" else model["name"],
-        controlnet=model.get("controlnet"),
-        dtype=dtype or model.get("dtype"),
-        device=device,
-    )
+    return _loaded(folder, {"name": model["name"], "controlnet": model["controlnet"], "dtype": dtype, "device": device})
 
 
 def _previewing(show: Any, folder: Path) -> Any:

@@ -29,7 +29,7 @@ from segue.files import append_line, sweep, write_bytes, write_json, write_text,
 from segue.history import Event, History, event_from_json, event_to_json
 from segue.tree import FrameKey
 
-__all__ = ["RUN_FILE", "RunFolder"]
+__all__ = ["RUN_FILE", "InUse", "RunFolder"]
 
 RUN_FILE = "run.json"
 LOCK = "lock"
@@ -38,6 +38,7 @@ PARTS = (  # what a run folder holds beside its run file and its lock
     "state.json",
     "prompts.json",
     "films.json",
+    "loss.csv",
     "contact-sheet.png",
     "candidates.png",
     "frames",
@@ -46,6 +47,10 @@ PARTS = (  # what a run folder holds beside its run file and its lock
     "words",
     "pose",
 )
+
+
+class InUse(SegueError):
+    """Another process has the run folder open."""
 
 
 class RunFolder:
@@ -61,6 +66,9 @@ class RunFolder:
             for folder in ("", "frames", "pictures", "latents"):
                 sweep(path / folder)
             self.reset()
+        except OSError as error:
+            self.close()
+            raise self._refused(error) from error
         except BaseException:
             self.close()
             raise
@@ -77,17 +85,34 @@ class RunFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         made = any((self.path / part).exists() for part in ("pictures", "words"))
-        if self._is_new_run and isinstance(error, SegueError) and not made:
-            self.clear()  # what was asked for is impossible: nothing is left of it
-        self.close()
+        try:
+            if self._is_new_run and isinstance(error, SegueError) and not made:
+                self.clear()  # what was asked for is impossible: nothing is left of it
+        finally:
+            self.close()
+        if isinstance(error, OSError | SafetensorError):
+            raise self._refused(error) from error
 
     def close(self) -> None:
         """Give the lock back; a folder that holds nothing else goes."""
-        if not (self.path / RUN_FILE).exists() and [part.name for part in self.path.iterdir()] == [LOCK]:
-            (self.path / LOCK).unlink()
-            if self._is_new_folder:
-                self.path.rmdir()
-        os.close(self._lock)
+        try:
+            if not (self.path / RUN_FILE).exists() and [part.name for part in self.path.iterdir()] == [LOCK]:
+                (self.path / LOCK).unlink()
+                if self._is_new_folder:
+                    self.path.rmdir()
+        except OSError:  # the folder is gone, or has become read-only
+            return
+        finally:
+            os.close(self._lock)
+
+    def _refused(self, error: Exception) -> SegueError:
+        """One line for what the disk, or somebody who removed files, did to the run."""
+        if not self.path.is_dir():
+            return SegueError(f"{self.path} was removed while the film was made; the same command begins it anew")
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        name = getattr(error, "filename", None)
+        place = self.path if name is None else name
+        return SegueError(f"{place} cannot be read or written: {reason}; the same command continues the film")
 
     def clear(self) -> None:
         """Empty the folder of the run; the run file goes first, so that no half of a run is left."""
@@ -262,7 +287,7 @@ def _locked(path: Path) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(lock)
-        raise SegueError(f"{path} is in use by another process") from error
+        raise InUse(f"{path} is in use by another process") from error
     return lock
 
 

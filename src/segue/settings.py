@@ -269,7 +269,7 @@ class FilmSettings:
         default="linear",
         description="Speed over each gap: linear, ease-in, ease-out, ease-in-out, or a Bezier curve as 0.42,0,0.58,1.",
     )
-    quality: int = Field(default=18, ge=0, le=51, description="Quality of an MP4: 0 is lossless, 51 the worst.")
+    quality: int = Field(default=18, ge=0, le=51, description="Quality of an MP4: 0 is the best, 51 the worst.")
 
     def __post_init__(self) -> None:
         easing_named(self.easing)
