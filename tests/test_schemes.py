@@ -58,23 +58,26 @@ class Plain:
 
     def text(self, prompt: str) -> Tensor:
         tokens = self.pipe.tokenizer(prompt, padding="max_length", max_length=77, return_tensors="pt")
-        return self.pipe.text_encoder(tokens.input_ids)[0]
+        embedding: Tensor = self.pipe.text_encoder(tokens.input_ids)[0]
+        return embedding
 
     def encode(self, number: int) -> Tensor:
         pixels = torch.from_numpy(np.array(picture(number))).permute(2, 0, 1).float() / 127.5 - 1
-        latent = self.pipe.vae.encode(pixels[None]).latent_dist.mean[0] * self.pipe.vae.config.scaling_factor
-        return latent.double()
+        mean: Tensor = self.pipe.vae.encode(pixels[None]).latent_dist.mean[0]
+        return mean.double() * float(self.pipe.vae.config.scaling_factor)
 
     def decode(self, z: Tensor) -> np.ndarray[Any, Any]:
-        image = self.pipe.vae.decode(z.float()[None] / self.pipe.vae.config.scaling_factor).sample[0]
-        return ((image.clamp(-1, 1) + 1) * 127.5).round().permute(1, 2, 0).numpy()
+        image: Tensor = self.pipe.vae.decode(z.float()[None] / self.pipe.vae.config.scaling_factor).sample[0]
+        pixels: np.ndarray[Any, Any] = ((image.clamp(-1, 1) + 1) * 127.5).round().permute(1, 2, 0).numpy()
+        return pixels
 
     def network(self, z: Tensor, t: int, c: Tensor) -> Tensor:
         """The output with guidance, the two branches by themselves."""
-        with_text, without = (
+        outputs: list[Tensor] = [
             self.pipe.unet(z.float()[None], t, encoder_hidden_states=text).sample[0].double()
             for text in (c.float(), self.text(""))
-        )
+        ]
+        with_text, without = outputs
         return without + GUIDANCE * (with_text - without)
 
     def diffused(self, z: Tensor, start: int, t: int, eps: Tensor) -> Tensor:
@@ -266,7 +269,7 @@ def test_the_chosen_latent_is_the_next_levels_parent() -> None:
             FrameKey(0, Fraction(3, 4)): (key, FrameKey(1)),
         }
         blends.append(second.blend(Sample(FrameKey(0, Fraction(1, 4)))))
-    assert not torch.allclose(*blends, atol=0.1)
+    assert not torch.allclose(blends[0], blends[1], atol=0.1)
 
 
 def test_midpoints_of_other_noise_make_a_level_of_their_own() -> None:

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 
 from training.augment import backgrounds, move, on
-from training.store import CACHE, Clock, Ema, Log, load_array, load_checkpoint, save_checkpoint, warm_up
+from training.store import CACHE, Clock, Ema, Log, Stop, load_array, load_checkpoint, save_checkpoint, warm_up
 
 BATCH = 128
 RATE = 1e-3
@@ -61,7 +61,8 @@ def main() -> None:
     ema.steps = step = int(state["step"])
     clock, log = Clock(state["seconds"]), Log("clip")
     batches = Batches(records, tokenizer, step)
-    while clock() < minutes * 60:
+    stop = Stop()
+    while clock() < minutes * 60 and not stop:
         done = clock() / (minutes * 60)
         for group in optimizer.param_groups:
             group["lr"] = warm_up(step, step / max(done, 1e-3), RATE, first=100)
@@ -83,7 +84,7 @@ def main() -> None:
         log.add(loss=loss.item())
         if step % LOG_EVERY == 0:
             log.row(step=step, seconds=clock(), rate=optimizer.param_groups[0]["lr"])
-        if step % EVALUATE_EVERY == 0 or clock() >= minutes * 60:
+        if step % EVALUATE_EVERY == 0 or clock() >= minutes * 60 or stop:
             live = {name: tensor.clone() for name, tensor in model.state_dict().items()}
             model.load_state_dict(ema.weights)
             recall = held_out_recall(model, tokenizer, pictures, records)

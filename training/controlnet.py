@@ -14,7 +14,7 @@ from torch import Tensor
 
 from segue.pose.drawing import draw as draw_pose
 from segue.pose.keypoints import Person, Pose
-from training.store import CACHE, Clock, Ema, Log, load_array, load_checkpoint, save_checkpoint, warm_up
+from training.store import CACHE, Clock, Ema, Log, Stop, load_array, load_checkpoint, save_checkpoint, warm_up
 from training.unet import build_scheduler, build_unet, v_loss
 
 BATCH = 64
@@ -47,7 +47,8 @@ def main() -> None:
     generator = torch.Generator().manual_seed(step)
     scheduler, skeletons = build_scheduler(), all_skeletons()
     clock, log, saved = Clock(state["seconds"]), Log("controlnet"), time.monotonic()
-    while clock() < minutes * 60:
+    stop = Stop()
+    while clock() < minutes * 60 and not stop:
         done = clock() / (minutes * 60)
         for group in optimizer.param_groups:
             group["lr"] = warm_up(step, step / max(done, 1e-3), RATE, first=50)
@@ -85,7 +86,7 @@ def main() -> None:
         log.add(loss=loss.item())
         if step % LOG_EVERY == 0:
             log.row(step=step, seconds=clock(), rate=optimizer.param_groups[0]["lr"])
-        if time.monotonic() - saved > SAVE_SECONDS or clock() >= minutes * 60:
+        if time.monotonic() - saved > SAVE_SECONDS or clock() >= minutes * 60 or stop:
             saved = time.monotonic()
             save_checkpoint(
                 "controlnet",

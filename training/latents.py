@@ -22,7 +22,7 @@ VARIANTS = 2
 
 
 def main() -> None:
-    vae, (clip, tokenizer) = trained_vae(), trained_clip()
+    vae = trained_vae()
     captions = [""]
     state: dict[str, Any] = {}
     for name in ("icons", "figures"):
@@ -41,6 +41,7 @@ def main() -> None:
                 captions += [records[i]["concept"] for i in chosen]
             print(name, part, tuple(latents.shape), "std", latents.float().std().item(), flush=True)
     distinct = {caption: i for i, caption in enumerate(dict.fromkeys(captions))}
+    clip, tokenizer = trained_clip()
     state["caption_states"] = hidden_states(clip, tokenizer, list(distinct))
     state["caption_of"] = torch.tensor([distinct[caption] for caption in captions])
     state["std"] = state["icons_train"].float().std()

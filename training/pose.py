@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from segue.pose.network import KeypointNetwork, heat_maps
 from training.augment import backgrounds, on, outline, recolour
-from training.store import Clock, Ema, Log, load_array, load_checkpoint, save_checkpoint, warm_up
+from training.store import Clock, Ema, Log, Stop, load_array, load_checkpoint, save_checkpoint, warm_up
 
 BATCH = 32
 RATE = 2e-3
@@ -39,7 +39,8 @@ def main() -> None:
     generator = torch.Generator().manual_seed(step)
     batches = Batches(generator)
     clock, log = Clock(state["seconds"]), Log("pose")
-    while clock() < minutes * 60:
+    stop = Stop()
+    while clock() < minutes * 60 and not stop:
         done = clock() / (minutes * 60)
         for group in optimizer.param_groups:
             group["lr"] = warm_up(step, step / max(done, 1e-3), RATE, first=100)
@@ -57,7 +58,7 @@ def main() -> None:
         log.add(loss=loss.item())
         if step % LOG_EVERY == 0:
             log.row(step=step, seconds=clock(), rate=optimizer.param_groups[0]["lr"])
-        if step % SAVE_EVERY == 0 or clock() >= minutes * 60:
+        if step % SAVE_EVERY == 0 or clock() >= minutes * 60 or stop:
             save_checkpoint(
                 "pose",
                 {

@@ -8,6 +8,7 @@ import csv
 import json
 import math
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ __all__ = [
     "Clock",
     "Ema",
     "Log",
+    "Stop",
     "load_array",
     "load_checkpoint",
     "save_checkpoint",
@@ -77,6 +79,21 @@ class Log:
                 writer.writerow(row)
             writer.writerow([f"{value:.6g}" for value in row.values()])
         print("  ".join(f"{name} {value:.5g}" for name, value in row.items()), flush=True)
+
+
+class Stop:
+    """True once the process was asked to end (SIGTERM, SIGINT): time to write the checkpoint and leave."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._ask)
+
+    def _ask(self, *_: object) -> None:
+        self.asked = True
+
+    def __bool__(self) -> bool:
+        return self.asked
 
 
 class Clock:

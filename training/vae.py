@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from training.augment import backgrounds, move, on, outline, recolour
 from training.composed import build_vae, decode, encode
-from training.store import CACHE, Clock, Ema, Log, load_array, load_checkpoint, save_checkpoint, warm_up
+from training.store import CACHE, Clock, Ema, Log, Stop, load_array, load_checkpoint, save_checkpoint, warm_up
 
 BATCH = 24
 RATE = 7e-4
@@ -47,7 +47,8 @@ def main() -> None:
     clock, log = Clock(state["seconds"]), Log("vae")
     generator = torch.Generator().manual_seed(step)
     batches = Batches(generator)
-    while clock() < minutes * 60:
+    stop = Stop()
+    while clock() < minutes * 60 and not stop:
         done = clock() / (minutes * 60)
         for group in optimizer.param_groups:
             group["lr"] = warm_up(step, step / max(done, 1e-3), RATE, first=60)
@@ -66,7 +67,7 @@ def main() -> None:
         log.add(loss=loss.item(), psnr=-10 * np.log10(mse.item() / 4), std=z.std().item())
         if step % LOG_EVERY == 0:
             log.row(step=step, seconds=clock(), rate=optimizer.param_groups[0]["lr"])
-        if step % SAVE_EVERY == 0 or clock() >= minutes * 60:
+        if step % SAVE_EVERY == 0 or clock() >= minutes * 60 or stop:
             save_checkpoint(
                 "vae",
                 {
