@@ -63,10 +63,14 @@ def test_kernel_draws_are_kernel_distances_of_the_drawn_pairs() -> None:
     assert st.kernel_draws(x, y, drawn) == pytest.approx(expected)
 
 
-def test_frechet_draws_are_frechet_distances_of_the_drawn_pairs() -> None:
-    x, y = normal(0, 2, 6, 3, 4), normal(1, 6, 2, 4) + 1
+@pytest.mark.parametrize("dimension", [4, 30])  # fewer and more dimensions than inputs
+def test_frechet_draws_are_frechet_distances_of_the_drawn_pairs(dimension: int) -> None:
+    x, y = normal(0, 2, 6, 3, dimension) + 0.3, normal(1, 6, 2, dimension) + 1
     drawn = st.resampled_pairs(6, draws=4)
-    expected = [measures.frechet_distance(x[i % 2][d].reshape(-1, 4), y[d].reshape(-1, 4)) for i, d in enumerate(drawn)]
+    expected = [
+        measures.frechet_distance(x[i % 2][d].reshape(-1, dimension), y[d].reshape(-1, dimension))
+        for i, d in enumerate(drawn)
+    ]
     assert st.frechet_draws(x, y, drawn) == pytest.approx(expected)
     assert st.frechet_draws(x[0], y, drawn)[0] == pytest.approx(expected[0])
 
