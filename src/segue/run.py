@@ -29,7 +29,7 @@ from segue.files import append_line, sweep, write_bytes, write_json, write_text,
 from segue.history import Event, History, event_from_json, event_to_json
 from segue.tree import FrameKey
 
-__all__ = ["RUN_FILE", "InUse", "RunFolder"]
+__all__ = ["RUN_FILE", "InUseError", "RunFolder"]
 
 RUN_FILE = "run.json"
 LOCK = "lock"
@@ -49,7 +49,7 @@ PARTS = (  # what a run folder holds beside its run file and its lock
 )
 
 
-class InUse(SegueError):
+class InUseError(SegueError):
     """Another process has the run folder open."""
 
 
@@ -287,7 +287,7 @@ def _locked(path: Path) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(lock)
-        raise InUse(f"{path} is in use by another process") from error
+        raise InUseError(f"{path} is in use by another process") from error
     return lock
 
 

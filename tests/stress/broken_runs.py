@@ -1,0 +1,211 @@
+"""Break a run at every write and rename, or kill it at random moments; continue it; compare with the unbroken one.
+
+    PYTHONPATH=tests python tests/stress/broken_runs.py crashes [--every N]
+    PYTHONPATH=tests python tests/stress/broken_runs.py kills [--count N] [--seed N]
+
+The model is loaded once; each run is made in a forked child, which is broken, and continued in another. After each
+break every file of the run must be readable; after each continuation the run must equal the unbroken one to the
+byte, and no batch that was finished may have been made again.
+"""
+
+import argparse
+import faulthandler
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import safe_open
+from tiny import tiny_pipe
+
+from segue.history import event_from_json
+from segue.interpolate import Interpolator
+
+SETTINGS: dict[str, Any] = {
+    "num_frames": 5,
+    "num_inference_steps": 2,
+    "candidates": 2,
+    "inversion_iterations": 2,
+    "batch_size": 2,
+    "prompt": "cat",
+}
+BROKEN = 99  # the exit code of a child that broke itself
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+CHANGES = ("os.rename", "os.link", "os.remove", "os.rmdir", "os.mkdir", "os.truncate")
+
+
+def main() -> None:
+    """Parse the command, run it, print what was found."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kind", choices=("crashes", "kills"))
+    parser.add_argument("--every", type=int, default=1, help="crash at every Nth operation only")
+    parser.add_argument("--count", type=int, default=50, help="kills")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
+    options = parser.parse_args()
+    faulthandler.enable()
+    sys.dont_write_bytecode = True
+    torch.set_num_threads(1)  # a forked child has no other threads
+    with tempfile.TemporaryDirectory() as folder:
+        trial = Trial(Path(folder))
+        begun = time.monotonic()
+        if options.kind == "crashes":
+            trial.crashes(options.every)
+        else:
+            trial.kills(options.count, random.Random(options.seed))
+        print(f"{trial.broken} {options.kind}, {trial.kept} finished batches kept, in {time.monotonic() - begun:.0f} s")
+
+
+class Trial:
+    """A loaded model, the unbroken run, and the breaks so far."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.segue = Interpolator(tiny_pipe())
+        rng = np.random.default_rng(0)
+        self.images = [Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)) for _ in "ab"]
+        self.broken = self.kept = 0
+        self.unbroken = folder / "unbroken"
+        begun = time.monotonic()
+        assert forked(lambda: self.make(self.unbroken)) == 0, "the unbroken run failed"
+        self.seconds = time.monotonic() - begun
+        self.expected = contents(self.unbroken)
+
+    def make(self, run: Path) -> None:
+        """Make, or continue, the film in a run folder, and write it."""
+        morph = self.segue(*self.images, output=run, **SETTINGS)
+        morph.contact_sheet(run / "contact-sheet.png")
+        morph.save(run / "film")  # a folder of frames
+
+    def crashes(self, every: int) -> None:
+        """A crash before each operation of the disk; at renames also one in the middle of the write before it."""
+        number = 1
+        while True:
+            run = self.folder / f"crash-{number}"
+            code = forked(lambda run=run, number=number: self.make_until(run, number))  # type: ignore[misc]
+            self.continued(run, code, f"crash at operation {number}")
+            if code == 0:
+                return
+            number += every
+
+    def make_until(self, run: Path, number: int) -> None:
+        """Make the film up to an operation of the disk, counted from 1, and break there."""
+        count = 0
+
+        def watch(event: str, arguments: tuple[Any, ...]) -> None:
+            nonlocal count
+            writes = event == "open" and isinstance(arguments[2], int) and bool(arguments[2] & WRITING)
+            if not (writes or event in CHANGES) or arguments[0] == os.devnull:
+                return
+            count += 2 if event == "os.rename" else 1
+            if count >= number:
+                if event == "os.rename" and count > number:
+                    tear(Path(os.fsdecode(arguments[0])))
+                os._exit(BROKEN)
+
+        write = os.write
+
+        def torn(file: int, data: bytes) -> int:
+            """The journal's own write: cut off in the middle."""
+            nonlocal count
+            count += 1
+            if count >= number:
+                write(file, data[: len(data) // 2])
+                os._exit(BROKEN)
+            return write(file, data)
+
+        os.write = torn  # type: ignore[assignment]
+        sys.addaudithook(watch)
+        self.make(run)
+
+    def kills(self, count: int, moments: random.Random) -> None:
+        """Real SIGKILLs at random moments of a run; a run that was quicker than its kill does not count."""
+        tries = 0
+        while self.broken < count:
+            tries += 1
+            assert tries <= 10 * count, "the runs are quicker than the kills"
+            run = self.folder / f"kill-{tries}"
+            code = forked(lambda run=run: self.make(run), kill_after=moments.uniform(0, self.seconds))  # type: ignore[misc]
+            self.continued(run, code, f"kill {tries}")
+
+    def continued(self, run: Path, code: int, what: str) -> None:
+        """Check a broken run, continue it, and compare it with the unbroken one."""
+        assert code in (0, BROKEN, -signal.SIGKILL), f"{what}: exit code {code}"
+        self.broken += code != 0
+        check_readable(run, what)
+        finished = {path: path.stat().st_ino for path in run.glob("latents/[!.]*")}
+        assert forked(lambda: self.make(run)) == 0, f"{what}: could not be continued"
+        again = [path for path, inode in finished.items() if path.stat().st_ino != inode]
+        assert not again, f"{what}: batches made again: {again}"
+        self.kept += len(finished)
+        found = contents(run)
+        differing = sorted(name for name in {*found, *self.expected} if found.get(name) != self.expected.get(name))
+        assert not differing, f"{what}: differs from the unbroken run: {differing}"
+
+
+def forked(work: Callable[[], None], kill_after: float | None = None) -> int:
+    """Do the work in a forked child, kill it after some seconds if asked; its exit code, negative for a signal."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    if kill_after is not None:
+        time.sleep(kill_after)
+        os.kill(child, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def tear(path: Path) -> None:
+    """Leave half of a file, unless it is a link to another one, which was whole before."""
+    if path.is_file() and path.stat().st_nlink == 1:
+        os.truncate(path, path.stat().st_size // 2)
+
+
+def check_readable(run: Path, what: str) -> None:
+    """Every file under its own name is whole; of the journal all lines but the last one."""
+    for path in [*run.rglob("*")]:
+        if not path.is_file() or path.name.endswith(".part") or ".part" in path.parent.name:
+            continue
+        try:
+            if path.suffix == ".json":
+                json.loads(path.read_text())
+            elif path.suffix == ".png":
+                with Image.open(path) as image:
+                    image.load()
+            elif path.suffix == ".safetensors":
+                with safe_open(path, framework="pt") as file:
+                    assert all(torch.isfinite(file.get_tensor(name)).all() for name in file.keys())  # noqa: SIM118
+            elif path.suffix == ".jsonl":
+                for line in path.read_text().rpartition("\n")[0].splitlines():
+                    event_from_json(json.loads(line))
+        except Exception as error:
+            raise AssertionError(f"{what}: {path} cannot be read: {error}") from error
+
+
+def contents(run: Path) -> dict[str, bytes]:
+    """Every file of a run by its path, but its lock; unfinished files too, so that none may be left."""
+    return {
+        str(path.relative_to(run)): path.read_bytes()
+        for path in sorted(run.rglob("*"))
+        if path.is_file() and path.name != "lock"
+    }
+
+
+if __name__ == "__main__":
+    main()
