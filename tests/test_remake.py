@@ -1,0 +1,335 @@
+"""Choosing, redoing, undoing: what is touched, and that it comes back to the byte."""
+
+import json
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from shapes import QUICK, contents, interpolator, latents, picture
+
+from segue.errors import SegueError
+from segue.generate import AcceptRest, Again, Candidates, Pick, best
+from segue.history import Edit
+from segue.tree import FrameKey
+
+NINE = {**QUICK, "num_frames": 9, "num_inference_steps": 4, "batch_size": 4}
+
+
+def at(eighths: int) -> FrameKey:
+    return FrameKey.at(Fraction(eighths, 8))
+
+
+def film(path: Path, choose: Any = None, **settings: Any) -> None:
+    interpolator()(picture(0), picture(1), output=path, choose=choose, **{**NINE, **settings})
+
+
+def frames(path: Path) -> dict[int, str]:
+    """A digest of each frame by its number."""
+    return dict(enumerate(contents(path, "frames/").values()))
+
+
+def touched(before: dict[int, str], after: dict[int, str]) -> set[int]:
+    return {i for i in before if before[i] != after[i]}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    film(tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize(("frame", "descendants"), [(4, {1, 2, 3, 5, 6, 7}), (2, {1, 3}), (6, {5, 7}), (3, set())])
+def test_a_redo_touches_the_frame_and_its_descendants(run: Path, frame: int, descendants: set[int]) -> None:
+    before, times = frames(run), {file: file.stat().st_mtime_ns for file in (run / "frames").iterdir()}
+    interpolator().redo(run, at(frame))
+    assert touched(before, frames(run)) == {frame} | descendants
+    names = {f"{at(i).name}.png" for i in {frame} | descendants}
+    for file, time in times.items():
+        if file.name not in names:
+            assert file.stat().st_mtime_ns == time
+
+
+def test_undo_and_restore_to_the_byte(run: Path) -> None:
+    segue = interpolator()
+    shown = [frames(run)]
+    states = [(run / "state.json").read_bytes()]
+    for redo in ((at(4), None), (at(2), Edit(prompt="an owl"))):
+        segue.redo(run, *redo)
+        shown.append(frames(run))
+        states.append((run / "state.json").read_bytes())
+    assert touched(shown[1], shown[2]) == {1, 2, 3}
+    for step, there in ((segue.undo, 1), (segue.undo, 0), (segue.restore, 1), (segue.restore, 2), (segue.undo, 1)):
+        step(run)
+        assert frames(run) == shown[there]
+        assert (run / "state.json").read_bytes() == states[there]
+    segue.redo(run, at(6))
+    with pytest.raises(SegueError, match="no undo to take back"):
+        segue.restore(run)
+    segue.undo(run)
+    segue.undo(run)
+    assert frames(run) == shown[0]
+    with pytest.raises(SegueError, match="nothing to undo"):
+        segue.undo(run)
+
+
+def test_undo_calls_no_denoiser(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    segue = interpolator()
+    segue.redo(run, at(4))
+    monkeypatch.setattr(segue.backbone, "denoise", None)
+    segue.undo(run)
+    segue.restore(run)
+
+
+def test_an_undo_that_was_interrupted_is_finished_by_the_next_call(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    segue = interpolator()
+    first = frames(run)
+    segue.redo(run, at(4))
+    second = frames(run)
+
+    def stop(progress: Any) -> None:
+        if progress.frames == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        segue.undo(run, callback=stop)
+    assert frames(run) not in (first, second)
+    film(run)
+    assert frames(run) == first
+
+
+@pytest.mark.parametrize("edit", [Edit(prompt="an owl"), Edit(negative_prompt="fog"), Edit(seed=5), Edit(noise=0.7)])
+def test_edits(run: Path, edit: Edit) -> None:
+    segue = interpolator()
+    before = latents(run)
+    segue.redo(run, at(3), edit)
+    after = latents(run)
+    assert not torch.allclose(before[at(3)], after[at(3)], atol=1e-3)
+    assert all(torch.equal(before[key], after[key]) for key in before if key != at(3))
+    undone = segue.undo(run)
+    assert all(torch.equal(before[key], latents(run)[key]) for key in before)
+    assert len(undone) == 9
+
+
+def test_only_the_prompt_differs_where_the_seed_is_the_same(tmp_path: Path) -> None:
+    """A redo with a seed is the same whatever was tried before; without an edit its noise is new each time."""
+    segue = interpolator()
+    found = []
+    for tries in (0, 2):
+        path = tmp_path / str(tries)
+        film(path)
+        for _ in range(tries):
+            segue.redo(path, at(3))
+        segue.redo(path, at(3), Edit(seed=5))
+        found.append(latents(path)[at(3)])
+    assert torch.equal(found[0], found[1])
+    segue.redo(path, at(3))
+    assert not torch.allclose(latents(path)[at(3)], found[0], atol=1e-3)
+
+
+def test_an_edit_lasts_until_another(run: Path) -> None:
+    """A redo without an edit keeps the frame's own words; its parent's redo does too."""
+    segue = interpolator()
+    segue.redo(run, at(2), Edit(prompt="an owl"))
+    segue.redo(run, at(2))
+    journal = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
+    assert [line["edit"] for line in journal] == [{"prompt": "an owl"}] * 2
+    before = frames(run)
+    segue.redo(run, at(4))
+    assert touched(before, frames(run)) == {1, 2, 3, 4, 5, 6, 7}
+    state = json.loads((run / "state.json").read_text())["frames"]
+    assert state[2]["candidate"] == 2  # still the redo's, from new parents
+    segue.undo(run)
+    assert frames(run) == before
+
+
+def test_a_candidate_by_its_number(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    film(run, candidates=2)
+    segue, before = interpolator(), frames(run)
+    segue.redo(run, at(4), candidate=1)
+    assert touched(before, frames(run)) == {1, 2, 3, 4, 5, 6, 7}
+    segue.redo(run, at(4), candidate=0)
+    assert frames(run) == before
+    with pytest.raises(SegueError, match=r"frame 0\.5 has candidates 0 to 1, not 2"):
+        segue.redo(run, at(4), candidate=2)
+    with pytest.raises(SegueError, match="a candidate that is there already cannot take another prompt"):
+        segue.redo(run, at(4), Edit(prompt="x"), candidate=1)
+
+
+def test_wrong_redos_change_nothing(run: Path, tmp_path: Path) -> None:
+    segue, before = interpolator(), contents(run)
+    for frame, message in ((FrameKey(0), "is a keyframe"), (FrameKey(0, Fraction(1, 3)), "has no frame at 0.333")):
+        with pytest.raises(SegueError, match=message):
+            segue.redo(run, frame)
+    assert contents(run) == before
+    with pytest.raises(SegueError, match="holds no run"):
+        segue.redo(tmp_path / "nothing", at(4))
+    assert not (tmp_path / "nothing").exists()
+    film(tmp_path / "other", scheme="interpolate")
+    with pytest.raises(SegueError, match="only frames made by the scheme branching"):
+        segue.redo(tmp_path / "other", at(4))
+
+
+def test_growing_after_a_redo_keeps_it(run: Path) -> None:
+    interpolator().redo(run, at(4))
+    before = contents(run, "frames/")
+    film(run, num_frames=17)
+    after = contents(run, "frames/")
+    assert len(after) == 17
+    assert {name: after[name] for name in before} == before
+
+
+class Chooser:
+    """Answers by frame; notes what it was asked."""
+
+    def __init__(self, answer: Callable[[Candidates, int], Any]) -> None:
+        self.answer = answer
+        self.asked: list[tuple[FrameKey, tuple[int, ...]]] = []
+
+    def __call__(self, candidates: Candidates) -> Any:
+        self.asked.append((candidates.key, tuple(candidates.pictures)))
+        return self.answer(candidates, len(self.asked))
+
+
+def test_picks_are_followed(tmp_path: Path) -> None:
+    chooser = Chooser(lambda candidates, _: Pick(1))
+    film(tmp_path / "run", chooser, candidates=2)
+    assert chooser.asked == [(at(i), (0, 1)) for i in (4, 2, 6, 1, 3, 5, 7)]
+    state = json.loads((tmp_path / "run" / "state.json").read_text())["frames"]
+    assert [frame["candidate"] for frame in state if not frame["keyframe"]] == [1] * 7
+    assert len(list((tmp_path / "run" / "pictures").iterdir())) == 7  # those of the others are gone
+    asked_again = Chooser(lambda candidates, _: Pick(0))
+    film(tmp_path / "run", asked_again, candidates=2)
+    assert asked_again.asked == []
+
+
+def test_one_candidate_is_asked_about_too(tmp_path: Path) -> None:
+    chooser = Chooser(lambda candidates, number: Again() if number == 1 else Pick(candidates.best))
+    film(tmp_path / "run", chooser, num_frames=3)
+    assert chooser.asked == [(at(4), (0,)), (at(4), (0, 1))]
+    state = json.loads((tmp_path / "run" / "state.json").read_text())["frames"]
+    assert state[1]["candidate"] == 1  # without a ranking the newest is suggested
+
+
+def test_candidates_are_kept_when_asked_for(tmp_path: Path) -> None:
+    film(tmp_path / "run", candidates=2, keep_candidates=True)
+    assert len(list((tmp_path / "run" / "pictures").iterdir())) == 14
+
+
+def test_again_makes_other_candidates(tmp_path: Path) -> None:
+    def answer(candidates: Candidates, number: int) -> Any:
+        return {1: Again(), 2: Again(Edit(prompt="an owl"), count=3)}.get(number, Pick(max(candidates.pictures)))
+
+    chooser = Chooser(answer)
+    film(tmp_path / "run", chooser, num_frames=3, candidates=2, keep_candidates=True)
+    assert [numbers for _, numbers in chooser.asked] == [(0, 1), (0, 1, 2, 3), (0, 1, 2, 3, 4, 5, 6)]
+    state = json.loads((tmp_path / "run" / "state.json").read_text())["frames"]
+    assert state[1]["candidate"] == 6
+    assert len(set(contents(tmp_path / "run", "pictures/").values())) == 7
+
+
+def test_again_cannot_change_the_noise_level(tmp_path: Path) -> None:
+    with pytest.raises(SegueError, match="noise level cannot change"):
+        film(tmp_path / "run", Chooser(lambda *_: Again(Edit(noise=0.4))), num_frames=3, candidates=2)
+
+
+def test_a_candidate_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(SegueError, match=r"frame 0\.5 has no candidate 9"):
+        film(tmp_path / "run", Chooser(lambda *_: Pick(9)), num_frames=3, candidates=2)
+
+
+def test_accept_the_rest(tmp_path: Path) -> None:
+    chooser = Chooser(lambda candidates, number: Pick(1) if number == 1 else AcceptRest())
+    film(tmp_path / "run", chooser, candidates=2)
+    assert [key for key, _ in chooser.asked] == [at(4), at(2)]
+    state = json.loads((tmp_path / "run" / "state.json").read_text())["frames"]
+    assert [frame.get("candidate") for frame in state] == [None, 0, 0, 0, 1, 0, 0, 0, None]
+
+
+def test_interrupting_a_pick_keeps_what_was_chosen(tmp_path: Path) -> None:
+    def answer(candidates: Candidates, number: int) -> Any:
+        if number == 4:
+            raise KeyboardInterrupt
+        return Again() if number == 2 else Pick(max(candidates.pictures))
+
+    first = Chooser(answer)
+    with pytest.raises(KeyboardInterrupt):
+        film(tmp_path / "run", first, candidates=2)
+    assert [key for key, _ in first.asked] == [at(4), at(2), at(2), at(6)]
+    second = Chooser(lambda candidates, _: Pick(max(candidates.pictures)))
+    film(tmp_path / "run", second, candidates=2)
+    assert [key for key, _ in second.asked] == [at(6), at(1), at(3), at(5), at(7)]
+
+    def same(candidates: Candidates, number: int) -> Any:
+        return Again() if number == 2 else Pick(max(candidates.pictures))
+
+    film(tmp_path / "unbroken", Chooser(same), candidates=2)
+    assert contents(tmp_path / "run") == contents(tmp_path / "unbroken")
+
+
+def test_interrupting_after_again_shows_the_same_candidates(tmp_path: Path) -> None:
+    def answer(candidates: Candidates, number: int) -> Any:
+        if number == 2:
+            raise KeyboardInterrupt
+        return Again()
+
+    with pytest.raises(KeyboardInterrupt):
+        film(tmp_path / "run", Chooser(answer), num_frames=3, candidates=2)
+    chooser = Chooser(lambda *_: Pick(0))
+    film(tmp_path / "run", chooser, num_frames=3, candidates=2)
+    assert chooser.asked == [(at(4), (0, 1, 2, 3))]
+
+
+def test_undo_brings_back_picks_after_a_redo_with_again(tmp_path: Path) -> None:
+    run, segue = tmp_path / "run", interpolator()
+    film(run, Chooser(lambda *_: Pick(1)), candidates=2)
+    before = frames(run)
+
+    def answer(candidates: Candidates, number: int) -> Any:
+        return Again() if number in (1, 3) else Pick(max(candidates.pictures))
+
+    chooser = Chooser(answer)
+    segue.redo(run, at(4), choose=chooser)
+    after = frames(run)
+    assert [key for key, _ in chooser.asked] == [at(4), at(4), at(2), at(2), at(6), at(1), at(3), at(5), at(7)]
+    assert chooser.asked[1][1] == (2, 3, 4, 5)
+    segue.undo(run)
+    assert frames(run) == before
+    segue.restore(run)
+    assert frames(run) == after
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_the_same_choices_make_the_same_film_whatever_the_batch(
+    batch: int, tmp_path: Path, reference: dict[FrameKey, Any]
+) -> None:
+    film(tmp_path / "run", Chooser(picks), candidates=3, batch_size=batch)
+    found = latents(tmp_path / "run")
+    assert found.keys() == reference.keys()
+    assert all(torch.allclose(found[key], reference[key], rtol=0, atol=1e-4) for key in found)
+
+
+def picks(candidates: Candidates, number: int) -> Any:
+    return Again() if number == 2 else Pick((candidates.key.place * 8).numerator % 3)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[FrameKey, Any]:
+    path = tmp_path_factory.mktemp("reference") / "run"
+    film(path, Chooser(picks), candidates=3, batch_size=16)
+    return latents(path)
+
+
+def test_best() -> None:
+    assert best({3: 0.5, 1: 0.5, 2: 0.1}) == 1
+    assert best({0: float("nan"), 5: -2.0}) == 5
+
+
+def test_another_model_is_refused(run: Path) -> None:
+    before = contents(run)
+    with pytest.raises(SegueError, match=r"was made with tiny \(weights .*\), not with tiny"):
+        interpolator("v_prediction").redo(run, at(4))
+    assert contents(run) == before

@@ -1,0 +1,328 @@
+"""The run folder: killed and continued, locked, cleared, damaged."""
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from shapes import QUICK, contents, interpolator, picture
+
+from segue.errors import SegueError
+from segue.history import Choice, Redo, Undo
+from segue.run import RUN_FILE, RunFolder
+from segue.tree import FrameKey
+
+KEY = FrameKey(0, Fraction(1, 2))
+
+# Loads everything once, then makes each film in a child of its own: whole; killed at its n-th call that changes the
+# disk, before or after that call; and continued.
+KILLER = """
+import os, signal, sys, json
+from pathlib import Path
+import warnings
+warnings.simplefilter("ignore")
+import torch
+torch.set_num_threads(1)
+from shapes import QUICK, interpolator, picture
+from segue.generate import Pick
+
+root = Path(sys.argv[1])
+segue = interpolator()
+JOBS = {
+    "branching": ({"candidates": 2, "batch_size": 3}, 5),
+    "denoise-interpolate-denoise": ({"scheme": "denoise-interpolate-denoise", "batch_size": 2}, 2),
+    "interpolate": ({"scheme": "interpolate"}, 1),
+}
+
+def make(folder, settings):
+    choose = (lambda candidates: Pick(max(candidates.pictures))) if "candidates" in settings else None
+    segue(picture(0), picture(1), output=folder, choose=choose, **{**QUICK, **settings})
+
+def in_a_child(work):
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitpid(child, 0)[1]
+
+def counting(then):
+    calls = 0
+    def wrap(original):
+        def call(*arguments, **options):
+            nonlocal calls
+            calls += 1
+            return then(calls, lambda: original(*arguments, **options))
+        return call
+    for name in ("replace", "link", "write", "unlink", "mkdir"):
+        setattr(os, name, wrap(getattr(os, name)))
+    return lambda: calls
+
+def whole(folder, settings):
+    calls = counting(lambda number, call: call())
+    make(folder, settings)
+    (root / f"{folder.name}.count").write_text(str(calls()))
+
+def killed(folder, settings, moment, before):
+    def then(number, call):
+        if number == moment and before:
+            os.kill(os.getpid(), signal.SIGKILL)
+        try:
+            return call()
+        finally:
+            if number == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+    counting(then)
+    make(folder, settings)
+
+report = {}
+for name, (settings, moments) in JOBS.items():
+    assert in_a_child(lambda: whole(root / name, settings)) == 0
+    count = int((root / f"{name}.count").read_text())
+    for k in range(moments):
+        folder = root / f"{name}-{k}"
+        moment = 1 + (count - 1) * (2 * k + 1) // (2 * moments)
+        status = in_a_child(lambda: killed(folder, settings, moment, k % 2 == 0))
+        unfinished = not (folder / "state.json").exists()
+        status_after = in_a_child(lambda: make(folder, settings))
+        report[folder.name] = [os.WTERMSIG(status), unfinished, status_after]
+print(json.dumps(report))
+"""
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list[Any]]]:
+    """Films that were killed at moments spread over the work, and continued."""
+    root = tmp_path_factory.mktemp("killed")
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": str(Path(__file__).parent),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", KILLER, str(root)],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return root, json.loads(done.stdout.splitlines()[-1])
+
+
+MOMENTS = [
+    *(f"branching-{k}" for k in range(5)),
+    *(f"denoise-interpolate-denoise-{k}" for k in range(2)),
+    "interpolate-0",
+]
+
+
+@pytest.mark.parametrize("name", MOMENTS)
+def test_a_killed_run_continued_is_the_unbroken_run(name: str, killed: tuple[Path, dict[str, list[Any]]]) -> None:
+    root, report = killed
+    signal, unfinished, status_after = report[name]
+    assert (signal, unfinished, status_after) == (9, True, 0)
+    unbroken = contents(root / name.rpartition("-")[0])
+    assert len([file for file in unbroken if file.startswith("frames/")]) == 5
+    assert contents(root / name) == unbroken
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[RunFolder]:
+    with RunFolder(tmp_path / "run") as run:
+        yield run
+
+
+def test_what_is_saved_is_read_again(run: RunFolder) -> None:
+    a, b = torch.randn(4, 2, 2), torch.randn(4, 2, 2)
+    run.save_latents({"a": a, "b": b})
+    run.save_picture("a", picture(0))
+    run.save_keyframe(FrameKey(0), picture(1))
+    run.settle(KEY, "a")
+    run.record(Choice(KEY, 1, "context", "rank", {0: 0.5, 1: 0.75}))
+    run.write(RUN_FILE, {"settings": {"prompt": "Löwe"}})
+    for _ in range(2):
+        first, second = run.latent("a"), run.latent("b")
+        assert first is not None
+        assert second is not None
+        assert torch.equal(first, a)
+        assert torch.equal(second, b)
+        assert run.latent("c") is None
+        assert run.has_picture("a")
+        assert not run.has_picture("b")
+        assert run.picture("a").tobytes() == run.shown(KEY).tobytes() == picture(0).tobytes()
+        assert run.shown(FrameKey(0)).tobytes() == picture(1).tobytes()
+        assert run.shows(KEY, "a")
+        assert run.read(RUN_FILE) == {"settings": {"prompt": "Löwe"}}
+        assert run.read("state.json") is None
+        assert run.history.events == [Choice(KEY, 1, "context", "rank", {0: 0.5, 1: 0.75})]
+        run.reset()
+
+
+def test_a_frame_stays_when_its_picture_is_dropped(run: RunFolder) -> None:
+    run.save_picture("a", picture(0))
+    run.settle(KEY, "a")
+    run.drop(["a", "b"])
+    assert not run.has_picture("a")
+    assert run.shown(KEY).tobytes() == picture(0).tobytes()
+    run.save_picture("c", picture(1))
+    assert not run.shows(KEY, "c")
+    run.settle(KEY, "c")
+    assert run.shows(KEY, "c")
+    run.forget_frames([FrameKey(0)])
+    assert not run.frame(KEY).exists()
+
+
+def test_a_file_system_without_links(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_paths: object, **_options: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    run.save_picture("a", picture(0))
+    run.settle(KEY, "a")
+    assert run.shows(KEY, "a")
+    assert run.shown(KEY).tobytes() == picture(0).tobytes()
+    assert not run.frame(KEY).samefile(run.path / "pictures" / "a.png")
+
+
+def test_a_second_opening_is_refused_while_the_first_is_open(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    with RunFolder(path) as run:
+        run.write(RUN_FILE, {})
+        with pytest.raises(SegueError, match="run is in use by another process"):
+            RunFolder(path)
+        other = subprocess.run(
+            [sys.executable, "-c", "import fcntl, sys\nfcntl.flock(open(sys.argv[1]), fcntl.LOCK_EX | fcntl.LOCK_NB)",
+             str(path / "lock")],
+            stdin=subprocess.DEVNULL, capture_output=True, check=False,
+        )  # fmt: skip
+        assert b"BlockingIOError" in other.stderr
+    RunFolder(path).close()
+
+
+def test_a_lock_that_a_dead_process_left_is_no_lock(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    path.mkdir()
+    code = "import fcntl, os, sys\nf = open(sys.argv[1], 'w')\nfcntl.flock(f, fcntl.LOCK_EX)\nos.kill(os.getpid(), 9)"
+    dead = subprocess.run([sys.executable, "-c", code, str(path / "lock")], stdin=subprocess.DEVNULL, check=False)
+    assert dead.returncode == -9
+    assert (path / "lock").exists()
+    with RunFolder(path) as run:
+        run.write(RUN_FILE, {})
+
+
+def test_a_damaged_journal_does_not_keep_the_lock(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    with RunFolder(path) as run:
+        run.write(RUN_FILE, {})
+        run.record(Undo())
+    journal = path / "journal.jsonl"
+    journal.write_text("rubbish\n" + journal.read_text())
+    for _ in range(2):
+        with pytest.raises(SegueError, match=r"journal\.jsonl, line 1: no event of a run: rubbish"):
+            RunFolder(path)
+    with (path / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_last_line_that_was_cut_off_is_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    with RunFolder(path) as run:
+        run.write(RUN_FILE, {})
+        run.record(Redo(key=KEY, candidate=1))
+    whole = (path / "journal.jsonl").read_text()
+    (path / "journal.jsonl").write_text(whole + '{"event": "re')
+    with RunFolder(path) as run:
+        assert run.history.events == [Redo(key=KEY, candidate=1)]
+        run.record(Undo())
+    assert (path / "journal.jsonl").read_text() == whole + '{"event": "undo"}\n'
+    (path / "journal.jsonl").write_text('{"event"')
+    with RunFolder(path) as run:
+        assert run.history.events == []
+
+
+def test_damaged_latents_are_made_again(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    morph = interpolator()(picture(0), picture(1), output=path, **QUICK)
+    before = contents(path)
+    latents = sorted((path / "latents").iterdir())
+    latents[0].write_bytes(latents[0].read_bytes()[:50])
+    latents[-1].write_bytes(b"")
+    (path / "pictures" / next((path / "pictures").iterdir()).name).unlink()
+    interpolator()(picture(0), picture(1), output=path, **QUICK)
+    assert contents(path) == before
+    assert len(morph) == 5
+
+
+def test_unfinished_files_are_swept(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    with RunFolder(path) as run:
+        run.write(RUN_FILE, {})
+        run.save_picture("a", picture())
+    left = [path / ".run.json.0123abcd.part", path / "pictures" / ".b.png.0123abcd.part"]
+    for file in left:
+        file.write_bytes(b"half")
+    RunFolder(path).close()
+    assert not any(file.exists() for file in left)
+    assert (path / "pictures" / "a.png").exists()
+
+
+def test_foreign_folders_are_left_alone(tmp_path: Path) -> None:
+    for name in ("photo.png", "lock", "frames"):
+        folder = tmp_path / f"with-{name}"
+        folder.mkdir()
+        (folder / name).write_text("mine")
+        if name == "lock":
+            (folder / "notes.txt").write_text("mine too")
+        before = contents(folder)
+        with pytest.raises(SegueError, match="holds other files and no run"):
+            RunFolder(folder)
+        assert contents(folder) == before
+    with pytest.raises(SegueError, match="is a file; a run needs a folder"):
+        RunFolder(tmp_path / "with-photo.png" / "photo.png")
+    with pytest.raises(SegueError, match="cannot be written"):
+        RunFolder(tmp_path / "with-photo.png" / "photo.png" / "deeper")
+
+
+def test_clearing_removes_only_what_a_run_made(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "run") as run:
+        run.write(RUN_FILE, {})
+        run.save_picture("a", picture())
+        run.settle(KEY, "a")
+        run.record(Undo())
+        (run.path / "my-film.mp4").write_bytes(b"mine")
+        run.clear()
+        assert sorted(path.name for path in run.path.iterdir()) == ["lock", "my-film.mp4"]
+        assert run.history.events == []
+
+
+def test_a_run_that_was_never_begun_leaves_nothing(tmp_path: Path) -> None:
+    RunFolder(tmp_path / "new").close()
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "there").mkdir()
+    RunFolder(tmp_path / "there").close()
+    assert list((tmp_path / "there").iterdir()) == []
+
+
+def test_a_run_file_that_is_no_json_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / RUN_FILE).write_text("{")
+    with RunFolder(tmp_path) as run, pytest.raises(SegueError, match=r"run\.json cannot be read"):
+        run.read(RUN_FILE)
+
+
+def test_pictures_are_rgb_whatever_the_file_is(run: RunFolder) -> None:
+    run.save_picture("a", Image.new("L", (8, 8), 100))
+    assert run.picture("a").getpixel((0, 0)) == (100, 100, 100)
