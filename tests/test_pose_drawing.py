@@ -62,7 +62,8 @@ def test_the_conventions_differ() -> None:
 
 # From the model card: the longer side of the picture, and how many times 4 pixels.
 @pytest.mark.parametrize(
-    ("side", "times"), [(499, 1), (500, 2), (999, 2), (1000, 3), (1999, 3), (2000, 4), (3000, 5), (4999, 6), (5000, 7)]
+    ("side", "times"),
+    [(499, 1), (500, 2), (999, 2), (1000, 3), (1999, 3), (2000, 4), (3000, 5), (4999, 6), (5000, 7), (6000, 7)],
 )
 def test_thick_limbs_grow_with_the_picture(side: int, times: int) -> None:
     middle = side // 2
@@ -102,6 +103,10 @@ def test_nobody_is_black_and_parts_outside_are_left_out() -> None:
     assert draw(Pose((), 20, 10)).size == (20, 10)
     for convention in CONVENTIONS:
         assert not pixels(draw(one(20, 10, nose=(-50, 4), neck=(400, 900)), convention)).any()
+    for y in (-3, 12):
+        assert np.flatnonzero(pixels(draw(one(20, 10, nose=(9, y)))).any(axis=(1, 2))).tolist() == (
+            [0, 1] if y < 0 else [8, 9]
+        )
     crossing = pixels(draw(one(64, 64, nose=(-30, 32), neck=(94, 32))))
     assert crossing[32].any(axis=1).all()
 

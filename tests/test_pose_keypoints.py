@@ -223,3 +223,7 @@ def test_keypoints_outside_the_picture_are_not_written() -> None:
     points = np.array(as_openpose(pose)["people"][0]["pose_keypoints_2d"]).reshape(18, 3)
     assert points[0].tolist() == [0, 0, 0]
     assert points[17].tolist() == [5, 23, 0.5]
+    corners = np.zeros((18, 3))
+    corners[:6] = [(0, 0, 1), (64, 48, 1), (-0.1, 5, 1), (64.1, 5, 1), (5, -0.1, 1), (5, 48.1, 1)]
+    points = np.array(as_openpose(Pose((Person(corners),), 64, 48))["people"][0]["pose_keypoints_2d"]).reshape(18, 3)
+    assert points[:, 2].tolist() == [1, 1] + [0] * 16

@@ -266,8 +266,8 @@ def _are_fractions(people: Sequence[NDArray[np.float64]], width: int, height: in
 
 
 def _check_inside(points: NDArray[np.float64], width: int, height: int, where: str) -> None:
-    for row, (x, y, confidence) in enumerate(points):
-        if confidence > 0 and not (0 <= x <= width and 0 <= y <= height):
+    for row, (x, y, _) in enumerate(points):
+        if not (0 <= x <= width and 0 <= y <= height):
             raise SegueError(f"{_place(where, row)} at ({x:g}, {y:g}) lies outside the picture of {width}x{height}")
 
 
