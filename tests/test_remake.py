@@ -11,7 +11,7 @@ import torch
 from shapes import QUICK, contents, interpolator, latents, picture
 
 from segue.errors import SegueError
-from segue.generate import AcceptRest, Again, Candidates, Pick, best
+from segue.generate import AcceptRest, Again, Candidates, Pick
 from segue.history import Edit
 from segue.tree import FrameKey
 
@@ -321,11 +321,6 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[FrameKey, Any]:
     path = tmp_path_factory.mktemp("reference") / "run"
     film(path, Chooser(picks), candidates=3, batch_size=16)
     return latents(path)
-
-
-def test_best() -> None:
-    assert best({3: 0.5, 1: 0.5, 2: 0.1}) == 1
-    assert best({0: float("nan"), 5: -2.0}) == 5
 
 
 def test_another_model_is_refused(run: Path) -> None:

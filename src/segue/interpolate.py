@@ -128,6 +128,7 @@ class Interpolator:
         morph_settings, compute = _settings(preset, settings)
         keyframes = self._keyframes(images, morph_settings)
         check_words(morph_settings, len(keyframes))
+        _tree(morph_settings, len(keyframes) - 1, [])  # an error here, before anything is overwritten
         given = read_given(morph_settings, len(keyframes), keyframes[0].size, len(self.backbone.controlnets))
         path = Path(output or tempfile.mkdtemp(prefix="segue-"))
         try:
@@ -417,11 +418,11 @@ def _tree(settings: MorphSettings, pairs: int, grown: Sequence[int]) -> Tree:
     """The tree of a film: decided on the way, or fixed, with the smaller ones that it grew from."""
     if settings.spacing == "perceptual":
         return PerceptualTree(pairs, settings.num_frames, _levels(settings, settings.num_frames), settings.max_distance)
+    sizes = sorted({*grown, settings.num_frames, settings.steps + 1})
     stages = tuple(
-        UniformTree(pairs, num_frames, _levels(settings, num_frames), settings.branching)
-        for num_frames in (*grown, settings.num_frames)
+        UniformTree(pairs, num_frames, _levels(settings, num_frames), settings.branching) for num_frames in sizes
     )
-    return GrownTree(stages) if grown else stages[0]
+    return GrownTree(stages) if len(stages) > 1 else stages[0]
 
 
 def _levels(settings: MorphSettings, num_frames: int) -> tuple[float, ...]:

@@ -1,0 +1,329 @@
+"""From images to a film, as a user of the library sees it."""
+
+import gc
+import json
+import os
+import random
+import shutil
+import tempfile
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from shapes import QUICK, contents, interpolator, latents, picture
+from tiny import tiny_pipe
+
+from segue.errors import SegueError
+from segue.generate import Progress
+from segue.interpolate import Interpolator
+from segue.pictures import fit
+from segue.run import RunFolder
+from segue.tree import FrameKey
+
+A, B, C = picture(0), picture(1), picture(2)
+
+
+def film(path: Path | None, *images: Any, **settings: Any) -> Any:
+    return interpolator()(*(images or (A, B)), output=path, **{**QUICK, **settings})
+
+
+@pytest.mark.parametrize("how", ["cover", "contain", "stretch"])
+def test_the_first_and_the_last_frame_are_the_fitted_images(how: Any, tmp_path: Path) -> None:
+    wide, tall = picture(0, (70, 40)), picture(1, (33, 90))
+    morph = film(tmp_path / "run", wide, tall, fit=how, width=48, height=32, background="navy")
+    assert morph.frames[0].tobytes() == fit(wide, (48, 32), how, "navy").tobytes()
+    assert morph.frames[-1].tobytes() == fit(tall, (48, 32), how, "navy").tobytes()
+    assert {frame.size for frame in morph.frames} == {(48, 32)}
+
+
+def test_keyframes_of_the_right_size_are_the_users_own_pixels(tmp_path: Path) -> None:
+    paths = [tmp_path / "a.png", tmp_path / "b.png"]
+    for path, image in zip(paths, (A, B), strict=True):
+        image.save(path)
+    kinds: list[tuple[Any, Any]] = [(A, B), tuple(paths), tuple(map(str, paths)), (np.array(A), np.array(B))]
+    for i, images in enumerate(kinds):
+        morph = film(tmp_path / f"run{i}", *images, num_frames=3)
+        assert (morph.frames[0].tobytes(), morph.frames[-1].tobytes()) == (A.tobytes(), B.tobytes())
+    assert len({json.dumps(contents(tmp_path / f"run{i}", "frames/")) for i in range(4)}) == 1
+
+
+def test_three_keyframes_and_a_loop(tmp_path: Path) -> None:
+    prompt = ("a cat", "a dog", "an owl")
+    line = film(tmp_path / "line", A, B, C, num_frames=3, prompt=prompt)
+    assert [str(key) for key in line.keys] == ["0", "0.5", "1", "1.5", "2"]
+    assert line.keyframe_flags == [True, False, True, False, True]
+    loop = film(tmp_path / "loop", A, B, C, num_frames=3, prompt=prompt, loop=True)
+    assert [str(key) for key in loop.keys] == ["0", "0.5", "1", "1.5", "2", "2.5"]  # the first is not repeated
+    for i, image in ((0, A), (2, B), (4, C)):
+        assert loop.frames[i].tobytes() == image.tobytes()
+    same = [frame.tobytes() for frame in loop.frames[:5]]
+    assert same == [frame.tobytes() for frame in line.frames]
+
+
+def test_nine_frames_grown_to_seventeen_are_seventeen_made_at_once(tmp_path: Path) -> None:
+    levels = (0.6, 0.5, 0.4, 0.3)
+    settings = {"noise_levels": levels, "num_inference_steps": 4, "batch_size": 4}
+    film(tmp_path / "grown", num_frames=9, **settings)
+    nine = contents(tmp_path / "grown", "frames/")
+    calls: list[Progress] = []
+    grown = film(tmp_path / "grown", num_frames=17, callback=calls.append, **settings)
+    at_once = film(tmp_path / "at-once", num_frames=17, **settings)
+    assert contents(tmp_path / "grown", "frames/") == contents(tmp_path / "at-once", "frames/")
+    assert nine.items() <= contents(tmp_path / "grown", "frames/").items()
+    assert len(grown) == len(at_once) == 17
+    a, b = latents(tmp_path / "grown"), latents(tmp_path / "at-once")
+    assert all(torch.equal(a[key], b[key]) for key in b)
+
+
+def test_growth_with_a_range_of_noise_keeps_the_frames(tmp_path: Path) -> None:
+    film(tmp_path / "run", num_frames=3)
+    before = contents(tmp_path / "run", "frames/")
+    film(tmp_path / "run", num_frames=9)
+    after = contents(tmp_path / "run", "frames/")
+    assert len(after) == 9
+    assert before.items() <= after.items()
+    with pytest.raises(SegueError, match="num_frames: 9, now 5"):
+        film(tmp_path / "run", num_frames=5)
+
+
+def test_a_finished_run_calls_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = film(tmp_path / "run")
+    before = contents(tmp_path / "run")
+    pipe: Any = interpolator().backbone.pipe  # type: ignore[attr-defined]
+
+    def never(*_arguments: Any, **_options: Any) -> Any:
+        raise AssertionError("a network was called")
+
+    for network in (pipe.unet, pipe.vae.encoder, pipe.vae.decoder):
+        monkeypatch.setattr(network, "forward", never)
+    second = film(tmp_path / "run")
+    assert contents(tmp_path / "run") == before
+    assert [frame.tobytes() for frame in second.frames] == [frame.tobytes() for frame in first.frames]
+
+
+@pytest.mark.parametrize(
+    ("changed", "shown"),
+    [
+        ({"seed": 1}, "seed: 0, now 1"),
+        ({"guidance_scale": 2.0}, "guidance_scale: 5.0, now 2.0"),
+        ({"noise": (0.3, 0.6)}, r"noise: \[0.3, 0.55\], now \[0.3, 0.6\]"),
+        ({"num_frames": 6}, "num_frames: 5, now 6"),
+        ({"prompt": ("a cat", "a fox")}, r"prompt: \['a cat', 'a dog'\], now \['a cat', 'a fox'\]"),
+        ({"width": 48}, "width: 32, now 48"),
+        ({"seed": 1, "eta": 0.1, "solver": "ddim"}, "eta: 0.0, now 0.1; seed: 0, now 1; solver: 'dpm.*', now 'ddim'"),
+    ],
+)
+def test_other_settings_are_refused_and_nothing_changes(changed: dict[str, Any], shown: str, finished: Path) -> None:
+    before = contents(finished)
+    with pytest.raises(SegueError, match=rf"holds a run with other settings \(.*{shown}.*\); choose another output"):
+        film(finished, **changed)
+    assert contents(finished) == before
+
+
+def test_other_images_and_models_are_refused(finished: Path) -> None:
+    before = contents(finished)
+    with pytest.raises(SegueError, match="keyframes: Image/Image, now Image/Image with other pixels"):
+        film(finished, A, C)
+    with pytest.raises(SegueError, match="model: tiny, now other with other weights"):
+        Interpolator(tiny_pipe(seed=1), name="other")(A, B, output=finished, **QUICK)
+    assert contents(finished) == before
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("finished") / "run"
+    film(path)
+    return path
+
+
+def test_computing_settings_do_not_make_another_run(finished: Path) -> None:
+    before = contents(finished, "frames/", "latents/", "state.json")
+    film(finished, batch_size=3, keep_candidates=True)
+    assert contents(finished, "frames/", "latents/", "state.json") == before
+
+
+def test_overwrite_begins_anew(tmp_path: Path) -> None:
+    film(tmp_path / "run", candidates=2)
+    interpolator().redo(tmp_path / "run", FrameKey(0, Fraction(1, 2)))
+    film(tmp_path / "run", seed=3, overwrite=True)
+    film(tmp_path / "fresh", seed=3)
+    assert contents(tmp_path / "run") == contents(tmp_path / "fresh")
+
+
+def test_overwrite_of_the_same_settings_is_the_same_run(tmp_path: Path) -> None:
+    film(tmp_path / "run")
+    before = contents(tmp_path / "run")
+    film(tmp_path / "run", overwrite=True)
+    assert contents(tmp_path / "run") == before
+
+
+def test_a_run_killed_while_it_was_begun_anew_is_not_mixed_with_its_remains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run file is gone, latents and pictures of the old settings are there."""
+    film(tmp_path / "run")
+    (tmp_path / "run" / "run.json").unlink()
+    film(tmp_path / "run", seed=3)
+    film(tmp_path / "fresh", seed=3)
+    assert contents(tmp_path / "run") == contents(tmp_path / "fresh")
+
+
+def test_a_run_killed_before_its_run_file_shows_the_new_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_arguments: Any, **_options: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunFolder, "write", stop)
+        with pytest.raises(KeyboardInterrupt):
+            film(tmp_path / "run", C, B)
+    morph = film(tmp_path / "run", A, B)
+    assert morph.frames[0].tobytes() == A.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"noise_levels": (0.5,)}, "5 frames need 2 noise levels"),
+        ({"prompt": ("a", "b", "c")}, "3 prompts for 2 keyframes"),
+        ({"prompt_at": {1.5: "x"}}, "prompt_at 1.5 lies outside the film"),
+        ({"prompt_at": {0.5: " "}}, "prompt_at 0.5: an empty text"),
+        ({"num_frames": 2}, "num_frames"),
+        ({"frames": 9}, "unknown setting 'frames'"),
+        ({"preset": "best"}, "unknown preset 'best'"),
+        ({"background": "not a colour"}, "background"),
+    ],
+)
+def test_impossible_settings_leave_nothing_behind(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(SegueError, match=message):
+        film(tmp_path / "run", **settings)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_impossible_settings_do_not_overwrite_a_run(finished: Path) -> None:
+    before = contents(finished)
+    with pytest.raises(SegueError, match="5 frames need 2 noise levels"):
+        film(finished, noise_levels=(0.5,), overwrite=True)
+    assert contents(finished) == before
+
+
+def test_one_image_is_no_film(tmp_path: Path) -> None:
+    for images in ((A,), ()):
+        with pytest.raises(SegueError, match="a film needs two images or more"):
+            interpolator()(*images, output=tmp_path / "run", **QUICK)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_global_is_left_changed(tmp_path: Path) -> None:
+    pipe = tiny_pipe()
+    pipe.unet.train()
+    torch.manual_seed(4)
+    random.seed(4)
+    np.random.seed(4)
+    processors = dict(pipe.unet.attn_processors)
+    scheduler = dict(pipe.scheduler.config)
+    flags = [(parameter.requires_grad, parameter.dtype) for parameter in pipe.unet.parameters()]
+    state = torch.get_rng_state(), random.getstate(), str(np.random.get_state())
+    threads, grad, dtype = torch.get_num_threads(), torch.is_grad_enabled(), torch.get_default_dtype()
+    Interpolator(pipe, name="tiny")(A, B, output=tmp_path / "run", **{**QUICK, "candidates": 2})
+    assert torch.equal(torch.get_rng_state(), state[0])
+    assert (random.getstate(), str(np.random.get_state())) == state[1:]
+    assert (torch.get_num_threads(), torch.is_grad_enabled(), torch.get_default_dtype()) == (threads, grad, dtype)
+    assert pipe.unet.training
+    assert not pipe.vae.training
+    assert dict(pipe.unet.attn_processors) == processors
+    assert dict(pipe.scheduler.config) == scheduler
+    assert [(parameter.requires_grad, parameter.dtype) for parameter in pipe.unet.parameters()] == flags
+    assert all(parameter.grad is None for parameter in pipe.unet.parameters())
+
+
+def test_random_state_does_not_matter(tmp_path: Path) -> None:
+    for i in range(2):
+        torch.manual_seed(i)
+        film(tmp_path / str(i), solver="ddim", eta=0.3)
+    assert contents(tmp_path / "0", "frames/") == contents(tmp_path / "1", "frames/")
+
+
+def test_the_seed_does_matter(tmp_path: Path) -> None:
+    morphs = [film(tmp_path / str(seed), seed=seed) for seed in (0, 1)]
+    assert morphs[0].frames[2].tobytes() != morphs[1].frames[2].tobytes()
+
+
+def test_prompts_matter_where_they_are(tmp_path: Path) -> None:
+    """A prompt at the middle leaves the keyframes' words alone but changes every frame between."""
+    plain = film(tmp_path / "plain")
+    placed = film(tmp_path / "placed", prompt_at={0.5: "a lynx"})
+    a, b = latents(plain.path), latents(placed.path)
+    assert all(not torch.allclose(a[key], b[key], atol=1e-4) for key in a)
+
+
+def test_a_temporary_run_lives_as_long_as_its_frames(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    morph = film(None, num_frames=3)
+    path, frames = morph.path, morph.frames
+    del morph
+    gc.collect()
+    assert len([frame.size for frame in frames]) == 3
+    del frames
+    gc.collect()
+    assert not path.exists()
+    with pytest.raises(SegueError):
+        film(None, noise_levels=(0.5,))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_frames_are_read_when_they_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    morph = film(tmp_path / "run")
+    opened: list[str] = []
+    original = Image.open
+
+    def counted(file: Any, *arguments: Any, **options: Any) -> Any:
+        opened.append(Path(file).name)
+        return original(file, *arguments, **options)
+
+    monkeypatch.setattr(Image, "open", counted)
+    assert (len(morph), len(morph.frames[1:3]), opened) == (5, 2, [])
+    first = morph.frames[1]
+    assert opened == ["000.2500000.png"]
+    assert first is not morph.frames[1]  # nothing is kept
+    iterator = iter(morph.frames)
+    assert len(opened) == 2
+    next(iterator)
+    assert len(opened) == 3
+    with pytest.raises(IndexError):
+        morph.frames[5]
+    assert morph.frames[-1].tobytes() == B.tobytes()
+
+
+def test_the_run_file_says_what_determines_the_images(tmp_path: Path) -> None:
+    film(tmp_path / "run")
+    data = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert data["settings"]["prompt"] == ["a cat", "a dog"]
+    assert data["size"] == [32, 32]
+    assert data["model"]["name"] == "tiny"
+    assert set(data["versions"]) == {"segue", "torch", "diffusers", "transformers"}
+    assert str(tmp_path) not in json.dumps(data)
+    state = json.loads((tmp_path / "run" / "state.json").read_text())["frames"]
+    assert [frame["place"] for frame in state] == ["0", "1/4", "1/2", "3/4", "1"]
+    assert state[1]["parents"] == ["0", "1/2"]
+    assert [frame["level"] for frame in state] == [-1, 1, 0, 1, -1]
+
+
+def test_a_run_folder_can_be_moved(tmp_path: Path) -> None:
+    film(tmp_path / "run")
+    before = contents(tmp_path / "run")
+    shutil.copytree(tmp_path / "run", tmp_path / "copied")
+    shutil.rmtree(tmp_path / "run")
+    film(tmp_path / "copied")
+    assert contents(tmp_path / "copied") == before
+    interpolator().redo(tmp_path / "copied", FrameKey(0, Fraction(1, 4)))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(SegueError, match="cannot be written"):
+        film(tmp_path / "run")
