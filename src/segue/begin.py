@@ -13,7 +13,7 @@ from PIL import Image
 from segue.errors import SegueError
 from segue.history import Attempt, Edit, Redo
 from segue.run import RUN_FILE, RunFolder
-from segue.settings import ComputeSettings, MorphSettings, as_json, differences
+from segue.settings import ComputeSettings, MorphSettings, as_json, checked, differences
 from segue.tree import FrameKey, grows
 
 __all__ = ["begin", "digest", "opened", "redone"]
@@ -58,13 +58,9 @@ def begin(
     grown = list(there.get("grown", [])) if there else []
     if there is not None:
         changes = _changes(there, fresh)
-        before, after = there["settings"]["num_frames"], settings.num_frames
-        if (
-            list(changes) == ["num_frames"]
-            and (settings.scheme, settings.spacing) == ("branching", "uniform")
-            and grows(before, after, settings.branching)
-        ):
-            grown.append(before)
+        before = checked(MorphSettings, there["settings"])
+        if settings.can_grow and _grows(changes, before, settings):
+            grown.append(before.steps + 1)
         elif changes and not overwrite:
             raise SegueError(
                 f"{run.path} holds a run with other settings ({'; '.join(changes.values())}); "
@@ -111,6 +107,12 @@ def redone(run: RunFolder, settings: MorphSettings, frame: FrameKey, edit: Edit 
     if not 0 <= candidate < next_candidate:
         raise SegueError(f"frame {frame} has candidates 0 to {next_candidate - 1}, not {candidate}")
     return Redo(key=frame, candidate=candidate)
+
+
+def _grows(changes: Mapping[str, str], before: MorphSettings, after: MorphSettings) -> bool:
+    """Whether a film only gets more frames, and all that it has are among them."""
+    only = bool(changes) and set(changes) <= {"num_frames", "refine"}
+    return only and grows(before.steps + 1, after.steps + 1, after.branching)
 
 
 def _changes(there: Mapping[str, Any], fresh: Mapping[str, Any]) -> dict[str, str]:

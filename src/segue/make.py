@@ -194,7 +194,9 @@ def _loaded(folder: Path, model: Mapping[str, str | None]) -> Interpolator:
 def _interpolator_of(folder: Path, device: str | None, dtype: str | None) -> Interpolator:
     """The model that a run was made with."""
     model = json.loads((folder / RUN_FILE).read_text())["model"]
-    return _loaded(folder, {"name": model["name"], "controlnet": model.get("controlnet"), "dtype": dtype, "device": device})
+    return _loaded(
+        folder, {"name": model["name"], "controlnet": model.get("controlnet"), "dtype": dtype, "device": device}
+    )
 
 
 def _previewing(show: Any, folder: Path) -> Any:

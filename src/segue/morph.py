@@ -3,7 +3,7 @@
 import json
 import shutil
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from os import PathLike
 from pathlib import Path
@@ -16,6 +16,7 @@ from segue.errors import SegueError
 from segue.files import write_json
 from segue.film import contact_sheet, timeline, write_film
 from segue.settings import FilmSettings, as_json, checked
+from segue.smooth import compensated, dissolved
 from segue.timing import Bezier, easing_named, screen_times
 from segue.tree import FrameKey
 
@@ -88,7 +89,8 @@ class Morph:
         """
         settings = film or checked(FilmSettings, values)
         timed = self.timed(settings)
-        write_film(Path(path), ((self.frames[i], seconds) for i, seconds in timed), quality=settings.quality)
+        shown = self._smoothed(((self.frames[i], seconds) for i, seconds in timed), settings)
+        write_film(Path(path), shown, quality=settings.quality)
         return Path(path)
 
     def timed(self, film: FilmSettings) -> list[tuple[int, float]]:
@@ -111,6 +113,16 @@ class Morph:
             known = {"frames": digests, "distances": apart}
             write_json(self.path / "distances.json", known)
         return [float(distance) for distance in known["distances"]]
+
+    def _smoothed(
+        self, shown: Iterable[tuple[Image.Image, float]], film: FilmSettings
+    ) -> Iterable[tuple[Image.Image, float]]:
+        """The film with more frames between its own, where that is asked for."""
+        if film.smooth == "dissolve":
+            return dissolved(shown, film.smooth_frames)
+        if film.smooth == "motion":
+            return compensated(shown, film.fps * (film.smooth_frames + 1))
+        return shown
 
     def _screen_times(self, *, even: bool, easing: Bezier) -> list[float]:
         """For each frame its time on screen, in frames of a uniform film; each gap between keyframes on its own."""

@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 
 from segue.errors import SegueError
 from segue.timing import easing_named
+from segue.tree import grows
 
 __all__ = [
     "PRESETS",
@@ -190,6 +191,12 @@ class MorphSettings(InversionSettings):
     )
     background: str = Field(default="white", description="Colour behind transparent pixels and around fitted ones.")
 
+    refine: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Split each step of the finished tree again, at low noise: 4 for 4 times the steps.",
+    )
     spacing: Literal["uniform", "perceptual"] = Field(
         default="uniform", description="Equal steps, or more frames where neighbours look farther apart."
     )
@@ -229,12 +236,26 @@ class MorphSettings(InversionSettings):
             raise SegueError("prompt: an empty text; leave the prompt out to have one found")
         if self.spacing == "perceptual" and (self.scheme != "branching" or self.branching != 2):
             raise SegueError("perceptual spacing needs the scheme branching, with branching 2")
+        if self.refine > 1 and not self.can_grow:
+            raise SegueError("refine needs the scheme branching with uniform spacing")
+        if self.refine > 1 and not grows(2, self.refine + 1, self.branching):
+            raise SegueError(f"refine is a power of branching ({self.branching}), not {self.refine}")
         if self.moves and (self.loop or self.scheme != "branching"):
             raise SegueError("zoom, pan and rotate need the scheme branching, and no loop")
         if self.candidates > 1 and self.scheme != "branching":
             raise SegueError(f"candidates need the scheme branching, not {self.scheme}")
         if self.eta and self.solver != "ddim":
             raise SegueError(f"eta needs the solver ddim, not {self.solver}")
+
+    @property
+    def can_grow(self) -> bool:
+        """Whether all frames of a smaller film are frames of a larger one."""
+        return self.scheme == "branching" and self.spacing == "uniform"
+
+    @property
+    def steps(self) -> int:
+        """The steps from one keyframe to the next in a film of uniform spacing."""
+        return (self.num_frames - 1) * self.refine
 
     @property
     def moves(self) -> bool:
@@ -269,6 +290,10 @@ class FilmSettings:
         default="linear",
         description="Speed over each gap: linear, ease-in, ease-out, ease-in-out, or a Bezier curve as 0.42,0,0.58,1.",
     )
+    smooth: Literal["none", "dissolve", "motion"] = Field(
+        default="none", description="More frames between neighbours without the model: dissolves, or along the motion."
+    )
+    smooth_frames: int = Field(default=3, ge=1, le=32, description="Frames that smooth puts between two neighbours.")
     quality: int = Field(default=18, ge=0, le=51, description="Quality of an MP4: 0 is the best, 51 the worst.")
 
     def __post_init__(self) -> None:
