@@ -44,7 +44,7 @@ def test_keyframes_of_the_right_size_are_the_users_own_pixels(tmp_path: Path) ->
     paths = [tmp_path / "a.png", tmp_path / "b.png"]
     for path, image in zip(paths, (A, B), strict=True):
         image.save(path)
-    kinds: list[tuple[Any, Any]] = [(A, B), tuple(paths), tuple(map(str, paths)), (np.array(A), np.array(B))]
+    kinds: list[tuple[Any, ...]] = [(A, B), tuple(paths), tuple(map(str, paths)), (np.array(A), np.array(B))]
     for i, images in enumerate(kinds):
         morph = film(tmp_path / f"run{i}", *images, num_frames=3)
         assert (morph.frames[0].tobytes(), morph.frames[-1].tobytes()) == (A.tobytes(), B.tobytes())
