@@ -131,13 +131,19 @@ Chooser = Callable[[Candidates], Pick | Again | AcceptRest]
 
 @dataclass(frozen=True)
 class Made:
-    """A frame as it now is: what it was made from, and the recipe of what it shows."""
+    """A frame as it now is: what it was made from, the recipe of what it shows, and its candidates.
+
+    ``candidates`` has the recipe of each candidate, also of earlier attempts, whose picture is kept; ``scores`` has
+    the ranking's score of each, where there is one.
+    """
 
     key: FrameKey
     level: int
     parents: tuple[FrameKey, ...]
     candidate: int
     recipe: str
+    candidates: Mapping[int, str] = field(default_factory=dict)
+    scores: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -242,8 +248,18 @@ class _Driver:
                 self._show(level, choice, tries)
                 self.frames += 1
                 self._report(key, self.work.run.picture(recipe))
-                yield Made(key, level.number, level.parents[key], choice.candidate, recipe)
+                yield Made(key, level.number, level.parents[key], choice.candidate, recipe, *self._others(level, tries))
         self.recipes = recipes
+
+    def _others(self, level: Level, tries: list[Attempt]) -> tuple[dict[int, str], dict[int, float]]:
+        """The candidates of a frame whose pictures are kept, by number, and the scores that they got."""
+        run, key = self.work.run, tries[0].key
+        numbers = range(run.history.next_candidate(key, self.work.candidates(level)))
+        recipes = {number: self._recipe(level, Sample(key, number)) for number in numbers}
+        kept = {number: recipe for number, recipe in recipes.items() if run.has_picture(recipe)}
+        contexts = [self._context(level, run.history.attempt_of(key, number)) for number in kept]
+        scores = run.history.scores(key, contexts)
+        return kept, {number: score for number, score in scores.items() if number in kept}
 
     def _attempts(self, level: Level, key: FrameKey) -> list[Attempt]:
         """The attempts at a frame that count: of legs in between there is only one."""

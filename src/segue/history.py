@@ -164,6 +164,15 @@ class History:
                 return entry
         return None
 
+    def scores(self, key: FrameKey, contexts: Iterable[str]) -> dict[int, float]:
+        """The scores that a frame's candidates got under any of the contexts, undone choices included."""
+        found: dict[int, float] = {}
+        known = set(contexts)
+        for entry in self._all(key):
+            if isinstance(entry, Choice) and entry.context in known:
+                found |= entry.scores
+        return found
+
     def next_candidate(self, key: FrameKey, count: int) -> int:
         """The first number that no candidate of a frame ever had, undone ones included."""
         ends = [entry.first + entry.count for entry in self._all(key) if isinstance(entry, Attempt)]

@@ -221,6 +221,7 @@ class Interpolator:
         edit: Edit | None = None,
         *,
         candidate: int | None = None,
+        compute: ComputeSettings | None = None,
         callback: Callback | None = None,
         choose: Chooser | None = None,
     ) -> Morph:
@@ -231,6 +232,7 @@ class Interpolator:
             frame: the frame, not a keyframe.
             edit: the frame's own prompt, seed, noise level or pose; without one only its noise is new.
             candidate: show this one of its candidates instead of making new ones.
+            compute: how the images are computed.
             callback: is handed a Progress after each step.
             choose: picks among the new candidates.
         """
@@ -240,16 +242,28 @@ class Interpolator:
             settings = checked(MorphSettings, data["settings"])
             own = kept_edit(run, edit, tuple(data["size"]), settings) if edit else None
             run.record(redone(run, settings, frame, own, candidate))
-            self.make(run, callback=callback, choose=choose)
+            self.make(run, compute, callback=callback, choose=choose)
             return Morph(run.path)
 
-    def undo(self, output: str | PathLike[str], *, callback: Callback | None = None) -> Morph:
+    def undo(
+        self,
+        output: str | PathLike[str],
+        *,
+        compute: ComputeSettings | None = None,
+        callback: Callback | None = None,
+    ) -> Morph:
         """Bring back what was there before the last redo of a film."""
-        return self._step(output, Undo(), callback)
+        return self._step(output, Undo(), compute, callback)
 
-    def restore(self, output: str | PathLike[str], *, callback: Callback | None = None) -> Morph:
+    def restore(
+        self,
+        output: str | PathLike[str],
+        *,
+        compute: ComputeSettings | None = None,
+        callback: Callback | None = None,
+    ) -> Morph:
         """Take the last undo of a film back."""
-        return self._step(output, Restore(), callback)
+        return self._step(output, Restore(), compute, callback)
 
     @within_memory()
     def invert(
@@ -288,7 +302,13 @@ class Interpolator:
                 f"{run.path} was made with {model['name']} (weights {model['fingerprint'][:12]}), not with {self.name}"
             )
 
-    def _step(self, output: str | PathLike[str], event: Undo | Restore, callback: Callback | None) -> Morph:
+    def _step(
+        self,
+        output: str | PathLike[str],
+        event: Undo | Restore,
+        compute: ComputeSettings | None,
+        callback: Callback | None,
+    ) -> Morph:
         """Record an undo or a restore, and show the frames that count then."""
         with RunFolder(Path(output)) as run:
             self._same_model(run, opened(run))
@@ -297,7 +317,7 @@ class Interpolator:
             if isinstance(event, Restore) and not run.history.restorable:
                 raise SegueError(f"{run.path} has no undo to take back")
             run.record(event)
-            self.make(run, callback=callback)
+            self.make(run, compute, callback=callback)
             return Morph(run.path)
 
     # The parts of the method.
@@ -489,6 +509,8 @@ def _state(keyframes: Sequence[FrameKey], made: Mapping[FrameKey, Made]) -> dict
             "parents": [str(parent.place) for parent in frame.parents],
             "candidate": frame.candidate,
             "recipe": frame.recipe,
+            "candidates": {str(number): recipe for number, recipe in frame.candidates.items()},
+            "scores": {str(number): score for number, score in frame.scores.items()},
         }
         for key, frame in made.items()
     ]
