@@ -216,14 +216,25 @@ def test_scaling_there_and_back_changes_nothing() -> None:
     assert scaled(scaled(pose, (128, 24)), (64, 48)) == pose
 
 
-def test_keypoints_outside_the_picture_are_not_written() -> None:
+def test_a_cropped_pose_is_written_and_read_with_what_lies_outside(tmp_path: Path) -> None:
     pose = fitted(Pose((standing(),), 64, 48), (20, 48))
-    assert pose.people[0].points[17, 0] == 5
-    assert pose.people[0].points[0, 0] == -12  # kept, for the limbs that reach into the picture
-    points = np.array(as_openpose(pose)["people"][0]["pose_keypoints_2d"]).reshape(18, 3)
-    assert points[0].tolist() == [0, 0, 0]
-    assert points[17].tolist() == [5, 23, 0.5]
-    corners = np.zeros((18, 3))
-    corners[:6] = [(0, 0, 1), (64, 48, 1), (-0.1, 5, 1), (64.1, 5, 1), (5, -0.1, 1), (5, 48.1, 1)]
-    points = np.array(as_openpose(Pose((Person(corners),), 64, 48))["people"][0]["pose_keypoints_2d"]).reshape(18, 3)
-    assert points[:, 2].tolist() == [1, 1] + [0] * 16
+    assert pose.people[0].points[0].tolist() == [-12, 40, 0.5]  # kept, for the limbs that reach into the picture
+    pose.save(tmp_path / "cropped.json")
+    assert json.loads((tmp_path / "cropped.json").read_text())["cropped"] is True
+    assert Pose.load(tmp_path / "cropped.json") == pose
+    assert "cropped" not in as_openpose(Pose((standing(),), 64, 48))
+
+
+@pytest.mark.parametrize("place", [(-0.1, 5), (64.1, 5), (5, -0.1), (5, 48.1)])
+def test_every_border_counts(place: tuple[float, float]) -> None:
+    points = np.zeros((18, 3))
+    points[:3] = [(0, 0, 1), (64, 48, 1), (*place, 1)]
+    file = as_openpose(Pose((Person(points),), 64, 48))
+    assert file.pop("cropped") is True
+    with pytest.raises(SegueError, match=r"person 1, keypoint 2 'right shoulder' at .* lies outside the picture"):
+        from_openpose(file, "pose.json")
+
+
+def test_nothing_lies_endlessly_far_outside() -> None:
+    with pytest.raises(SegueError, match=r"keypoint 6 'left elbow' at .* lies outside the picture"):
+        from_openpose(with_number(18, 1e9) | {"cropped": True}, "pose.json")

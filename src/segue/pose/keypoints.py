@@ -125,7 +125,8 @@ class Pose:
         """Read an OpenPose JSON file.
 
         People with 25 keypoints (BODY_25) are reduced to the 18; a list of one frame is that frame; coordinates that
-        all lie from 0 to 1 are fractions of the picture. People without any keypoint are left out.
+        all lie from 0 to 1 are fractions of the picture. People without any keypoint are left out. Keypoints lie in
+        the picture, but in a file that says `"cropped": true` they may lie around it.
 
         Args:
             path: the file.
@@ -143,7 +144,7 @@ class Pose:
         return from_openpose(content, str(path), size)
 
     def save(self, path: str | Path) -> None:
-        """Write an OpenPose JSON file, atomically; keypoints outside the picture are written as not there.
+        """Write an OpenPose JSON file, atomically; ``load`` gives the same pose again.
 
         Raises:
             SegueError: the file cannot be written.
@@ -170,20 +171,22 @@ def from_openpose(content: object, name: str, size: tuple[int, int] | None = Non
     people = [_numbers(person, f"{name}: person {i}") for i, person in enumerate(content["people"], start=1)]
     if _are_fractions(people, width, height):
         people = [points * (width, height, 1) for points in people]
+    margin = _LONGEST_SIDE if content.get("cropped") is True else 0
     for i, points in enumerate(people, start=1):
-        _check_inside(points, width, height, f"{name}: person {i}")
+        _check_inside(points, width, height, f"{name}: person {i}", margin)
     return Pose(tuple(Person(points) for points in people if (points[:, 2] > 0).any()), width, height)
 
 
 def as_openpose(pose: Pose) -> dict[str, Any]:
-    """The content of an OpenPose file; keypoints outside the picture are not there."""
-    people = []
-    for person in pose.people:
-        x, y, _ = person.points.T
-        inside = (x >= 0) & (x <= pose.width) & (y >= 0) & (y <= pose.height)
-        points = person.points * inside[:, None]
-        people.append({"person_id": [-1], "pose_keypoints_2d": [float(number) for number in points.ravel()]})
-    return {"version": 1.3, "canvas_width": pose.width, "canvas_height": pose.height, "people": people}
+    """The content of an OpenPose file; one with keypoints outside the picture says `"cropped": true`."""
+    people = [
+        {"person_id": [-1], "pose_keypoints_2d": [float(number) for number in person.points.ravel()]}
+        for person in pose.people
+    ]
+    content = {"version": 1.3, "canvas_width": pose.width, "canvas_height": pose.height, "people": people}
+    if any(_outside(person.points, *pose.size).any() for person in pose.people):
+        content["cropped"] = True
+    return content
 
 
 def fitted(pose: Pose, size: tuple[int, int], fit: Fit = "cover") -> Pose:
@@ -265,10 +268,16 @@ def _are_fractions(people: Sequence[NDArray[np.float64]], width: int, height: in
     return bool(len(seen)) and bool(((seen >= 0) & (seen <= 1)).all())
 
 
-def _check_inside(points: NDArray[np.float64], width: int, height: int, where: str) -> None:
-    for row, (x, y, _) in enumerate(points):
-        if not (0 <= x <= width and 0 <= y <= height):
-            raise SegueError(f"{_place(where, row)} at ({x:g}, {y:g}) lies outside the picture of {width}x{height}")
+def _check_inside(points: NDArray[np.float64], width: int, height: int, where: str, margin: int) -> None:
+    for row in np.flatnonzero(_outside(points, width, height, margin)):
+        x, y, _ = points[row]
+        raise SegueError(f"{_place(where, int(row))} at ({x:g}, {y:g}) lies outside the picture of {width}x{height}")
+
+
+def _outside(points: NDArray[np.float64], width: int, height: int, margin: int = 0) -> NDArray[np.bool_]:
+    """Which keypoints lie farther than a margin outside the picture, (18,); missing ones, all zeros, do not."""
+    x, y, _ = points.T
+    return np.asarray((x < -margin) | (x > width + margin) | (y < -margin) | (y > height + margin))
 
 
 def _place(where: str, row: int) -> str:
