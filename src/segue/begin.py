@@ -71,8 +71,9 @@ def begin(
     if there is None:  # whatever lies there is of a run that was begun, or cleared, and not recorded
         run.clear()
     batch_size = compute.batch_size or (there or {}).get("batch_size") or _batch_size(size)
-    for i, keyframe in enumerate(keyframes if there is None else ()):
-        run.save_keyframe(FrameKey(i), keyframe)
+    for i, keyframe in enumerate(keyframes):
+        if there is None or not run.frame(FrameKey(i)).exists():
+            run.save_keyframe(FrameKey(i), keyframe)
     run.write(RUN_FILE, {**fresh, "grown": grown, "batch_size": batch_size, "versions": _versions()})
 
 

@@ -252,9 +252,9 @@ class _Driver:
         self.recipes = recipes
 
     def _others(self, level: Level, tries: list[Attempt]) -> tuple[dict[int, str], dict[int, float]]:
-        """The candidates of a frame whose pictures are kept, by number, and the scores that they got."""
+        """The candidates of a frame that are not undone and whose pictures are kept, and the scores that they got."""
         run, key = self.work.run, tries[0].key
-        numbers = range(run.history.next_candidate(key, self.work.candidates(level)))
+        numbers = run.history.candidates(key, self.work.candidates(level))
         recipes = {number: self._recipe(level, Sample(key, number)) for number in numbers}
         kept = {number: recipe for number, recipe in recipes.items() if run.has_picture(recipe)}
         contexts = [self._context(level, run.history.attempt_of(key, number)) for number in kept]

@@ -164,11 +164,16 @@ class History:
                 return entry
         return None
 
+    def candidates(self, key: FrameKey, count: int) -> list[int]:
+        """The numbers of a frame's candidates: the level's own ``count`` and those of each attempt that counts."""
+        attempts = [entry for entry in self._entries(key) if isinstance(entry, Attempt)]
+        return sorted({*range(count), *(number for attempt in attempts for number in attempt.candidates)})
+
     def scores(self, key: FrameKey, contexts: Iterable[str]) -> dict[int, float]:
-        """The scores that a frame's candidates got under any of the contexts, undone choices included."""
+        """The scores that a frame's candidates got under any of the contexts."""
         found: dict[int, float] = {}
         known = set(contexts)
-        for entry in self._all(key):
+        for entry in self._entries(key):
             if isinstance(entry, Choice) and entry.context in known:
                 found |= entry.scores
         return found

@@ -30,6 +30,7 @@ from segue.caption import captions
 from segue.clip import Clip
 from segue.conditioning import ConditioningPath
 from segue.control import controls_of, keep_given, kept_edit, read_given
+from segue.drift import ColourMatch
 from segue.errors import SegueError
 from segue.fade import Fade
 from segue.frames import EditedNoise, Look, Words
@@ -189,6 +190,7 @@ class Interpolator:
             **({"seen": partial(seen, _motion(settings))} if settings.moves else {}),
         )
         fade = cache(lambda: self._fade(settings, keyframes, latents))
+        match = ColourMatch({key: _image(keyframes, key) for key in latents}, settings.colour_match)
 
         # Blend and denoise level by level (section 4.1), keep the best candidate of each (section 4.4).
         sampling = _sampling(settings)
@@ -200,7 +202,7 @@ class Interpolator:
             conditioning=words,
             noise=noise,
             candidates=lambda level: settings.candidates_at(level.number),
-            picture=lambda key, image: to_images(fade()(key, image)[None])[0],
+            picture=lambda key, image: to_images(match(key, fade()(key, image))[None])[0],
             judge=_judge(settings),
             choose=choose,
             report=report,
@@ -368,8 +370,7 @@ class Interpolator:
         if settings.fade:
             with self.backbone.evaluating():
                 for key in latents:
-                    given = to_tensor([keyframes[FrameKey(key.pair % len(keyframes))]])
-                    residuals[key] = (given - self.backbone.decode(latents[key][None]))[0]
+                    residuals[key] = _image(keyframes, key) - self.backbone.decode(latents[key][None])[0]
         return Fade(residuals, settings.fade)
 
     def _words(
@@ -432,6 +433,11 @@ def _settings(preset: str | None, values: Mapping[str, Any]) -> tuple[MorphSetti
     return checked(MorphSettings, {**preset_settings(preset or "balanced"), **others}), checked(
         ComputeSettings, computing
     )
+
+
+def _image(keyframes: Mapping[FrameKey, Image.Image], key: FrameKey) -> Tensor:
+    """A keyframe's image (3, H, W) in [-1, 1]; the one that closes a loop is the first."""
+    return to_tensor([keyframes[FrameKey(key.pair % len(keyframes))]])[0]
 
 
 def _tree(settings: MorphSettings, pairs: int, grown: Sequence[int]) -> Tree:

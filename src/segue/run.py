@@ -63,7 +63,7 @@ class RunFolder:
         self._lock = _locked(path)
         self._is_new_run = not (path / RUN_FILE).exists()
         try:
-            for folder in ("", "frames", "pictures", "latents"):
+            for folder in ("", "frames", "pictures", "latents", "words", "pose"):
                 sweep(path / folder)
             self.reset()
         except OSError as error:

@@ -217,6 +217,9 @@ class MorphSettings(InversionSettings):
     rotate: tuple[Annotated[float, Field(ge=-360, le=360)], ...] = Field(
         default=(0.0,), min_length=1, description="Degrees by which the picture turns clockwise over a gap."
     )
+    colour_match: float = Field(
+        default=0.0, ge=0, le=1, description="How strongly frames follow the coarse colours between their keyframes."
+    )
     fade: float = Field(
         default=0.2,
         ge=0,
