@@ -47,7 +47,7 @@ CHANGES = ("os.rename", "os.link", "os.remove", "os.rmdir", "os.mkdir", "os.trun
 def main() -> None:
     """Parse the command, run it, print what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=("crashes", "kills"))
+    parser.add_argument("kinds", nargs="+", choices=("crashes", "kills"))
     parser.add_argument("--every", type=int, default=1, help="crash at every Nth operation only")
     parser.add_argument("--count", type=int, default=50, help="kills")
     parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
@@ -57,12 +57,13 @@ def main() -> None:
     torch.set_num_threads(1)  # a forked child has no other threads
     with tempfile.TemporaryDirectory() as folder:
         trial = Trial(Path(folder))
-        begun = time.monotonic()
-        if options.kind == "crashes":
-            trial.crashes(options.every)
-        else:
-            trial.kills(options.count, random.Random(options.seed))
-        print(f"{trial.broken} {options.kind}, {trial.kept} finished batches kept, in {time.monotonic() - begun:.0f} s")
+        for kind in options.kinds:
+            begun, trial.broken, trial.kept = time.monotonic(), 0, 0
+            if kind == "crashes":
+                trial.crashes(options.every)
+            else:
+                trial.kills(options.count, random.Random(options.seed))
+            print(f"{trial.broken} {kind}, {trial.kept} finished batches kept, in {time.monotonic() - begun:.0f} s")
 
 
 class Trial:
