@@ -178,6 +178,21 @@ def pose(
         show_poses(images, detector=detector, download=download, output=output, drawing=drawing)
 
 
+@app.command()
+def check(
+    images: Images,
+    model: Model = None,
+    detector: Annotated[
+        Literal["pocket", "rtmlib", "vitpose"] | None,
+        typer.Option(help="What finds people; pocket's own if not given."),
+    ] = None,
+) -> None:
+    """Say before a film is made how far its images are apart, and which settings to change."""
+    from segue.check import check_films
+
+    check_films(images, detector=detector, model=model)
+
+
 app.command()(evaluate)
 
 

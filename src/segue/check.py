@@ -1,0 +1,156 @@
+"""Before a film is made: how far its keyframes are apart, what is likely to go wrong, and which settings to change.
+
+For each pair of neighbouring keyframes, each distance from 0 (the same) upwards:
+
+    layout   mean difference of the brightness on a grid of 8 x 8, over the largest possible one
+    style    difference of the means and spreads of the colours, and of how much of the picture is edges
+    content  1 - cosine of the CLIP features
+    pose     mean distance of the keypoints that both people have, over the larger person's height; none without people
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from segue.clip import Clip
+from segue.errors import SegueError
+from segue.pictures import fit, load
+from segue.pose.detect import Detector, detector_of
+from segue.pose.keypoints import Pose
+from segue.pose.matching import match
+
+__all__ = [
+    "Preflight",
+    "advice",
+    "check_films",
+    "content_distance",
+    "layout_distance",
+    "pose_distance",
+    "preflight",
+    "style_distance",
+]
+
+SIDE = 128  # pixels that pictures are compared at
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """How far two keyframes are apart."""
+
+    layout: float
+    style: float
+    content: float
+    pose: float | None
+
+
+def preflight(
+    left: Image.Image, right: Image.Image, clip: Clip, poses: Sequence[Pose | None] = (None, None)
+) -> Preflight:
+    """Measure how far two keyframes are apart.
+
+    Args:
+        left: the keyframe before.
+        right: the keyframe after; both are compared at 128 x 128.
+        clip: what the contents are compared with.
+        poses: the people in them, where somebody looked for them; both in pictures of one size.
+    """
+    a, b = (fit(picture.convert("RGB"), (SIDE, SIDE), "cover", "white") for picture in (left, right))
+    return Preflight(layout_distance(a, b), style_distance(a, b), content_distance(a, b, clip), pose_distance(*poses))
+
+
+def layout_distance(left: Image.Image, right: Image.Image) -> float:
+    """Mean difference of the brightness on a coarse grid, 0 to 1."""
+    grids = [np.asarray(image.convert("L").resize((8, 8), Image.Resampling.BOX), float) for image in (left, right)]
+    return float(np.abs(grids[0] - grids[1]).mean() / 255)
+
+
+def style_distance(left: Image.Image, right: Image.Image) -> float:
+    """Mean difference of the statistics of colour and edges, 0 to 1."""
+    return float(np.abs(_statistics(left) - _statistics(right)).mean())
+
+
+def content_distance(left: Image.Image, right: Image.Image, clip: Clip) -> float:
+    """1 - cosine of the CLIP features, 0 to 2."""
+    features = clip.images([left, right])
+    return 1 - float(features[0] @ features[1])
+
+
+def pose_distance(left: Pose | None, right: Pose | None) -> float | None:
+    """Mean distance of shared keypoints of the largest people, over the larger one's height; None without them."""
+    if left is None or right is None or not (pairs := match(left, right)):
+        return None
+    one, other = left.people[pairs[0][0]], right.people[pairs[0][1]]
+    shared = one.visible & other.visible
+    if not shared.any():
+        return None
+    apart = np.hypot(*(one.points[shared, :2] - other.points[shared, :2]).T).mean()
+    height = max(person.box[3] - person.box[1] for person in (one, other))
+    return float(apart / max(height, 1.0))
+
+
+def advice(found: Preflight, *, with_controlnet: bool) -> list[str]:
+    """What is likely to go wrong between two keyframes, and which setting to change; one line each."""
+    lines = []
+    if found.layout > FAR["layout"]:
+        lines.append(
+            "the pictures are laid out differently: frames in the middle may show both at once; "
+            "crop them alike, or raise --noise (0.35 0.65)"
+        )
+    if found.style > FAR["style"]:
+        lines.append("the styles differ: colours may rush near a keyframe; use --spacing perceptual or --timing even")
+    if found.content > FAR["content"]:
+        lines.append(
+            "the pictures show different things: give each its --prompt, and --prompt-at 0.5=TEXT for the middle; "
+            "--candidates 5 with --rank-for picks the better frames"
+        )
+    if found.pose is not None and found.pose > FAR["pose"]:
+        remedy = "--pose auto guides them" if with_controlnet else "name a pose --controlnet"
+        lines.append(f"the people stand differently: limbs may double; {remedy}")
+    return lines
+
+
+# The upper quartiles of the benchmark's 60 pairs (python benchmarks/preflight.py); poses: of its figures.
+FAR = {"layout": 0.25, "style": 0.1, "content": 0.5, "pose": 0.1}
+
+
+def check_films(images: Sequence[Path], *, detector: Detector | None, model: str | None) -> None:
+    """What the command ``segue check`` does: print the distances of neighbours, and what to change.
+
+    Raises:
+        SegueError: fewer than two pictures, a picture that cannot be used, or a named detector that is not there.
+    """
+    if len(images) < 2:
+        raise SegueError(f"a film needs two images or more, not {len(images)}")
+    pictures = [load(image) for image in images]
+    clip, poses = Clip.load(), _poses(pictures, detector)
+    gaps = zip(images, images[1:], pictures, pictures[1:], poses, poses[1:], strict=False)
+    for left_name, right_name, left, right, *pair in gaps:
+        found = preflight(left, right, clip, pair)
+        shown = [f"{name} {far:.2f}" for name, far in vars(found).items() if far is not None]
+        print(f"{left_name} to {right_name}: {', '.join(shown)}")
+        lines = advice(found, with_controlnet=model is None)
+        for line in lines or ["nothing unusual: the defaults should do"]:
+            print(f"  {line}")
+
+
+def _poses(pictures: Sequence[Image.Image], detector: Detector | None) -> list[Pose | None]:
+    """The people of each picture at the size that pictures are compared at; none where nothing can detect them."""
+    try:
+        detect = detector_of(detector or "pocket")
+    except SegueError:
+        if detector is not None:
+            raise
+        return [None] * len(pictures)
+    return [detect(fit(picture, (SIDE, SIDE), "cover", "white")) for picture in pictures]
+
+
+def _statistics(image: Image.Image) -> NDArray[np.float64]:
+    """Mean and spread of each colour channel, and the mean strength of edges, each 0 to 1."""
+    pixels = np.asarray(image, float) / 255
+    grey = pixels.mean(-1)
+    edges = (np.abs(np.diff(grey, axis=0)).mean() + np.abs(np.diff(grey, axis=1)).mean()) / 2
+    return np.concatenate([pixels.mean((0, 1)), pixels.std((0, 1)), [edges]])

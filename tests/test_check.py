@@ -1,0 +1,58 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segue.check import FAR, Preflight, advice, layout_distance, pose_distance, style_distance
+from segue.cli import run
+from segue.pose.keypoints import Person, Pose
+
+
+def halves(top: int, bottom: int) -> Image.Image:
+    """A grey picture of two halves."""
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    pixels[:32], pixels[32:] = top, bottom
+    return Image.fromarray(pixels)
+
+
+def test_layout_is_the_mean_difference_of_brightness() -> None:
+    assert layout_distance(halves(0, 255), halves(0, 255)) == 0
+    assert layout_distance(halves(0, 255), halves(255, 0)) == pytest.approx(1)
+    assert layout_distance(halves(0, 255), halves(51, 255)) == pytest.approx(0.1, abs=0.005)
+
+
+def test_style_looks_at_statistics_not_at_places() -> None:
+    assert style_distance(halves(0, 255), halves(255, 0)) == pytest.approx(0, abs=1e-12)
+    # Mean 0.5 and spread 0.5 against mean 0.5 and none, in each of three channels; one row of edges of 63.
+    expected = (3 * 0.5 + 1 / 63 / 2) / 7
+    assert style_distance(halves(0, 255), halves(128, 128)) == pytest.approx(expected, abs=0.002)
+
+
+def test_pose_is_relative_to_the_height() -> None:
+    points = np.array([[10.0, 10 + 5 * i, 1.0] for i in range(18)])
+    one, other = (Pose((Person.of(points + np.array([dx, 0, 0])),), 128, 128) for dx in (0, 17))
+    assert pose_distance(one, other) == pytest.approx(17 / 85)
+    assert pose_distance(one, None) is None
+    assert pose_distance(one, Pose((), 128, 128)) is None
+
+
+def test_advice_names_what_to_change() -> None:
+    near = Preflight(0.0, 0.0, 0.0, None)
+    assert advice(near, with_controlnet=True) == []
+    far = Preflight(*(FAR[name] + 0.01 for name in ("layout", "style", "content", "pose")))
+    lines = advice(far, with_controlnet=False)
+    assert [
+        word
+        for line, word in zip(lines, ("--noise", "--spacing", "--prompt", "--controlnet"), strict=True)
+        if word in line
+    ]
+    assert len(lines) == 4
+
+
+def test_the_command_names_wrong_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    halves(0, 255).save(tmp_path / "a.png")
+    assert run(["check", str(tmp_path / "a.png")]) == 2
+    assert "two images" in capsys.readouterr().err
+    assert run(["check", str(tmp_path / "a.png"), str(tmp_path / "b.png")]) == 2
+    assert "b.png" in capsys.readouterr().err
