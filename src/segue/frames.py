@@ -1,6 +1,8 @@
 """What each frame is made under: its noise, its words; and how far apart two frames look."""
 
 import dataclasses
+from collections.abc import Collection
+from fractions import Fraction
 from typing import Any
 
 from torch import Tensor
@@ -13,9 +15,10 @@ from segue.control import Controls
 from segue.noise import Noise
 from segue.run import RunFolder
 from segue.schemes import Sample
-from segue.tree import FrameKey
+from segue.spacing import PerceptualTree
+from segue.tree import Distance, FrameKey, Midpoint
 
-__all__ = ["EditedNoise", "Look", "Words"]
+__all__ = ["DecidedTree", "EditedNoise", "Look", "Words"]
 
 
 @dataclasses.dataclass
@@ -81,3 +84,40 @@ class EditedNoise:
             return Noise(self.seed)(purpose, key, candidate=candidate, step=step, shape=self.shape)
         own = Noise(attempt.edit.seed)
         return own(purpose, key, candidate=candidate - attempt.first, step=step, shape=self.shape)
+
+
+@dataclasses.dataclass
+class DecidedTree:
+    """A tree that is decided on the way, and kept in the run.
+
+    So continuing a film, and making frames again, does not change which frames there are.
+    """
+
+    run: RunFolder
+    tree: PerceptualTree
+    level: int = 0
+
+    @property
+    def keyframes(self) -> tuple[FrameKey, ...]:
+        """The given frames in the order of the film."""
+        return self.tree.keyframes
+
+    def next_level(self, made: Collection[FrameKey], distance: Distance) -> tuple[Midpoint, ...]:
+        """The next level as it was decided, or decided now."""
+        levels = (self.run.read("tree.json") or {"levels": []})["levels"]
+        if self.level == len(levels):
+            decided = self.tree.next_level(made, distance)
+            levels.append([_as_json(midpoint) for midpoint in decided])
+            self.run.write("tree.json", {"levels": levels})
+        self.level += 1
+        return tuple(_from_json(midpoint) for midpoint in levels[self.level - 1])
+
+
+def _as_json(midpoint: Midpoint) -> dict[str, Any]:
+    keys = {name: str(getattr(midpoint, name).place) for name in ("key", "left", "right")}
+    return {**keys, "weight": str(midpoint.weight), "level": midpoint.level, "noise": midpoint.noise}
+
+
+def _from_json(values: dict[str, Any]) -> Midpoint:
+    key, left, right = (FrameKey.at(Fraction(values[name])) for name in ("key", "left", "right"))
+    return Midpoint(key, left, right, Fraction(values["weight"]), values["level"], values["noise"])

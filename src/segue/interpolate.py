@@ -33,7 +33,7 @@ from segue.control import controls_of, keep_given, kept_edit, read_given
 from segue.drift import ColourMatch
 from segue.errors import SegueError
 from segue.fade import Fade
-from segue.frames import EditedNoise, Look, Words
+from segue.frames import DecidedTree, EditedNoise, Look, Words
 from segue.generate import Chooser, Made, Progress, Work, generate, price
 from segue.history import Edit, Restore, Undo
 from segue.inversion import invert
@@ -45,7 +45,7 @@ from segue.pictures import Source, common_size, fit, load, to_images, to_tensor
 from segue.rank import Judge
 from segue.run import RunFolder
 from segue.schemes import Latents, Level, Task, scheme_named
-from segue.settings import ComputeSettings, MorphSettings, checked, fields, preset_settings
+from segue.settings import ComputeSettings, MorphSettings, checked, fields, with_preset
 from segue.spacing import PerceptualTree
 from segue.tree import FrameKey, GrownTree, Midpoint, Tree, UniformTree, noise_levels
 from segue.words import anchors, check_words, prompts
@@ -131,13 +131,14 @@ class Interpolator:
         check_words(morph_settings, len(keyframes))
         _tree(morph_settings, len(keyframes) - 1, [])  # an error here, before anything is overwritten
         given = read_given(morph_settings, len(keyframes), keyframes[0].size, len(self.backbone.controlnets))
+        judge = _judge(morph_settings)
         path = Path(output or tempfile.mkdtemp(prefix="segue-"))
         try:
             with RunFolder(path) as run:
                 sources = [_source(image) for image in images]
                 begin(run, keyframes, sources, morph_settings, compute, self.model, overwrite=overwrite)
                 keep_given(run, given)
-                self.make(run, compute, callback=callback, choose=choose)
+                self.make(run, compute, callback=callback, choose=choose, judge=judge)
                 return Morph(run.path, temporary=not output)
         except BaseException:
             if not output:
@@ -152,8 +153,17 @@ class Interpolator:
         *,
         callback: Callback | None = None,
         choose: Chooser | None = None,
+        judge: Judge | None = None,
     ) -> None:
-        """Make everything of a run that is not there yet: the method of the paper's section 4."""
+        """Make everything of a run that is not there yet: the method of the paper's section 4.
+
+        Args:
+            run: the run folder, open.
+            compute: how to compute it.
+            callback: is handed a Progress after each step.
+            choose: picks among the candidates of each frame.
+            judge: ranks candidates; loaded as the run's settings say if not given.
+        """
         compute, report = compute or ComputeSettings(), callback or (lambda _progress: None)
         data = opened(run)
         settings = checked(MorphSettings, data["settings"])
@@ -179,7 +189,7 @@ class Interpolator:
         tree = _tree(settings, len(latents) - 1, data.get("grown", []))
         task = Task(
             latents=latents,
-            tree=tree,
+            tree=DecidedTree(run, tree) if isinstance(tree, PerceptualTree) else tree,
             point=self.backbone.point,
             noise=noise,
             noise_range=(*settings.noise, settings.noise_spacing),
@@ -203,10 +213,12 @@ class Interpolator:
             noise=noise,
             candidates=lambda level: settings.candidates_at(level.number),
             picture=lambda key, image: to_images(match(key, fade()(key, image))[None])[0],
-            judge=_judge(settings),
+            judge=judge or _judge(settings),
             choose=choose,
             report=report,
-            cost=price(scheme_named(settings.scheme)(_weightless(task)), self.backbone, sampling, _counts(settings)),
+            cost=price(
+                scheme_named(settings.scheme)(_weightless(task, tree)), self.backbone, sampling, _counts(settings)
+            ),
             keep_candidates=compute.keep_candidates,
         )
         recipes = {key: data["keyframes"][key.pair % count]["pixels"] for key in tree.keyframes}
@@ -430,9 +442,7 @@ def _settings(preset: str | None, values: Mapping[str, Any]) -> tuple[MorphSetti
     """The settings of a call by kind, over those of a preset."""
     computing = {name: value for name, value in values.items() if name in fields(ComputeSettings)}
     others = {name: value for name, value in values.items() if name not in computing}
-    return checked(MorphSettings, {**preset_settings(preset or "balanced"), **others}), checked(
-        ComputeSettings, computing
-    )
+    return checked(MorphSettings, with_preset(preset or "balanced", others)), checked(ComputeSettings, computing)
 
 
 def _image(keyframes: Mapping[FrameKey, Image.Image], key: FrameKey) -> Tensor:
@@ -491,11 +501,12 @@ def _counts(settings: MorphSettings) -> Callable[[Level], int]:
     return lambda level: settings.candidates_at(level.number)
 
 
-def _weightless(task: Task) -> Task:
+def _weightless(task: Task, tree: Tree) -> Task:
     """The same task on latents of one number each, to count what it costs (where spacing is decided: at most)."""
     zero = torch.zeros(1, 1, 1)
     return dataclasses.replace(
         task,
+        tree=tree,
         latents=dict.fromkeys(task.latents, zero),
         noise=lambda *_name, **_number: zero,
         seen=lambda _key, parents: [latent for _, latent in parents],

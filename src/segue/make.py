@@ -9,7 +9,7 @@ from typing import Any
 
 from segue.display import Mode, showing
 from segue.errors import SegueError
-from segue.film import check_film
+from segue.film import check_film, contact_sheet
 from segue.generate import Progress
 from segue.history import Edit
 from segue.interpolate import Interpolator
@@ -18,7 +18,7 @@ from segue.options import given
 from segue.pick import terminal_chooser
 from segue.pictures import load
 from segue.run import RUN_FILE
-from segue.settings import ComputeSettings, FilmSettings, InversionSettings, MorphSettings, checked, preset_settings
+from segue.settings import ComputeSettings, FilmSettings, InversionSettings, MorphSettings, checked, with_preset
 from segue.tree import FrameKey
 
 __all__ = ["fit_words", "make_again", "make_film", "run_folder", "step_back"]
@@ -139,7 +139,7 @@ def frame_named(folder: Path, text: str) -> FrameKey:
 def _checked(values: Mapping[str, Any], preset: str) -> tuple[dict[str, Any], FilmSettings]:
     """The settings of the images and of the film, before anything is loaded."""
     images = given(values, MorphSettings) | given(values, InversionSettings)
-    settings = checked(MorphSettings, {**preset_settings(preset), **images})
+    settings = checked(MorphSettings, with_preset(preset, images))
     return {"given": images, "settings": settings}, checked(FilmSettings, given(values, FilmSettings))
 
 
@@ -208,7 +208,7 @@ def _previewing(show: Any, folder: Path) -> Any:
         if progress.level > level:
             level = progress.level
             if level > 1:
-                Morph(folder).contact_sheet(folder / "contact-sheet.png")
+                contact_sheet(sorted((folder / "frames").glob("*.png")), folder / "contact-sheet.png")
         show(progress)
 
     return preview

@@ -36,6 +36,7 @@ LOCK = "lock"
 PARTS = (  # what a run folder holds beside its run file and its lock
     "journal.jsonl",
     "state.json",
+    "tree.json",
     "prompts.json",
     "films.json",
     "loss.csv",

@@ -32,6 +32,7 @@ __all__ = [
     "option_name",
     "preset_settings",
     "updated",
+    "with_preset",
 ]
 
 SCHEMES = (
@@ -350,6 +351,14 @@ def preset_settings(name: str) -> Mapping[str, Any]:
     if name not in PRESETS:
         raise SegueError(f"unknown preset '{name}'; there are {', '.join(PRESETS)}")
     return PRESETS[name]
+
+
+def with_preset(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a preset under those that are given; its candidates are left out where the scheme makes none."""
+    preset = dict(preset_settings(name))
+    if values.get("scheme", "branching") != "branching":
+        preset.pop("candidates", None)
+    return {**preset, **values}
 
 
 def as_json(settings: InversionSettings | MorphSettings | ComputeSettings | FilmSettings) -> dict[str, Any]:

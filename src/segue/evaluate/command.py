@@ -11,7 +11,7 @@ import typer
 
 from segue.errors import SegueError
 from segue.options import given, with_settings
-from segue.settings import ComputeSettings, MorphSettings, checked, option_name, preset_settings
+from segue.settings import ComputeSettings, MorphSettings, checked, option_name, with_preset
 
 if TYPE_CHECKING:
     from segue.evaluate.harness import Stage
@@ -99,7 +99,7 @@ def _evaluate(
                 f"{option_name(name)} does not go with evaluate; it takes --schemes, and films of two images"
             )
     chosen = schemes_named(schemes)
-    settings = {**preset_settings(preset), **given(values, MorphSettings)}
+    settings = with_preset(preset, given(values, MorphSettings))
     checked(MorphSettings, settings)
     computing = given(values, ComputeSettings)
     checked(ComputeSettings, computing)

@@ -1,0 +1,152 @@
+"""A manifest becomes rows: for each film its images, its settings and its place, all checked before anything is made."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_origin
+
+from segue.errors import SegueError
+from segue.evaluate.manifest import Pair, faults_message, read_pairs
+from segue.settings import ComputeSettings, FilmSettings, MorphSettings, as_json, checked, fields, preset_settings
+
+__all__ = ["KINDS", "Row", "read_rows", "values_of"]
+
+KINDS = (MorphSettings, ComputeSettings, FilmSettings)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One film to make; plain values, so that it can be sent to other machines.
+
+    Attributes:
+        name: names the row.
+        images: the keyframes' files.
+        folder: the run folder.
+        values: fields of MorphSettings and ComputeSettings.
+        film: the film's file; none is written if not given.
+        film_values: fields of FilmSettings.
+    """
+
+    name: str
+    images: tuple[Path, ...]
+    folder: Path
+    values: Mapping[str, Any]
+    film: Path | None = None
+    film_values: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> MorphSettings:
+        """What determines the images, checked."""
+        return checked(MorphSettings, _of(self.values, MorphSettings))
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """All files that the film is made of: images, poses, control images."""
+        poses = [Path(pose) for pose in self.settings.pose.split(",")] if _is_files(self.settings.pose) else []
+        return (*self.images, *poses, *(Path(image) for image in self.settings.control_image))
+
+    def recipe(self, model: Mapping[str, str | None]) -> dict[str, Any]:
+        """What the film is made of, as plain values that can be compared."""
+        return {
+            "settings": as_json(self.settings),
+            "film": None if self.film is None else as_json(checked(FilmSettings, self.film_values)),
+            "model": {name: model.get(name) for name in ("name", "controlnet", "dtype")},
+            "files": [hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in self.inputs],
+        }
+
+
+def read_rows(manifest: Path, output: Path, values: Mapping[str, Any], *, preset: str, ending: str) -> list[Row]:
+    """The rows of a manifest; a row's own settings go before those of the command, which go before the preset's.
+
+    Args:
+        manifest: a file or folder as ``segue.evaluate.manifest`` reads it; further columns are settings by name.
+        output: the folder of all run folders and films.
+        values: the command's settings, of all kinds.
+        preset: values to begin with.
+        ending: the films' ending: .mp4, .gif or .webp.
+
+    Raises:
+        SegueError: anything is wrong; the message lists every fault with its line or row.
+    """
+    names = {name for kind in KINDS for name in fields(kind)} - set(Pair.model_fields)
+    pairs = read_pairs(manifest, settings=names, one_size=False)
+    folder = manifest if manifest.is_dir() else manifest.parent
+    shared = {**preset_settings(preset), **_absolute(values, Path.cwd())}
+    rows, faults = [], []
+    for pair in pairs:
+        try:
+            own = _absolute({name: _typed(name, value) for name, value in pair.settings.items()}, folder.absolute())
+            given = values_of(pair, {**shared, **own})
+            for kind in KINDS:
+                checked(kind, _of(given, kind))
+        except SegueError as error:
+            faults.append(f"{pair.name}: {error}")
+            continue
+        film_values = _of(given, FilmSettings)
+        rows.append(
+            Row(
+                name=pair.name,
+                images=(pair.a.absolute(), pair.b.absolute()),
+                folder=output.absolute() / pair.name,
+                values={name: value for name, value in given.items() if name not in film_values},
+                film=output.absolute() / f"{pair.name}{ending}",
+                film_values=film_values,
+            )
+        )
+    if faults:
+        raise SegueError(faults_message(manifest, faults))
+    return rows
+
+
+def values_of(pair: Pair, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with the prompts and poses of a pair in their place."""
+    values = dict(settings)
+    if pair.prompts is not None:
+        values["prompt"] = pair.prompts
+    if pair.negative_prompt:
+        values["negative_prompt"] = pair.negative_prompt
+    if pair.pose_a is not None and pair.pose_b is not None:
+        values["pose"] = f"{pair.pose_a.absolute()},{pair.pose_b.absolute()}"
+    return values
+
+
+def _of(values: Mapping[str, Any], kind: type[Any]) -> dict[str, Any]:
+    """Those of the values that are of one kind."""
+    return {name: value for name, value in values.items() if name in fields(kind)}
+
+
+def _absolute(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Values whose files do not depend on the folder that a worker stands in."""
+    placed = dict(values)
+    if isinstance(pose := values.get("pose"), str) and _is_files(pose):
+        placed["pose"] = ",".join(str(folder / name.strip()) for name in pose.split(","))
+    images = values.get("control_image", ())
+    images = [images] if isinstance(images, str) else images
+    if isinstance(images, Sequence) and images and all(isinstance(image, str) for image in images):
+        placed["control_image"] = tuple(str(folder / image) for image in images)
+    return placed
+
+
+def _is_files(pose: str) -> bool:
+    """Whether the setting ``pose`` names files."""
+    return pose not in ("auto", "off", "")
+
+
+def _typed(name: str, value: Any) -> Any:
+    """What the settings take for a cell: JSON for lists and mappings, or numbers with spaces between, as 0.3 0.55."""
+    kind = next(kind for kind in KINDS if name in fields(kind))
+    origin = get_origin(fields(kind)[name].annotation)
+    if not isinstance(value, str) or origin not in (tuple, dict):
+        return value
+    if value.lstrip().startswith(("[", "{")):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise SegueError(f"{name}: broken JSON: {value[:80]!r}") from error
+    numbers = value.split()
+    try:
+        return [float(number) for number in numbers]
+    except ValueError:
+        return value

@@ -1,0 +1,155 @@
+"""One row is made, by whoever has the model loaded: a process of the batch, an actor on Ray, ``segue evaluate``."""
+
+import os
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from segue.batch.rows import Row
+from segue.errors import SegueError, SegueWarning
+from segue.generate import Progress
+from segue.interpolate import Interpolator
+from segue.memory import free_cached, is_out_of_memory
+from segue.morph import Morph
+from segue.run import RUN_FILE, InUseError
+from segue.settings import FilmSettings, checked, fields
+
+__all__ = ["Loaded", "Order", "Result", "make_row"]
+
+
+@dataclass(frozen=True)
+class Order:
+    """A row to make, and how this time.
+
+    Attributes:
+        row: the row.
+        overwrite: begin anew where its folder holds a run with other settings.
+        batch_size: frames in one batch, where an attempt before this one ran out of memory.
+        parcel: what it is made of, for a worker that does not see the files.
+    """
+
+    row: Row
+    overwrite: bool = False
+    batch_size: int = 0
+    parcel: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of an order.
+
+    Attributes:
+        frames: frames of the film, 0 if it failed.
+        seconds: how long it took.
+        reason: why it failed, in one line; empty if it did not.
+        cause: "", "memory" or "in use", where another attempt may do better.
+        batch_size: frames in one batch of a run that ran out of memory.
+        trace: where in the code it failed, if not for something that a user can get wrong.
+        parcel: the run and the film, from a worker that does not see the output's folder.
+    """
+
+    frames: int = 0
+    seconds: float = 0.0
+    reason: str = ""
+    cause: str = ""
+    batch_size: int = 0
+    trace: str = ""
+    parcel: bytes | None = None
+
+
+def make_row(
+    segue: Interpolator,
+    row: Row,
+    *,
+    overwrite: bool = False,
+    batch_size: int = 0,
+    callback: Callable[[Progress], None] | None = None,
+) -> Morph:
+    """Make the film of a row in its run folder, and write its file; what is made already is not made again."""
+    values = {**row.values, **({"batch_size": batch_size} if batch_size else {})}
+    morph = segue(*row.images, output=row.folder, overwrite=overwrite, callback=callback, **values)
+    if row.film is not None:
+        film = checked(FilmSettings, {name: row.film_values[name] for name in fields(FilmSettings) & row.film_values})
+        morph.save(row.film, film)
+        morph.contact_sheet(row.folder / "contact-sheet.png")
+        morph.remember(row.film, film)
+    return morph
+
+
+class Loaded:
+    """A model that was loaded once, and makes row after row."""
+
+    def __init__(self, model: Mapping[str, str | None], threads: int) -> None:
+        """Load a model; SegueError where it cannot be.
+
+        Args:
+            model: name, controlnet, dtype and device, as ``Interpolator.from_pretrained`` takes them.
+            threads: of the CPU, that this worker may use.
+        """
+        for library in ("TRANSFORMERS", "DIFFUSERS"):  # their notes are for programmers
+            os.environ.setdefault(f"{library}_VERBOSITY", "error")
+        torch.set_num_threads(threads)
+        self.segue = Interpolator.from_pretrained(
+            model["name"], controlnet=model["controlnet"], dtype=model["dtype"], device=model["device"]
+        )
+
+    def make(self, order: Order, frame: Callable[[], None], say: Callable[[str], None]) -> Result:
+        """Make a row; whatever goes wrong becomes a result.
+
+        Args:
+            order: the row.
+            frame: is called for each finished frame.
+            say: is handed what a user should know, a line each.
+        """
+        begun = time.monotonic()
+
+        def callback(progress: Progress) -> None:
+            if progress.frame is not None:
+                frame()
+
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                warnings.simplefilter("always", SegueWarning)
+                warnings.showwarning = lambda message, *_args, **_kw: say(_line(message))
+                morph = make_row(
+                    self.segue, order.row, overwrite=order.overwrite, batch_size=order.batch_size, callback=callback
+                )
+        except Exception as error:
+            return failed(error, order.row, time.monotonic() - begun)
+        finally:
+            free_cached()
+        return Result(len(morph), time.monotonic() - begun)
+
+
+def failed(error: Exception, row: Row, seconds: float) -> Result:
+    """What an error means for a row."""
+    if is_out_of_memory(error):
+        return Result(0, seconds, _line(error), "memory", _batch_size(row))
+    if isinstance(error, InUseError):
+        return Result(0, seconds, _line(error), "in use")
+    if isinstance(error, SegueError):
+        return Result(0, seconds, _line(error))
+    return Result(
+        0, seconds, f"{type(error).__name__}: {_line(error)}", trace="".join(traceback.format_exception(error))
+    )
+
+
+def _batch_size(row: Row) -> int:
+    """Frames in one batch of a run that was begun; 0 where it was not."""
+    import json
+
+    try:
+        data: dict[str, Any] = json.loads((row.folder / RUN_FILE).read_text())
+        return int(data["batch_size"])
+    except (OSError, ValueError, KeyError):
+        return 0
+
+
+def _line(text: object) -> str:
+    return " ".join(str(text).split())

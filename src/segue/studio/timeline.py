@@ -1,0 +1,191 @@
+"""What the timeline shows: the frames of a run as they are, made or still to be made, read without its lock.
+
+Everything here is read from the run folder's files, so that it is the same whether the studio or the command line
+makes the film, and after a restart.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from segue.errors import SegueError
+from segue.history import History, event_from_json
+from segue.run import RUN_FILE
+from segue.settings import MorphSettings, checked
+from segue.tree import FrameKey, UniformTree, noise_levels
+
+__all__ = ["RunView", "Slot", "again"]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A frame's place on the timeline.
+
+    Attributes:
+        key: the frame.
+        level: of the tree, -1 for keyframes.
+        parents: the frames that it is made from.
+        made: whether its picture is there; stamp: changes when the picture does.
+        edited: whether a redo counts for it.
+        candidate: the number of the candidate that it shows.
+        candidates: the recipes of its candidates; scores: theirs, where they are ranked.
+    """
+
+    key: FrameKey
+    level: int
+    parents: tuple[FrameKey, ...]
+    made: bool
+    stamp: int
+    edited: bool = False
+    candidate: int = 0
+    candidates: Mapping[int, str] | None = None
+    scores: Mapping[int, float] | None = None
+
+
+class RunView:
+    """A run folder as it is now; raises SegueError where there is none."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        data = _json(path / RUN_FILE)
+        if data is None:
+            raise SegueError(f"{path} holds no run")
+        self.data: dict[str, Any] = data
+        self.settings = checked(MorphSettings, data["settings"])
+        self.state = _json(path / "state.json")
+        self.history = _history(path / "journal.jsonl")
+
+    @property
+    def keyframes(self) -> int:
+        """How many keyframes were given."""
+        return len(self.data["keyframes"])
+
+    @property
+    def pairs(self) -> int:
+        """How many gaps the film has."""
+        return self.keyframes if self.settings.loop else self.keyframes - 1
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the frames."""
+        width, height = self.data["size"]
+        return int(width), int(height)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether everything that was asked for is made."""
+        state = _stamp(self.path / "state.json")
+        return bool(state) and state >= max(_stamp(self.path / RUN_FILE), _stamp(self.path / "journal.jsonl"))
+
+    def slots(self) -> list[Slot]:
+        """All frames in order, those still to be made included (where the tree is known beforehand)."""
+        known = {FrameKey.at(Fraction(frame["place"])): frame for frame in (self.state or {}).get("frames", [])}
+        planned = {key: (level, parents) for key, level, parents in self._planned()}
+        keys = {**dict.fromkeys(known), **dict.fromkeys(planned)} if not self.is_finished else dict.fromkeys(known)
+        for key in (FrameKey(i) for i in range(self.pairs + 1)):
+            keys.setdefault(key)
+        if not self.is_finished:
+            keys.update(dict.fromkeys(self._there()))
+        edited = self.history.edited
+        return [self._slot(key, known.get(key), planned.get(key), key in edited) for key in sorted(keys)]
+
+    def frame(self, key: FrameKey) -> Slot:
+        """One frame; SegueError where the film has none there."""
+        for slot in self.slots():
+            if slot.key == key:
+                return slot
+        raise SegueError(f"the film has no frame at {key}")
+
+    def noise(self, slot: Slot) -> float | None:
+        """The noise level of a frame: its own, or its level's; None for keyframes and other schemes."""
+        own = self.history.edit(slot.key).noise
+        if own is not None or slot.level < 0 or self.settings.scheme != "branching":
+            return own
+        settings = self.settings
+        depth = UniformTree.depth(settings.num_frames, settings.branching)
+        levels = settings.noise_levels or noise_levels(depth, *settings.noise, settings.noise_spacing)
+        return levels[min(slot.level, len(levels) - 1)]
+
+    def _slot(
+        self,
+        key: FrameKey,
+        known: Mapping[str, Any] | None,
+        planned: tuple[int, tuple[FrameKey, ...]] | None,
+        edited: bool,
+    ) -> Slot:
+        stamp = _stamp(self.path / "frames" / f"{key.name}.png")
+        level, parents = planned or (-1, ())
+        if known and not known["keyframe"]:
+            level, parents = known["level"], tuple(FrameKey.at(Fraction(place)) for place in known["parents"])
+        found = known or {}
+        return Slot(
+            key,
+            level,
+            parents,
+            made=bool(stamp),
+            stamp=stamp,
+            edited=edited,
+            candidate=int(found.get("candidate", 0)),
+            candidates={int(number): recipe for number, recipe in found.get("candidates", {}).items()},
+            scores={int(number): score for number, score in found.get("scores", {}).items()},
+        )
+
+    def _planned(self) -> Iterable[tuple[FrameKey, int, tuple[FrameKey, ...]]]:
+        """The frames of the fixed tree."""
+        settings = self.settings
+        if settings.spacing != "uniform":
+            return
+        depth = UniformTree.depth(settings.num_frames, settings.branching)
+        tree = UniformTree(self.pairs, settings.num_frames, (0.5,) * depth, settings.branching)
+        for midpoint in tree.midpoints():
+            yield midpoint.key, midpoint.level, (midpoint.left, midpoint.right)
+
+    def _there(self) -> Iterable[FrameKey]:
+        """The frames whose pictures are there, where the tree is decided on the way."""
+        if self.settings.spacing == "uniform":
+            return
+        for path in (self.path / "frames").glob("*.png"):
+            pair, _, position = path.stem.partition(".")
+            yield FrameKey(int(pair), Fraction(int(position), 10**7).limit_denominator(4096))
+
+
+def again(slots: Sequence[Slot], key: FrameKey) -> list[FrameKey]:
+    """What is made again with a frame: the frame and its descendants, in the order of the film."""
+    touched = {key}
+    for slot in sorted(slots, key=lambda slot: slot.level):
+        if touched.intersection(slot.parents):
+            touched.add(slot.key)
+    return sorted(touched)
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise SegueError(f"{path} cannot be read: {error}") from error
+    return found
+
+
+def _history(path: Path) -> History:
+    """The journal as far as it is whole."""
+    if not path.exists():
+        return History()
+    events = []
+    for line in path.read_text().splitlines():
+        try:
+            events.append(event_from_json(json.loads(line)))
+        except (KeyError, TypeError, ValueError):
+            continue
+    return History(events)
+
+
+def _stamp(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
