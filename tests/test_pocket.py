@@ -20,18 +20,18 @@ PAIRS = Path(__file__).parent.parent / "benchmarks" / "pairs"
 
 
 @pytest.fixture(scope="module")
-def pipe():
+def pipe() -> StableDiffusionPipeline:
     pipe = StableDiffusionPipeline.from_pretrained(POCKET, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
-def picture(name):
+def picture(name: str) -> Image.Image:
     with Image.open(PAIRS / name) as image:
         return image.convert("RGB")
 
 
-def test_stock_pipeline_makes_float32_parts_from_float16_weights(pipe):
+def test_stock_pipeline_makes_float32_parts_from_float16_weights(pipe: StableDiffusionPipeline) -> None:
     assert isinstance(pipe.vae, AutoencoderTiny)
     assert isinstance(pipe.unet, UNet2DConditionModel)
     assert isinstance(pipe.text_encoder, CLIPTextModel)
@@ -42,7 +42,7 @@ def test_stock_pipeline_makes_float32_parts_from_float16_weights(pipe):
     assert pipe.scheduler.config.prediction_type == "v_prediction"
 
 
-def test_stock_pipeline_makes_different_pictures_from_different_prompts(pipe):
+def test_stock_pipeline_makes_different_pictures_from_different_prompts(pipe: StableDiffusionPipeline) -> None:
     pictures = []
     for prompt in ("red apple, noto", "full moon, noto"):
         generator = torch.Generator().manual_seed(0)
@@ -53,7 +53,7 @@ def test_stock_pipeline_makes_different_pictures_from_different_prompts(pipe):
     assert np.abs(pictures[0] - pictures[1]).mean() > 0.02
 
 
-def test_stock_clip_and_processor():
+def test_stock_clip_and_processor() -> None:
     clip = CLIPModel.from_pretrained(POCKET / "clip", local_files_only=True)
     tokenizer = CLIPTokenizer.from_pretrained(POCKET / "clip", local_files_only=True)
     processor = CLIPImageProcessorPil.from_pretrained(POCKET / "clip", local_files_only=True)
@@ -65,7 +65,7 @@ def test_stock_clip_and_processor():
     assert next(clip.parameters()).dtype == torch.float32
 
 
-def test_the_text_encoder_is_clip_s_text_tower(pipe):
+def test_the_text_encoder_is_clip_s_text_tower(pipe: StableDiffusionPipeline) -> None:
     clip = CLIPModel.from_pretrained(POCKET / "clip", local_files_only=True)
     tokens = pipe.tokenizer(["cat, noto"], return_tensors="pt").input_ids
     with torch.no_grad():
@@ -74,7 +74,7 @@ def test_the_text_encoder_is_clip_s_text_tower(pipe):
     assert torch.allclose(ours, theirs, atol=1e-5)
 
 
-def test_controlnet_and_keypoint_network_load(pipe):
+def test_controlnet_and_keypoint_network_load(pipe: StableDiffusionPipeline) -> None:
     if (POCKET / "controlnet").is_dir():
         control = ControlNetModel.from_pretrained(POCKET / "controlnet", local_files_only=True)
         assert control.config.cross_attention_dim == pipe.unet.config.cross_attention_dim
@@ -82,14 +82,14 @@ def test_controlnet_and_keypoint_network_load(pipe):
         assert load(POCKET / "pose")(torch.zeros(1, 3, 128, 128)).shape == (1, 18, 32, 32)
 
 
-def test_size_and_no_pickles():
+def test_size_and_no_pickles() -> None:
     files = [path for path in POCKET.rglob("*") if path.is_file() and path.suffix != ".pyc"]
     assert sum(path.stat().st_size for path in files) < 84e6
     assert {path.suffix for path in files} <= {".json", ".safetensors", ".txt"}
     assert json.loads((POCKET / "model_index.json").read_text())["_class_name"] == "StableDiffusionPipeline"
 
 
-def test_latents_have_unit_variance_and_decode_to_what_was_encoded(pipe):
+def test_latents_have_unit_variance_and_decode_to_what_was_encoded(pipe: StableDiffusionPipeline) -> None:
     names = [f"styles-{i:02d}-{side}.png" for i in range(1, 13) for side in "ab"]
     x = torch.from_numpy(np.stack([np.asarray(picture(name)) for name in names])).permute(0, 3, 1, 2) / 127.5 - 1
     with torch.no_grad():
@@ -100,7 +100,7 @@ def test_latents_have_unit_variance_and_decode_to_what_was_encoded(pipe):
     assert psnr.mean() > 21
 
 
-def test_captions_name_held_out_pictures():
+def test_captions_name_held_out_pictures() -> None:
     lines = [json.loads(line) for line in (PAIRS / "manifest.jsonl").read_text().splitlines()]
     known = [(line[side], line[f"prompt_{side}"]) for line in lines[:40] for side in "ab"]
     clip = Clip.load()
@@ -110,7 +110,9 @@ def test_captions_name_held_out_pictures():
     assert all(nearest_captions([picture("styles-16-a.png")], POCKET))
 
 
-def test_the_composed_autoencoder_of_the_training_is_the_stock_one(pipe, monkeypatch):
+def test_the_composed_autoencoder_of_the_training_is_the_stock_one(
+    pipe: StableDiffusionPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parent.parent))
     from training import composed
 

@@ -74,7 +74,7 @@ def main() -> None:
         logits = model.logit_scale.exp() * F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T
         loss = (cross_entropy(logits, fits) + cross_entropy(logits.T, fits.T)) / 2
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         with torch.no_grad():
@@ -175,7 +175,9 @@ def small(name: str, pictures: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:
 
 def tokenise(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
     """Token numbers (len(captions), TOKENS)."""
-    return tokenizer(captions, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt").input_ids
+    found = tokenizer(captions, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt")
+    tokens: Tensor = found.input_ids
+    return tokens
 
 
 def short(tokens: Tensor, tokenizer: CLIPTokenizer) -> Tensor:

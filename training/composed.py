@@ -70,7 +70,8 @@ def encode(vae: AutoencoderTiny, x: Tensor) -> Tensor:
     top = second(first(x[:, :, :4])[:, :, :3])[:, :, :1]
     left = second(first(x[..., :4])[..., :3])[..., 1:, :1]
     h = torch.cat([top, torch.cat([left, h[..., 1:, 1:]], 3)], 2)
-    return nn.Sequential(*rest)(h)
+    z: Tensor = nn.Sequential(*rest)(h)
+    return z
 
 
 def decode(vae: AutoencoderTiny, z: Tensor) -> Tensor:
@@ -86,7 +87,8 @@ def decode(vae: AutoencoderTiny, z: Tensor) -> Tensor:
     x = F.pixel_shuffle(F.conv2d(h, kernel, bias, padding=1), 2)
 
     def strip(part: Tensor) -> Tensor:
-        return second(first(up(part)))
+        pixels: Tensor = second(first(up(part)))
+        return pixels
 
     top, bottom = strip(h[:, :, :2])[:, :, :1], strip(h[:, :, -2:])[:, :, -1:]
     left, right = strip(h[..., :2])[:, :, 1:-1, :1], strip(h[..., -2:])[:, :, 1:-1, -1:]

@@ -78,7 +78,7 @@ def main() -> None:
             mid_block_additional_residual=middle,
         ).mean()
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(control.parameters(), 1.0)
         optimizer.step()
         ema.update(control)

@@ -172,7 +172,8 @@ def place(who: Character, how: Posture, rng: Generator) -> NDArray[np.float64]:
     low, high = points.min(0) - pad, points.max(0) + np.array([pad, 0.04])
     scale = min(SIZE * rng.uniform(0.8, 0.96) / (high - low).max(), SIZE * 1.02)
     room = SIZE - (high - low) * scale
-    return (points - low) * scale + room * rng.uniform(0.25, 0.75, 2)
+    placed: NDArray[np.float64] = (points - low) * scale + room * rng.uniform(0.25, 0.75, 2)
+    return placed
 
 
 def skeleton(who: Character, how: Posture) -> NDArray[np.float64]:

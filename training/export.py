@@ -4,7 +4,6 @@ Takes every stage's averaged weights, in float16; leaves out what is not trained
 """
 
 import json
-import shutil
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from safetensors.torch import save_file
 from transformers import CLIPImageProcessorPil, CLIPTextModel
 
 from segue.caption import write_caption_features
+from segue.pose.network import KeypointNetwork, save
 from training.clip import SIZE
 from training.controlnet import build_controlnet
 from training.latents import trained_clip, trained_vae
@@ -30,6 +30,8 @@ def main() -> None:
     vae = trained_vae()
     vae.register_to_config(scaling_factor=round(1 / float(latents["std"]), 4))
     vae.half().to(memory_format=torch.contiguous_format).save_pretrained(MODEL / "vae")
+    known = MODEL / "clip" / "model.safetensors"
+    before = known.read_bytes() if known.exists() else b""
     export_clip()
     unet = trained_unet()
     unet.half().save_pretrained(MODEL / "unet")
@@ -48,7 +50,8 @@ def main() -> None:
     if (pose := load_checkpoint("pose")) is not None:
         export_pose(pose["ema"])
     (MODEL / "model_index.json").write_text(json.dumps(INDEX, indent=2) + "\n")
-    export_captions()
+    if known.read_bytes() != before or not (MODEL / "captions.safetensors").exists():
+        export_captions()
     for path in MODEL.rglob("*.json"):
         anonymous(path)
     size = sum(path.stat().st_size for path in MODEL.rglob("*") if path.is_file())
@@ -118,8 +121,6 @@ def trained_controlnet() -> ControlNetModel | None:
 
 def export_pose(weights: dict[str, torch.Tensor]) -> None:
     """The keypoint network, float16."""
-    from segue.pose.network import KeypointNetwork, save
-
     network = KeypointNetwork()
     network.load_state_dict(weights)
     save(network, MODEL / "pose")
@@ -145,6 +146,4 @@ def anonymous(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    if MODEL.exists():
-        shutil.rmtree(MODEL)
     main()

@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=7)
     minutes = parser.parse_args().minutes
     torch.manual_seed(0)
-    network = KeypointNetwork().to(memory_format=torch.channels_last)
+    network = KeypointNetwork().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=1e-3, fused=True)
     state = load_checkpoint("pose") or {"step": 0, "seconds": 0.0}
     if "model" in state:
@@ -50,7 +50,7 @@ def main() -> None:
         maps = heat_maps(points)
         loss = (F.binary_cross_entropy_with_logits(logits, maps, reduction="none") * (1 + 20 * maps)).mean()
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         ema.update(network)

@@ -91,7 +91,7 @@ def to_images(x: Tensor) -> list[Image.Image]:
 def reconstruction(pipe: Any, clip: Clip, pictures: list[Image.Image]) -> dict[str, float]:
     """Mean PSNR in dB, and a perceptual distance: 1 - cosine of CLIP's vectors."""
     x = to_tensor(pictures)
-    y = torch.cat([pipe.vae.decode(pipe.vae.encode(part).latents).sample for part in x.split(50)]).clamp(-1, 1)
+    y = torch.cat([pipe.vae.decode(pipe.vae.encode(part).latents).sample for part in torch.split(x, 50)]).clamp(-1, 1)
     psnr = -10 * torch.log10((y - x).square().mean((1, 2, 3)) / 4)
     distance = 1 - (clip.images(pictures) * clip.images(to_images(y))).sum(1)
     return {
@@ -116,7 +116,7 @@ def losses(pipe: Any) -> dict[str, float]:
     """The UNet's min-SNR-weighted v loss on held-out icons at fixed timesteps."""
     pictures, records = held_out("icons", CHECKED)
     z = (
-        torch.cat([pipe.vae.encode(part).latents for part in to_tensor(pictures).split(64)])
+        torch.cat([pipe.vae.encode(part).latents for part in torch.split(to_tensor(pictures), 64)])
         * pipe.vae.config.scaling_factor
     )
     states = embed(pipe, [r["caption"] for r in records])

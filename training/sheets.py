@@ -46,7 +46,7 @@ def morph(name: str) -> list[Image.Image]:
     """The frames between the two pictures of an evaluation pair, its prompts and poses given."""
     lines = (json.loads(line) for line in (FOLDER / "manifest.jsonl").read_text().splitlines())
     pair = next(line for line in lines if line["name"] == name)
-    options = {"pose": [str(FOLDER / pair["pose_a"]), str(FOLDER / pair["pose_b"])]} if "pose_a" in pair else {}
+    poses = f"{FOLDER / pair['pose_a']},{FOLDER / pair['pose_b']}" if "pose_a" in pair else "off"
     segue = Interpolator.from_pretrained()
     with tempfile.TemporaryDirectory() as folder:
         made = segue(
@@ -56,7 +56,7 @@ def morph(name: str) -> list[Image.Image]:
             num_frames=FRAMES,
             seed=0,
             output=Path(folder) / "morph",
-            **options,
+            pose=poses,
         )
         return [Image.fromarray(np.asarray(frame)) for frame in made.frames]
 

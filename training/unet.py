@@ -67,7 +67,7 @@ def main() -> None:
         z, states = draw(data, generator)
         loss = v_loss(unet, scheduler, z, states, timesteps(len(z), generator), generator).mean()
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
         optimizer.step()
         ema.update(unet)
@@ -134,7 +134,8 @@ def v_loss(
         guess = unet(noisy, t, encoder_hidden_states=states, **control).sample.float()
     snr = scheduler.alphas_cumprod[t] / (1 - scheduler.alphas_cumprod[t])
     weight = snr.clamp(max=MIN_SNR) / (snr + 1)
-    return (guess - target).square().mean((1, 2, 3)) * weight
+    loss: Tensor = (guess - target).square().mean((1, 2, 3)) * weight
+    return loss
 
 
 def build_unet() -> UNet2DConditionModel:

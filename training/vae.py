@@ -22,6 +22,7 @@ EMA = 0.998
 NOISE = 0.04
 SMALL = 5e-4
 FIGURES = 0.25
+RECOLOURED, MOVED, OUTLINED = 0.3, 0.4, 0.3
 LOG_EVERY = 25
 SAVE_EVERY = 100
 
@@ -59,7 +60,7 @@ def main() -> None:
         mse = F.mse_loss(y, x)
         loss = F.l1_loss(y, x) + 2 * mse + 0.5 * gradients(y, x) + SMALL * z.square().mean()
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimizer.step()
         ema.update(vae)
@@ -107,14 +108,12 @@ class Batches:
         rgba = torch.from_numpy(np.concatenate(parts)).permute(0, 3, 1, 2).float() / 255
         rgba[:, :3] *= rgba[:, 3:]
         chance = torch.rand(3, len(rgba), generator=self.generator)
-        for row, share, change in (
-            (0, 0.3, lambda x: recolour(x, self.generator)),
-            (1, 0.4, lambda x: move(x, (0.55, 1.5), 0.25, 0.5, self.generator)),
-            (2, 0.3, lambda x: outline(x, self.generator)),
-        ):
-            chosen = chance[row] < share
-            if chosen.any():
-                rgba[chosen] = change(rgba[chosen])
+        if (chosen := chance[0] < RECOLOURED).any():
+            rgba[chosen] = recolour(rgba[chosen], self.generator)
+        if (chosen := chance[1] < MOVED).any():
+            rgba[chosen] = move(rgba[chosen], (0.55, 1.5), 0.25, 0.5, self.generator)
+        if (chosen := chance[2] < OUTLINED).any():
+            rgba[chosen] = outline(rgba[chosen], self.generator)
         return on(rgba, backgrounds(len(rgba), rgba.shape[-1], self.generator))
 
 
