@@ -186,7 +186,7 @@ class History:
     @property
     def undoable(self) -> Redo | None:
         """The redo that an undo would take back."""
-        return next((event for event in reversed(self._effective()) if isinstance(event, Redo)), None)
+        return next(reversed(self.redos), None)
 
     @property
     def restorable(self) -> bool:
@@ -196,7 +196,12 @@ class History:
     @property
     def edited(self) -> frozenset[FrameKey]:
         """The frames that a redo counts for."""
-        return frozenset(event.frame for event in self._effective() if isinstance(event, Redo))
+        return frozenset(event.frame for event in self.redos)
+
+    @property
+    def redos(self) -> list[Redo]:
+        """The redos that count, oldest first."""
+        return [event for event in self._effective() if isinstance(event, Redo)]
 
     def _entries(self, key: FrameKey) -> list[Attempt | Choice | Redo]:
         """What counts for a frame, oldest first; a redo that begins an attempt stands as that attempt."""

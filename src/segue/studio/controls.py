@@ -118,7 +118,7 @@ def command_line(
     words += ["--model", name] if name and name != "pocket" else []
     words += ["--controlnet", controlnet] if controlnet else []
     for values in (settings, film):
-        default = as_json(checked(type(values), {}))
+        default = as_json(checked(MorphSettings, {}) if isinstance(values, MorphSettings) else FilmSettings())
         for field, value in as_json(values).items():
             if value != default[field]:
                 words += _option(field, value)

@@ -1,0 +1,144 @@
+"""What the page is told: the visitor's table, and the panel of one frame, as plain values."""
+
+import os
+from typing import Any
+
+from segue.display import describe
+from segue.errors import SegueError
+from segue.pose.path import PosePath
+from segue.studio import pose_editor
+from segue.studio.jobs import Job
+from segue.studio.session import Session
+from segue.studio.timeline import RunView, Slot, again
+from segue.tree import FrameKey
+
+__all__ = ["frame_panel", "table"]
+
+
+def table(session: Session) -> dict[str, Any]:
+    """Everything that the page shows beside a frame's panel."""
+    path = session.run
+    return {
+        "keyframes": [_keyframe(session, keyframe) for keyframe in session.data["keyframes"]],
+        "examples": sorted(session.studio.examples),
+        "job": _job(session, session.job),
+        "runs": list(session.runs()),
+        "run": _run(session, RunView(path)) if path else None,
+        "begun": session.data["run"],
+        "film": session.data["film"],
+    }
+
+
+def frame_panel(session: Session, key: FrameKey) -> dict[str, Any]:
+    """The panel of one frame: what it is made from, its candidates, its pose, and what a change makes again."""
+    view = session.view()
+    slots = view.slots()
+    numbers = {slot.key: number for number, slot in enumerate(slots)}
+    if key not in numbers:
+        raise SegueError(f"the film has no frame at {key}")
+    slot = slots[numbers[key]]
+    by_key = {other.key: other for other in slots}
+    path = _path(view)
+    pose, whose = pose_editor.pose_of(view, key, path)
+    edit = view.history.edit(key)
+    return {
+        **_slot(view, slot, numbers[key]),
+        "label": str(key),
+        "noise": view.noise(slot),
+        "parents": [_slot(view, by_key[parent], numbers[parent]) for parent in slot.parents if parent in by_key],
+        "candidates": [_candidate(view, slot, number, recipe) for number, recipe in (slot.candidates or {}).items()],
+        "edit": {
+            "prompt": edit.prompt,
+            "negative_prompt": edit.negative_prompt,
+            "seed": edit.seed,
+            "noise": edit.noise,
+        },
+        "again": [str(touched.place) for touched in again(slots, key)] if not key.is_keyframe else [],
+        "can_redo": not key.is_keyframe and view.is_finished and view.settings.scheme == "branching",
+        "size": list(view.size),
+        "pose": pose_editor.as_points(pose) if pose else [],
+        "pose_of": whose,
+        "standing": pose_editor.as_points(pose_editor.standing(view.size)),
+        "control": session.studio.has_control,
+    }
+
+
+def _run(session: Session, view: RunView) -> dict[str, Any]:
+    slots = view.slots()
+    output = session.output(view.path)
+    path = _path(view)
+    return {
+        "name": view.path.name,
+        "finished": view.is_finished,
+        "size": list(view.size),
+        "frames": [_slot(view, slot, number, path) for number, slot in enumerate(slots)],
+        "levels": max((slot.level for slot in slots), default=-1) + 1,
+        "undo": view.history.undoable is not None,
+        "restore": view.history.restorable,
+        "film": _url("film", view.path.name, output.name, stamp=_stamp(output)) if output.exists() else None,
+        "commands": session.commands(),
+        "loop": view.settings.loop,
+    }
+
+
+def _slot(view: RunView, slot: Slot, number: int, path: PosePath | None = None) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "place": str(slot.key.place),
+        "number": number,
+        "keyframe": slot.key.is_keyframe,
+        "level": slot.level,
+        "made": slot.made,
+        "edited": slot.edited,
+        "url": _url("run", view.path.name, "frames", f"{slot.key.name}.png", stamp=slot.stamp) if slot.made else None,
+    }
+    pose = path(slot.key) if path else None
+    return {**found, "pose": pose_editor.as_points(pose)} if pose else found
+
+
+def _candidate(view: RunView, slot: Slot, number: int, recipe: str) -> dict[str, Any]:
+    return {
+        "number": number,
+        "url": _url("run", view.path.name, "pictures", f"{recipe}.png"),
+        "score": (slot.scores or {}).get(number),
+        "chosen": number == slot.candidate,
+    }
+
+
+def _keyframe(session: Session, keyframe: dict[str, Any]) -> dict[str, Any]:
+    path = session.folder / "keyframes" / f"{keyframe['id']}.png"
+    return {**keyframe, "url": _url("keyframes", path.name, stamp=_stamp(path))}
+
+
+def _job(session: Session, job: Job | None) -> dict[str, Any] | None:
+    if job is None:
+        return None
+    progress = job.progress
+    share = progress.step / progress.steps if progress and progress.steps else 0.0
+    if job.state == "waiting":
+        before = session.studio.queue.place(job)
+        text = f"{job.title}: waiting for {before} other film{'s' if before > 1 else ''}"
+    elif progress is None or progress.stage == "model":
+        text = f"{job.title}: loading the model"
+    else:
+        text = f"{job.title}: {describe(progress)}"
+    return {"state": job.state, "title": job.title, "text": text, "share": min(share, 1.0), "message": job.message}
+
+
+def _path(view: RunView) -> PosePath | None:
+    """The path of poses; none where a file is damaged."""
+    try:
+        return pose_editor.path_of(view)
+    except (SegueError, ValueError):
+        return None
+
+
+def _url(*parts: str, stamp: int = 0) -> str:
+    """The address of a file; the stamp makes the browser read it anew when it changed."""
+    return "/files/" + "/".join(parts) + (f"?v={stamp}" if stamp else "")
+
+
+def _stamp(path: "os.PathLike[str]") -> int:
+    try:
+        return os.stat(path).st_mtime_ns  # noqa: PTH116
+    except OSError:
+        return 0

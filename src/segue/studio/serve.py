@@ -1,0 +1,249 @@
+"""The studio's server: which requests are answered, and with which files.
+
+A visitor is known by a cookie. Files come only from the visitor's own folder and the run on the table: each part of
+the path is checked to be no link and no dots, and the file to be a picture or film that the page shows. Gradio's own
+routes for uploads and files are refused, since nothing here needs them.
+"""
+
+import base64
+import binascii
+import json
+import secrets
+import stat
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from http.cookies import SimpleCookie
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from fastapi import FastAPI, Request
+from fastapi.responses import FileResponse, JSONResponse, Response
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from segue.errors import SegueError
+from segue.studio.panel import frame_panel, table
+from segue.studio.session import FORMATS, Session, Studio
+from segue.tree import FrameKey
+
+__all__ = ["COOKIE", "Guard", "api", "file_of", "megabytes", "visitor_of"]
+
+COOKIE = "segue"
+ASSETS = Path(__file__).parent
+REFUSED = ("/gradio_api/upload", "/gradio_api/file", "/gradio_api/proxy", "/gradio_api/stream", "/file=", "/proxy=")
+KINDS = {".png": "image/png", ".mp4": "video/mp4"}
+# Only this server, so that nothing is fetched from or told to anybody else.
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; media-src 'self' blob:; font-src 'self' data:; frame-ancestors 'self'"
+)
+
+Action: TypeAlias = Callable[[Session, Mapping[str, Any]], Any]
+
+ACTIONS: Mapping[str, Action] = {
+    "remove": lambda session, body: session.remove(body["id"]),
+    "move": lambda session, body: session.move(body["id"], int(body["by"])),
+    "prompt": lambda session, body: session.word(body["id"], str(body["prompt"])),
+    "crop": lambda session, body: session.crop(body["id"], body["box"]),
+    "describe": lambda session, body: session.describe(body["id"]),
+    "example": lambda session, body: session.example(str(body["name"])),
+    "clear": lambda session, body: session.clear(),
+    "open": lambda session, body: session.open(str(body["name"])),
+    "pause": lambda session, body: session.job and session.job.pause(),
+    "stop": lambda session, body: session.job and session.job.stop(),
+    "resume": lambda session, body: session.resume(),
+    "redo": lambda session, body: session.redo(str(body["place"]), body["change"]),
+    "undo": lambda session, body: session.step(back=True),
+    "restore": lambda session, body: session.step(back=False),
+    "film": lambda session, body: session.film(body["values"]),
+}
+
+
+def api(studio: Studio, most_bytes: int) -> FastAPI:
+    """The routes beside the page: what it shows, what it does, its files."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+
+    @app.exception_handler(SegueError)
+    async def refused(_request: Request, error: SegueError) -> JSONResponse:
+        return JSONResponse({"error": " ".join(str(error).split())}, status_code=400)
+
+    @app.get("/studio/state")
+    def state(request: Request) -> JSONResponse:
+        return JSONResponse(table(_session(studio, request)), headers={"Cache-Control": "no-store"})
+
+    @app.get("/studio/frame")
+    def frame(request: Request, place: str) -> JSONResponse:
+        try:
+            key = FrameKey.at(Fraction(place))
+        except (ValueError, ZeroDivisionError):
+            raise SegueError(f"there is no frame at '{place}'") from None
+        return JSONResponse(frame_panel(_session(studio, request), key), headers={"Cache-Control": "no-store"})
+
+    @app.post("/studio/keyframes")
+    async def add(request: Request, name: str = "the picture") -> JSONResponse:
+        session = _session(studio, request)
+        session.folder.mkdir(parents=True, exist_ok=True)
+        temporary = session.folder / f".{secrets.token_hex(8)}.upload"
+        try:
+            size = 0
+            with temporary.open("wb") as file:
+                async for part in request.stream():
+                    size += len(part)
+                    if size > most_bytes:
+                        raise SegueError(f"{name} is too large: the most is {megabytes(most_bytes)}; make it smaller")
+                    await run_in_threadpool(file.write, part)
+            await run_in_threadpool(session.add, temporary, name[:200])
+        except OSError as error:
+            raise SegueError(f"{name} cannot be kept: {error.strerror}") from error
+        finally:
+            temporary.unlink(missing_ok=True)
+        return JSONResponse(table(session))
+
+    @app.post("/studio/act/{action}")
+    async def act(request: Request, action: str) -> JSONResponse:
+        if action not in ACTIONS:
+            raise SegueError(f"the studio cannot {action}")
+        try:
+            body = json.loads(await request.body() or b"{}")
+            answer = await run_in_threadpool(ACTIONS[action], _session(studio, request), body)
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, SegueError):
+                raise
+            raise SegueError(f"{action}: the request lacks something ({error})") from error
+        except OSError as error:
+            raise SegueError(f"{action}: {error.strerror or error}") from error
+        return JSONResponse({"answer": answer if isinstance(answer, str) else None, **table(_session(studio, request))})
+
+    @app.get("/files/{path:path}")
+    def file(request: Request, path: str) -> Response:
+        found = file_of(_session(studio, request), path)
+        if found is None:
+            return JSONResponse({"error": "there is no such file"}, status_code=404)
+        headers = {"Cache-Control": "private, max-age=31536000, immutable"} if "v=" in str(request.url.query) else {}
+        return FileResponse(found, media_type=KINDS[found.suffix], headers=headers)
+
+    @app.get("/download/{kind}")
+    def download(request: Request, kind: str) -> FileResponse:
+        session = _session(studio, request)
+        path = session.download(kind)
+        return FileResponse(path, filename=f"{session.data['run']}-{FORMATS[kind]}")
+
+    @app.get("/studio/page.{kind}")
+    def asset(kind: str) -> Response:
+        if kind not in ("js", "css"):
+            return Response(status_code=404)
+        return FileResponse(ASSETS / f"page.{kind}", headers={"Cache-Control": "no-cache"})
+
+    return app
+
+
+def file_of(session: Session, path: str) -> Path | None:
+    """The file that an address stands for; None for everything but the pictures and films of the visitor's table."""
+    parts = path.split("/")
+    if any(part in ("", ".", "..") or "\\" in part or "\0" in part for part in parts):
+        return None
+    match parts:
+        case ["keyframes", name]:
+            base, rest = session.folder, ["keyframes", name]
+        case ["run", run, ("frames" | "pictures") as folder, name]:
+            base, rest = session.runs().get(run), [folder, name]
+        case ["film", run, name] if name == f"{run}.mp4":
+            found = session.runs().get(run)
+            base, rest = (found.parent, [name]) if found else (None, [])
+        case _:
+            return None
+    if base is None or Path(rest[-1]).suffix not in KINDS:
+        return None
+    place = base
+    for part in rest:
+        place = place / part
+        try:
+            mode = place.lstat().st_mode
+        except (OSError, ValueError):
+            return None
+        if stat.S_ISLNK(mode):
+            return None
+    return place if stat.S_ISREG(place.lstat().st_mode) else None
+
+
+def visitor_of(cookies: Mapping[str, str]) -> str | None:
+    """The visitor that a cookie names; None where it names none."""
+    value = cookies.get(COOKIE, "")
+    return value if len(value) == 32 and all(letter in "0123456789abcdef" for letter in value) else None
+
+
+class Guard:
+    """Stands before everything: password, host, size, cookie, and headers that keep the page to itself."""
+
+    def __init__(
+        self, app: ASGIApp, *, most_bytes: int, password: str | None = None, hosts: frozenset[str] | None
+    ) -> None:
+        self.app, self.most_bytes, self.hosts = app, most_bytes, hosts
+        self.password = password
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or refuse it."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        if refusal := self._refusal(scope, headers):
+            await refusal(scope, receive, send)
+            return
+        cookies = {name: morsel.value for name, morsel in SimpleCookie(headers.get("cookie", "")).items()}
+        fresh = None if visitor_of(cookies) else secrets.token_hex(16)
+        if fresh:  # the application sees the cookie at once
+            cookies[COOKIE] = fresh
+            joined = "; ".join(f"{name}={value}" for name, value in cookies.items()).encode()
+            others = [(name, value) for name, value in scope["headers"] if name != b"cookie"]
+            scope = {**scope, "headers": [*others, (b"cookie", joined)]}
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                out = MutableHeaders(scope=message)
+                out["X-Content-Type-Options"], out["Referrer-Policy"] = "nosniff", "no-referrer"
+                out["Content-Security-Policy"] = POLICY
+                if fresh:
+                    out.append("Set-Cookie", f"{COOKIE}={fresh}; Path=/; HttpOnly; SameSite=Strict; Max-Age=31536000")
+            await send(message)
+
+        await self.app(scope, receive, answer)
+
+    def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
+        host = headers.get("host", "").rsplit(":", 1)[0]
+        if self.hosts is not None and host not in self.hosts:
+            return Response("unknown host", status_code=400)
+        if self.password is not None and not self._knows(headers.get("authorization", "")):
+            return Response("password", status_code=401, headers={"WWW-Authenticate": 'Basic realm="segue"'})
+        if scope["path"].startswith(REFUSED):
+            return Response("refused", status_code=403)
+        origin = headers.get("origin")
+        if scope["method"] == "POST" and origin and origin.split("//")[-1] != headers.get("host"):
+            return Response("another site cannot act here", status_code=403)
+        length = headers.get("content-length", "0")
+        if not length.isdecimal() or int(length) > self.most_bytes:
+            text = f"too large: the most is {megabytes(self.most_bytes)}; make the picture smaller"
+            return JSONResponse({"error": text}, status_code=413)
+        return None
+
+    def _knows(self, authorization: str) -> bool:
+        """Whether the request brings the password (HTTP Basic, any user's name)."""
+        kind, _, coded = authorization.partition(" ")
+        try:
+            given = base64.b64decode(coded).decode().partition(":")[2]
+        except (binascii.Error, UnicodeDecodeError):
+            return False
+        return kind.lower() == "basic" and secrets.compare_digest(given.encode(), (self.password or "").encode())
+
+
+def megabytes(size: int) -> str:
+    """Bytes as a person reads them."""
+    return f"{size / 2**20:g} MB"
+
+
+def _session(studio: Studio, request: Request) -> Session:
+    visitor = visitor_of(request.cookies)
+    if visitor is None:
+        raise SegueError("the page needs its cookie; allow cookies for this address and reload")
+    return studio.session(visitor)
