@@ -48,14 +48,14 @@ ACTIONS: Mapping[str, Action] = {
     "crop": lambda session, body: session.crop(body["id"], body["box"]),
     "describe": lambda session, body: session.describe(body["id"]),
     "example": lambda session, body: session.example(str(body["name"])),
-    "clear": lambda session, body: session.clear(),
+    "clear": lambda session, _body: session.clear(),
     "open": lambda session, body: session.open(str(body["name"])),
-    "pause": lambda session, body: session.job and session.job.pause(),
-    "stop": lambda session, body: session.job and session.job.stop(),
-    "resume": lambda session, body: session.resume(),
+    "pause": lambda session, _body: session.pause(),
+    "stop": lambda session, _body: session.stop(),
+    "resume": lambda session, _body: session.resume(),
     "redo": lambda session, body: session.redo(str(body["place"]), body["change"]),
-    "undo": lambda session, body: session.step(back=True),
-    "restore": lambda session, body: session.step(back=False),
+    "undo": lambda session, _body: session.step(back=True),
+    "restore": lambda session, _body: session.step(back=False),
     "film": lambda session, body: session.film(body["values"]),
 }
 
@@ -143,6 +143,7 @@ def file_of(session: Session, path: str) -> Path | None:
     parts = path.split("/")
     if any(part in ("", ".", "..") or "\\" in part or "\0" in part for part in parts):
         return None
+    base: Path | None
     match parts:
         case ["keyframes", name]:
             base, rest = session.folder, ["keyframes", name]

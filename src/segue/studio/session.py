@@ -264,6 +264,16 @@ class Session:
             self.data["begun"][name] = fresh
             self.save()
 
+    def pause(self) -> None:
+        """Hold the job at its next step."""
+        if self.job:
+            self.job.pause()
+
+    def stop(self) -> None:
+        """End the job at its next step; what is finished stays."""
+        if self.job:
+            self.job.stop()
+
     def resume(self) -> None:
         """Go on with a paused job, or with a run that is not finished."""
         if self.job and self.job.state == "paused":
