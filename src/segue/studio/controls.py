@@ -80,7 +80,7 @@ def shown(name: str, value: Any, kind: type[Any] = MorphSettings) -> Any:
     """A setting's value as its control shows it."""
     control = controls(kind)[name]
     if control.kind == "lines":
-        items = [f"{place:g}={text}" for place, text in value.items()] if isinstance(value, dict) else value
+        items = [f"{float(place):g}={text}" for place, text in value.items()] if isinstance(value, dict) else value
         return "\n".join(_typed(item) for item in items)
     if isinstance(value, tuple | list):
         return " ".join(_typed(item) for item in value)

@@ -46,13 +46,13 @@ def page(studio: Studio) -> Any:
                 for group, members in groups().items():
                     with gr.Accordion(group, open=False):
                         made |= {name: _component(images[name], MorphSettings) for name in members}
+        make = gr.Button("Make the film", variant="primary", elem_id="make")
         gr.HTML('<div id="segue-work"></div>')
         with gr.Accordion("Film: speed, hold, there and back", open=False, elem_id="film-settings"):
             with gr.Row():
                 filmed = {name: _component(control, FilmSettings) for name, control in film.items()}
             write = gr.Button("Write the film anew", elem_id="write-film")
         gr.HTML('<div id="segue-end"></div>')
-        make = gr.Button("Make the film", variant="primary", elem_id="make")
         answer = gr.Textbox(visible="hidden", elem_id="segue-answer")
 
         def making(request: gr.Request, chosen: str, *values: Any) -> str:

@@ -1,0 +1,327 @@
+"""The studio without a browser and without Gradio: sessions, the queue, the timeline, controls, poses."""
+
+import threading
+import time
+from collections.abc import Callable
+from fractions import Fraction
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image, ImageDraw
+from tiny import tiny_controlnet, tiny_pipe
+
+from segue.errors import SegueError
+from segue.generate import Progress
+from segue.interpolate import Interpolator
+from segue.settings import MorphSettings, as_json, fields
+from segue.studio import pose_editor
+from segue.studio.controls import Control, command_line, controls, groups, read, shown
+from segue.studio.jobs import Job, Queue
+from segue.studio.panel import frame_panel, table
+from segue.studio.session import Session, Studio
+from segue.studio.timeline import RunView, again
+from segue.tree import FrameKey
+
+FAST = {"num_frames": 5, "num_inference_steps": 4, "guidance_scale": 1.0, "width": 64, "height": 64}
+MIDDLE = FrameKey(0, Fraction(1, 2))
+
+
+@cache
+def tiny_model() -> Interpolator:
+    pipe = tiny_pipe()
+    return Interpolator(pipe, controlnet=tiny_controlnet(pipe), name="tiny")
+
+
+def tiny_studio(root: Path, **others: Any) -> Studio:
+    return Studio(root, tiny_model, lambda _picture: "a red dot", **others)
+
+
+def picture(path: Path, colour: str = "red") -> Path:
+    image = Image.new("RGB", (64, 64), "white")
+    ImageDraw.Draw(image).ellipse((12, 12, 52, 52), fill=colour)
+    image.save(path)
+    return path
+
+
+def begun(studio: Studio, folder: Path, visitor: str = "a" * 32) -> Session:
+    session = studio.session(visitor)
+    for name in ("red", "blue"):
+        session.add(picture(folder / f"{name}.png", name), f"{name}.png")
+    return session
+
+
+def ended(session: Session) -> Session:
+    for _ in range(600):
+        if session.job and not session.job.is_open:
+            return session
+        time.sleep(0.05)
+    raise AssertionError("the job does not end")
+
+
+def made(session: Session, **values: Any) -> Session:
+    session.make({**FAST, **values})
+    ended(session)
+    assert session.job
+    assert (session.job.state, session.job.message) == ("done", "")
+    return session
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Session:
+    folder = tmp_path_factory.mktemp("studio")
+    return made(begun(tiny_studio(folder / "root"), folder), candidates=2)
+
+
+def test_a_film_is_a_run_of_the_command_line(film: Session, tmp_path: Path) -> None:
+    assert film.run
+    view = RunView(film.run)
+    assert view.is_finished
+    assert film.output(film.run).exists()
+    sources = [keyframe["source"] for keyframe in view.data["keyframes"]]
+    own = tiny_model()(*sources, output=tmp_path / "own", candidates=2, **FAST)
+    for path in own.frames.paths:
+        assert path.read_bytes() == (film.run / "frames" / path.name).read_bytes()
+
+
+def test_every_setting_has_a_control_with_its_name_and_help() -> None:
+    shown_names = {*controls(), "prompt"}
+    assert shown_names == set(fields(MorphSettings))
+    placed = [name for group in groups().values() for name in group]
+    assert sorted([*placed, "num_frames", "loop", "seed", "prompt"]) == sorted(fields(MorphSettings))
+    assert controls()["num_inference_steps"] == Control(
+        "num_inference_steps", "whole", "--num-inference-steps", fields(MorphSettings)["num_inference_steps"].description or ""
+    )
+
+
+def test_controls_give_the_settings_back() -> None:
+    from segue.settings import checked
+
+    settings = MorphSettings(
+        noise=(0.2, 0.6), zoom=(1.5, 2.0), pan=((0.5, 0.0),), prompt_at={0.5: "a fox"}, rank_for=("x", "y"), candidates=3
+    )
+    values = as_json(settings)
+    found = {name: read(name, shown(name, values[name])) for name in controls()}
+    assert checked(MorphSettings, {name: value for name, value in found.items() if value is not None}) == settings
+    with pytest.raises(SegueError, match="noise: numbers"):
+        read("noise", "a lot")
+
+
+def test_the_command_line_names_what_differs() -> None:
+    from segue.settings import FilmSettings
+
+    line = command_line(
+        ["a b.png", "c.png"], "f.mp4", MorphSettings(noise=(0.2, 0.6), loop=True, seed=3), FilmSettings(fps=24), {"name": "pocket"}
+    )
+    assert line == "segue morph 'a b.png' c.png -o f.mp4 --loop --noise 0.2 0.6 --seed 3 --fps 24"
+
+
+def test_only_the_frame_and_its_descendants_change(film: Session) -> None:
+    assert film.run
+    slots = RunView(film.run).slots()
+    quarter = FrameKey(0, Fraction(1, 4))
+    assert again(slots, quarter) == [quarter]
+    assert again(slots, MIDDLE) == [FrameKey(0, Fraction(i, 4)) for i in (1, 2, 3)]
+    before = {path.name: path.read_bytes() for path in (film.run / "frames").glob("*.png")}
+    panel = frame_panel(film, quarter)
+    assert [candidate["number"] for candidate in panel["candidates"]] == [0, 1]
+    other = next(candidate["number"] for candidate in panel["candidates"] if not candidate["chosen"])
+    film.redo("1/4", {"candidate": other})
+    ended(film)
+    after = {path.name: path.read_bytes() for path in (film.run / "frames").glob("*.png")}
+    assert {name for name in after if after[name] != before[name]} == {f"{quarter.name}.png"}
+    assert [c["number"] for c in frame_panel(film, quarter)["candidates"]] == [0, 1]
+    film.step(back=True)
+    ended(film)
+    assert before == {path.name: path.read_bytes() for path in (film.run / "frames").glob("*.png")}
+
+
+def test_a_pose_of_its_own(film: Session) -> None:
+    people = pose_editor.as_points(pose_editor.standing((64, 64)))
+    film.redo("1/4", {"pose": people})
+    ended(film)
+    assert film.job
+    assert film.job.message == ""
+    panel = frame_panel(film, FrameKey(0, Fraction(1, 4)))
+    assert (panel["pose_of"], panel["pose"]) == ("own", people)
+    film.step(back=True)
+    ended(film)
+    assert frame_panel(film, FrameKey(0, Fraction(1, 4)))["pose_of"] == "none"
+    with pytest.raises(SegueError, match="a pose is people"):
+        film.redo("1/4", {"pose": [[[1, 2, 3]]]})
+
+
+def test_everything_is_there_again_in_a_new_server(film: Session) -> None:
+    fresh = tiny_studio(film.studio.root).session(film.name)
+    assert table(fresh)["keyframes"] == table(film)["keyframes"]
+    assert table(fresh)["run"] == table(film)["run"]
+    assert fresh.data["settings"]["num_frames"] == 5
+
+
+def test_downloads(film: Session) -> None:
+    import zipfile
+
+    import av
+
+    with av.open(str(film.download("mp4"))) as container:
+        assert len(list(container.decode(video=0))) == 5
+    for kind in ("gif", "webp"):
+        with Image.open(film.download(kind)) as image:
+            assert image.n_frames == 5  # type: ignore[attr-defined]
+    with zipfile.ZipFile(film.download("png")) as archive:
+        assert sorted(archive.namelist()) == [f"{i:04d}.png" for i in range(5)]
+    with pytest.raises(SegueError, match="no download"):
+        film.download("exe")
+
+
+def test_other_settings_begin_another_film(film: Session) -> None:
+    assert film.data["run"] == "film-1"
+    made(film, seed=1)
+    assert list(film.runs()) == ["film-1", "film-2"]
+    film.open("film-1")
+    assert film.data["settings"]["seed"] == 0
+
+
+def test_stop_and_continue(tmp_path: Path) -> None:
+    session = begun(tiny_studio(tmp_path / "root"), tmp_path)
+    seen: list[Progress] = []
+    original = tiny_model().__class__.__call__
+    del original
+    session.make(FAST)
+    assert session.job
+    report = session.studio.queue._report
+
+    def stopping(job: Job, progress: Progress) -> None:
+        seen.append(progress)
+        if progress.frames == 1:
+            job.stop()
+        report(job, progress)
+
+    session.studio.queue._report = stopping  # type: ignore[method-assign]
+    ended(session)
+    session.studio.queue._report = report  # type: ignore[method-assign]
+    if session.job.state == "stopped":  # the film may have been done before the patch
+        assert not RunView(session.run or Path()).is_finished
+        session.resume()
+        ended(session)
+    assert session.job.state == "done"
+    assert RunView(session.run or Path()).is_finished
+
+
+def test_a_lost_model_leaves_a_message_and_a_run_to_go_on_with(tmp_path: Path) -> None:
+    studio = tiny_studio(tmp_path / "root")
+    good = studio.load
+
+    def lost() -> Interpolator:
+        raise SegueError("the checkpoint nobody/nothing is not there")
+
+    studio.load = lost
+    session = begun(studio, tmp_path)
+    session.make(FAST)
+    ended(session)
+    assert session.job
+    assert (session.job.state, session.job.message) == ("failed", "the checkpoint nobody/nothing is not there")
+    studio.load = good
+    session.resume()
+    ended(session)
+    assert session.job.state == "done"
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture at all", b"\x89PNG\r\n\x1a\n broken"])
+def test_what_is_no_picture_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    session = tiny_studio(tmp_path / "root").session("b" * 32)
+    (tmp_path / "x").write_bytes(content)
+    with pytest.raises(SegueError, match=r"holiday\.png"):
+        session.add(tmp_path / "x", "holiday.png")
+    assert session.data["keyframes"] == []
+
+
+def test_crop_and_order_and_prompts(tmp_path: Path) -> None:
+    session = begun(tiny_studio(tmp_path / "root"), tmp_path)
+    first, second = (keyframe["id"] for keyframe in session.data["keyframes"])
+    session.crop(first, (0.25, 0.25, 0.75, 0.75))
+    with Image.open(session.folder / "keyframes" / f"{first}-crop.png") as cropped:
+        assert cropped.size == (32, 32)
+        assert cropped.getpixel((16, 16)) == (255, 0, 0)
+    session.move(first, 1)
+    assert [keyframe["id"] for keyframe in session.data["keyframes"]] == [second, first]
+    assert session.describe(first) == "a red dot"
+    with pytest.raises(SegueError, match="keyframe 1 has no prompt"):
+        session.make(FAST)
+    session.word(second, "a blue dot")
+    assert session.settings(FAST, "draft").prompt == ("a blue dot", "a red dot")
+    with pytest.raises(SegueError, match="crop"):
+        session.crop(first, (0.5, 0, 0.5, 1))
+
+
+def test_a_run_of_the_command_line_is_opened_and_changed(tmp_path: Path) -> None:
+    sources = [picture(tmp_path / f"{name}.png", name) for name in ("red", "blue")]
+    tiny_model()(*sources, output=tmp_path / "morph", **FAST)
+    session = tiny_studio(tmp_path / "root", opened=tmp_path / "morph").session("c" * 32)
+    assert session.run == tmp_path / "morph"
+    assert [keyframe["name"] for keyframe in session.data["keyframes"]] == ["red.png", "blue.png"]
+    session.redo("1/2", {"seed": "7"})
+    ended(session)
+    assert RunView(tmp_path / "morph").history.edit(MIDDLE).seed == 7
+    assert "--frame 1/2 --seed 7" in session.commands()[1]
+
+
+# The queue.
+
+
+def _job(owner: str, work: Callable[[Callable[[Progress], None]], None]) -> Job:
+    return Job(owner, "Work", work)
+
+
+def test_only_so_many_wait(tmp_path: Path) -> None:
+    queue, gate = Queue(most=1), threading.Event()
+    first, second = _job("a", lambda _report: gate.wait(20) and None), _job("b", lambda _report: None)
+    queue.add(first)
+    queue.add(second)
+    with pytest.raises(SegueError, match="2 films are waiting"):
+        queue.add(_job("c", lambda _report: None))
+    with pytest.raises(SegueError, match="still being made"):
+        queue.add(_job("a", lambda _report: None))
+    gate.set()
+    _until(lambda: second.state == "done")
+    assert first.state == "done"
+
+
+def test_pause_holds_and_gives_way() -> None:
+    queue, count = Queue(), 0
+    started = threading.Event()
+
+    def counting(report: Callable[[Progress], None]) -> None:
+        nonlocal count
+        while count < 10_000:
+            started.set()
+            report(Progress("frames"))
+            count += 1
+            time.sleep(0.001)
+
+    job = _job("a", counting)
+    queue.add(job)
+    started.wait(10)
+    _until(lambda: count > 3)
+    job.pause()
+    time.sleep(0.1)
+    held = count
+    time.sleep(0.1)
+    assert count == held
+    job.resume()
+    _until(lambda: count > held)
+    job.pause()
+    other = _job("b", lambda _report: None)
+    queue.add(other)
+    _until(lambda: other.state == "done")
+    assert job.state == "stopped"
+    assert "Others were waiting" in job.message
+
+
+def _until(true: Callable[[], bool]) -> None:
+    for _ in range(400):
+        if true():
+            return
+        time.sleep(0.025)
+    raise AssertionError("it never came true")
