@@ -15,8 +15,6 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from segue.batch.rows import Row
-
 if TYPE_CHECKING:
     from segue.batch.work import Order, Result
 
@@ -132,7 +130,7 @@ def _serve(connection: Connection, worker: int, model: Mapping[str, str | None],
     from segue.errors import SegueError
 
     try:
-        loaded = Loaded(model, threads)
+        loaded = Loaded.load(model, threads)
     except SegueError as error:
         connection.send(Event(worker, "unfit", " ".join(str(error).split())))
         return

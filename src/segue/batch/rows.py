@@ -1,4 +1,4 @@
-"""A manifest becomes rows: for each film its images, its settings and its place, all checked before anything is made."""
+"""A manifest becomes rows: for each film its images, settings and place, all checked before anything is made."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_origin
 
 from segue.errors import SegueError
-from segue.evaluate.manifest import Pair, faults_message, read_pairs
+from segue.evaluate.manifest import COLUMNS, Pair, faults_message, read_pairs
 from segue.settings import ComputeSettings, FilmSettings, MorphSettings, as_json, checked, fields, preset_settings
 
 __all__ = ["KINDS", "Row", "read_rows", "values_of"]
@@ -70,7 +70,7 @@ def read_rows(manifest: Path, output: Path, values: Mapping[str, Any], *, preset
     Raises:
         SegueError: anything is wrong; the message lists every fault with its line or row.
     """
-    names = {name for kind in KINDS for name in fields(kind)} - set(Pair.model_fields)
+    names = {name for kind in KINDS for name in fields(kind)} - set(COLUMNS)
     pairs = read_pairs(manifest, settings=names, one_size=False)
     folder = manifest if manifest.is_dir() else manifest.parent
     shared = {**preset_settings(preset), **_absolute(values, Path.cwd())}
@@ -79,8 +79,9 @@ def read_rows(manifest: Path, output: Path, values: Mapping[str, Any], *, preset
         try:
             own = _absolute({name: _typed(name, value) for name, value in pair.settings.items()}, folder.absolute())
             given = values_of(pair, {**shared, **own})
-            for kind in KINDS:
-                checked(kind, _of(given, kind))
+            checked(MorphSettings, _of(given, MorphSettings))
+            checked(ComputeSettings, _of(given, ComputeSettings))
+            checked(FilmSettings, _of(given, FilmSettings))
         except SegueError as error:
             faults.append(f"{pair.name}: {error}")
             continue

@@ -1,12 +1,13 @@
 """One row is made, by whoever has the model loaded: a process of the batch, an actor on Ray, ``segue evaluate``."""
 
+import json
 import os
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -17,7 +18,7 @@ from segue.interpolate import Interpolator
 from segue.memory import free_cached, is_out_of_memory
 from segue.morph import Morph
 from segue.run import RUN_FILE, InUseError
-from segue.settings import FilmSettings, checked, fields
+from segue.settings import FilmSettings, checked
 
 __all__ = ["Loaded", "Order", "Result", "make_row"]
 
@@ -74,7 +75,7 @@ def make_row(
     values = {**row.values, **({"batch_size": batch_size} if batch_size else {})}
     morph = segue(*row.images, output=row.folder, overwrite=overwrite, callback=callback, **values)
     if row.film is not None:
-        film = checked(FilmSettings, {name: row.film_values[name] for name in fields(FilmSettings) & row.film_values})
+        film = checked(FilmSettings, row.film_values)
         morph.save(row.film, film)
         morph.contact_sheet(row.folder / "contact-sheet.png")
         morph.remember(row.film, film)
@@ -84,7 +85,11 @@ def make_row(
 class Loaded:
     """A model that was loaded once, and makes row after row."""
 
-    def __init__(self, model: Mapping[str, str | None], threads: int) -> None:
+    def __init__(self, segue: Interpolator) -> None:
+        self.segue = segue
+
+    @classmethod
+    def load(cls, model: Mapping[str, str | None], threads: int) -> Self:
         """Load a model; SegueError where it cannot be.
 
         Args:
@@ -94,8 +99,10 @@ class Loaded:
         for library in ("TRANSFORMERS", "DIFFUSERS"):  # their notes are for programmers
             os.environ.setdefault(f"{library}_VERBOSITY", "error")
         torch.set_num_threads(threads)
-        self.segue = Interpolator.from_pretrained(
-            model["name"], controlnet=model["controlnet"], dtype=model["dtype"], device=model["device"]
+        return cls(
+            Interpolator.from_pretrained(
+                model["name"], controlnet=model["controlnet"], dtype=model["dtype"], device=model["device"]
+            )
         )
 
     def make(self, order: Order, frame: Callable[[], None], say: Callable[[str], None]) -> Result:
@@ -142,8 +149,6 @@ def failed(error: Exception, row: Row, seconds: float) -> Result:
 
 def _batch_size(row: Row) -> int:
     """Frames in one batch of a run that was begun; 0 where it was not."""
-    import json
-
     try:
         data: dict[str, Any] = json.loads((row.folder / RUN_FILE).read_text())
         return int(data["batch_size"])

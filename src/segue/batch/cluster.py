@@ -1,0 +1,192 @@
+"""Workers that are actors on Ray, on this machine or on a cluster; one for each GPU, or for a share of the CPUs.
+
+An actor that is lost, with its process or its machine, is noticed by its call and replaced by a new one, which Ray
+places where there is room. An actor that sees the output's folder works there; one that does not is sent what it
+needs and sends back what it made.
+"""
+
+import logging
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segue.batch.crew import Event
+from segue.errors import SegueError
+
+if TYPE_CHECKING:
+    from segue.batch.work import Order
+
+__all__ = ["LOCAL", "Actors"]
+
+LOCAL = "local"  # the address that starts Ray on this machine
+
+
+class Actors:
+    """Workers that are actors on Ray."""
+
+    def __init__(
+        self, model: Mapping[str, str | None], workers: int | None, address: str, rows: int, output: Path
+    ) -> None:
+        """Start Ray, or join a cluster, and start the workers.
+
+        Args:
+            model: name, controlnet, dtype and device, as each worker loads it.
+            workers: how many; one for each GPU of the cluster, else one for each machine, if not given.
+            address: "local", or that of a cluster.
+            rows: how many rows there are; more workers than these are not started.
+            output: the folder of all films; it holds a token by which a worker finds out whether it sees it.
+
+        Raises:
+            SegueError: Ray is not installed, or there is no cluster at the address.
+        """
+        self._ray = ray = _imported()
+        _join(ray, address)
+        gpus, cpus = (float(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
+        gpus = 0.0 if model["device"] not in (None, "cuda") else gpus
+        machines = sum(bool(node["Alive"]) for node in ray.nodes())
+        count = min(workers or int(gpus) or machines, rows)
+        share = min(1.0, gpus / count) if gpus else cpus / count
+        self._threads = max(1, int(cpus / count))
+        self._options = {"num_gpus": share, "num_cpus": 0} if gpus else {"num_cpus": _placeable(share)}
+        self._model = dict(model)
+        self._token = output.absolute() / f".token.{secrets.token_hex(4)}.part"
+        self._token.touch()
+        from ray.util.queue import Queue
+
+        self._inbox = Queue(actor_options={"num_cpus": 0})
+        self._actors: dict[int, Any] = {}
+        self._calls: dict[Any, int] = {}  # what each worker is busy with, by Ray's reference
+        self._apart: set[int] = set()
+        self._unsent: list[Event] = []
+        for worker in range(count):
+            self._start(worker)
+
+    @property
+    def pids(self) -> list[int]:
+        """The process of each worker, where they are on this machine."""
+        return [self._ray.get(actor.pid.remote()) for actor in self._actors.values()]
+
+    def is_apart(self, worker: int) -> bool:
+        """Whether a worker does not see the output's folder."""
+        return worker in self._apart
+
+    def hand(self, worker: int, order: "Order") -> None:
+        """Give a row to a worker that is ready."""
+        if self.is_apart(worker):
+            from segue.batch.parcel import packed
+            from segue.batch.work import failed
+
+            try:
+                order = packed(order)
+            except OSError as error:
+                self._unsent.append(Event(worker, "result", result=failed(error, order.row, 0.0)))
+                return
+        self._calls[self._actors[worker].make.remote(order)] = worker
+
+    def events(self, seconds: float) -> list[Event]:
+        """What happened; waits so long for the first call that ends."""
+        found, self._unsent = self._unsent, []
+        ended, _ = self._ray.wait(list(self._calls), num_returns=1, timeout=0 if found else seconds)
+        size = self._inbox.qsize()
+        found += self._inbox.get_nowait_batch(size) if size else []
+        for call in ended:
+            worker = self._calls.pop(call)
+            try:
+                event: Event = self._ray.get(call)
+            except self._ray.exceptions.RayError as error:
+                event = Event(worker, "lost", _reason(error))
+                self._ray.kill(self._actors[worker])
+                self._start(worker)
+            if event.kind == "ready":
+                (self._apart.add if event.text == "apart" else self._apart.discard)(worker)
+            found.append(event)
+        return found
+
+    def close(self) -> None:
+        """End all workers, and Ray where it was started here."""
+        self._token.unlink(missing_ok=True)
+        for actor in self._actors.values():
+            self._ray.kill(actor)
+        self._ray.shutdown()
+
+    def _start(self, worker: int) -> None:
+        actor = self._ray.remote(**self._options)(_Actor).remote(worker, self._inbox)
+        self._actors[worker] = actor
+        self._calls[actor.load.remote(self._model, self._threads, self._token)] = worker
+
+
+class _Actor:
+    """A worker on whatever machine Ray has placed it."""
+
+    def __init__(self, worker: int, inbox: Any) -> None:
+        self.worker, self.inbox = worker, inbox
+        self.loaded: Any = None
+        self.is_apart = False
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def load(self, model: Mapping[str, str | None], threads: int, token: Path) -> Event:
+        """Load the model; say whether the output's folder is seen from here."""
+        from segue.batch.work import Loaded
+
+        self.is_apart = not token.exists()
+        try:
+            self.loaded = Loaded.load(model, threads)
+        except SegueError as error:
+            return Event(self.worker, "unfit", " ".join(str(error).split()))
+        return Event(self.worker, "ready", "apart" if self.is_apart else "")
+
+    def make(self, order: "Order") -> Event:
+        """Make a row."""
+        from segue.batch.parcel import make_apart
+
+        make = make_apart if order.parcel is not None else type(self.loaded).make
+        result = make(
+            self.loaded,
+            order,
+            frame=lambda: self.inbox.put(Event(self.worker, "frame")),
+            say=lambda text: self.inbox.put(Event(self.worker, "word", text)),
+        )
+        return Event(self.worker, "result", result=result)
+
+
+def _imported() -> Any:
+    """Ray, without its reports of usage."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    try:
+        import ray
+        import ray.exceptions
+    except ImportError as error:
+        raise SegueError("--ray needs the package ray; install it with: pip install 'segue[cluster]'") from error
+    return ray
+
+
+def _join(ray: Any, address: str) -> None:
+    """Start Ray on this machine, reachable from it only, or join a cluster."""
+    own = {"_node_ip_address": "127.0.0.1"} if address == LOCAL else {}
+    try:
+        ray.init(
+            address=address,
+            include_dashboard=False if address == LOCAL else None,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            **own,
+        )
+    except Exception as error:  # ConnectionError, ValueError, RuntimeError, gRPC's own, by the kind of address
+        raise SegueError(
+            f"--ray {address}: no Ray can be reached there: {' '.join(str(error).split())[:200]}"
+        ) from error
+
+
+def _placeable(cpus: float) -> float:
+    """A share of CPUs that Ray can place: whole numbers from 1, below in thousandths."""
+    return float(int(cpus)) if cpus >= 1 else int(cpus * 1000) / 1000
+
+
+def _reason(error: Exception) -> str:
+    """Ray's account of a lost worker, in its first sentence."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

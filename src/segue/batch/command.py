@@ -1,0 +1,280 @@
+"""The command ``segue batch``: a manifest's films, made by many workers, with one table at the end."""
+
+import csv
+import io
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from typer.core import TyperCommand
+
+from segue.errors import SegueError
+from segue.options import given, with_settings
+from segue.settings import ComputeSettings, FilmSettings, MorphSettings
+
+if TYPE_CHECKING:
+    from segue.batch.crew import Crew
+    from segue.batch.drive import Callback, Outcome, Status
+
+__all__ = ["BatchCommand", "batch"]
+
+PLAIN_SECONDS = 5.0  # between two lines where the output is no terminal
+LOCAL = "local"  # the address of a bare --ray
+
+
+class BatchCommand(TyperCommand):
+    """The command line of ``batch``: an option --ray that may stand without an address."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put an address behind a bare --ray."""
+        filled: list[str] = []
+        for argument, following in zip(args, [*args[1:], ""], strict=True):
+            filled += [argument, LOCAL] if argument == "--ray" and not _is_address(following) else [argument]
+        return super().parse_args(ctx, filled)
+
+
+@with_settings(MorphSettings, ComputeSettings, FilmSettings)
+def batch(
+    pairs: Annotated[
+        Path,
+        typer.Argument(help="A .jsonl or .csv manifest, or a folder of NAME-a.png and NAME-b.png.", show_default=False),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The folder of all films and run folders.", show_default=False)
+    ],
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="How many work at once; one for each GPU, else one.")
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="[ADDRESS]", help="Distribute with Ray: on this machine, or on the cluster at ADDRESS."),
+    ] = None,
+    film: Annotated[Literal["mp4", "gif", "webp"], typer.Option(help="What the films are written as.")] = "mp4",
+    model: Annotated[str | None, typer.Option(help="Checkpoint; the embedded pocket if not given.")] = None,
+    controlnet: Annotated[str | None, typer.Option(help="ControlNet; pocket's own with pocket.")] = None,
+    dtype: Annotated[Literal["float32", "bfloat16", "float16"] | None, typer.Option(help="Precision.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the best there is if not given.")] = None,
+    preset: Annotated[Literal["paper", "balanced", "draft"], typer.Option(help="Values to begin with.")] = "balanced",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew over runs with other settings.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Progress as JSON lines on standard output.")] = False,
+    **values: Any,
+) -> None:
+    """Make a film of each row of a manifest, on one machine or many.
+
+    The same command again makes only what is missing. The exit code is 1 if a row failed.
+    """
+    from segue.batch.drive import drive, is_made, locked, record
+    from segue.batch.rows import read_rows
+
+    settings = {
+        name: value
+        for kind in (MorphSettings, ComputeSettings, FilmSettings)
+        for name, value in given(values, kind).items()
+    }
+    with _faults_as_lines():
+        rows = read_rows(pairs, output, settings, preset=preset, ending=f".{film}")
+    chosen = {"name": _placed(model), "controlnet": _placed(controlnet), "dtype": dtype, "device": device}
+    with locked(output), _showing(as_json, quiet) as show:
+        kept = [outcome for row in rows if (outcome := is_made(row, output, chosen))]
+        names = {outcome.name for outcome in kept}
+        missing = [row for row in rows if row.name not in names]
+        outcomes: list[Outcome] = []
+        if missing:
+            crew = _crew(chosen, workers, ray, len(missing), output)
+            try:
+                outcomes = drive(
+                    missing,
+                    kept,
+                    crew,
+                    overwrite=overwrite,
+                    finish=lambda row, result: record(row, output, chosen, result),
+                    callback=show,
+                )
+            finally:
+                crew.close()
+    order = {row.name: i for i, row in enumerate(rows)}
+    outcomes = sorted([*kept, *outcomes], key=lambda outcome: order[outcome.name])
+    _write_table(outcomes, output / "batch.csv")
+    if not quiet:
+        _print_table(outcomes, output, as_json)
+    if any(outcome.state == "failed" for outcome in outcomes):
+        raise typer.Exit(1)
+
+
+def _crew(model: Mapping[str, str | None], workers: int | None, ray: str | None, rows: int, output: Path) -> "Crew":
+    """The workers: processes of this machine, or actors on Ray; never more than rows."""
+    if ray is not None:
+        from segue.batch.cluster import Actors
+
+        return Actors(model, None if workers is None else min(workers, rows), ray, rows, output)
+
+    import torch
+
+    from segue.batch.crew import Processes
+
+    gpus = torch.cuda.device_count() if model["device"] in (None, "cuda") else 0
+    count = min(workers or max(1, gpus), rows)
+    devices = [f"cuda:{i % gpus}" if gpus else model["device"] for i in range(count)]
+    return Processes([{**model, "device": device} for device in devices], max(1, torch.get_num_threads() // count))
+
+
+def _placed(name: str | None) -> str | None:
+    """A model's name; a folder's does not depend on where a worker stands."""
+    return str(Path(name).absolute()) if name is not None and Path(name).is_dir() else name
+
+
+def _is_address(text: str) -> bool:
+    """Whether a word of the command line is the address of a Ray cluster: auto, HOST:PORT, ray://HOST:PORT."""
+    host, colon, port = text.removeprefix("ray://").rpartition(":")
+    return text in ("auto", LOCAL) or bool(colon and host and port.isdecimal() and "/" not in host)
+
+
+@contextmanager
+def _faults_as_lines() -> Iterator[None]:
+    """Print a manifest's faults line by line, and end with exit code 2."""
+    try:
+        yield
+    except SegueError as error:
+        if "\n" not in str(error):
+            raise
+        print(f"segue: {error}", file=sys.stderr)
+        raise typer.Exit(2) from error
+
+
+# Progress.
+
+
+@contextmanager
+def _showing(as_json: bool, quiet: bool) -> "Iterator[Callback]":
+    """Show where the batch is: JSON lines, a live line on a terminal, now and then a line elsewhere."""
+    if as_json:
+        yield _json_line
+    elif quiet:
+        yield lambda _status: None
+    elif not sys.stderr.isatty():
+        yield _Plain()
+    else:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        columns = (BarColumn(bar_width=30), MofNCompleteColumn(), TextColumn("{task.description}"))
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("", total=None)
+
+            def show(status: "Status") -> None:
+                if line := _news(status):
+                    bar.console.print(line, highlight=False, markup=False)
+                through = status.kept + status.made + status.failed
+                bar.update(task, description=_worded(status), completed=through, total=status.rows)
+
+            yield show
+
+
+class _Plain:
+    """A line for each row that is through, and one every few seconds."""
+
+    def __init__(self) -> None:
+        self.said = time.monotonic()
+
+    def __call__(self, status: "Status") -> None:
+        now = time.monotonic()
+        if line := _news(status):
+            print(line, file=sys.stderr, flush=True)
+        if status.event in ("begin", "made") or now - self.said >= PLAIN_SECONDS:
+            self.said = now
+            through = status.kept + status.made + status.failed
+            print(f"{through} of {status.rows} rows, {_worded(status)}", file=sys.stderr, flush=True)
+
+
+def _json_line(status: "Status") -> None:
+    print(
+        json.dumps(
+            {
+                "event": status.event,
+                "row": status.row or None,
+                "text": status.text or None,
+                "rows": status.rows,
+                "kept": status.kept,
+                "made": status.made,
+                "failed": status.failed,
+                "running": list(status.running),
+                "frames": status.frames,
+                "frames_per_minute": round(status.frames_per_minute, 1),
+                "seconds": round(status.seconds, 3),
+                "left": None if status.left is None else round(status.left, 1),
+            }
+        ),
+        flush=True,
+    )
+
+
+def _news(status: "Status") -> str:
+    """What a user should know of an event at once."""
+    if status.event == "failed":
+        return f"segue: {status.row} failed: {status.text}"
+    if status.event == "again":
+        return f"segue: {status.row} is tried again: {status.text}"
+    return f"segue: {status.row}: {status.text}" if status.event == "word" else ""
+
+
+def _worded(status: "Status") -> str:
+    """Where the batch is, in words."""
+    from segue.display import duration
+
+    parts = [f"{len(status.running)} running", f"{status.failed} failed"]
+    if status.frames:
+        parts.append(f"{status.frames_per_minute:.0f} frames a minute")
+    if status.left is not None:
+        parts.append(f"{duration(status.left)} left")
+    return ", ".join(parts)
+
+
+# The table at the end.
+
+COLUMNS = ("name", "state", "frames", "seconds", "attempts", "reason")
+
+
+def _cells(outcome: "Outcome") -> tuple[str, ...]:
+    return (
+        outcome.name,
+        outcome.state,
+        str(outcome.frames or ""),
+        f"{outcome.seconds:.1f}",
+        str(outcome.attempts or ""),
+        outcome.reason,
+    )
+
+
+def _write_table(outcomes: "Sequence[Outcome]", path: Path) -> None:
+    from segue.files import write_text
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(map(_cells, outcomes))
+    write_text(path, text.getvalue())
+
+
+def _print_table(outcomes: "Sequence[Outcome]", output: Path, as_json: bool) -> None:
+    """The table on standard output, or its counts as the last JSON line."""
+    states = [outcome.state for outcome in outcomes]
+    counts = {state: states.count(state) for state in ("made", "kept", "failed")}
+    if as_json:
+        failed = {outcome.name: outcome.reason for outcome in outcomes if outcome.state == "failed"}
+        print(json.dumps({"event": "done", "output": str(output), **counts, "reasons": failed}), flush=True)
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*COLUMNS, box=box.SIMPLE)
+    for outcome in outcomes:
+        table.add_row(*_cells(outcome))
+    Console(width=None if sys.stdout.isatty() else 160).print(table, highlight=False, markup=False)
+    print(f"{output}: {', '.join(f'{count} {state}' for state, count in counts.items() if count)}")

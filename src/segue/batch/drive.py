@@ -1,0 +1,277 @@
+"""Rows to workers: each takes the next one when it is free; a row whose failure may pass is tried again."""
+
+import fcntl
+import json
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from segue.batch.crew import Crew, Event
+from segue.batch.parcel import unpack
+from segue.batch.rows import Row
+from segue.batch.work import Order, Result
+from segue.errors import SegueError
+from segue.files import write_json
+
+__all__ = ["ATTEMPTS", "Outcome", "Status", "drive", "is_made", "locked", "record"]
+
+ATTEMPTS = 3  # at a row, where the cause of its failure may pass; and at starting a worker
+TICK = 0.5  # seconds between two looks at the clock
+PAUSE = 2.0  # seconds before a row is tried again whose folder is in use, as by a worker that is about to die
+
+NOTES = ".batch"  # the folder of the records; no row's name begins with a dot
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a row.
+
+    Attributes:
+        state: made now, kept from before, or failed.
+        frames: of the film; seconds: of its last attempt.
+        attempts: how often it was begun now.
+        reason: why it failed.
+    """
+
+    name: str
+    state: Literal["made", "kept", "failed"]
+    frames: int = 0
+    seconds: float = 0.0
+    attempts: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where the batch is; handed to the callback after each event.
+
+    Attributes:
+        event: "begin", "start", "frame", "made", "failed", "again" (with the reason), "word".
+        row: the row that it is about; text: the reason or the word.
+        rows, kept, made, failed: how many there are of each; running: the rows being made.
+        frames: finished frames, without the keyframes; frames_per_minute, left: their speed, and seconds that are left.
+        seconds: since the batch began.
+    """
+
+    event: str
+    row: str = ""
+    text: str = ""
+    rows: int = 0
+    kept: int = 0
+    made: int = 0
+    failed: int = 0
+    running: tuple[str, ...] = ()
+    frames: int = 0
+    frames_per_minute: float = 0.0
+    left: float | None = None
+    seconds: float = 0.0
+
+
+Callback = Callable[[Status], None]
+
+
+@dataclass
+class _Job:
+    """A row that is not through yet."""
+
+    order: Order
+    attempts: int = 0
+    after: float = 0.0  # a time before which it is not tried again
+
+
+def drive(
+    rows: Sequence[Row],
+    kept: Sequence[Outcome],
+    crew: Crew,
+    *,
+    overwrite: bool = False,
+    finish: Callable[[Row, Result], None] = lambda _row, _result: None,
+    callback: Callback = lambda _status: None,
+) -> list[Outcome]:
+    """Have a crew make all rows.
+
+    Args:
+        rows: what is to be made.
+        kept: what was made before, for the counts.
+        crew: the workers.
+        overwrite: begin rows anew whose folders hold runs with other settings.
+        finish: is handed each row that was made, before it counts as made.
+        callback: is handed a Status after each event.
+
+    Raises:
+        SegueError: no worker can load the model.
+    """
+    state = _State(rows, kept, overwrite)
+    callback(state.status("begin"))
+    while not state.is_done:
+        for worker in sorted(state.free):
+            job = state.next_job()
+            if job is None:
+                break
+            state.free.discard(worker)
+            state.running[worker] = job
+            job.attempts += 1
+            crew.hand(worker, job.order)
+            callback(state.status("start", job))
+        for event in crew.events(TICK):
+            for status in state.take(event, finish):
+                callback(status)
+    return state.outcomes
+
+
+class _State:
+    """Which rows wait, run and are through; which workers are free."""
+
+    def __init__(self, rows: Sequence[Row], kept: Sequence[Outcome], overwrite: bool) -> None:
+        self.waiting = deque(_Job(Order(row, overwrite)) for row in rows)
+        self.running: dict[int, _Job] = {}
+        self.free: set[int] = set()
+        self.outcomes: list[Outcome] = []
+        self.count, self.kept = len(rows) + len(kept), len(kept)
+        self.expected = {row.name: _frames(row) for row in rows}
+        self.begun = time.monotonic()
+        self.first: float | None = None  # when the first worker was ready
+        self.frames = 0
+        self.lost_loading = 0
+
+    @property
+    def is_done(self) -> bool:
+        return not self.waiting and not self.running
+
+    def next_job(self) -> _Job | None:
+        """The next row that may be tried now."""
+        now = time.monotonic()
+        for job in self.waiting:
+            if job.after <= now:
+                self.waiting.remove(job)
+                return job
+        return None
+
+    def take(self, event: Event, finish: Callable[[Row, Result], None]) -> Iterator[Status]:
+        """What an event changes."""
+        job = self.running.get(event.worker)
+        if event.kind == "unfit":
+            raise SegueError(event.text)
+        if event.kind == "ready":
+            self.first = self.first or time.monotonic()
+            self.free.add(event.worker)
+        elif event.kind == "frame":
+            self.frames += 1
+            yield self.status("frame", job)
+        elif event.kind == "word":
+            yield self.status("word", job, event.text)
+        elif event.kind == "lost":
+            self.free.discard(event.worker)
+            self.running.pop(event.worker, None)
+            if job is not None:
+                yield self.ended(job, Result(reason=f"its worker was lost ({event.text})", cause="lost"), finish)
+            else:
+                self.lost_loading += 1
+                if self.lost_loading >= ATTEMPTS:
+                    raise SegueError(f"workers are lost while they load the model ({event.text})")
+        elif event.kind == "result" and job is not None and event.result is not None:
+            del self.running[event.worker]
+            self.free.add(event.worker)
+            self.lost_loading = 0
+            yield self.ended(job, event.result, finish)
+
+    def ended(self, job: _Job, result: Result, finish: Callable[[Row, Result], None]) -> Status:
+        """A row is made, or tried again, or failed."""
+        row = job.order.row
+        if not result.reason:
+            try:
+                finish(row, result)
+            except SegueError as error:
+                result = replace(result, reason=str(error))
+        if not result.reason:
+            self.outcomes.append(Outcome(row.name, "made", result.frames, result.seconds, job.attempts))
+            return self.status("made", job)
+        if result.cause and job.attempts < ATTEMPTS:
+            if result.cause == "memory":
+                job.order = replace(job.order, batch_size=max(1, result.batch_size // 2))
+            if result.cause == "in use":
+                job.after = time.monotonic() + PAUSE
+            self.waiting.appendleft(job)
+            return self.status("again", job, result.reason)
+        self.outcomes.append(Outcome(row.name, "failed", 0, result.seconds, job.attempts, result.reason))
+        return self.status("failed", job, result.reason)
+
+    def status(self, event: str, job: _Job | None = None, text: str = "") -> Status:
+        """Where the batch is."""
+        now = time.monotonic()
+        states = [outcome.state for outcome in self.outcomes]
+        rate = self.frames / (now - self.first) if self.first is not None and self.frames else 0.0
+        through = {outcome.name for outcome in self.outcomes}
+        remaining = sum(frames for name, frames in self.expected.items() if name not in through)
+        return Status(
+            event=event,
+            row=job.order.row.name if job else "",
+            text=text,
+            rows=self.count,
+            kept=self.kept,
+            made=states.count("made"),
+            failed=states.count("failed"),
+            running=tuple(running.order.row.name for running in self.running.values()),
+            frames=self.frames,
+            frames_per_minute=60 * rate,
+            left=remaining / rate if rate else None,
+            seconds=now - self.begun,
+        )
+
+
+# What is known of each row that was made.
+
+
+def is_made(row: Row, output: Path, model: Mapping[str, str | None]) -> Outcome | None:
+    """The outcome of a row that was made before, of the same images and settings, and is still there."""
+    try:
+        noted: dict[str, Any] = json.loads(_note(row, output).read_text())
+        if noted["recipe"] != row.recipe(model) or not (row.folder / "state.json").exists():
+            return None
+        if row.film is not None and not row.film.exists():
+            return None
+        return Outcome(row.name, "kept", int(noted["frames"]), float(noted["seconds"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def record(row: Row, output: Path, model: Mapping[str, str | None], result: Result) -> None:
+    """Note that a row was made, and put it in its place where it was made apart."""
+    if result.parcel is not None:
+        unpack(row, result.parcel)
+    note = {"recipe": row.recipe(model), "frames": result.frames, "seconds": round(result.seconds, 3)}
+    write_json(_note(row, output), note)
+
+
+@contextmanager
+def locked(output: Path) -> Iterator[None]:
+    """Keep a second batch out of an output's folder; the lock of a dead process does not count."""
+    path = output / NOTES / "lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise SegueError(f"{output} cannot be written: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise SegueError(f"{output} is in use by another batch") from error
+    finally:
+        os.close(lock)
+
+
+def _note(row: Row, output: Path) -> Path:
+    return output / NOTES / f"{row.name}.json"
+
+
+def _frames(row: Row) -> int:
+    """Frames to make for a row, at most; without the keyframes."""
+    settings = row.settings
+    gaps = len(row.images) - 1 + settings.loop
+    return (settings.num_frames - 2) * gaps

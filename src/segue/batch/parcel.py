@@ -1,0 +1,95 @@
+"""A row for a worker that does not see its files: sent with all that it is made of, and its film sent back.
+
+A parcel is a ZIP archive: ``inputs/`` (by number) and ``run/``, what there is of the run; back come ``run/`` and the
+film. The run takes its place in the output's folder as a whole.
+"""
+
+import io
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from segue.batch.rows import Row
+from segue.batch.work import Loaded, Order, Result
+from segue.files import write_bytes, writing_folder
+from segue.morph import Morph
+from segue.settings import FilmSettings, checked
+
+__all__ = ["make_apart", "packed", "unpack"]
+
+LOCK = "lock"
+
+
+def packed(order: Order) -> Order:
+    """The order with all files that it needs."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as parcel:
+        for i, path in enumerate(order.row.inputs):
+            parcel.write(path, f"inputs/{_numbered(i, path)}")
+        _add_run(parcel, order.row.folder)
+    return replace(order, parcel=archive.getvalue())
+
+
+def make_apart(loaded: Loaded, order: Order, frame: Callable[[], None], say: Callable[[str], None]) -> Result:
+    """Make a row in a temporary folder, from its parcel; the result carries the run and the film."""
+    assert order.parcel is not None
+    with tempfile.TemporaryDirectory(prefix="segue-") as name:
+        folder = Path(name)
+        with zipfile.ZipFile(io.BytesIO(order.parcel)) as parcel:
+            parcel.extractall(folder)
+        row = _moved(order.row, folder)
+        result = loaded.make(replace(order, row=row, parcel=None), frame, say)
+        if result.reason:
+            return result
+        archive = io.BytesIO()
+        with zipfile.ZipFile(archive, "w") as parcel:
+            _add_run(parcel, row.folder)
+            if row.film is not None:
+                parcel.write(row.film, row.film.name)
+        return replace(result, parcel=archive.getvalue())
+
+
+def unpack(row: Row, data: bytes) -> None:
+    """Put a run and its film, which came back from afar, in their places; SegueError if the disk refuses."""
+    with zipfile.ZipFile(io.BytesIO(data)) as parcel:
+        with writing_folder(row.folder) as folder:
+            for name in parcel.namelist():
+                if name.startswith("run/"):
+                    path = folder / name.removeprefix("run/")
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(parcel.read(name))
+        if row.film is not None:
+            write_bytes(row.film, parcel.read(f"film{row.film.suffix}"))
+            Morph(row.folder).remember(row.film, checked(FilmSettings, row.film_values))
+
+
+def _moved(row: Row, folder: Path) -> Row:
+    """The row with its files in another folder."""
+    places = {path: folder / "inputs" / _numbered(i, path) for i, path in enumerate(row.inputs)}
+    values = dict(row.values)
+    poses = row.inputs[len(row.images) : len(row.inputs) - len(row.settings.control_image)]
+    if poses:
+        values["pose"] = ",".join(str(places[pose]) for pose in poses)
+    if row.settings.control_image:
+        values["control_image"] = tuple(str(places[Path(image)]) for image in row.settings.control_image)
+    return replace(
+        row,
+        images=tuple(places[image] for image in row.images),
+        folder=folder / "run",
+        film=None if row.film is None else folder / f"film{row.film.suffix}",
+        values=values,
+    )
+
+
+def _numbered(number: int, path: Path) -> str:
+    return f"{number}{path.suffix}"
+
+
+def _add_run(parcel: zipfile.ZipFile, folder: Path) -> None:
+    """What there is of a run, but its lock and what names other places."""
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name not in (LOCK, "films.json") and not name.endswith(".part"):
+            parcel.write(path, f"run/{name}")

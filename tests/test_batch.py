@@ -1,0 +1,394 @@
+"""Many films: each equals the film of a single run; what fails is told, tried again, or left to the next command."""
+
+import csv
+import json
+import os
+import re
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+from tiny import tiny_pipe
+
+from segue.batch import command, drive
+from segue.batch.command import BatchCommand, batch
+from segue.batch.crew import Event, Processes
+from segue.batch.drive import Outcome, Status, locked
+from segue.batch.parcel import make_apart, packed, unpack
+from segue.batch.rows import Row, read_rows
+from segue.batch.work import Loaded, Order, failed, make_row
+from segue.errors import SegueError
+from segue.interpolate import Interpolator
+from segue.run import RunFolder
+
+SETTINGS: dict[str, Any] = {"num_frames": 5, "num_inference_steps": 2, "prompt": ("cat",), "batch_size": 2}
+OPTIONS = ["--num-frames", "5", "--num-inference-steps", "2", "--prompt", "cat", "--batch-size", "2", "--film", "gif"]
+
+app = typer.Typer()
+app.command()(lambda: None)
+app.command(cls=BatchCommand)(batch)
+
+
+@pytest.fixture(scope="module")
+def loaded() -> Loaded:
+    return Loaded(Interpolator(tiny_pipe()))
+
+
+def write_images(folder: Path, count: int) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(count):
+        for side in "ab":
+            pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"p{i}-{side}.png")
+        rows.append({"name": f"p{i}", "a": f"p{i}-a.png", "b": f"p{i}-b.png"})
+    return rows
+
+
+def write_manifest(folder: Path, count: int, **own: dict[str, Any]) -> Path:
+    """Pairs p0, p1, ...; what is given by name goes into that row."""
+    rows = [row | own.get(row["name"], {}) for row in write_images(folder, count)]
+    path = folder / "pairs.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return path
+
+
+def frames(run: Path) -> dict[str, bytes]:
+    found = {path.name: path.read_bytes() for path in sorted((run / "frames").glob("*.png"))}
+    assert found
+    return found
+
+
+class Here:
+    """A crew of one worker in this process; ``before`` sees each order, and may answer in the worker's place."""
+
+    def __init__(self, loaded: Loaded, before: Callable[[Order], Event | None] = lambda _order: None) -> None:
+        self.loaded, self.before = loaded, before
+        self.found = [Event(0, "ready")]
+        self.orders: list[Order] = []
+        self.is_closed = False
+
+    def hand(self, worker: int, order: Order) -> None:
+        self.orders.append(order)
+        if answer := self.before(order):
+            self.found.append(answer)
+            return
+        result = self.loaded.make(
+            order,
+            frame=lambda: self.found.append(Event(worker, "frame")),
+            say=lambda text: self.found.append(Event(worker, "word", text)),
+        )
+        self.found.append(Event(worker, "result", result=result))
+
+    def events(self, seconds: float) -> list[Event]:
+        found, self.found = self.found, []
+        if any(event.kind == "lost" for event in found):
+            self.found.append(Event(0, "ready"))
+        return found
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+@pytest.fixture
+def crews(monkeypatch: pytest.MonkeyPatch, loaded: Loaded) -> Iterator[list[Here]]:
+    """The crews that the command makes, each of one worker in this process."""
+    made: list[Here] = []
+
+    def crew(*_arguments: Any) -> Here:
+        made.append(Here(loaded))
+        return made[-1]
+
+    monkeypatch.setattr(command, "_crew", crew)
+    yield made
+    assert all(crew.is_closed for crew in made)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The exit code of the command, as the command line gives it."""
+    try:
+        result = app(["batch", *arguments], standalone_mode=False)
+    except SegueError:
+        return 2
+    return result if isinstance(result, int) else 0
+
+
+def table(output: Path) -> dict[str, dict[str, str]]:
+    with (output / "batch.csv").open(newline="") as file:
+        return {row["name"]: row for row in csv.DictReader(file)}
+
+
+# Rows.
+
+
+def test_rows_take_their_own_settings_before_the_commands_and_the_presets(tmp_path: Path) -> None:
+    path = write_manifest(tmp_path, 2, p1={"num_frames": 9, "fps": 5, "noise": [0.2, 0.6], "prompt": "dog", "seed": 3})
+    first, second = read_rows(path, tmp_path / "out", {"num_frames": 7, "fps": 24.0}, preset="draft", ending=".gif")
+    assert (first.settings.num_frames, second.settings.num_frames) == (7, 9)
+    assert (first.settings.num_inference_steps, first.settings.noise) == (10, (0.30, 0.55))  # of the preset
+    assert (second.settings.noise, second.settings.prompt, second.settings.seed) == ((0.2, 0.6), ("dog", "dog"), 3)
+    assert (first.film_values["fps"], second.film_values["fps"]) == (24.0, 5)
+    assert (second.folder, second.film) == (tmp_path / "out/p1", tmp_path / "out/p1.gif")
+    assert second.images == (tmp_path / "p1-a.png", tmp_path / "p1-b.png")
+
+
+def test_rows_of_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_images(tmp_path, 2)
+    (tmp_path / "pairs.csv").write_text(
+        "a,b,num_frames,noise,loop,prompt_at,noise_levels,control_image\n"
+        'p0-a.png,p0-b.png,9,0.2 0.6,true,"{""0.5"": ""a fox""}",0.5 0.4 0.3,\n'
+        'p1-a.png,p1-b.png,,,,,,"[""p0-a.png"", ""p0-b.png""]"\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    first, second = read_rows(Path("pairs.csv"), Path("out"), {}, preset="balanced", ending=".mp4")
+    settings = first.settings
+    assert (settings.num_frames, settings.noise, settings.loop) == (9, (0.2, 0.6), True)
+    assert (settings.prompt_at, settings.noise_levels) == ({0.5: "a fox"}, (0.5, 0.4, 0.3))
+    assert second.settings.num_frames == 17
+    assert second.settings.control_image == (str(tmp_path / "p0-a.png"), str(tmp_path / "p0-b.png"))
+    assert second.inputs == tuple(tmp_path / name for name in ("p1-a.png", "p1-b.png", "p0-a.png", "p0-b.png"))
+
+
+def test_every_fault_of_a_manifest_is_told_before_anything_is_made(
+    tmp_path: Path, crews: list[Here], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_manifest(tmp_path, 3, p0={"num_frames": 1}, p2={"noise": [0.6, 0.3]})
+    assert run([str(path), "-o", str(tmp_path / "out"), *OPTIONS]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == f"segue: {path} has 2 faults:"
+    assert re.search(r"p0: num_frames", lines[1])
+    assert re.search(r"p2: noise is a range", lines[2])
+    path = write_manifest(tmp_path, 1, p0={"number": 1})
+    assert run([str(path), "-o", str(tmp_path / "out"), *OPTIONS]) == 2
+    assert not (tmp_path / "out").exists()
+    assert not crews
+
+
+# The command.
+
+
+def test_each_film_equals_that_of_a_single_run_and_is_made_once(
+    tmp_path: Path, crews: list[Here], loaded: Loaded, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_manifest(tmp_path, 3, p1={"seed": 5, "num_frames": 3})
+    arguments = [str(path), "-o", str(tmp_path / "out"), *OPTIONS]
+    assert run(arguments) == 0
+    for i, own in enumerate([{}, {"seed": 5, "num_frames": 3}, {}]):
+        images = (tmp_path / f"p{i}-a.png", tmp_path / f"p{i}-b.png")
+        loaded.segue(*images, output=tmp_path / f"single{i}", **{**SETTINGS, **own})
+        assert frames(tmp_path / "out" / f"p{i}") == frames(tmp_path / f"single{i}")
+        with Image.open(tmp_path / "out" / f"p{i}.gif") as film:
+            assert film.format == "GIF"
+    found = table(tmp_path / "out")
+    assert [row["state"] for row in found.values()] == ["made"] * 3
+    assert [row["frames"] for row in found.values()] == ["5", "3", "5"]
+    assert "3 made" in capsys.readouterr().out
+
+    # The same again makes nothing; a row more makes that row; another film setting makes no frame.
+    assert run(arguments) == 0
+    assert len(crews) == 1
+    write_manifest(tmp_path, 4, p1={"seed": 5, "num_frames": 3})
+    assert run(arguments) == 0
+    assert [order.row.name for order in crews[1].orders] == ["p3"]
+    assert [row["state"] for row in table(tmp_path / "out").values()] == ["kept"] * 3 + ["made"]
+    made = {path: path.stat().st_ino for path in (tmp_path / "out").glob("*/latents/*")}
+    assert run([*arguments, "--fps", "5"]) == 0
+    assert len(crews[2].orders) == 4
+    assert {path: path.stat().st_ino for path in (tmp_path / "out").glob("*/latents/*")} == made
+
+
+def test_a_row_that_fails_is_told_and_made_by_the_next_command(
+    tmp_path: Path, crews: list[Here], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_manifest(tmp_path, 3)
+    whole = (tmp_path / "p1-b.png").read_bytes()
+    Image.open(tmp_path / "p1-b.png").save(tmp_path / "whole.jpg")  # its damage shows only when it is read to the end
+    (tmp_path / "p1-b.png").write_bytes((tmp_path / "whole.jpg").read_bytes()[:-600])
+    arguments = [str(path), "-o", str(tmp_path / "out"), "--json", *OPTIONS]
+    assert run(arguments) == 1
+    found = table(tmp_path / "out")
+    assert [row["state"] for row in found.values()] == ["made", "failed", "made"]
+    assert re.match(r".*p1-b\.png is damaged", found["p1"]["reason"])
+    assert found["p1"]["attempts"] == "1"  # the cause does not pass by itself
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["event"] for line in lines[:2]] == ["begin", "start"]
+    last = lines[-2]
+    assert (last["rows"], last["made"], last["failed"], last["running"], last["frames"]) == (3, 2, 1, [], 6)
+    assert last["frames_per_minute"] > 0
+    assert (last["left"], lines[-1]["event"]) == (0, "done")
+    assert lines[-1] | {"made": 2, "kept": 0, "failed": 1} == lines[-1]
+
+    (tmp_path / "p1-b.png").write_bytes(whole)
+    assert run(arguments) == 0
+    assert [order.row.name for order in crews[1].orders] == ["p1"]
+    assert [row["state"] for row in table(tmp_path / "out").values()] == ["kept", "made", "kept"]
+
+    # Other settings fail row by row; begun anew only when asked.
+    assert run([*arguments, "--seed", "4"]) == 1
+    assert all("seed: 0, now 4" in row["reason"] for row in table(tmp_path / "out").values())
+    assert run([*arguments, "--seed", "4", "--overwrite"]) == 0
+
+
+def test_one_batch_at_a_time(tmp_path: Path, crews: list[Here]) -> None:
+    path = write_manifest(tmp_path, 1)
+    with locked(tmp_path / "out"):
+        with pytest.raises(SegueError, match="in use by another batch"):
+            app(["batch", str(path), "-o", str(tmp_path / "out"), *OPTIONS], standalone_mode=False)
+        assert not crews
+
+
+def test_ray_stands_with_or_without_an_address() -> None:
+    def address(*arguments: str) -> object:
+        seen: list[Any] = []
+        probe = typer.Typer()
+        probe.command()(lambda: None)
+
+        def main(pairs: str, ray: str = "", output: str = "") -> None:
+            seen.append((pairs, ray, output))
+
+        probe.command(cls=BatchCommand)(main)
+        probe(["main", *arguments], standalone_mode=False)
+        return seen[0]
+
+    assert address("--ray", "pairs.csv") == ("pairs.csv", "local", "")
+    assert address("pairs.csv", "--ray") == ("pairs.csv", "local", "")
+    assert address("pairs.csv", "--ray", "--output", "x") == ("pairs.csv", "local", "x")
+    for given in ("auto", "10.0.0.1:6379", "ray://head:10001"):
+        assert address("--ray", given, "pairs.csv") == ("pairs.csv", given, "")
+    assert address("pairs.csv") == ("pairs.csv", "", "")
+
+
+# Attempts.
+
+
+def rows_of(folder: Path, count: int) -> list[Row]:
+    return read_rows(write_manifest(folder, count), folder / "out", SETTINGS, preset="balanced", ending=".gif")
+
+
+def answers(*given: Event | None) -> Callable[[Order], Event | None]:
+    """Answers to the first orders in the worker's place; None lets it work."""
+    left = list(given)
+    return lambda _order: left.pop(0) if left else None
+
+
+LOST = Event(0, "lost", "killed by signal 9")
+
+
+def test_a_row_whose_worker_is_lost_is_tried_again_the_same_way(tmp_path: Path, loaded: Loaded) -> None:
+    said: list[Status] = []
+    crew = Here(loaded, answers(LOST))
+    outcomes = drive.drive(rows_of(tmp_path, 2), [], crew, callback=said.append)
+    assert [(o.name, o.state, o.attempts) for o in outcomes] == [("p0", "made", 2), ("p1", "made", 1)]
+    assert [order.batch_size for order in crew.orders] == [0, 0, 0]  # the same batches: the same bytes
+    assert [(s.row, s.text) for s in said if s.event == "again"] == [("p0", "its worker was lost (killed by signal 9)")]
+    outcomes = drive.drive(rows_of(tmp_path, 2), [], Here(loaded, answers(LOST, LOST, LOST)))
+    assert [(o.name, o.state, o.attempts) for o in outcomes] == [("p0", "failed", 3), ("p1", "made", 1)]
+    assert outcomes[0].reason == "its worker was lost (killed by signal 9)"
+
+
+def test_a_row_that_runs_out_of_memory_is_tried_with_half_the_batch(tmp_path: Path, loaded: Loaded) -> None:
+    row = rows_of(tmp_path, 1)[0]
+    make_row(loaded.segue, row)  # a run whose batches are of 2
+    result = failed(MemoryError("no room"), row, 1.0)
+    assert (result.cause, result.batch_size) == ("memory", 2)
+    crew = Here(loaded, answers(Event(0, "result", result=replace(result, batch_size=8))))
+    outcomes = drive.drive([row], [], crew)
+    assert [order.batch_size for order in crew.orders] == [0, 4]
+    assert (outcomes[0].state, outcomes[0].attempts) == ("made", 2)
+
+
+def test_a_row_whose_folder_is_in_use_waits(tmp_path: Path, loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drive, "PAUSE", 0.05)
+    monkeypatch.setattr(drive, "TICK", 0.01)
+    row = rows_of(tmp_path, 1)[0]
+    lock = RunFolder(row.folder)
+    tries = 0
+
+    def before(_order: Order) -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 3:
+            lock.close()
+
+    outcomes = drive.drive([row], [], Here(loaded, before))
+    assert (outcomes[0].state, outcomes[0].attempts) == ("made", 3)
+
+
+def test_an_error_of_the_program_fails_its_row_only(tmp_path: Path, loaded: Loaded) -> None:
+    result = failed(ZeroDivisionError("division\nby zero"), rows_of(tmp_path, 1)[0], 1.0)
+    assert (result.reason, result.cause) == ("ZeroDivisionError: division by zero", "")
+    assert "ZeroDivisionError" in result.trace
+    crew = Here(loaded, answers(Event(0, "result", result=result)))
+    assert [o.state for o in drive.drive(rows_of(tmp_path, 2), [Outcome("k", "kept")], crew)] == ["failed", "made"]
+
+
+def test_a_model_that_no_worker_can_load_ends_the_batch(tmp_path: Path, loaded: Loaded) -> None:
+    crew = Here(loaded)
+    crew.found = [Event(0, "unfit", "no such model")]
+    with pytest.raises(SegueError, match="no such model"):
+        drive.drive(rows_of(tmp_path, 1), [], crew)
+    crew.found = [LOST, LOST, LOST]
+    with pytest.raises(SegueError, match=r"lost while they load the model \(killed by signal 9\)"):
+        drive.drive(rows_of(tmp_path, 1), [], crew)
+
+
+# Workers that do not see the files.
+
+
+def test_a_row_made_apart_comes_back_as_if_it_were_made_here(tmp_path: Path, loaded: Loaded) -> None:
+    here, apart = rows_of(tmp_path, 2)
+    apart = replace(apart, images=here.images)
+    loaded.make(Order(here), lambda: None, lambda _text: None)
+    said: list[str] = []
+    order = packed(Order(apart))
+    result = make_apart(loaded, order, lambda: said.append("frame"), said.append)
+    assert (result.reason, said) == ("", ["frame"] * 3)
+    assert not apart.folder.exists()
+    assert result.parcel is not None
+    unpack(apart, result.parcel)
+    assert frames(apart.folder) == frames(here.folder)
+    assert apart.film is not None
+    assert here.film is not None
+    assert apart.film.read_bytes() == here.film.read_bytes()
+    assert list(json.loads((apart.folder / "films.json").read_text())) == [str(apart.film)]
+
+    # What there is of a run goes along and is not made again.
+    again = make_apart(loaded, packed(Order(apart)), lambda: None, said.append)
+    assert again.parcel is not None
+    before = {path: path.read_bytes() for path in apart.folder.glob("latents/*")}
+    unpack(apart, again.parcel)
+    assert {path: path.read_bytes() for path in apart.folder.glob("latents/*")} == before
+
+
+# Real processes.
+
+
+def test_workers_are_processes_of_their_own_and_may_die(tmp_path: Path, loaded: Loaded) -> None:
+    loaded.segue.backbone.pipe.save_pretrained(tmp_path / "model")  # type: ignore[attr-defined]
+    model = {"name": str(tmp_path / "model"), "controlnet": None, "dtype": "float32", "device": "cpu"}
+    rows = rows_of(tmp_path, 3)
+    crew = Processes([model], threads=1)
+    killed: list[int] = []
+
+    def kill_once(status: Status) -> None:
+        if status.event == "frame" and not killed:
+            killed.extend(crew.pids)
+            os.kill(killed[0], signal.SIGKILL)
+
+    try:
+        outcomes = drive.drive(rows, [], crew, callback=kill_once)
+    finally:
+        crew.close()
+    assert killed
+    assert sorted((o.name, o.state) for o in outcomes) == [(row.name, "made") for row in rows]
+    assert sum(o.attempts for o in outcomes) == 4
+    for row in rows:
+        single = tmp_path / f"single-{row.name}"
+        loaded.segue(*row.images, output=single, **SETTINGS)
+        assert frames(row.folder) == frames(single)
