@@ -24,6 +24,8 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from segue.batch.rows import Row, values_of
+from segue.batch.work import make_row
 from segue.errors import SegueError
 from segue.evaluate.features import Network
 from segue.evaluate.manifest import Pair
@@ -158,13 +160,7 @@ class _Clock:
 
 def _job(model: str, pair: Pair, scheme: str, settings: Mapping[str, Any]) -> _Job:
     """What one film is made from, as plain values that can be compared."""
-    values: dict[str, Any] = {**settings, "scheme": scheme}
-    if pair.prompts is not None:
-        values["prompt"] = pair.prompts
-    if pair.negative_prompt:
-        values["negative_prompt"] = pair.negative_prompt
-    if pair.pose_a is not None:
-        values["pose"] = f"{pair.pose_a.absolute()},{pair.pose_b.absolute() if pair.pose_b else ''}"
+    values = values_of(pair, {**settings, "scheme": scheme})
     images = {name: value for name, value in values.items() if name in MorphSettings.__dataclass_fields__}
     recipe = {
         "settings": as_json(checked(MorphSettings, images)),
@@ -182,7 +178,8 @@ def _film(segue: Interpolator, job: _Job, output: Path, clock: _Clock) -> tuple[
     kept = record is not None
     if record is None:
         with clock.measuring("films") as seconds:
-            morph = segue(job.pair.a, job.pair.b, output=output / "runs" / job.scheme / job.pair.name, **job.values)
+            folder = output / "runs" / job.scheme / job.pair.name
+            morph = make_row(segue, Row(job.pair.name, (job.pair.a, job.pair.b), folder, job.values))
             frames = {str(key.place): path for key, path in zip(morph.keys, morph.frames.paths, strict=True)}
             record = {
                 "recipe": job.recipe,

@@ -1,14 +1,14 @@
 """Which pairs are measured: a JSON Lines or CSV file, or a folder of NAME-a.png and NAME-b.png.
 
 Columns: a, b (the images, relative to the manifest's folder), and, where they are wanted, name, group, prompt (of
-both) or prompt_a and prompt_b, negative_prompt, pose_a and pose_b (OpenPose JSON files). Everything that is wrong is
-reported at once, line by line, before anything is computed.
+both) or prompt_a and prompt_b, negative_prompt, pose_a and pose_b (OpenPose JSON files); and for ``segue batch`` any
+setting by its name. Everything that is wrong is reported at once, line by line, before anything is computed.
 """
 
 import csv
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from segue.errors import SegueError
 
-__all__ = ["Pair", "read_pairs"]
+__all__ = ["COLUMNS", "Pair", "faults_message", "read_pairs"]
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 SHOWN = 50  # faults; more than these are only counted
@@ -34,6 +34,7 @@ class Pair(BaseModel):
         prompt: of both images; or prompt_a and prompt_b, of each.
         negative_prompt: what the film should not show.
         pose_a, pose_b: OpenPose JSON files, both or none.
+        settings: the row's own settings, as they stand in the manifest.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
@@ -48,6 +49,7 @@ class Pair(BaseModel):
     negative_prompt: str = ""
     pose_a: Path | None = None
     pose_b: Path | None = None
+    settings: Mapping[str, Any] = Field(default_factory=dict)
 
     @property
     def prompts(self) -> tuple[str, str] | None:
@@ -57,31 +59,44 @@ class Pair(BaseModel):
         return (self.prompt_a, self.prompt_b) if self.prompt_a else None
 
 
-def read_pairs(path: Path) -> tuple[Pair, ...]:
+COLUMNS = tuple(name for name in Pair.model_fields if name != "settings")
+
+
+def read_pairs(path: Path, settings: Collection[str] = (), *, one_size: bool = True) -> tuple[Pair, ...]:
     """The pairs of a manifest or folder.
+
+    Args:
+        path: the manifest or folder.
+        settings: further columns that a row may have.
+        one_size: whether both images of a pair must have one size.
 
     Raises:
         SegueError: anything is wrong; the message lists every fault with its line.
     """
     faults: list[str] = []
     pairs: dict[str, tuple[str, Pair]] = {}
-    for place, row in _rows(path, faults):
-        pair = _checked(row, path if path.is_dir() else path.parent, place, faults)
+    for place, row in _rows(path, (*COLUMNS, *settings), faults):
+        pair = _checked(row, path if path.is_dir() else path.parent, settings, one_size, place, faults)
         if pair is None:
             continue
         if pair.name in pairs:
             faults.append(f"{place}: the name '{pair.name}' is taken by {pairs[pair.name][0]}")
         pairs.setdefault(pair.name, (place, pair))
     if faults:
-        more = f"\n  and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
-        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-        raise SegueError(f"{path} has {count}:\n  " + "\n  ".join(faults[:SHOWN]) + more)
+        raise SegueError(faults_message(path, faults))
     if not pairs:
         raise SegueError(f"{path} holds no pairs; a folder needs NAME-a.png and NAME-b.png")
     return tuple(pair for _, pair in pairs.values())
 
 
-def _rows(path: Path, faults: list[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def faults_message(path: Path, faults: Sequence[str]) -> str:
+    """All faults of a manifest, a line each."""
+    more = f"\n  and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+    count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+    return f"{path} has {count}:\n  " + "\n  ".join(" ".join(fault.split()) for fault in faults[:SHOWN]) + more
+
+
+def _rows(path: Path, columns: Collection[str], faults: list[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The rows of a manifest, each with the place that a fault in it is reported at."""
     if path.is_dir():
         yield from _folder(path, faults)
@@ -92,7 +107,7 @@ def _rows(path: Path, faults: list[str]) -> Iterator[tuple[str, Mapping[str, Any
         reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
         raise SegueError(f"{path} cannot be read as a manifest: {reason}") from error
     if path.suffix.lower() == ".csv":
-        yield from _table(text, faults)
+        yield from _table(text, columns, faults)
     elif path.suffix.lower() in (".jsonl", ".ndjson"):
         yield from _json_lines(text, faults)
     else:
@@ -114,15 +129,14 @@ def _json_lines(text: str, faults: list[str]) -> Iterator[tuple[str, Mapping[str
             faults.append(f'line {number}: not an object such as {{"a": "cat.png", "b": "tiger.png"}}')
 
 
-def _table(text: str, faults: list[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _table(text: str, columns: Collection[str], faults: list[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     reader = csv.reader(text.splitlines(keepends=True))
     header = [name.strip() for name in next(reader, [])]
-    known = set(Pair.model_fields)
-    wrong = [f"unknown column '{name}'" for name in header if name not in known]
+    wrong = [f"unknown column '{name}'" for name in header if name not in columns]
     wrong += [f"no column '{name}'" for name in ("a", "b") if name not in header]
     wrong += [f"column '{name}' twice" for name in sorted({n for n in header if header.count(n) > 1})]
     if wrong:
-        faults.append(f"line 1: {', '.join(wrong)}; there are {', '.join(Pair.model_fields)}")
+        faults.append(f"line 1: {', '.join(wrong)}; there are {', '.join(COLUMNS)}")
         return
     for cells in reader:
         if not cells:
@@ -150,11 +164,21 @@ def _folder(path: Path, faults: list[str]) -> Iterator[tuple[str, Mapping[str, A
             faults.append(f"{there}: there is no {name}-{missing} beside it")
 
 
-def _checked(row: Mapping[str, Any], folder: Path, place: str, faults: list[str]) -> Pair | None:
+def _checked(
+    row: Mapping[str, Any],
+    folder: Path,
+    settings: Collection[str],
+    one_size: bool,
+    place: str,
+    faults: list[str],
+) -> Pair | None:
     """The pair of a row with whole paths and a name; None where something is wrong."""
     before = len(faults)
+    own = {name: value for name, value in row.items() if name in settings}
     try:
-        pair = Pair.model_validate(row)
+        if "settings" in row:
+            faults.append(f"{place}: unknown column 'settings'")
+        pair = Pair.model_validate({name: value for name, value in row.items() if name not in settings})
     except ValidationError as error:
         faults += [f"{place}: {_worded(fault)}" for fault in error.errors(include_url=False)]
         return None
@@ -169,10 +193,10 @@ def _checked(row: Mapping[str, Any], folder: Path, place: str, faults: list[str]
             faults.append(f"{place}: {first} and {second} go together")
     faults += [f"{place}: there is no file {files[n]}" for n in files if not files[n].is_file()]
     sizes = {n: _size(files[n], place, faults) for n in ("a", "b") if files[n].is_file()}
-    if len(sizes) == 2 and None not in sizes.values() and sizes["a"] != sizes["b"]:
+    if one_size and len(sizes) == 2 and None not in sizes.values() and sizes["a"] != sizes["b"]:
         shown = {n: "{} x {}".format(*(size or ())) for n, size in sizes.items()}
         faults.append(f"{place}: a is {shown['a']} pixels, b is {shown['b']}; a pair needs one size")
-    return pair.model_copy(update={**files, "name": name}) if len(faults) == before else None
+    return pair.model_copy(update={**files, "name": name, "settings": own}) if len(faults) == before else None
 
 
 def _size(file: Path, place: str, faults: list[str]) -> tuple[int, int] | None:
