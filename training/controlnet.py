@@ -17,9 +17,9 @@ from segue.pose.keypoints import Person, Pose
 from training.store import CACHE, Clock, Ema, Log, Stop, load_array, load_checkpoint, save_checkpoint, warm_up
 from training.unet import build_scheduler, build_unet, v_loss
 
-BATCH = 64
-RATE = 6e-4
-EMA = 0.99
+BATCH = 40
+RATE = 8e-4
+EMA = 0.98
 NO_CAPTION = 0.3  # Often, so that the skeleton is what tells it where the limbs are.
 LOG_EVERY = 25
 SAVE_SECONDS = 120

@@ -17,9 +17,10 @@ from training.clip import SIZE
 from training.controlnet import build_controlnet
 from training.latents import trained_clip, trained_vae
 from training.store import MODEL, load_array, load_checkpoint
-from training.unet import build_unet
+from training.unet import SIGNS, build_unet
 
-FIGURE_CAPTIONS = 1000
+FIGURE_CAPTIONS = 500
+BARE_ONLY = (*SIGNS, "noto v1")  # Styles left out of the captions to save room.
 LIMIT = 84_000_000
 
 
@@ -129,9 +130,9 @@ def export_pose(weights: dict[str, torch.Tensor]) -> None:
 
 
 def export_captions() -> None:
-    """All icons' captions, with their style and bare, and some figures'; their vectors for the nearest one."""
+    """Captions for the nearest one, and their vectors: icons' bare ones, most with their style, and some figures'."""
     icons, figures = load_array("icons")[1], load_array("figures")[1]
-    captions = [r["caption"] for r in icons] + [r["concept"] for r in icons]
+    captions = [r["caption"] for r in icons if r["style"] not in BARE_ONLY] + [r["concept"] for r in icons]
     captions += [r["caption"] for r in figures[:FIGURE_CAPTIONS]]
     (MODEL / "captions.txt").write_text("\n".join(dict.fromkeys(captions)) + "\n")
     write_caption_features(MODEL)
