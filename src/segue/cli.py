@@ -11,10 +11,12 @@ from typing import Annotated, Any, Literal
 import typer
 
 from segue import __version__
+from segue.batch.command import BatchCommand, batch
 from segue.errors import SegueError, SegueWarning
 from segue.evaluate.command import evaluate
 from segue.options import with_settings
 from segue.settings import ComputeSettings, FilmSettings, MorphSettings
+from segue.studio.command import studio
 
 __all__ = ["app", "main"]
 
@@ -193,7 +195,9 @@ def check(
     check_films(images, detector=detector, model=model)
 
 
+app.command(cls=BatchCommand)(batch)
 app.command()(evaluate)
+app.command()(studio)
 
 
 @app.command()
