@@ -8,12 +8,13 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from segue.errors import SegueError
+from segue.errors import SegueError, SegueWarning
 from segue.generate import Progress
 
 __all__ = ["Job", "Queue", "Stopped"]
@@ -122,7 +123,10 @@ class Queue:
     def _do(self, job: Job) -> None:
         """Do one job to whatever end."""
         try:
-            job.work(lambda progress: self._report(job, progress))
+            with warnings.catch_warnings(record=True) as found:
+                warnings.simplefilter("ignore")
+                warnings.simplefilter("always", SegueWarning)
+                job.work(lambda progress: self._report(job, progress))
         except Stopped:
             job.message = job.message or "Stopped. Continue goes on where it was."
             job.state = "stopped"
@@ -134,6 +138,7 @@ class Queue:
             job.message = f"{type(error).__name__}: {' '.join(str(error).split()) or 'no more is known'}"
             job.state = "failed"
         else:
+            job.message = "; ".join(dict.fromkeys(" ".join(str(warning.message).split()) for warning in found))
             job.state = "done"
 
     def _report(self, job: Job, progress: Progress) -> None:
