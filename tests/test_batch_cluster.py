@@ -22,6 +22,7 @@ def test_a_row_on_ray_equals_that_of_a_single_run_and_survives_its_worker(
 ) -> None:
     from segue.batch.cluster import LOCAL, Actors
 
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as many threads as here
     tiny_pipe().save_pretrained(tmp_path / "model")
     model = {"name": str(tmp_path / "model"), "controlnet": None, "dtype": "float32", "device": "cpu"}
     rows = rows_of(tmp_path, 2)

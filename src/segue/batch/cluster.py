@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segue.batch.crew import Event
+from segue.batch.crew import Event, threads_of
 from segue.errors import SegueError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Actors:
         machines = sum(bool(node["Alive"]) for node in ray.nodes())
         count = min(workers or int(gpus) or machines, rows)
         share = min(1.0, gpus / count) if gpus else cpus / count
-        self._threads = max(1, int(cpus / count))
+        self._threads = threads_of(int(cpus), count)
         self._options = {"num_gpus": share, "num_cpus": 0} if gpus else {"num_cpus": _placeable(share)}
         self._model = dict(model)
         self._token = output.absolute() / f".token.{secrets.token_hex(4)}.part"

@@ -116,12 +116,12 @@ def _crew(model: Mapping[str, str | None], workers: int | None, ray: str | None,
 
     import torch
 
-    from segue.batch.crew import Processes
+    from segue.batch.crew import Processes, threads_of
 
     gpus = torch.cuda.device_count() if model["device"] in (None, "cuda") else 0
     count = min(workers or max(1, gpus), rows)
     devices = [f"cuda:{i % gpus}" if gpus else model["device"] for i in range(count)]
-    return Processes([{**model, "device": device} for device in devices], max(1, torch.get_num_threads() // count))
+    return Processes([{**model, "device": device} for device in devices], threads_of(torch.get_num_threads(), count))
 
 
 def _placed(name: str | None) -> str | None:

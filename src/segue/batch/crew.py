@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 if TYPE_CHECKING:
     from segue.batch.work import Order, Result
 
-__all__ = ["Crew", "Event", "Processes"]
+__all__ = ["Crew", "Event", "Processes", "threads_of"]
 
 Kind = Literal["ready", "unfit", "frame", "word", "result", "lost"]
 
@@ -118,6 +118,15 @@ class Processes:
         process.join()
         code = process.exitcode or 0
         return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+
+
+def threads_of(cpus: int, workers: int) -> int:
+    """Threads for each worker: an equal share, or what OMP_NUM_THREADS says.
+
+    Sums of floating-point numbers depend on the threads: films are equal to the byte with as many of them.
+    """
+    own = os.environ.get("OMP_NUM_THREADS", "")
+    return int(own) if own.isdecimal() and int(own) else max(1, cpus // workers)
 
 
 def _serve(connection: Connection, worker: int, model: Mapping[str, str | None], threads: int) -> None:

@@ -6,13 +6,14 @@ setting by its name. Everything that is wrong is reported at once, line by line,
 """
 
 import csv
+import io
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from segue.errors import SegueError
@@ -115,13 +116,16 @@ def _rows(path: Path, columns: Collection[str], faults: list[str]) -> Iterator[t
 
 
 def _json_lines(text: str, faults: list[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # a text may hold other line ends
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             faults.append(f"line {number}: broken JSON at column {error.colno}: {error.msg.lower()}")
+            continue
+        except (ValueError, RecursionError):
+            faults.append(f"line {number}: a number is too long, or lists are nested too deep")
             continue
         if isinstance(row, dict):
             yield f"line {number}", row
@@ -130,21 +134,30 @@ def _json_lines(text: str, faults: list[str]) -> Iterator[tuple[str, Mapping[str
 
 
 def _table(text: str, columns: Collection[str], faults: list[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    reader = csv.reader(text.splitlines(keepends=True))
-    header = [name.strip() for name in next(reader, [])]
+    reader = csv.reader(io.StringIO(text, newline=""))
+    lines = _cells(reader, faults)
+    header = [name.strip() for name in next(lines, [])]
     wrong = [f"unknown column '{name}'" for name in header if name not in columns]
     wrong += [f"no column '{name}'" for name in ("a", "b") if name not in header]
     wrong += [f"column '{name}' twice" for name in sorted({n for n in header if header.count(n) > 1})]
     if wrong:
         faults.append(f"line 1: {', '.join(wrong)}; there are {', '.join(COLUMNS)}")
         return
-    for cells in reader:
+    for cells in lines:
         if not cells:
             continue
         if len(cells) != len(header):
             faults.append(f"line {reader.line_num}: {len(cells)} cells under {len(header)} columns")
             continue
         yield f"line {reader.line_num}", {n: cell for n, cell in zip(header, cells, strict=True) if cell.strip()}
+
+
+def _cells(reader: Any, faults: list[str]) -> Iterator[list[str]]:
+    """The lines of a table, up to one that is broken."""
+    try:
+        yield from reader
+    except csv.Error as error:
+        faults.append(f"line {max(1, reader.line_num)}: broken CSV: {error}")
 
 
 def _folder(path: Path, faults: list[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -191,12 +204,20 @@ def _checked(
     for first, second in (("prompt_a", "prompt_b"), ("pose_a", "pose_b")):
         if bool(getattr(pair, first)) != bool(getattr(pair, second)):
             faults.append(f"{place}: {first} and {second} go together")
-    faults += [f"{place}: there is no file {files[n]}" for n in files if not files[n].is_file()]
-    sizes = {n: _size(files[n], place, faults) for n in ("a", "b") if files[n].is_file()}
+    faults += [f"{place}: there is no file {files[n]}" for n in files if not _is_file(files[n])]
+    sizes = {n: _size(files[n], place, faults) for n in ("a", "b") if _is_file(files[n])}
     if one_size and len(sizes) == 2 and None not in sizes.values() and sizes["a"] != sizes["b"]:
         shown = {n: "{} x {}".format(*(size or ())) for n, size in sizes.items()}
         faults.append(f"{place}: a is {shown['a']} pixels, b is {shown['b']}; a pair needs one size")
     return pair.model_copy(update={**files, "name": name, "settings": own}) if len(faults) == before else None
+
+
+def _is_file(path: Path) -> bool:
+    """Whether there is such a file; a name that no file can have is none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _size(file: Path, place: str, faults: list[str]) -> tuple[int, int] | None:
@@ -205,7 +226,7 @@ def _size(file: Path, place: str, faults: list[str]) -> tuple[int, int] | None:
         with Image.open(file) as image:
             turned = image.getexif().get(EXIF_ORIENTATION, 1) >= 5
             return (image.height, image.width) if turned else (image.width, image.height)
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
+    except Exception:  # decoders raise whatever they like
         faults.append(f"{place}: {file} is no image that can be read")
         return None
 
