@@ -16,7 +16,7 @@ from PIL import Image
 from segue.batch.rows import KINDS, read_rows
 from segue.errors import SegueError
 from segue.evaluate.manifest import COLUMNS
-from segue.settings import FilmSettings, MorphSettings, as_json, checked, fields
+from segue.settings import MorphSettings, as_json, checked, fields
 
 NAMES = sorted({name for kind in KINDS for name in fields(kind)})
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
@@ -38,7 +38,7 @@ def test_malformed_images() -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     script = Path(__file__).parent / "stress" / "malformed.py"
     done = subprocess.run(
-        [sys.executable, str(script)],
+        [sys.executable, str(script), "--count", "125"],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -46,18 +46,17 @@ def test_malformed_images() -> None:
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert re.match(r"500 images of \d+ formats: \d+ read, \d{3} refused", done.stdout)
+    assert re.match(r"125 images of \d+ formats: \d+ read, \d+ refused", done.stdout)
 
 
 @QUICK
 @given(st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=8), VALUES, max_size=4))
 def test_any_settings(values: dict[str, Any]) -> None:
-    for kind in (MorphSettings, FilmSettings):
-        try:
-            found = checked(kind, values)
-        except SegueError:
-            continue
-        assert checked(kind, as_json(found)) == found
+    try:
+        found = checked(MorphSettings, values)
+    except SegueError:
+        return
+    assert checked(MorphSettings, as_json(found)) == found
 
 
 @pytest.fixture
