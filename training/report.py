@@ -48,20 +48,23 @@ def main() -> None:
     pipe = StableDiffusionPipeline.from_pretrained(MODEL)
     pipe.set_progress_bar_config(disable=True)
     clip = Clip.load(str(MODEL / "clip"))
-    numbers: dict[str, Any] = {}
+    numbers: dict[str, dict[str, float]] = {}
+
+    def note(name: str, measured: dict[str, float]) -> None:
+        numbers[name] = measured
+        print(f"{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in measured.items()), flush=True)
+
     for name in ("icons", "figures", "openmoji"):
-        numbers[f"reconstruction of {name}"] = reconstruction(pipe, clip, held_out(name, RECONSTRUCTED)[0])
-    numbers["caption recall"] = recall(clip)
-    numbers["v loss by timestep"] = losses(pipe)
-    numbers["right caption first of 100"] = right_first(pipe, clip)
+        note(f"reconstruction of {name}", reconstruction(pipe, clip, held_out(name, RECONSTRUCTED)[0]))
+    note("caption recall", recall(clip))
+    note("v loss by timestep", losses(pipe))
     if (MODEL / "pose").exists():
-        numbers["keypoints"] = keypoints()
+        note("keypoints", keypoints())
+    note("right caption first of 100", right_first(pipe, clip))
     if (MODEL / "controlnet").exists():
-        numbers["keypoints as asked for"] = asked_for(pipe)
+        note("keypoints as asked for", asked_for(pipe))
     OUT.parent.mkdir(parents=True, exist_ok=True)
     OUT.write_text(json.dumps(numbers, indent=2) + "\n")
-    for name, measured in numbers.items():
-        print(f"{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in measured.items()))
 
 
 def held_out(name: str, count: int) -> tuple[list[Image.Image], list[dict[str, Any]]]:
