@@ -24,7 +24,7 @@ from segue.studio.session import Session, Studio
 from segue.studio.timeline import RunView, again
 from segue.tree import FrameKey
 
-FAST = {"num_frames": 5, "num_inference_steps": 4, "guidance_scale": 1.0, "width": 64, "height": 64}
+FAST: dict[str, Any] = {"num_frames": 5, "num_inference_steps": 4, "guidance_scale": 1.0, "width": 64, "height": 64}
 MIDDLE = FrameKey(0, Fraction(1, 2))
 
 
@@ -287,7 +287,7 @@ def _job(owner: str, work: Callable[[Callable[[Progress], None]], None]) -> Job:
 
 def test_only_so_many_wait(tmp_path: Path) -> None:
     queue, gate = Queue(most=1), threading.Event()
-    first, second = _job("a", lambda _report: gate.wait(20) and None), _job("b", lambda _report: None)
+    first, second = _job("a", lambda _report: _wait(gate)), _job("b", lambda _report: None)
     queue.add(first)
     queue.add(second)
     with pytest.raises(SegueError, match="2 films are waiting"):
@@ -328,6 +328,10 @@ def test_pause_holds_and_gives_way() -> None:
     _until(lambda: other.state == "done")
     assert job.state == "stopped"
     assert "Others were waiting" in job.message
+
+
+def _wait(gate: threading.Event) -> None:
+    gate.wait(20)
 
 
 def _until(true: Callable[[], bool]) -> None:
