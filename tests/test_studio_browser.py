@@ -61,7 +61,7 @@ class Served:
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-c", SERVE, str(self.root), str(self.port)]
         self.process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
-        for _ in range(900):
+        for _ in range(3000):  # a busy machine takes minutes to import the libraries
             try:
                 socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
                 return
@@ -96,7 +96,7 @@ def browser() -> Iterator[Any]:
 
 def _page(browser: Any, served: Served, **how: Any) -> Any:
     page = browser.new_context(viewport={"width": 1280, "height": 900}, **how).new_page()
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(120_000)
     page.foreign = []
     page.on("request", lambda request: page.foreign.append(request.url) if _is_foreign(request.url) else None)
     return page
