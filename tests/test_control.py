@@ -4,6 +4,7 @@ import json
 import warnings
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from segue.pose.drawing import draw
 from segue.pose.keypoints import Person, Pose
 from segue.settings import checked
 
-SETTINGS = {"num_frames": 5, "num_inference_steps": 2, "prompt": "a", "fade": 0.0}
+SETTINGS: dict[str, Any] = {"num_frames": 5, "num_inference_steps": 2, "prompt": "a", "fade": 0.0}
 
 
 def standing(x: float, people: int = 1) -> Pose:

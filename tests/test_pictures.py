@@ -15,10 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from segue.errors import SegueError
+from segue.errors import SegueError, SegueWarning
 from segue.pictures import (
     Fit,
-    SegueWarning,
     Source,
     common_size,
     fit,
