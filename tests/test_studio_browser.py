@@ -68,6 +68,7 @@ class Served:
             except OSError:
                 assert self.process.poll() is None
                 time.sleep(0.1)
+        self.kill()
         raise AssertionError("the server does not start")
 
     def kill(self) -> None:
