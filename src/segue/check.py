@@ -113,7 +113,7 @@ def advice(found: Preflight, *, with_controlnet: bool) -> list[str]:
     return lines
 
 
-# The upper quartiles of the benchmark's 60 pairs (python benchmarks/preflight.py); of its 20 pairs of figures for poses.
+# The upper quartiles of the benchmark's pairs, for poses of its figures (python benchmarks/preflight.py).
 FAR = {"layout": 0.14, "style": 0.07, "content": 0.23, "pose": 0.2}
 
 
