@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--model", help="a checkpoint's folder; tiny random networks if not given")
     parser.add_argument("--frames", type=int, default=9)
     parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--cost-only", action="store_true", help="kill nothing")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory() as name:
@@ -44,8 +45,6 @@ def main() -> None:
         model = options.model or str(saved_tiny(folder / "model"))
         settings = {"num_frames": options.frames, "num_inference_steps": options.steps, "batch_size": 2}
         manifest = written(folder, options.rows)
-        seconds = plain_loop(folder, model, options.rows, settings)
-        print(f"a plain loop: {options.rows} rows in {seconds:.1f} s", flush=True)
         arguments = [
             str(manifest),
             "--model",
@@ -61,29 +60,41 @@ def main() -> None:
         for key, value in settings.items():
             arguments += [f"--{key.replace('_', '-')}", str(value)]
 
-        # Two workers; one is killed in the middle, later the driver; then the same command again.
-        interrupted = [*arguments, "-o", str(folder / "out"), "--ray", "--workers", "2"]
-        with started(interrupted) as driver:
-            wait_for(driver, made=options.rows // 6)
-            victim = worker_of(driver.pid)
-            os.kill(victim, signal.SIGKILL)
-            wait_for(driver, made=options.rows // 3)
-            driver.kill()
-        finished = {path: path.stat().st_ino for path in (folder / "out").glob("*/latents/[!.]*")}
-        time.sleep(3)  # Ray's own processes end with the driver
-        lines = run(interrupted)
-        again = [path for path, inode in finished.items() if path.stat().st_ino != inode]
-        assert not again, f"batches made again: {again}"
-        for i in range(options.rows):
-            assert frames(folder / "out" / f"p{i}") == frames(folder / "single" / f"p{i}"), f"p{i} differs"
-        print(f"worker and driver killed: {len(finished)} finished batches kept, {lines[-1]['kept']} rows kept,")
-        print(f"{lines[-1]['made']} made, all {options.rows} films equal to the byte", flush=True)
+        if not options.cost_only:
+            killed(folder, manifest, model, settings, arguments, options.rows)
 
-        # One worker against the loop, from when it is ready.
+        # One worker from when it is ready, against the loop before and after it, as other work may slow both.
+        loops = [plain_loop(folder / "before", manifest, model, settings)]
         lines = run([*arguments, "-o", str(folder / "cost"), "--ray", "--workers", "1"])
         begun = next(line["seconds"] for line in lines if line["event"] == "start")
         spent = next(line["seconds"] for line in reversed(lines) if line["event"] == "made") - begun
-        print(f"one worker on Ray: {spent:.1f} s after start-up, {100 * (spent / seconds - 1):+.1f} %")
+        loops.append(plain_loop(folder / "after", manifest, model, settings))
+        share = 100 * (spent / (sum(loops) / 2) - 1)
+        print(f"a plain loop: {options.rows} rows in {loops[0]:.1f} s and in {loops[1]:.1f} s")
+        print(f"one worker on Ray: {spent:.1f} s after start-up, {share:+.1f} %")
+
+
+def killed(
+    folder: Path, manifest: Path, model: str, settings: dict[str, Any], arguments: list[str], count: int
+) -> None:
+    """Two workers; one is killed in the middle, later the driver; then the same command again."""
+    plain_loop(folder / "single", manifest, model, settings)
+    interrupted = [*arguments, "-o", str(folder / "out"), "--ray", "--workers", "2"]
+    with started(interrupted) as driver:
+        wait_for(driver, made=count // 6)
+        victim = worker_of(driver.pid)
+        os.kill(victim, signal.SIGKILL)
+        wait_for(driver, made=count // 3)
+        driver.kill()
+    finished = {path: path.stat().st_ino for path in (folder / "out").glob("*/latents/[!.]*")}
+    time.sleep(3)  # Ray's own processes end with the driver
+    lines = run(interrupted)
+    again = [path for path, inode in finished.items() if path.stat().st_ino != inode]
+    assert not again, f"batches made again: {again}"
+    for i in range(count):
+        assert frames(folder / "out" / f"p{i}") == frames(folder / "single" / f"p{i}"), f"p{i} differs"
+    print(f"worker and driver killed: {len(finished)} finished batches kept, {lines[-1]['kept']} rows kept,")
+    print(f"{lines[-1]['made']} made, all {count} films equal to the byte", flush=True)
 
 
 def saved_tiny(folder: Path) -> Path:
@@ -106,7 +117,7 @@ def written(folder: Path, count: int) -> Path:
     return folder / "pairs.jsonl"
 
 
-def plain_loop(folder: Path, model: str, count: int, settings: dict[str, Any]) -> float:
+def plain_loop(output: Path, manifest: Path, model: str, settings: dict[str, Any]) -> float:
     """The same films in a plain loop; the seconds after the model is loaded."""
     import torch
 
@@ -116,8 +127,7 @@ def plain_loop(folder: Path, model: str, count: int, settings: dict[str, Any]) -
 
     torch.set_num_threads(1)
     segue = Interpolator.from_pretrained(model, dtype="float32", device="cpu")
-    rows = read_rows(folder / "pairs.jsonl", folder / "single", settings, preset="balanced", ending=".gif")
-    assert len(rows) == count
+    rows = read_rows(manifest, output, settings, preset="balanced", ending=".gif")
     begun = time.monotonic()
     for row in rows:
         make_row(segue, row)

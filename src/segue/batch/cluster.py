@@ -147,10 +147,14 @@ class _Actor:
         result = make(
             self.loaded,
             order,
-            frame=lambda: self.inbox.put(Event(self.worker, "frame")),
-            say=lambda text: self.inbox.put(Event(self.worker, "word", text)),
+            frame=lambda: self._tell(Event(self.worker, "frame")),
+            say=lambda text: self._tell(Event(self.worker, "word", text)),
         )
         return Event(self.worker, "result", result=result)
+
+    def _tell(self, event: Event) -> None:
+        """Put an event into the inbox, without waiting until it is there."""
+        self.inbox.actor.put_nowait.remote(event)
 
 
 def _imported() -> Any:
