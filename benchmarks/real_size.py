@@ -134,11 +134,11 @@ def stable_diffusion_21(dtype: torch.dtype) -> StableDiffusionPipeline:
 def _filled(network: nn.Module, dtype: torch.dtype) -> nn.Module:
     """A network that has no memory yet, with small random weights in a precision."""
     network = network.to_empty(device="cpu").to(dtype).eval()
-    for name, tensor in network.state_dict().items():
-        if tensor.is_floating_point():
-            nn.init.normal_(tensor, mean=1.0 if "norm" in name and name.endswith("weight") else 0.0, std=0.02)
-        elif name.endswith("position_ids"):
-            tensor.copy_(torch.arange(tensor.shape[-1]).expand_as(tensor))
+    for name, weight in network.named_parameters():
+        nn.init.normal_(weight, mean=1.0 if "norm" in name and name.endswith("weight") else 0.0, std=0.02)
+    for name, buffer in network.named_buffers():
+        if name.endswith("position_ids"):
+            buffer.copy_(torch.arange(buffer.shape[-1]).expand_as(buffer))
     return network
 
 
