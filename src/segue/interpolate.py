@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
-from functools import cache, partial
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, Self
@@ -32,7 +32,7 @@ from segue.conditioning import ConditioningPath
 from segue.control import controls_of, keep_given, kept_edit, read_given
 from segue.drift import ColourMatch
 from segue.errors import SegueError
-from segue.fade import Fade
+from segue.fade import Fade, Losses
 from segue.frames import DecidedTree, EditedNoise, Look, Words, network_kept
 from segue.generate import Chooser, Made, Progress, Work, generate, price
 from segue.history import Edit, Restore, Undo
@@ -201,11 +201,11 @@ class Interpolator:
             distance=Look(run, settings.look),
             **({"seen": self._camera(settings, keyframes)} if settings.moves else {}),
         )
-        fade = cache(lambda: self._fade(settings, keyframes, latents))
-        match = ColourMatch({key: _image(keyframes, key) for key in latents}, settings.colour_match)
+        sampling, images = _sampling(settings), {key: _image(keyframes, key) for key in latents}
+        losses = Losses(self.backbone, sampling, images, latents, words, noise, _motion(settings))
+        fade, match = Fade(settings.fade, losses), ColourMatch(images, settings.colour_match)
 
         # Blend and denoise level by level (section 4.1), keep the best candidate of each (section 4.4).
-        sampling = _sampling(settings)
         work = Work(
             backbone=self.backbone,
             sampling=sampling,
@@ -214,7 +214,7 @@ class Interpolator:
             conditioning=words,
             noise=noise,
             candidates=lambda level: settings.candidates_at(level.number),
-            picture=lambda key, image: to_images(match(key, fade()(key, image))[None])[0],
+            picture=lambda level, sample, image: to_images(match(sample.key, fade(level, sample, image))[None])[0],
             judge=judge or _judge(settings),
             choose=choose,
             report=report,
@@ -384,15 +384,6 @@ class Interpolator:
             return partial(seen, _motion(settings))
         images = {key: _image(keyframes, key) for key in keyframes}
         return PixelSpace(_motion(settings), images, self.backbone.encode, self.backbone.decode)
-
-    def _fade(self, settings: MorphSettings, keyframes: Mapping[FrameKey, Image.Image], latents: Latents) -> Fade:
-        """What the autoencoder loses of each keyframe, to fade out over the frames next to it."""
-        residuals: dict[FrameKey, Tensor] = {}
-        if settings.fade:
-            with self.backbone.evaluating():
-                for key in latents:
-                    residuals[key] = _image(keyframes, key) - self.backbone.decode(latents[key][None])[0]
-        return Fade(residuals, settings.fade)
 
     def _words(
         self,
