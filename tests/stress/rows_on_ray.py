@@ -6,9 +6,8 @@ Killed: two workers make the rows; one is killed in the middle, later the driver
 films must equal those of a plain loop to the byte, and no finished batch may be made twice: a file of latents that was
 there when the worker or the driver was killed is the same file in the end.
 
-Cost: one worker on Ray and a plain loop in this process take turns of some rows, each first in every other turn, so
-that other work on the machine slows both; from when the worker has made a first row. Printed are the sums, and the
-median of the turns' ratios.
+Cost: one worker on Ray and a plain loop in this process take turns with each row, so that other work on the machine
+slows both; from when both have made a first row. Printed are the sums, and the median of the rows' ratios.
 
 With ``--model pocket`` the rows are pairs of the benchmark, spread over it, else pairs of noise. All have one thread.
 """
@@ -22,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -33,7 +32,9 @@ import numpy as np
 from PIL import Image
 
 if TYPE_CHECKING:
+    from segue.batch.crew import Crew, Event
     from segue.batch.rows import Row
+    from segue.batch.work import Order
     from segue.morph import Morph
 
 COMMAND = """
@@ -57,7 +58,6 @@ def main() -> None:
     parser.add_argument("--model", help="pocket, or a checkpoint's folder; tiny random networks if not given")
     parser.add_argument("--frames", type=int, default=9)
     parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--turn", type=int, default=4, help="rows of one turn")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory() as name:
@@ -68,7 +68,7 @@ def main() -> None:
         if "killed" in options.kinds:
             killed(folder, manifest, model, settings)
         if "cost" in options.kinds:
-            cost(folder, manifest, model, settings, options.turn)
+            cost(folder, manifest, model, settings)
 
 
 def killed(folder: Path, manifest: Path, model: str, settings: dict[str, Any]) -> None:
@@ -104,48 +104,74 @@ def killed(folder: Path, manifest: Path, model: str, settings: dict[str, Any]) -
     print(f"All {len(rows)} films equal those of single runs to the byte.", flush=True)
 
 
-def cost(folder: Path, manifest: Path, model: str, settings: dict[str, Any], turn: int) -> None:
+def cost(folder: Path, manifest: Path, model: str, settings: dict[str, Any]) -> None:
     """One worker on Ray against a plain loop, in turns, from when both have made a row."""
     from segue.batch.cluster import LOCAL, Actors
     from segue.batch.drive import drive, locked, record
 
     chosen = {"name": model, "controlnet": None, "dtype": "float32", "device": "cpu"}
-    here, there = (rows_of(manifest, folder / name, settings) for name in ("loop", "ray"))
-    make = plain(model)
-    crew = Actors(chosen, 1, LOCAL, len(there), folder)
-
-    def on_ray(rows: "Sequence[Row]") -> None:
-        done = drive(rows, [], crew, finish=lambda row, result: record(row, folder / "ray", chosen, result))
-        assert {outcome.state for outcome in done} == {"made"}, done
-
-    def in_loop(rows: "Sequence[Row]") -> None:
-        for row in rows:
-            make(row)
-
-    turns: list[dict[str, float]] = []
-    with locked(folder / "ray"), closing(crew):
-        in_loop([replace(here[0], folder=folder / "first-loop", film=None)])
-        on_ray([replace(there[0], folder=folder / "first-ray", film=None)])
-        for first in range(0, len(here), turn):
-            part = slice(first, first + turn)
-            both = [("loop", partial(in_loop, here[part])), ("ray", partial(on_ray, there[part]))]
-            turns.append({name: seconds(work) for name, work in both[:: -1 if len(turns) % 2 else 1]})
-            print(f"rows {first + 1} to {first + len(here[part])}: {turns[-1]}", flush=True)
+    here, there = (warmed(rows_of(manifest, folder / name, settings)) for name in ("loop", "ray"))
+    turns = Turns(Actors(chosen, 1, LOCAL, len(there), folder), plain(model), {row.name: row for row in here})
+    with locked(folder / "ray"), closing(turns.crew):
+        done = drive(there, [], turns, finish=lambda row, result: record(row, folder / "ray", chosen, result))
+        turns.end()
+    assert {outcome.state for outcome in done} == {"made"}, done
     for one, other in zip(here, there, strict=True):
         assert frames(one.folder) == frames(other.folder), f"{one.name} differs"
-    loop, ray = (sum(spent[name] for spent in turns) for name in ("loop", "ray"))
-    ratios = [spent["ray"] / spent["loop"] for spent in turns]
-    print(f"cost: {len(here)} rows, loop {loop:.1f} s, one worker on Ray {ray:.1f} s after start-up, {ray / loop:.3f};")
+    spent = turns.spent[1:]
+    loop, ray = (sum(turn[name] for turn in spent) for name in ("loop", "ray"))
+    ratios = [turn["ray"] / turn["loop"] for turn in spent]
     print(
-        f"median ratio of {len(turns)} turns {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+        f"cost: {len(spent)} rows, loop {loop:.1f} s, one worker on Ray {ray:.1f} s after start-up, {ray / loop:.3f};"
     )
+    print(f"median ratio of the rows {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
 
 
-def seconds(work: Callable[[], None]) -> float:
-    """How long some work takes."""
-    begun = time.monotonic()
-    work()
-    return round(time.monotonic() - begun, 2)
+class Turns:
+    """A crew of one worker that takes turns with a plain loop: each row is made by both, every other one by it first.
+
+    The worker's time is from when it is handed a row to when it could be handed the next.
+    """
+
+    def __init__(self, crew: "Crew", make: "Callable[[Row], Morph]", rows: "dict[str, Row]") -> None:
+        self.crew, self.make, self.rows = crew, make, rows
+        self.spent: list[dict[str, float]] = []
+        self.begun, self.row = 0.0, ""
+
+    def hand(self, worker: int, order: "Order") -> None:
+        """Give a row to the worker, behind the loop's turn with the row before or with this one."""
+        self.end()
+        self.row = order.row.name
+        self.spent.append({})
+        if len(self.spent) % 2:
+            self._loop()
+        self.begun = time.monotonic()
+        self.crew.hand(worker, order)
+
+    def events(self, seconds: float) -> "list[Event]":
+        """What happened."""
+        return self.crew.events(seconds)
+
+    def close(self) -> None:
+        """End the worker."""
+        self.crew.close()
+
+    def end(self) -> None:
+        """The worker is through with its row."""
+        if self.spent:
+            self.spent[-1]["ray"] = time.monotonic() - self.begun
+            if "loop" not in self.spent[-1]:
+                self._loop()
+
+    def _loop(self) -> None:
+        begun = time.monotonic()
+        self.make(self.rows[self.row])
+        self.spent[-1]["loop"] = time.monotonic() - begun
+
+
+def warmed(rows: "list[Row]") -> "list[Row]":
+    """The rows, behind a copy of the first one that does not count."""
+    return [replace(rows[0], name="first", folder=rows[0].folder.with_name("first"), film=None), *rows]
 
 
 def plain(model: str) -> "Callable[[Row], Morph]":
