@@ -17,6 +17,7 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +28,14 @@ from rich.table import Table
 
 from segue import Interpolator
 from segue.clip import Clip
+from segue.evaluate.measures import Array
 from segue.evaluate.statistics import paired_interval
 from segue.files import write_json
 from segue.pose.detect import Detect, detector_of
 from segue.pose.keypoints import Pose
 from segue.pose.path import PosePath
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
-from even import clip_steps, pixel_steps
-
+sys.path.insert(0, str(Path(__file__).parent.parent))
 from training import drawing, pairs
 from training.figures import SEED
 from training.icons import rasterise
@@ -112,6 +112,18 @@ def follows(found: Pose, asked: Pose | None) -> float:
     limit = WITHIN * (wanted.box[3] - wanted.box[1])
     near = np.hypot(*(person.points[:, :2] - wanted.points[:, :2]).T) <= limit
     return float((near & person.visible)[wanted.visible].mean())
+
+
+def clip_steps(clip: Clip, pictures: Sequence[Image.Image]) -> Array:
+    """1 - cosine of the CLIP features of neighbours."""
+    features = clip.images(list(pictures)).double().numpy()
+    return np.asarray(1 - (features[1:] * features[:-1]).sum(1))
+
+
+def pixel_steps(pictures: Sequence[Image.Image]) -> Array:
+    """Root mean square difference of neighbours, reduced to 32 x 32."""
+    small = np.stack([np.asarray(p.resize((32, 32), Image.Resampling.BOX), float) for p in pictures]) / 255
+    return np.asarray(np.sqrt(np.square(np.diff(small, axis=0)).mean((1, 2, 3))))
 
 
 if __name__ == "__main__":
