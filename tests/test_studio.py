@@ -35,7 +35,7 @@ def tiny_model() -> Interpolator:
 
 
 def tiny_studio(root: Path, **others: Any) -> Studio:
-    return Studio(root, tiny_model, lambda _picture: "a red dot", **others)
+    return Studio(root, tiny_model, lambda _picture, _captioner: "a red dot", **others)
 
 
 def picture(path: Path, colour: str = "red") -> Path:
@@ -48,7 +48,7 @@ def picture(path: Path, colour: str = "red") -> Path:
 def begun(studio: Studio, folder: Path, visitor: str = "a" * 32) -> Session:
     session = studio.session(visitor)
     for name in ("red", "blue"):
-        session.add(picture(folder / f"{name}.png", name), f"{name}.png")
+        session.keyframes.add(picture(folder / f"{name}.png", name), f"{name}.png")
     return session
 
 
@@ -244,26 +244,26 @@ def test_what_is_no_picture_is_refused_by_name(tmp_path: Path, content: bytes) -
     session = tiny_studio(tmp_path / "root").session("b" * 32)
     (tmp_path / "x").write_bytes(content)
     with pytest.raises(SegueError, match=r"holiday\.png"):
-        session.add(tmp_path / "x", "holiday.png")
+        session.keyframes.add(tmp_path / "x", "holiday.png")
     assert session.data["keyframes"] == []
 
 
 def test_crop_and_order_and_prompts(tmp_path: Path) -> None:
     session = begun(tiny_studio(tmp_path / "root"), tmp_path)
     first, second = (keyframe["id"] for keyframe in session.data["keyframes"])
-    session.crop(first, (0.25, 0.25, 0.75, 0.75))
+    session.keyframes.crop(first, (0.25, 0.25, 0.75, 0.75))
     with Image.open(session.folder / "keyframes" / f"{first}-crop.png") as cropped:
         assert cropped.size == (32, 32)
         assert cropped.getpixel((16, 16)) == (255, 0, 0)
-    session.move(first, 1)
+    session.keyframes.move(first, 1)
     assert [keyframe["id"] for keyframe in session.data["keyframes"]] == [second, first]
     assert session.describe(first) == "a red dot"
     with pytest.raises(SegueError, match="keyframe 1 has no prompt"):
         session.make(FAST)
-    session.word(second, "a blue dot")
+    session.keyframes.word(second, "a blue dot")
     assert session.settings(FAST, "draft").prompt == ("a blue dot", "a red dot")
     with pytest.raises(SegueError, match="crop"):
-        session.crop(first, (0.5, 0, 0.5, 1))
+        session.keyframes.crop(first, (0.5, 0, 0.5, 1))
 
 
 def test_a_run_of_the_command_line_is_opened_and_changed(tmp_path: Path) -> None:

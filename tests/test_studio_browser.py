@@ -58,7 +58,7 @@ class Served:
         self.start()
 
     def start(self) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-c", SERVE, str(self.root), str(self.port)]
         self.process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
         for _ in range(3000):  # a busy machine takes minutes to import the libraries
