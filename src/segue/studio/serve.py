@@ -32,10 +32,10 @@ __all__ = ["COOKIE", "Guard", "api", "file_of", "megabytes", "visitor_of"]
 
 COOKIE = "segue"
 PARTS = {path.name: path for path in (Path(__file__).parent / "static").iterdir()}  # of the page
-# All that the page asks for; of Gradio's routes those of its own scripts, its controls' values and its events.
+# All that the page asks for; of Gradio's routes those of its own scripts and its one event.
 ANSWERED = re.compile(
     r"/|/studio/.*|/files/.*|/download/\w+|/(assets|static)/.*|/(config|theme\.css|manifest\.json|favicon\.ico)"
-    r"|/gradio_api/(info|run/predict|theme\.css|startup-events|heartbeat/\w+|queue/(join|data)|cancel|reset)/?"
+    r"|/gradio_api/run/predict"
 )
 KINDS = {".png": "image/png", ".mp4": "video/mp4"}
 # Only this server, so that nothing is fetched from or told to anybody else.
