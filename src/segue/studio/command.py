@@ -16,7 +16,7 @@ from segue.errors import SegueError
 if TYPE_CHECKING:
     from segue.studio.session import Studio
 
-__all__ = ["application", "studio"]
+__all__ = ["application", "examples", "studio"]
 
 HOST = "127.0.0.1"
 EXAMPLES = {"cat and tiger": ("cat.png", "tiger.png"), "apple and moon": ("apple.png", "moon.png")}
@@ -60,7 +60,7 @@ def studio(
 
     opened = _opened(run)
     load = _loader(opened, {"name": model, "controlnet": controlnet, "dtype": dtype}, device)
-    made = Studio(folder.absolute(), load, _describe, opened, _examples(), Queue(max_waiting))
+    made = Studio(folder.absolute(), load, _describe, opened, examples(), Queue(max_waiting))
     listening = _listening(port)
     hosts = None if share else frozenset({HOST, "localhost"})
     app = application(made, most_bytes=most, password=password, hosts=hosts)
@@ -150,7 +150,7 @@ def _describe(picture: Any, captioner: str | None) -> str:
     return captions([picture], "pocket" if captioner in (None, "none") else captioner)[0]
 
 
-def _examples() -> dict[str, tuple[Path, ...]]:
+def examples() -> dict[str, tuple[Path, ...]]:
     """The example pictures that are there: in the studio's own folder, or in the repository."""
     folders = (Path(__file__).parent / "examples", Path(__file__).parents[3] / "examples")
     found: dict[str, tuple[Path, ...]] = {}
