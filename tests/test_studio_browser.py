@@ -58,8 +58,8 @@ uvicorn.run(app, port=int(sys.argv[2]), log_level="error")
 """
 COMMAND = """
 import sys
-from segue.cli import main
-sys.exit(main(["studio", "--folder", sys.argv[1], "--port", sys.argv[2], "--max-upload", "1mb", *sys.argv[3:]]))
+from segue.cli import run
+sys.exit(run(["studio", "--folder", sys.argv[1], "--port", sys.argv[2], "--max-upload", "1mb", *sys.argv[3:]]))
 """
 
 
