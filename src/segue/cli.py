@@ -15,7 +15,7 @@ from segue.batch.command import BatchCommand, batch
 from segue.errors import SegueError, SegueWarning
 from segue.evaluate.command import evaluate
 from segue.options import with_settings
-from segue.settings import ComputeSettings, FilmSettings, MorphSettings
+from segue.settings import PRESET_HELP, ComputeSettings, FilmSettings, MorphSettings
 from segue.studio.command import studio
 
 __all__ = ["app", "main"]
@@ -41,7 +41,7 @@ Dtype = Annotated[
     typer.Option(help="Precision; what the device does well if not given."),
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the best there is if not given.")]
-Preset = Annotated[Literal["paper", "balanced", "draft"], typer.Option(help="Values to begin with.")]
+Preset = Annotated[Literal["paper", "balanced", "draft"], typer.Option(help=PRESET_HELP)]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 Json = Annotated[bool, typer.Option("--json", help="Progress as JSON lines on standard output.")]
 PickOption = Annotated[bool, typer.Option("--pick", help="Pick each frame among its candidates by hand.")]

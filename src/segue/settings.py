@@ -19,6 +19,7 @@ from segue.tree import grows
 
 __all__ = [
     "PRESETS",
+    "PRESET_HELP",
     "SCHEMES",
     "SOLVERS",
     "ComputeSettings",
@@ -304,6 +305,7 @@ class FilmSettings:
         easing_named(self.easing)
 
 
+PRESET_HELP = "Values to begin with: draft for a first look, balanced, or paper, slow and as published."
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "paper": {
         "solver": "ddim",
