@@ -14,7 +14,7 @@ from segue import __version__
 from segue.batch.command import BatchCommand, batch
 from segue.errors import SegueError, SegueWarning
 from segue.evaluate.command import evaluate
-from segue.options import with_settings
+from segue.options import mode_of, with_settings
 from segue.settings import PRESET_HELP, ComputeSettings, FilmSettings, MorphSettings
 from segue.studio.command import studio
 
@@ -77,7 +77,7 @@ def morph(
         preset=preset,
         overwrite=overwrite,
         pick=pick,
-        mode=_mode(quiet, as_json),
+        mode=mode_of(quiet, as_json),
     )
 
 
@@ -109,7 +109,7 @@ def redo(
         "noise": noise,
         "pose": str(pose.absolute()) if pose else None,
     }
-    mode = _mode(quiet, as_json)
+    mode = mode_of(quiet, as_json)
     make_again(run, frame, edit, candidate=candidate, pick=pick, device=device, dtype=dtype, mode=mode)
 
 
@@ -118,7 +118,7 @@ def undo(run: Run, dtype: Dtype = None, device: Device = None, quiet: Quiet = Fa
     """Bring back what was there before the last redo."""
     from segue.make import step_back
 
-    step_back(run, restore=False, device=device, dtype=dtype, mode=_mode(quiet, as_json))
+    step_back(run, restore=False, device=device, dtype=dtype, mode=mode_of(quiet, as_json))
 
 
 @app.command()
@@ -126,7 +126,7 @@ def restore(run: Run, dtype: Dtype = None, device: Device = None, quiet: Quiet =
     """Take the last undo back."""
     from segue.make import step_back
 
-    step_back(run, restore=True, device=device, dtype=dtype, mode=_mode(quiet, as_json))
+    step_back(run, restore=True, device=device, dtype=dtype, mode=mode_of(quiet, as_json))
 
 
 @app.command()
@@ -146,7 +146,7 @@ def invert(
     from segue.make import fit_words
 
     fit_words(
-        images, output, values, model=_model(model, None, dtype, device), preset=preset, mode=_mode(quiet, as_json)
+        images, output, values, model=_model(model, None, dtype, device), preset=preset, mode=mode_of(quiet, as_json)
     )
 
 
@@ -262,10 +262,6 @@ def _warnings_as_lines() -> Iterator[None]:
 
 def _model(name: str | None, controlnet: str | None, dtype: str | None, device: str | None) -> dict[str, str | None]:
     return {"name": name, "controlnet": controlnet, "dtype": dtype, "device": device}
-
-
-def _mode(quiet: bool, as_json: bool) -> Literal["live", "json", "quiet"]:
-    return "json" if as_json else "quiet" if quiet else "live"
 
 
 def _line(text: object) -> str:
