@@ -57,8 +57,8 @@ def begin(
     there = run.read(RUN_FILE)
     grown = list(there.get("grown", [])) if there else []
     if there is not None:
-        changes = _changes(there, fresh)
-        before = checked(MorphSettings, there["settings"])
+        before = checked(MorphSettings, there["settings"])  # with the defaults of settings that are newer than the run
+        changes = _changes({**there, "settings": as_json(before)}, fresh)
         if settings.can_grow and _grows(changes, before, settings):
             grown.append(before.steps + 1)
         elif changes and not overwrite:

@@ -485,6 +485,8 @@ def _sampling(settings: MorphSettings) -> Sampling:
         num_inference_steps=settings.num_inference_steps,
         guidance_scale=settings.guidance_scale,
         eta=settings.eta,
+        guidance_start=settings.guidance_start,
+        guidance_end=settings.guidance_end,
         control_start=settings.control_start,
         control_end=settings.control_end,
     )

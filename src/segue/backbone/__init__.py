@@ -68,6 +68,8 @@ class Sampling:
     num_inference_steps: int  # over the whole schedule; a leg takes its share
     guidance_scale: float
     eta: float = 0.0
+    guidance_start: float = 0.0  # the share of the leg at which guidance begins to act
+    guidance_end: float = 1.0  # the share of the leg at which it ends
     control_start: float = 0.0  # the share of the leg at which ControlNets begin to act
     control_end: float = 1.0  # the share of the leg at which they end
 
