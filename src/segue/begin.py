@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -142,5 +143,6 @@ def digest(picture: Image.Image) -> str:
     return hashlib.sha256(repr(picture.size).encode() + np.asarray(picture).tobytes()).hexdigest()
 
 
+@cache
 def _versions() -> dict[str, str]:
     return {name: version(name) for name in ("segue", "torch", "diffusers", "transformers")}

@@ -1,7 +1,7 @@
 """What each frame is made under: its noise, its words; and how far apart two frames look."""
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from fractions import Fraction
 from typing import Any
 
@@ -10,7 +10,6 @@ from torch import Tensor
 from segue.backbone import Backbone
 from segue.backbone.stable_diffusion import TextConditioning
 from segue.clip import Clip
-from segue.conditioning import ConditioningPath
 from segue.control import Controls
 from segue.noise import Noise
 from segue.run import RunFolder
@@ -27,7 +26,7 @@ class Words:
 
     backbone: Backbone
     run: RunFolder
-    path: ConditioningPath[TextConditioning]
+    path: Callable[[Fraction], TextConditioning]
     negative_prompt: str
     controls: Controls | None = None
     known: dict[tuple[str, str], TextConditioning] = dataclasses.field(default_factory=dict)

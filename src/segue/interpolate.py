@@ -164,7 +164,13 @@ class Interpolator:
             choose: picks among the candidates of each frame.
             judge: ranks candidates; loaded as the run's settings say if not given.
         """
-        compute, report = compute or ComputeSettings(), callback or (lambda _progress: None)
+        with self.backbone.evaluating():
+            self._make(run, compute or ComputeSettings(), callback or (lambda _progress: None), choose, judge)
+
+    def _make(
+        self, run: RunFolder, compute: ComputeSettings, report: Callback, choose: Chooser | None, judge: Judge | None
+    ) -> None:
+        """The steps of ``make``."""
         data = opened(run)
         settings = checked(MorphSettings, data["settings"])
         noise = EditedNoise(run, settings.seed, self._latent_shape(data["size"]))
@@ -223,8 +229,7 @@ class Interpolator:
         )
         recipes = {key: data["keyframes"][key.pair % count]["pixels"] for key in tree.keyframes}
         report(Progress("frames", levels=work.cost.levels, total=work.cost.frames, steps=work.cost.steps))
-        with self.backbone.evaluating():
-            made = {frame.key: frame for frame in generate(scheme_named(settings.scheme)(task), work, recipes)}
+        made = {frame.key: frame for frame in generate(scheme_named(settings.scheme)(task), work, recipes)}
         run.forget_frames([*tree.keyframes, *made])
         run.write("state.json", _state(tree.keyframes, made))
 
@@ -401,10 +406,25 @@ class Interpolator:
             )
             texts = {"prompts": list(found)}
             run.write("prompts.json", texts)
+        path = cache(lambda: self._path(run, settings, texts["prompts"], keyframes, latents, report))
+        if settings.inversion_iterations:
+            path()
+        # Prompts that are only embedded are so when they are first needed: a finished film needs none.
+        return Words(self.backbone, run, lambda place: path()(place), settings.negative_prompt)
+
+    def _path(
+        self,
+        run: RunFolder,
+        settings: MorphSettings,
+        texts: Sequence[str],
+        keyframes: Sequence[Image.Image],
+        latents: Latents,
+        report: Callback,
+    ) -> ConditioningPath[Any]:
+        """The words of each keyframe, embedded and fitted, and of the places in between that have a prompt."""
         count = len(keyframes)
-        negatives = [settings.negative_prompt] * count
         with self.backbone.evaluating():
-            words: Any = self.backbone.embed(texts["prompts"], negatives)
+            words: Any = self.backbone.embed(texts, [settings.negative_prompt] * count)
         if settings.inversion_iterations:
             inverted = invert(
                 self.backbone,
@@ -431,7 +451,7 @@ class Interpolator:
                 )
                 for place, which in anchors(settings, count)
             ]
-        return Words(self.backbone, run, ConditioningPath(placed, settings.embedding_blend), settings.negative_prompt)
+        return ConditioningPath(placed, settings.embedding_blend)
 
     def _embedded(self, prompt: str) -> Any:
         """The conditioning of one prompt."""

@@ -382,8 +382,8 @@ class StableDiffusion:
     @contextmanager
     def _frozen(self, grad: bool) -> Iterator[None]:
         """Evaluation mode, weights that need no gradient, and the gradient mode; then all as it was."""
-        networks = [part for part in self.pipe.components.values() if isinstance(part, nn.Module)]
-        networks = [] if self._depth else networks + self._own_controlnets
+        parts = [] if self._depth else [*self.pipe.components.values(), *self._own_controlnets]
+        networks = [part for part in parts if isinstance(part, nn.Module)]
         modules = [module for network in networks for module in network.modules()]
         training = [module for module in modules if module.training]
         tracked = [(m, name) for m in modules for name, w in m._parameters.items() if w is not None and w.requires_grad]
