@@ -13,7 +13,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-__all__ = ["Calls", "Meter", "machine", "matrix_speed", "median_ratio", "metered", "operations", "peak_memory", "seconds", "turns"]
+__all__ = [
+    "Calls",
+    "Meter",
+    "machine",
+    "matrix_speed",
+    "median_ratio",
+    "metered",
+    "operations",
+    "peak_memory",
+    "seconds",
+    "turns",
+]
 
 GB = 1e9
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from segue import models
 from segue.backbone import Backbone, Sampling
 from segue.backbone.stable_diffusion import StableDiffusion
-from segue.begin import begin, digest, opened, redone
+from segue.begin import BatchSize, begin, digest, opened, redone
 from segue.caption import captions
 from segue.clip import Clip
 from segue.conditioning import ConditioningPath
@@ -70,6 +70,7 @@ class Interpolator:
         """
         self.backbone: Backbone = StableDiffusion(pipe, controlnet)
         self.name = name or self.backbone.name
+        self.low_memory = False
         self._loaded: dict[str, str | None] = {}
 
     @classmethod
@@ -80,6 +81,7 @@ class Interpolator:
         controlnet: str | PathLike[str] | None = None,
         dtype: str | None = None,
         device: str | None = None,
+        low_memory: bool = False,
     ) -> Self:
         """Load a checkpoint by hub name or folder; with no name the embedded model pocket, without a network.
 
@@ -88,12 +90,14 @@ class Interpolator:
             controlnet: a ControlNet by hub name or folder.
             dtype: "float32", "bfloat16" or "float16"; what the device does well if not given.
             device: "cpu", "cuda", "cuda:1", "mps"; the best there is if not given.
+            low_memory: keep on an accelerator only the network that computes; one frame at a time, in tiles.
 
         Raises:
             SegueError: unknown name, another family, pickled weights only, no network.
         """
-        pipe = models.load(name_or_path, controlnet=controlnet, dtype=dtype, device=device)
+        pipe = models.load(name_or_path, controlnet=controlnet, dtype=dtype, device=device, low_memory=low_memory)
         interpolator = cls(pipe, name=str(name_or_path or "pocket"))
+        interpolator.low_memory = low_memory
         used = str(pipe.unet.dtype).removeprefix("torch.")
         interpolator._loaded = {"controlnet": None if controlnet is None else str(controlnet), "dtype": used}
         return interpolator
@@ -136,7 +140,8 @@ class Interpolator:
         try:
             with RunFolder(path) as run:
                 sources = [_source(image) for image in images]
-                begin(run, keyframes, sources, morph_settings, compute, self.model, overwrite=overwrite)
+                batch = self._batch_size(compute, keyframes[0].size)
+                begin(run, keyframes, sources, morph_settings, batch, self.model, overwrite=overwrite)
                 keep_given(run, given)
                 self.make(run, compute, callback=callback, choose=choose, judge=judge)
                 return Morph(run.path, temporary=not output)
@@ -300,7 +305,7 @@ class Interpolator:
                 keyframes,
                 [_source(image) for image in images],
                 morph_settings,
-                compute,
+                self._batch_size(compute, keyframes[0].size),
                 self.model,
                 overwrite=False,
             )
@@ -354,6 +359,10 @@ class Interpolator:
             return fitted
         motion = _motion(settings)
         return [shown(motion, Fraction(i), picture) for i, picture in enumerate(fitted)]
+
+    def _batch_size(self, compute: ComputeSettings, size: tuple[int, int]) -> BatchSize:
+        """The frames in one batch: as asked for, or as many as free memory takes."""
+        return BatchSize(compute.batch_size, lambda: 1 if self.low_memory else self.backbone.frames_at_once(size))
 
     def _latent_shape(self, size: Sequence[int]) -> tuple[int, int, int]:
         """The shape (C, h, w) of the latents of pictures of (width, height) pixels."""

@@ -243,7 +243,9 @@ class MorphSettings(InversionSettings):
         if self.control_start > self.control_end:
             raise SegueError(f"control_start ({self.control_start:g}) lies behind control_end ({self.control_end:g})")
         if self.guidance_start > self.guidance_end:
-            raise SegueError(f"guidance_start ({self.guidance_start:g}) lies behind guidance_end ({self.guidance_end:g})")
+            raise SegueError(
+                f"guidance_start ({self.guidance_start:g}) lies behind guidance_end ({self.guidance_end:g})"
+            )
         if any(not text.strip() for text in self.prompt):
             raise SegueError("prompt: an empty text; leave the prompt out to have one found")
         if self.spacing == "perceptual" and (self.scheme != "branching" or self.branching != 2):

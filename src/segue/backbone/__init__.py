@@ -128,6 +128,10 @@ class Backbone(Protocol):
         """Pixels along one side of the square images that the checkpoint was made for."""
         ...
 
+    def frames_at_once(self, size: tuple[int, int]) -> int:
+        """How many frames of (width, height) pixels one network call should denoise, for the memory that is free."""
+        ...
+
     def encode(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] to clean latents (B, C, h, w): the mean of the posterior, scaled."""
         ...

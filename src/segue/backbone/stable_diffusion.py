@@ -7,6 +7,7 @@ The pipe stays the user's: LoRA, offloading, half precision, slicing and compile
 keep working, because the networks are called as the pipe calls them, and nothing of it is left changed.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,11 +29,16 @@ from segue.backbone.controlnets import hints_once, residuals
 from segue.backbone.solvers import Leg, Schedule, grid
 from segue.blend import lerp, slerp
 from segue.errors import SegueError
+from segue.memory import free_memory
 from segue.models.fingerprint import fingerprint
 from segue.words import cut
 
 __all__ = ["TILED_PIXELS", "Control", "StableDiffusion", "TextConditioning"]
 
+# What denoising takes beside the weights, measured at Stable Diffusion 2.1's shape in float32: bytes for each pixel of the
+# image, in each branch of guidance, in a UNet whose first layers are that wide.
+BYTES_PER_PIXEL, WIDTH = 1600, 320
+FREE_SHARE = 0.7  # of the free memory, which others use too
 TILED_PIXELS = 1024 * 1024  # above this, decoding one image in float32 takes more than 4 GB
 
 
@@ -163,6 +169,18 @@ class StableDiffusion:
         """Pixels along one side of the square images that the checkpoint was made for."""
         size = self.pipe.unet.config.sample_size
         return int(size if isinstance(size, int) else 64) * self.latent_scale
+
+    def frames_at_once(self, size: tuple[int, int]) -> int:
+        """How many frames of (width, height) pixels one network call should denoise, for the memory that is free.
+
+        A power of two, so that a little more or less free memory does not cut the work into other batches; on a CPU
+        a million pixels, on an accelerator four million, where more does not make the networks faster.
+        """
+        device, pixels = self._device, size[0] * size[1]
+        width = self.pipe.unet.config.block_out_channels[0] / WIDTH
+        needed = 2 * pixels * BYTES_PER_PIXEL * width * self.pipe.unet.dtype.itemsize / 4
+        most = min(free_memory(device) * FREE_SHARE / needed, (1 if device.type == "cpu" else 4) * 2**20 / pixels, 64)
+        return int(2 ** int(math.log2(max(most, 1))))
 
     def encode(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] to clean latents (B, C, h, w): the mean of the posterior, scaled.
