@@ -1,6 +1,6 @@
 """How well generated figures follow the poses that are asked for, and how far their films jump.
 
-    python benchmarks/poses.py --pairs 50
+    python -m benchmarks.poses --pairs 50
 
 Draws pairs of one figure in two poses that pocket was not trained on, makes each film with and without poses from the
 same noise, and finds the keypoints of the generated frames with pocket's detector:
@@ -34,8 +34,7 @@ from segue.pose.keypoints import Pose
 from segue.pose.path import PosePath
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
-from even import clip_steps, pixel_steps
-
+from benchmarks.even import clip_steps, pixel_steps
 from training import drawing, pairs
 from training.figures import SEED
 from training.icons import rasterise

@@ -68,6 +68,7 @@ def main() -> None:
         "unet_flop_per_sample": one,
         "unet_share_of_matrix_speed": one * unet["samples"] / unet["seconds"] / speed,
     }
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     write_json(arguments.output, results)
     print(f"outside of the networks {results['outside']:.1%}; ", end="")
     print(f"the UNet runs at {results['unet_share_of_matrix_speed']:.0%} of the matrix products' speed")

@@ -199,8 +199,7 @@ def _task(backbone: StableDiffusion, of: Subject, tree: UniformTree, seed: int) 
 
 
 def sampling_of(backbone: StableDiffusion, solver: str, steps: int) -> Sampling:
-    """The sampling with so many steps from the first level's noise point: the largest num_inference_steps that gives
-    them."""
+    """The sampling with so many steps from the first level's noise point, and as many over the whole as give them."""
     start = backbone.point(MorphSettings().noise[1])
     span = round(start.timestep) + 1
     over_all = steps * backbone.schedule.num_train_timesteps // span
@@ -288,8 +287,8 @@ def said(chosen: Mapping[str, Any] | None, rows: Mapping[str, Any]) -> str:
         [
             *lines,
             "",
-            f"The choice: solver {chosen['solver']}, num_inference_steps {chosen['num_inference_steps']} over the whole "
-            f"schedule ({chosen['steps_by_level'][0]} steps from the first level's noise point), "
+            f"The choice: solver {chosen['solver']}, num_inference_steps {chosen['num_inference_steps']} over the "
+            f"whole schedule ({chosen['steps_by_level'][0]} steps from the first level's noise point), "
             f"{chosen['pixels_over_seeds']:.3f} of the distance between seeds by pixels, "
             f"{chosen['features_over_seeds']:.3f} by features.",
         ]

@@ -130,8 +130,9 @@ def frame_steps(procedure: Procedure, scheduler: Any) -> Iterator[int]:
 def encoded(pipe: Any, image: Tensor) -> Tensor:
     """The clean latent of an image: the mean of the posterior, scaled."""
     found = pipe.vae.encode(image)
-    mean: Tensor = found.latents if hasattr(found, "latents") else found.latent_dist.mean
-    return mean * pipe.vae.config.scaling_factor
+    mean = found.latents if hasattr(found, "latents") else found.latent_dist.mean
+    z: Tensor = mean * pipe.vae.config.scaling_factor
+    return z
 
 
 def decoded(pipe: Any, z: Tensor) -> Tensor:

@@ -52,5 +52,6 @@ def within_memory() -> Iterator[None]:
         if isinstance(error, SegueError) or not is_out_of_memory(error):
             raise
         raise SegueError(
-            "out of memory, even for one frame at a time; --low-memory, a smaller width and height or --dtype bfloat16 needs less"
+            "out of memory, even for one frame at a time; --low-memory, a smaller width and height or --dtype bfloat16 "
+            "needs less"
         ) from error

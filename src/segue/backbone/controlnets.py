@@ -30,9 +30,9 @@ def residuals(
     middle: Tensor | None = None
     for network, image, scale in controls:
         parts, last = network(
-            x.to(network.dtype),
+            x.to(image.dtype),
             t,
-            encoder_hidden_states=text.to(network.dtype),
+            encoder_hidden_states=text.to(image.dtype),
             controlnet_cond=image,
             return_dict=False,
         )

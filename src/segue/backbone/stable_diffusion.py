@@ -35,11 +35,11 @@ from segue.words import cut
 
 __all__ = ["TILED_PIXELS", "Control", "StableDiffusion", "TextConditioning"]
 
-# What denoising takes beside the weights, measured at Stable Diffusion 2.1's shape in float32: bytes for each pixel of the
-# image, in each branch of guidance, in a UNet whose first layers are that wide.
+# What denoising takes beside the weights, measured at Stable Diffusion 2.1's shape in float32: bytes for each pixel of
+# the image, in each branch of guidance, in a UNet whose first layers are that wide.
 BYTES_PER_PIXEL, WIDTH = 1600, 320
 FREE_SHARE = 0.7  # of the free memory, which others use too
-TILED_PIXELS = 1024 * 1024  # above this, decoding one image in float32 takes more than 4 GB
+TILED_PIXELS = 1024 * 1024  # above this, decoding one image in float32 takes more than 3 GB
 
 
 @dataclass(frozen=True, eq=False)
@@ -374,14 +374,15 @@ class StableDiffusion:
         for network, control in zip(networks, conditioning.controls, strict=False):
             if control.scale.any():
                 image, scale = (torch.cat([part] * (1 + guided)).to(device) for part in (control.image, control.scale))
-                controls.append((network, image.to(network.dtype), scale))
+                precision: Any = network.dtype
+                controls.append((network, image.to(precision), scale))
         return _Inputs(text.to(device, dtype), controls, guidance_scale if guided else None)
 
     def _predict(self, z: Tensor, times: Sequence[float], inputs: "_Inputs", controlled: bool) -> Tensor:
         """The network's output with guidance, in z's dtype and on the device; one time for all samples or one each."""
         unet = self.pipe.unet
         branches = 1 if inputs.guidance_scale is None else 2
-        x = torch.cat([z.to(inputs.text.dtype)] * branches)
+        x: Tensor = torch.cat([z.to(inputs.text.dtype)] * branches)
         t = torch.tensor(times, dtype=torch.float32, device=x.device).expand(len(z)).repeat(branches)
         down, middle = residuals(x, t, inputs.text, inputs.controls) if controlled else (None, None)
         output: Tensor = unet(
