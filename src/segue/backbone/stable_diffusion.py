@@ -174,12 +174,13 @@ class StableDiffusion:
         """How many frames of (width, height) pixels one network call should denoise, for the memory that is free.
 
         A power of two, so that a little more or less free memory does not cut the work into other batches; on a CPU
-        a million pixels, on an accelerator four million, where more does not make the networks faster.
+        a million pixels (16 frames at most), on an accelerator four times that: more does not make networks faster.
         """
         device, pixels = self._device, size[0] * size[1]
         width = self.pipe.unet.config.block_out_channels[0] / WIDTH
         needed = 2 * pixels * BYTES_PER_PIXEL * width * self.pipe.unet.dtype.itemsize / 4
-        most = min(free_memory(device) * FREE_SHARE / needed, (1 if device.type == "cpu" else 4) * 2**20 / pixels, 64)
+        times = 1 if device.type == "cpu" else 4
+        most = min(free_memory(device) * FREE_SHARE / needed, times * 2**20 / pixels, times * 16)
         return int(2 ** int(math.log2(max(most, 1))))
 
     def encode(self, images: Tensor) -> Tensor:
