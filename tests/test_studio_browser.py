@@ -93,7 +93,7 @@ class Served:
     def run(self, page: Any) -> Path:
         """The run folder on the table of a page."""
         state = page.evaluate("() => fetch('/studio/state').then(r => r.json())")
-        visitor = next(cookie["value"] for cookie in page.context.cookies() if cookie["name"] == "segue")
+        visitor: str = next(cookie["value"] for cookie in page.context.cookies() if cookie["name"] == "segue")
         return self.root / visitor / "films" / str(state["begun"])
 
 
