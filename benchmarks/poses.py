@@ -1,6 +1,6 @@
 """How well generated figures follow the poses that are asked for, and how far their films jump.
 
-    python benchmarks/poses.py --pairs 50
+    python -m benchmarks.poses --pairs 50
 
 Draws pairs of one figure in two poses that pocket was not trained on, makes each film with and without poses from the
 same noise, and finds the keypoints of the generated frames with pocket's detector:
@@ -22,20 +22,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 from segue import Interpolator
 from segue.clip import Clip
-from segue.evaluate.measures import Array
 from segue.evaluate.statistics import paired_interval
 from segue.files import write_json
 from segue.pose.detect import Detect, detector_of
 from segue.pose.keypoints import Pose
 from segue.pose.path import PosePath
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 from training import drawing, pairs
 from training.figures import SEED
 from training.icons import rasterise
@@ -102,6 +102,18 @@ def measured(segue: Interpolator, clip: Clip, detect: Detect, number: int, folde
     return found
 
 
+def clip_steps(clip: Clip, pictures: Sequence[Image.Image]) -> NDArray[np.float64]:
+    """1 - cosine of the CLIP features of neighbours."""
+    features = clip.images(list(pictures)).double().numpy()
+    return np.asarray(1 - (features[1:] * features[:-1]).sum(1))
+
+
+def pixel_steps(pictures: Sequence[Image.Image]) -> NDArray[np.float64]:
+    """Root mean square difference of neighbours, reduced to 32 x 32."""
+    small = np.stack([np.asarray(p.resize((32, 32), Image.Resampling.BOX), float) for p in pictures]) / 255
+    return np.asarray(np.sqrt(np.square(np.diff(small, axis=0)).mean((1, 2, 3))))
+
+
 def follows(found: Pose, asked: Pose | None) -> float:
     """The share of the asked-for keypoints that were found within the limit."""
     assert asked is not None
@@ -112,18 +124,6 @@ def follows(found: Pose, asked: Pose | None) -> float:
     limit = WITHIN * (wanted.box[3] - wanted.box[1])
     near = np.hypot(*(person.points[:, :2] - wanted.points[:, :2]).T) <= limit
     return float((near & person.visible)[wanted.visible].mean())
-
-
-def clip_steps(clip: Clip, pictures: Sequence[Image.Image]) -> Array:
-    """1 - cosine of the CLIP features of neighbours."""
-    features = clip.images(list(pictures)).double().numpy()
-    return np.asarray(1 - (features[1:] * features[:-1]).sum(1))
-
-
-def pixel_steps(pictures: Sequence[Image.Image]) -> Array:
-    """Root mean square difference of neighbours, reduced to 32 x 32."""
-    small = np.stack([np.asarray(p.resize((32, 32), Image.Resampling.BOX), float) for p in pictures]) / 255
-    return np.asarray(np.sqrt(np.square(np.diff(small, axis=0)).mean((1, 2, 3))))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """The beginning of a run: what determines its images, written down or compared with what the folder holds."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -13,10 +14,18 @@ from PIL import Image
 from segue.errors import SegueError
 from segue.history import Attempt, Edit, Redo
 from segue.run import RUN_FILE, RunFolder
-from segue.settings import ComputeSettings, MorphSettings, as_json, checked, differences
+from segue.settings import MorphSettings, as_json, checked, differences
 from segue.tree import FrameKey, grows
 
-__all__ = ["begin", "digest", "opened", "redone"]
+__all__ = ["BatchSize", "begin", "digest", "opened", "redone"]
+
+
+@dataclass(frozen=True)
+class BatchSize:
+    """Frames in one network call: as asked for (0 for not), else as found."""
+
+    asked: int
+    found: Callable[[], int]
 
 
 def begin(
@@ -24,7 +33,7 @@ def begin(
     keyframes: Sequence[Image.Image],
     sources: Sequence[str],
     settings: MorphSettings,
-    compute: ComputeSettings,
+    batch_size: BatchSize,
     model: Mapping[str, str | None],
     *,
     overwrite: bool,
@@ -38,7 +47,7 @@ def begin(
         keyframes: the images, fitted to the film's size.
         sources: what each was given as.
         settings: what determines the images.
-        compute: the batch size fixes how the work is cut into batches.
+        batch_size: how the work is cut into batches; a run that is continued keeps its own.
         model: the name and fingerprint of the model, and what else loads it again.
         overwrite: begin anew where the folder holds a run with other settings.
 
@@ -57,8 +66,8 @@ def begin(
     there = run.read(RUN_FILE)
     grown = list(there.get("grown", [])) if there else []
     if there is not None:
-        changes = _changes(there, fresh)
-        before = checked(MorphSettings, there["settings"])
+        before = checked(MorphSettings, there["settings"])  # with the defaults of settings that are newer than the run
+        changes = _changes({**there, "settings": as_json(before)}, fresh)
         if settings.can_grow and _grows(changes, before, settings):
             grown.append(before.steps + 1)
         elif changes and not overwrite:
@@ -70,11 +79,11 @@ def begin(
             there, grown = None, []
     if there is None:  # whatever lies there is of a run that was begun, or cleared, and not recorded
         run.clear()
-    batch_size = compute.batch_size or (there or {}).get("batch_size") or _batch_size(size)
+    frames = batch_size.asked or (there or {}).get("batch_size") or batch_size.found()
     for i, keyframe in enumerate(keyframes):
         if there is None or not run.frame(FrameKey(i)).exists():
             run.save_keyframe(FrameKey(i), keyframe)
-    run.write(RUN_FILE, {**fresh, "grown": grown, "batch_size": batch_size, "versions": _versions()})
+    run.write(RUN_FILE, {**fresh, "grown": grown, "batch_size": frames, "versions": _versions()})
 
 
 def opened(run: RunFolder) -> dict[str, Any]:
@@ -132,15 +141,11 @@ def _changes(there: Mapping[str, Any], fresh: Mapping[str, Any]) -> dict[str, st
     return changed
 
 
-def _batch_size(size: Sequence[int]) -> int:
-    """Frames in one network call: about a million pixels."""
-    return max(1, min(16, 2**20 // (size[0] * size[1])))
-
-
 def digest(picture: Image.Image) -> str:
     """A digest of a picture's size and pixels."""
     return hashlib.sha256(repr(picture.size).encode() + np.asarray(picture).tobytes()).hexdigest()
 
 
+@cache
 def _versions() -> dict[str, str]:
     return {name: version(name) for name in ("segue", "torch", "diffusers", "transformers")}

@@ -15,7 +15,7 @@ from segue.batch.command import BatchCommand, batch
 from segue.errors import SegueError, SegueWarning
 from segue.evaluate.command import evaluate
 from segue.options import mode_of, with_settings
-from segue.settings import ComputeSettings, FilmSettings, MorphSettings
+from segue.settings import PRESET_HELP, ComputeSettings, FilmSettings, MorphSettings
 from segue.studio.command import studio
 
 __all__ = ["app", "main"]
@@ -41,7 +41,10 @@ Dtype = Annotated[
     typer.Option(help="Precision; what the device does well if not given."),
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the best there is if not given.")]
-Preset = Annotated[Literal["paper", "balanced", "draft"], typer.Option(help="Values to begin with.")]
+LowMemory = Annotated[
+    bool, typer.Option("--low-memory", help="Offload networks that do not compute; one frame at a time, in tiles.")
+]
+Preset = Annotated[Literal["paper", "balanced", "draft"], typer.Option(help=PRESET_HELP)]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 Json = Annotated[bool, typer.Option("--json", help="Progress as JSON lines on standard output.")]
 PickOption = Annotated[bool, typer.Option("--pick", help="Pick each frame among its candidates by hand.")]
@@ -56,6 +59,7 @@ def morph(
     controlnet: ControlNet = None,
     dtype: Dtype = None,
     device: Device = None,
+    low_memory: LowMemory = False,
     preset: Preset = "balanced",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew over a run with other settings.")] = False,
     pick: PickOption = False,
@@ -73,7 +77,7 @@ def morph(
         images,
         output,
         values,
-        model=_model(model, controlnet, dtype, device),
+        model=_model(model, controlnet, dtype, device, low_memory),
         preset=preset,
         overwrite=overwrite,
         pick=pick,
@@ -96,6 +100,7 @@ def redo(
     pick: PickOption = False,
     dtype: Dtype = None,
     device: Device = None,
+    low_memory: LowMemory = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -110,23 +115,40 @@ def redo(
         "pose": str(pose.absolute()) if pose else None,
     }
     mode = mode_of(quiet, as_json)
-    make_again(run, frame, edit, candidate=candidate, pick=pick, device=device, dtype=dtype, mode=mode)
+    loading = {"dtype": dtype, "device": device, "low_memory": low_memory}
+    make_again(run, frame, edit, candidate=candidate, pick=pick, loading=loading, mode=mode)
 
 
 @app.command()
-def undo(run: Run, dtype: Dtype = None, device: Device = None, quiet: Quiet = False, as_json: Json = False) -> None:
+def undo(
+    run: Run,
+    dtype: Dtype = None,
+    device: Device = None,
+    low_memory: LowMemory = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
     """Bring back what was there before the last redo."""
     from segue.make import step_back
 
-    step_back(run, restore=False, device=device, dtype=dtype, mode=mode_of(quiet, as_json))
+    loading = {"dtype": dtype, "device": device, "low_memory": low_memory}
+    step_back(run, restore=False, loading=loading, mode=mode_of(quiet, as_json))
 
 
 @app.command()
-def restore(run: Run, dtype: Dtype = None, device: Device = None, quiet: Quiet = False, as_json: Json = False) -> None:
+def restore(
+    run: Run,
+    dtype: Dtype = None,
+    device: Device = None,
+    low_memory: LowMemory = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
     """Take the last undo back."""
     from segue.make import step_back
 
-    step_back(run, restore=True, device=device, dtype=dtype, mode=mode_of(quiet, as_json))
+    loading = {"dtype": dtype, "device": device, "low_memory": low_memory}
+    step_back(run, restore=True, loading=loading, mode=mode_of(quiet, as_json))
 
 
 @app.command()
@@ -137,6 +159,7 @@ def invert(
     model: Model = None,
     dtype: Dtype = None,
     device: Device = None,
+    low_memory: LowMemory = False,
     preset: Preset = "balanced",
     quiet: Quiet = False,
     as_json: Json = False,
@@ -146,7 +169,12 @@ def invert(
     from segue.make import fit_words
 
     fit_words(
-        images, output, values, model=_model(model, None, dtype, device), preset=preset, mode=mode_of(quiet, as_json)
+        images,
+        output,
+        values,
+        model=_model(model, None, dtype, device, low_memory),
+        preset=preset,
+        mode=mode_of(quiet, as_json),
     )
 
 
@@ -260,8 +288,10 @@ def _warnings_as_lines() -> Iterator[None]:
         yield
 
 
-def _model(name: str | None, controlnet: str | None, dtype: str | None, device: str | None) -> dict[str, str | None]:
-    return {"name": name, "controlnet": controlnet, "dtype": dtype, "device": device}
+def _model(
+    name: str | None, controlnet: str | None, dtype: str | None, device: str | None, low_memory: bool
+) -> dict[str, Any]:
+    return {"name": name, "controlnet": controlnet, "dtype": dtype, "device": device, "low_memory": low_memory}
 
 
 def _line(text: object) -> str:

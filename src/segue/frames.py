@@ -12,7 +12,6 @@ from torch import Tensor
 
 from segue.backbone import Backbone
 from segue.backbone.stable_diffusion import TextConditioning
-from segue.conditioning import ConditioningPath
 from segue.control import Controls
 from segue.evaluate.features import Network, network_named
 from segue.evaluate.measures import Array
@@ -31,7 +30,7 @@ class Words:
 
     backbone: Backbone
     run: RunFolder
-    path: ConditioningPath[TextConditioning]
+    path: Callable[[Fraction], TextConditioning]
     negative_prompt: str
     controls: Controls | None = None
     known: dict[tuple[str, str], TextConditioning] = dataclasses.field(default_factory=dict)

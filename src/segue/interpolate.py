@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
-from functools import partial
+from functools import cache, partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, Self
@@ -25,7 +25,7 @@ from torch import Tensor
 from segue import models
 from segue.backbone import Backbone, Sampling
 from segue.backbone.stable_diffusion import StableDiffusion
-from segue.begin import begin, digest, opened, redone
+from segue.begin import BatchSize, begin, digest, opened, redone
 from segue.caption import captions
 from segue.clip import Clip
 from segue.conditioning import ConditioningPath
@@ -70,6 +70,7 @@ class Interpolator:
         """
         self.backbone: Backbone = StableDiffusion(pipe, controlnet)
         self.name = name or self.backbone.name
+        self.low_memory = False
         self._loaded: dict[str, str | None] = {}
 
     @classmethod
@@ -80,6 +81,7 @@ class Interpolator:
         controlnet: str | PathLike[str] | None = None,
         dtype: str | None = None,
         device: str | None = None,
+        low_memory: bool = False,
     ) -> Self:
         """Load a checkpoint by hub name or folder; with no name the embedded model pocket, without a network.
 
@@ -88,12 +90,14 @@ class Interpolator:
             controlnet: a ControlNet by hub name or folder.
             dtype: "float32", "bfloat16" or "float16"; what the device does well if not given.
             device: "cpu", "cuda", "cuda:1", "mps"; the best there is if not given.
+            low_memory: keep on an accelerator only the network that computes; one frame at a time, in tiles.
 
         Raises:
             SegueError: unknown name, another family, pickled weights only, no network.
         """
-        pipe = models.load(name_or_path, controlnet=controlnet, dtype=dtype, device=device)
+        pipe = models.load(name_or_path, controlnet=controlnet, dtype=dtype, device=device, low_memory=low_memory)
         interpolator = cls(pipe, name=str(name_or_path or "pocket"))
+        interpolator.low_memory = low_memory
         used = str(pipe.unet.dtype).removeprefix("torch.")
         interpolator._loaded = {"controlnet": None if controlnet is None else str(controlnet), "dtype": used}
         return interpolator
@@ -138,7 +142,8 @@ class Interpolator:
         try:
             with RunFolder(path) as run:
                 sources = [_source(image) for image in images]
-                begin(run, keyframes, sources, morph_settings, compute, self.model, overwrite=overwrite)
+                batch = self._batch_size(compute, keyframes[0].size)
+                begin(run, keyframes, sources, morph_settings, batch, self.model, overwrite=overwrite)
                 keep_given(run, given)
                 self.make(run, compute, callback=callback, choose=choose, judge=judge)
                 return Morph(run.path, temporary=not output)
@@ -166,7 +171,13 @@ class Interpolator:
             choose: picks among the candidates of each frame.
             judge: ranks candidates; loaded as the run's settings say if not given.
         """
-        compute, report = compute or ComputeSettings(), callback or (lambda _progress: None)
+        with self.backbone.evaluating():
+            self._make(run, compute or ComputeSettings(), callback or (lambda _progress: None), choose, judge)
+
+    def _make(
+        self, run: RunFolder, compute: ComputeSettings, report: Callback, choose: Chooser | None, judge: Judge | None
+    ) -> None:
+        """The steps of ``make``."""
         data = opened(run)
         settings = checked(MorphSettings, data["settings"])
         noise = EditedNoise(run, settings.seed, self._latent_shape(data["size"]))
@@ -225,8 +236,7 @@ class Interpolator:
         )
         recipes = {key: data["keyframes"][key.pair % count]["pixels"] for key in tree.keyframes}
         report(Progress("frames", levels=work.cost.levels, total=work.cost.frames, steps=work.cost.steps))
-        with self.backbone.evaluating():
-            made = {frame.key: frame for frame in generate(scheme_named(settings.scheme)(task), work, recipes)}
+        made = {frame.key: frame for frame in generate(scheme_named(settings.scheme)(task), work, recipes)}
         run.forget_frames([*tree.keyframes, *made])
         run.write("state.json", _state(tree.keyframes, made))
 
@@ -297,7 +307,7 @@ class Interpolator:
                 keyframes,
                 [_source(image) for image in images],
                 morph_settings,
-                compute,
+                self._batch_size(compute, keyframes[0].size),
                 self.model,
                 overwrite=False,
             )
@@ -352,6 +362,10 @@ class Interpolator:
         motion = _motion(settings)
         return [shown(motion, Fraction(i), picture) for i, picture in enumerate(fitted)]
 
+    def _batch_size(self, compute: ComputeSettings, size: tuple[int, int]) -> BatchSize:
+        """The frames in one batch: as asked for, or as many as free memory takes."""
+        return BatchSize(compute.batch_size, lambda: 1 if self.low_memory else self.backbone.frames_at_once(size))
+
     def _latent_shape(self, size: Sequence[int]) -> tuple[int, int, int]:
         """The shape (C, h, w) of the latents of pictures of (width, height) pixels."""
         scale = self.backbone.latent_scale
@@ -401,10 +415,25 @@ class Interpolator:
             )
             texts = {"prompts": list(found)}
             run.write("prompts.json", texts)
+        path = cache(lambda: self._path(run, settings, texts["prompts"], keyframes, latents, report))
+        if settings.inversion_iterations:
+            path()
+        # Prompts that are only embedded are so when they are first needed: a finished film needs none.
+        return Words(self.backbone, run, lambda place: path()(place), settings.negative_prompt)
+
+    def _path(
+        self,
+        run: RunFolder,
+        settings: MorphSettings,
+        texts: Sequence[str],
+        keyframes: Sequence[Image.Image],
+        latents: Latents,
+        report: Callback,
+    ) -> ConditioningPath[Any]:
+        """The words of each keyframe, embedded and fitted, and of the places in between that have a prompt."""
         count = len(keyframes)
-        negatives = [settings.negative_prompt] * count
         with self.backbone.evaluating():
-            words: Any = self.backbone.embed(texts["prompts"], negatives)
+            words: Any = self.backbone.embed(texts, [settings.negative_prompt] * count)
         if settings.inversion_iterations:
             inverted = invert(
                 self.backbone,
@@ -431,7 +460,7 @@ class Interpolator:
                 )
                 for place, which in anchors(settings, count)
             ]
-        return Words(self.backbone, run, ConditioningPath(placed, settings.embedding_blend), settings.negative_prompt)
+        return ConditioningPath(placed, settings.embedding_blend)
 
     def _embedded(self, prompt: str) -> Any:
         """The conditioning of one prompt."""
@@ -485,6 +514,8 @@ def _sampling(settings: MorphSettings) -> Sampling:
         num_inference_steps=settings.num_inference_steps,
         guidance_scale=settings.guidance_scale,
         eta=settings.eta,
+        guidance_start=settings.guidance_start,
+        guidance_end=settings.guidance_end,
         control_start=settings.control_start,
         control_end=settings.control_end,
     )

@@ -19,6 +19,7 @@ from segue.pick import terminal_chooser
 from segue.pictures import load
 from segue.run import RUN_FILE
 from segue.settings import ComputeSettings, FilmSettings, InversionSettings, MorphSettings, checked, with_preset
+from segue.threads import limit_threads
 from segue.tree import FrameKey
 
 __all__ = ["fit_words", "make_again", "make_film", "run_folder", "step_back"]
@@ -29,7 +30,7 @@ def make_film(
     output: Path,
     values: Mapping[str, Any],
     *,
-    model: Mapping[str, str | None],
+    model: Mapping[str, Any],
     preset: str,
     overwrite: bool,
     pick: bool,
@@ -62,7 +63,7 @@ def fit_words(
     output: Path,
     values: Mapping[str, Any],
     *,
-    model: Mapping[str, str | None],
+    model: Mapping[str, Any],
     preset: str,
     mode: Mode,
 ) -> None:
@@ -84,8 +85,7 @@ def make_again(
     *,
     candidate: int | None,
     pick: bool,
-    device: str | None,
-    dtype: str | None,
+    loading: Mapping[str, Any],
     mode: Mode,
 ) -> None:
     """Make one frame and its descendants again, and write the film anew."""
@@ -93,7 +93,7 @@ def make_again(
     key = frame_named(folder, frame)
     changed = {name: value for name, value in edit.items() if value is not None}
     with showing(mode) as show:
-        segue = _interpolator_of(folder, device, dtype)
+        segue = _interpolator_of(folder, loading)
         chooser = terminal_chooser(folder) if pick else None
         morph = segue.redo(
             folder, key, Edit(**changed) if changed else None, candidate=candidate, callback=show, choose=chooser
@@ -102,11 +102,11 @@ def make_again(
     _done(morph, films[0] if films else folder, mode)
 
 
-def step_back(output: Path, *, restore: bool, device: str | None, dtype: str | None, mode: Mode) -> None:
+def step_back(output: Path, *, restore: bool, loading: Mapping[str, Any], mode: Mode) -> None:
     """Undo the last redo, or take the last undo back, and write the film anew."""
     folder = _existing(output)
     with showing(mode) as show:
-        segue = _interpolator_of(folder, device, dtype)
+        segue = _interpolator_of(folder, loading)
         morph = (segue.restore if restore else segue.undo)(folder, callback=show)
         films = _rewrite(morph, folder, output, show)
     _done(morph, films[0] if films else folder, mode)
@@ -180,23 +180,26 @@ def _existing(output: Path) -> Path:
     raise SegueError(f"{output} is no film and no run folder that segue made")
 
 
-def _loaded(folder: Path, model: Mapping[str, str | None]) -> Interpolator:
+def _loaded(folder: Path, model: Mapping[str, Any]) -> Interpolator:
     """The model; in the precision that the folder's run was begun with, unless one is asked for."""
     try:
         begun = json.loads((folder / RUN_FILE).read_text())["model"].get("dtype")
     except (OSError, ValueError, KeyError):
         begun = None
+    limit_threads()
     return Interpolator.from_pretrained(
-        model["name"], controlnet=model["controlnet"], dtype=model["dtype"] or begun, device=model["device"]
+        model["name"],
+        controlnet=model["controlnet"],
+        dtype=model["dtype"] or begun,
+        device=model["device"],
+        low_memory=model["low_memory"],
     )
 
 
-def _interpolator_of(folder: Path, device: str | None, dtype: str | None) -> Interpolator:
-    """The model that a run was made with."""
+def _interpolator_of(folder: Path, loading: Mapping[str, Any]) -> Interpolator:
+    """The model that a run was made with, loaded as asked: dtype, device, low_memory."""
     model = json.loads((folder / RUN_FILE).read_text())["model"]
-    return _loaded(
-        folder, {"name": model["name"], "controlnet": model.get("controlnet"), "dtype": dtype, "device": device}
-    )
+    return _loaded(folder, {"name": model["name"], "controlnet": model.get("controlnet"), **loading})
 
 
 def _previewing(show: Any, folder: Path) -> Any:

@@ -1,13 +1,14 @@
-"""Out of memory: how it is recognised, and the one line for when nothing smaller can be tried."""
+"""Memory: how much is free, how running out of it is recognised, and the one line for when nothing smaller is left."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psutil
 import torch
 
 from segue.errors import SegueError
 
-__all__ = ["free_cached", "is_out_of_memory", "within_memory"]
+__all__ = ["free_cached", "free_memory", "is_out_of_memory", "within_memory"]
 
 # What allocators say that have no exception of their own: MPS, and PyTorch's on the CPU.
 SAID = ("out of memory", "can't allocate memory", "not enough memory")
@@ -28,6 +29,16 @@ def free_cached() -> None:
         torch.cuda.empty_cache()
 
 
+def free_memory(device: torch.device) -> int:
+    """The bytes that are free for new tensors on a device, what PyTorch holds in reserve included."""
+    if device.type == "cuda":
+        reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + reserve
+    if device.type == "mps":
+        return int(torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory())
+    return int(psutil.virtual_memory().available)
+
+
 @contextmanager
 def within_memory() -> Iterator[None]:
     """Turn what is left of an out-of-memory error, with no batch to halve, into one line.
@@ -41,5 +52,6 @@ def within_memory() -> Iterator[None]:
         if isinstance(error, SegueError) or not is_out_of_memory(error):
             raise
         raise SegueError(
-            "out of memory, even for one frame at a time; a smaller width and height or --dtype bfloat16 needs less"
+            "out of memory, even for one frame at a time; --low-memory, a smaller width and height or --dtype bfloat16 "
+            "needs less"
         ) from error

@@ -19,6 +19,7 @@ from segue.tree import grows
 
 __all__ = [
     "PRESETS",
+    "PRESET_HELP",
     "SCHEMES",
     "SOLVERS",
     "ComputeSettings",
@@ -132,6 +133,12 @@ class MorphSettings(InversionSettings):
         default=24, ge=1, le=1000, description="Denoising steps over the whole schedule; a frame takes its share."
     )
     guidance_scale: float = Field(default=5.0, ge=0, le=100, description="Strength of classifier-free guidance.")
+    guidance_start: float = Field(
+        default=0.0, ge=0, le=1, description="Share of the denoising at which guidance begins."
+    )
+    guidance_end: float = Field(
+        default=1.0, ge=0, le=1, description="Share of the denoising at which guidance ends; a step without costs half."
+    )
     eta: float = Field(default=0.0, ge=0, le=1, description="Share of fresh noise in each step of ddim.")
 
     prompt: Texts = Field(default=(), description="One prompt for all keyframes, or one for each.")
@@ -242,6 +249,10 @@ class MorphSettings(InversionSettings):
             raise SegueError("rank_for and rank_against need candidates to choose from: set candidates to 2 or more")
         if self.control_start > self.control_end:
             raise SegueError(f"control_start ({self.control_start:g}) lies behind control_end ({self.control_end:g})")
+        if self.guidance_start > self.guidance_end:
+            raise SegueError(
+                f"guidance_start ({self.guidance_start:g}) lies behind guidance_end ({self.guidance_end:g})"
+            )
         if any(not text.strip() for text in self.prompt):
             raise SegueError("prompt: an empty text; leave the prompt out to have one found")
         if self.spacing == "perceptual" and (self.scheme != "branching" or self.branching != 2):
@@ -310,6 +321,7 @@ class FilmSettings:
         easing_named(self.easing)
 
 
+PRESET_HELP = "Values to begin with: draft for a first look, balanced, or paper, slow and as published."
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "paper": {
         "solver": "ddim",

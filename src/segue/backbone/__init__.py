@@ -68,6 +68,8 @@ class Sampling:
     num_inference_steps: int  # over the whole schedule; a leg takes its share
     guidance_scale: float
     eta: float = 0.0
+    guidance_start: float = 0.0  # the share of the leg at which guidance begins to act
+    guidance_end: float = 1.0  # the share of the leg at which it ends
     control_start: float = 0.0  # the share of the leg at which ControlNets begin to act
     control_end: float = 1.0  # the share of the leg at which they end
 
@@ -124,6 +126,10 @@ class Backbone(Protocol):
     @property
     def native_size(self) -> int:
         """Pixels along one side of the square images that the checkpoint was made for."""
+        ...
+
+    def frames_at_once(self, size: tuple[int, int]) -> int:
+        """How many frames of (width, height) pixels one network call should denoise, for the memory that is free."""
         ...
 
     def encode(self, images: Tensor) -> Tensor:

@@ -7,10 +7,12 @@ The pipe stays the user's: LoRA, offloading, half precision, slicing and compile
 keep working, because the networks are called as the pipe calls them, and nothing of it is left changed.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -23,13 +25,21 @@ from diffusers import (
 from torch import Tensor, nn
 
 from segue.backbone import CLEAN, NoisePoint, Points, Sampling, per_sample
-from segue.backbone.solvers import Leg, Schedule
+from segue.backbone.controlnets import hints_once, residuals
+from segue.backbone.solvers import Leg, Schedule, grid
 from segue.blend import lerp, slerp
 from segue.errors import SegueError
+from segue.memory import free_memory
 from segue.models.fingerprint import fingerprint
 from segue.words import cut
 
-__all__ = ["Control", "StableDiffusion", "TextConditioning"]
+__all__ = ["TILED_PIXELS", "Control", "StableDiffusion", "TextConditioning"]
+
+# What denoising takes beside the weights, measured at Stable Diffusion 2.1's shape in float32: bytes for each pixel of
+# the image, in each branch of guidance, in a UNet whose first layers are that wide.
+BYTES_PER_PIXEL, WIDTH = 1600, 320
+FREE_SHARE = 0.7  # of the free memory, which others use too
+TILED_PIXELS = 1024 * 1024  # above this, decoding one image in float32 takes more than 3 GB
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +118,7 @@ class StableDiffusion:
         for network in self._own_controlnets:
             network.to(pipe._execution_device)
         self._depth = 0  # of nested ``_frozen``
+        self._facts: dict[str, Any] = {}  # of the networks, while they are frozen
 
     @property
     def name(self) -> str:
@@ -118,6 +129,25 @@ class StableDiffusion:
     def controlnets(self) -> list[nn.Module]:
         """The ControlNets, in the order of a conditioning's controls."""
         return self._own_controlnets or _several(getattr(self.pipe, "controlnet", None))
+
+    @property
+    def _device(self) -> torch.device:
+        """Where the networks compute."""
+        found: torch.device = self._fact("device", lambda: self.pipe._execution_device)
+        return found
+
+    @property
+    def _vae_dtype(self) -> torch.dtype:
+        found: torch.dtype = self._fact("vae dtype", lambda: self.pipe.vae.dtype)
+        return found
+
+    def _fact(self, name: str, find: Callable[[], Any]) -> Any:
+        """What diffusers looks for in all modules of a network, found once in each outermost ``_frozen``."""
+        if not self._depth:
+            return find()
+        if name not in self._facts:
+            self._facts[name] = find()
+        return self._facts[name]
 
     @property
     def latent_channels(self) -> int:
@@ -140,11 +170,27 @@ class StableDiffusion:
         size = self.pipe.unet.config.sample_size
         return int(size if isinstance(size, int) else 64) * self.latent_scale
 
+    def frames_at_once(self, size: tuple[int, int]) -> int:
+        """How many frames of (width, height) pixels one network call should denoise, for the memory that is free.
+
+        A power of two, so that a little more or less free memory does not cut the work into other batches; on a CPU
+        a million pixels (16 frames at most), on an accelerator four times that: more does not make networks faster.
+        """
+        device, pixels = self._device, size[0] * size[1]
+        width = self.pipe.unet.config.block_out_channels[0] / WIDTH
+        needed = 2 * pixels * BYTES_PER_PIXEL * width * self.pipe.unet.dtype.itemsize / 4
+        times = 1 if device.type == "cpu" else 4
+        most = min(free_memory(device) * FREE_SHARE / needed, times * 2**20 / pixels, times * 16)
+        return int(2 ** int(math.log2(max(most, 1))))
+
     def encode(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [-1, 1] to clean latents (B, C, h, w): the mean of the posterior, scaled."""
+        """Images (B, 3, H, W) in [-1, 1] to clean latents (B, C, h, w): the mean of the posterior, scaled.
+
+        Images of more than ``TILED_PIXELS`` are encoded in tiles, which diffusers blends into each other.
+        """
         vae = self.pipe.vae
-        with self.evaluating():
-            encoded = vae.encode(images.to(self.pipe._execution_device, vae.dtype))
+        with self.evaluating(), _tiled(vae, images.shape[-2] * images.shape[-1]):
+            encoded = vae.encode(images.to(self._device, self._vae_dtype))
             mean = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mean
             z = (mean.float() - _shift(vae)) * vae.config.scaling_factor
         return _home(z)
@@ -152,14 +198,16 @@ class StableDiffusion:
     def decode(self, z: Tensor) -> Tensor:
         """Clean latents (B, C, h, w) to images (B, 3, H, W) in [-1, 1], through the pipe's safety checker if any.
 
+        Images of more than ``TILED_PIXELS`` are decoded in tiles, which diffusers blends into each other.
+
         Warns:
             UserWarning: the safety checker has blacked out images.
         """
         vae = self.pipe.vae
-        device = self.pipe._execution_device
-        with self.evaluating():
+        with self.evaluating(), _tiled(vae, z.shape[-2] * z.shape[-1] * self.latent_scale**2):
+            device = self._device
             scaled = z / vae.config.scaling_factor + _shift(vae)
-            images = vae.decode(scaled.to(device, vae.dtype), return_dict=False)[0]
+            images = vae.decode(scaled.to(device, self._vae_dtype), return_dict=False)[0]
             if getattr(self.pipe, "safety_checker", None) is not None:
                 images, flagged = self.pipe.run_safety_checker(images, device, self.pipe.unet.dtype)
                 images = torch.where(torch.tensor(flagged, device=device)[:, None, None, None], -1.0, images)
@@ -180,7 +228,7 @@ class StableDiffusion:
             texts, negatives = (
                 [cut(self.pipe.tokenizer, text)[0] for text in given] for given in (prompts, negative_prompts)
             )
-            prompt, negative = self.pipe.encode_prompt(texts, self.pipe._execution_device, 1, True, negatives)
+            prompt, negative = self.pipe.encode_prompt(texts, self._device, 1, True, negatives)
         return TextConditioning(_home(prompt), _home(negative))
 
     def point(self, f: float) -> NoisePoint:
@@ -193,7 +241,11 @@ class StableDiffusion:
 
     def steps(self, start: NoisePoint, stop: NoisePoint, sampling: Sampling) -> int:
         """Network calls of a leg from start to stop."""
-        return 0 if start == stop else len(Leg(self.schedule, start, stop, sampling, self.pipe.scheduler))
+        if start == stop:
+            return 0
+        if sampling.solver == "pipe":  # whose scheduler may make more steps than it has points
+            return len(Leg(self.schedule, start, stop, sampling, self.pipe.scheduler))
+        return len(grid(start, stop, sampling.num_inference_steps, self.schedule.num_train_timesteps)) - 1
 
     def denoise(
         self,
@@ -214,7 +266,8 @@ class StableDiffusion:
                 ``sampling.control_start`` (i / n) to ``sampling.control_end`` ((i + 1) / n), the negative branch too.
             start: the noise point of z.
             stop: the noise point to reach, cleaner than start.
-            sampling: solver, steps and guidance; at a guidance scale of 1 or less there is no negative branch.
+            sampling: solver, steps and guidance; at a guidance scale of 1 or less there is no negative branch, nor in
+                steps outside of the share of the leg from ``guidance_start`` to ``guidance_end`` (counted as above).
             noise: the noise of a step by its number, (B, C, h, w), for eta and for pipes' schedulers that draw noise.
             progress: called after each step.
 
@@ -228,15 +281,18 @@ class StableDiffusion:
             return z
         leg = Leg(self.schedule, start, stop, sampling, self.pipe.scheduler)
         with self.evaluating():
-            inputs = self._inputs(conditioning, len(z), sampling.guidance_scale)
-            x = leg.enter(z.to(self.pipe._execution_device, torch.float32))
-            for i, t in enumerate(leg.timesteps):
-                share = (i / len(leg), (i + 1) / len(leg))
-                controlled = sampling.control_start <= share[0] and share[1] <= sampling.control_end
-                output = self._predict(leg.network_input(x), [t], inputs, controlled)
-                x = leg.step(output, x, noise(i) if noise and leg.is_random else None)
-                if progress:
-                    progress()
+            guided = self._inputs(conditioning, len(z), sampling.guidance_scale)
+            plain = guided.plain()
+            x = leg.enter(z.to(self._device, torch.float32))
+            with hints_once([network for network, _, _ in guided.controls]):
+                for i, t in enumerate(leg.timesteps):
+                    acts = partial(_acts, i, len(leg))
+                    inputs = guided if acts(sampling.guidance_start, sampling.guidance_end) else plain
+                    controlled = acts(sampling.control_start, sampling.control_end)
+                    output = self._predict(leg.network_input(x), [t], inputs, controlled)
+                    x = leg.step(output, x, noise(i) if noise and leg.is_random else None)
+                    if progress:
+                        progress()
             z = _home(leg.leave(x))
         if not torch.isfinite(z).all():
             dtype = str(self.pipe.unet.dtype).removeprefix("torch.")
@@ -259,7 +315,7 @@ class StableDiffusion:
         points = [point] if isinstance(point, NoisePoint) else list(point)
         with self._frozen(grad=torch.is_grad_enabled()):
             inputs = self._inputs(conditioning, len(z), guidance_scale)
-            x = z.to(self.pipe._execution_device)
+            x = z.to(self._device)
             output = self._predict(x, [p.timestep for p in points], inputs, True).to(z)
         alpha, sigma = per_sample([p.alpha for p in points], z), per_sample([p.sigma for p in points], z)
         return self.schedule.epsilon(output, z, alpha, sigma)
@@ -313,22 +369,23 @@ class StableDiffusion:
         if conditioning.controls and len(conditioning.controls) != len(networks):
             raise ValueError(f"{len(conditioning.controls)} controls for {len(networks)} ControlNets")
         guided = guidance_scale > 1
-        device, dtype = self.pipe._execution_device, self.pipe.unet.dtype
+        device, dtype = self._device, self.pipe.unet.dtype
         text = torch.cat([conditioning.negative, conditioning.prompt]) if guided else conditioning.prompt
         controls: list[tuple[Any, Tensor, Tensor]] = []
         for network, control in zip(networks, conditioning.controls, strict=False):
             if control.scale.any():
                 image, scale = (torch.cat([part] * (1 + guided)).to(device) for part in (control.image, control.scale))
-                controls.append((network, image, scale))
+                precision: Any = network.dtype
+                controls.append((network, image.to(precision), scale))
         return _Inputs(text.to(device, dtype), controls, guidance_scale if guided else None)
 
     def _predict(self, z: Tensor, times: Sequence[float], inputs: "_Inputs", controlled: bool) -> Tensor:
         """The network's output with guidance, in z's dtype and on the device; one time for all samples or one each."""
         unet = self.pipe.unet
         branches = 1 if inputs.guidance_scale is None else 2
-        x = torch.cat([z.to(unet.dtype)] * branches)
+        x: Tensor = torch.cat([z.to(inputs.text.dtype)] * branches)
         t = torch.tensor(times, dtype=torch.float32, device=x.device).expand(len(z)).repeat(branches)
-        down, middle = _residuals(x, t, inputs) if controlled else (None, None)
+        down, middle = residuals(x, t, inputs.text, inputs.controls) if controlled else (None, None)
         output: Tensor = unet(
             x,
             t,
@@ -345,24 +402,25 @@ class StableDiffusion:
     @contextmanager
     def _frozen(self, grad: bool) -> Iterator[None]:
         """Evaluation mode, weights that need no gradient, and the gradient mode; then all as it was."""
-        networks = [part for part in self.pipe.components.values() if isinstance(part, nn.Module)]
-        networks = [] if self._depth else networks + self._own_controlnets
-        training = [module for network in networks for module in network.modules() if module.training]
-        tracked = [(n, name) for n in networks for name, weight in n.named_parameters() if weight.requires_grad]
+        parts = [] if self._depth else [*self.pipe.components.values(), *self._own_controlnets]
+        networks = [part for part in parts if isinstance(part, nn.Module)]
+        modules = [module for network in networks for module in network.modules()]
+        training = [module for module in modules if module.training]
+        tracked = [(m, name) for m in modules for name, w in m._parameters.items() if w is not None and w.requires_grad]
         self._depth += 1
         try:
             for module in training:
                 module.training = False
-            for network, name in tracked:
-                network.get_parameter(name).requires_grad_(False)
+            _track(tracked, False)
             with torch.set_grad_enabled(grad):
                 yield
         finally:
             self._depth -= 1
+            if not self._depth:
+                self._facts.clear()
             for module in training:
                 module.training = True
-            for network, name in tracked:  # by name: offloading replaces parameters
-                network.get_parameter(name).requires_grad_(True)
+            _track(tracked, True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -373,28 +431,38 @@ class _Inputs:
     controls: list[tuple[Any, Tensor, Tensor]]  # ControlNet, images (B, 3, H, W), scales (B,)
     guidance_scale: float | None  # None without a negative branch
 
+    def plain(self) -> "_Inputs":
+        """The same without the negative branch, which comes first."""
+        if self.guidance_scale is None:
+            return self
+        controls = [(network, image.chunk(2)[1], scale.chunk(2)[1]) for network, image, scale in self.controls]
+        return _Inputs(self.text.chunk(2)[1], controls, None)
 
-def _residuals(x: Tensor, t: Tensor, inputs: _Inputs) -> tuple[list[Tensor] | None, Tensor | None]:
-    """What the ControlNets add to the UNet's skip connections and to its middle, summed.
 
-    A ControlNet takes one strength for a batch, so each sample's is applied to what it returns.
-    """
-    down: list[Tensor] | None = None
-    middle: Tensor | None = None
-    for network, image, scale in inputs.controls:
-        # The network embeds its image again in each step, which costs little beside the rest of it.
-        parts, last = network(
-            x.to(network.dtype),
-            t,
-            encoder_hidden_states=inputs.text.to(network.dtype),
-            controlnet_cond=image.to(network.dtype),
-            return_dict=False,
-        )
-        strength = scale.to(x.dtype)[:, None, None, None]
-        parts, last = [part.to(x.dtype) * strength for part in parts], last.to(x.dtype) * strength
-        down = parts if down is None else [a + b for a, b in zip(down, parts, strict=True)]
-        middle = last if middle is None else middle + last
-    return down, middle
+def _acts(step: int, steps: int, start: float, end: float) -> bool:
+    """Whether a step lies in a share of the leg."""
+    return start <= step / steps and (step + 1) / steps <= end
+
+
+@contextmanager
+def _tiled(vae: Any, pixels: int) -> Iterator[None]:
+    """The autoencoder works in tiles on images of many pixels; then it is as it was."""
+    before = getattr(vae, "use_tiling", True)
+    if before or pixels <= TILED_PIXELS:
+        yield
+        return
+    vae.use_tiling = True
+    try:
+        yield
+    finally:
+        vae.use_tiling = before
+
+
+def _track(weights: Sequence[tuple[nn.Module, str]], on: bool) -> None:
+    """Have gradients of weights recorded, or not; by name, because offloading replaces them."""
+    for module, name in weights:
+        if (weight := module._parameters[name]) is not None:
+            weight.requires_grad_(on)
 
 
 def _check_family(pipe: Any) -> None:

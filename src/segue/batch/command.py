@@ -13,7 +13,7 @@ from typer.core import TyperCommand
 
 from segue.display import Line, duration, shown_as_lines
 from segue.options import faults_as_lines, given, mode_of, with_settings
-from segue.settings import ComputeSettings, FilmSettings, MorphSettings
+from segue.settings import PRESET_HELP, ComputeSettings, FilmSettings, MorphSettings
 
 if TYPE_CHECKING:
     from segue.batch.crew import Crew
@@ -56,7 +56,7 @@ def batch(
     controlnet: Annotated[str | None, typer.Option(help="ControlNet; pocket's own with pocket.")] = None,
     dtype: Annotated[Literal["float32", "bfloat16", "float16"] | None, typer.Option(help="Precision.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the best there is if not given.")] = None,
-    preset: Annotated[Literal["paper", "balanced", "draft"], typer.Option(help="Values to begin with.")] = "balanced",
+    preset: Annotated[Literal["paper", "balanced", "draft"], typer.Option(help=PRESET_HELP)] = "balanced",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew over runs with other settings.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Progress as JSON lines on standard output.")] = False,

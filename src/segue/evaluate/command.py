@@ -10,7 +10,7 @@ import typer
 from segue.display import Line, shown_as_lines
 from segue.errors import SegueError
 from segue.options import faults_as_lines, given, mode_of, with_settings
-from segue.settings import ComputeSettings, MorphSettings, checked, option_name, with_preset
+from segue.settings import PRESET_HELP, ComputeSettings, MorphSettings, checked, option_name, with_preset
 
 if TYPE_CHECKING:
     from segue.evaluate.harness import Stage
@@ -51,7 +51,7 @@ def evaluate(
     controlnet: Annotated[str | None, typer.Option(help="ControlNet; pocket's own with pocket.")] = None,
     dtype: Annotated[Literal["float32", "bfloat16", "float16"] | None, typer.Option(help="Precision.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the best there is if not given.")] = None,
-    preset: Annotated[Literal["paper", "balanced", "draft"], typer.Option(help="Values to begin with.")] = "balanced",
+    preset: Annotated[Literal["paper", "balanced", "draft"], typer.Option(help=PRESET_HELP)] = "balanced",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
     **values: Any,
 ) -> None:

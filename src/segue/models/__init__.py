@@ -37,6 +37,7 @@ __all__ = [
     "on_disk",
     "pocket_folder",
     "quiet",
+    "spared",
 ]
 
 
@@ -91,6 +92,7 @@ def load(
     controlnet: str | PathLike[str] | None = None,
     dtype: str | torch.dtype | None = None,
     device: str | None = None,
+    low_memory: bool = False,
 ) -> Any:
     """Load a Stable Diffusion checkpoint as a diffusers pipeline.
 
@@ -99,6 +101,7 @@ def load(
         controlnet: a ControlNet by hub name or folder; the checkpoint's own, where it has one, if not given.
         dtype: the precision of the networks; what the device does well if not given.
         device: where they run; the best there is if not given.
+        low_memory: keep on an accelerator only the network that computes, and work on images one by one and in tiles.
 
     Raises:
         SegueError: an unknown name or device, no network, another family, pickled weights only.
@@ -120,7 +123,22 @@ def load(
             pipe = _read(StableDiffusionControlNetPipeline, folder, precision, controlnet=control)
             _check_match(pipe, str(controlnet), str(name_or_path or "pocket"))
         pipe.set_progress_bar_config(disable=True)
-        return pipe.to(where)
+        _channels_last(pipe)
+        return spared(pipe, where) if low_memory else pipe.to(where)
+
+
+def spared(pipe: Any, device: torch.device) -> Any:
+    """A pipe that needs little memory: networks come to an accelerator when they compute; images in slices and tiles.
+
+    All of it is diffusers' own. A network as a whole comes and goes (a UNet that is alone too large for the
+    accelerator needs diffusers' sequential offloading, which is many times slower). A CPU has nothing to offload to.
+    """
+    pipe.vae.enable_slicing()
+    pipe.vae.enable_tiling()
+    if device.type == "cpu":
+        return pipe.to(device)
+    pipe.enable_model_cpu_offload(device=device)
+    return pipe
 
 
 def locate(name_or_path: str | PathLike[str] | None, *, kind: str = "model") -> Path:
@@ -334,6 +352,13 @@ def _read(kind: Any, folder: Path, dtype: torch.dtype, **parts: Any) -> Any:
         )
     except Exception as error:  # the loaders raise whatever they like for a damaged file
         raise SegueError(f"{folder} cannot be loaded: {_one_line(error)}") from error
+
+
+def _channels_last(pipe: Any) -> None:
+    """Have convolutions keep their weights in the order in which CPUs and tensor cores compute them."""
+    for name in ("unet", "vae", "controlnet"):
+        if (network := getattr(pipe, name, None)) is not None:
+            network.to(memory_format=torch.channels_last)
 
 
 def _one_line(error: Exception) -> str:

@@ -1,0 +1,1 @@
+"""Benchmarks: what the numbers in ``docs`` were measured with."""

@@ -1,0 +1,82 @@
+"""ControlNets: what they add to the UNet, each sample with its own strength; their images are embedded once.
+
+Zhang et al., "Adding Conditional Control to Text-to-Image Diffusion Models", 2023, arXiv 2302.05543. A ControlNet
+embeds its image in every call, though the image stays the same in all steps of a leg.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+__all__ = ["hints_once", "residuals"]
+
+
+def residuals(
+    x: Tensor, t: Tensor, text: Tensor, controls: Sequence[tuple[Any, Tensor, Tensor]]
+) -> tuple[list[Tensor] | None, Tensor | None]:
+    """What the ControlNets add to the UNet's skip connections and to its middle, summed; None where there is none.
+
+    A ControlNet takes one strength for a batch, so each sample's is applied to what it returns.
+
+    Args:
+        x: noisy latents, (B, C, h, w).
+        t: their timesteps, (B,).
+        text: embeddings, (B, L, D).
+        controls: ControlNets, each with its images (B, 3, H, W) in its own dtype and its scales (B,).
+    """
+    down: list[Tensor] | None = None
+    middle: Tensor | None = None
+    for network, image, scale in controls:
+        parts, last = network(
+            x.to(image.dtype),
+            t,
+            encoder_hidden_states=text.to(image.dtype),
+            controlnet_cond=image,
+            return_dict=False,
+        )
+        strength = scale.to(x.dtype)[:, None, None, None]
+        parts, last = [part.to(x.dtype) * strength for part in parts], last.to(x.dtype) * strength
+        down = parts if down is None else [a + b for a, b in zip(down, parts, strict=True)]
+        middle = last if middle is None else middle + last
+    return down, middle
+
+
+@contextmanager
+def hints_once(controlnets: Sequence[Any]) -> Iterator[None]:
+    """ControlNets embed each image tensor once in here, not in every call; then they are as they were.
+
+    Compiled networks are left alone: another part in them would have them compiled anew.
+    """
+    kept = [(n, n.controlnet_cond_embedding) for n in controlnets if not _is_compiled(n)]
+    try:
+        for network, own in kept:
+            network.controlnet_cond_embedding = _HintOnce(own)
+        yield
+    finally:
+        for network, own in kept:
+            network.controlnet_cond_embedding = own
+
+
+class _HintOnce(nn.Module):
+    """Stands in a ControlNet in place of what embeds its image, as a part of it, so that offloading works as ever."""
+
+    def __init__(self, own: nn.Module) -> None:
+        super().__init__()
+        self.own = own
+        self.known: list[tuple[Tensor, Tensor]] = []  # with the negative branch and without: two at most
+
+    def forward(self, image: Tensor) -> Tensor:
+        """The embedded image, (B, 3, H, W) to (B, D, h, w)."""
+        for before, embedded in self.known:
+            if before is image:
+                return embedded
+        fresh: Tensor = self.own(image)
+        self.known = [*self.known[-1:], (image, fresh)]
+        return fresh
+
+
+def _is_compiled(network: Any) -> bool:
+    """Whether torch.compile has compiled a network as a whole, by the function or by the method."""
+    return hasattr(network, "_orig_mod") or getattr(network, "_compiled_call_impl", None) is not None
