@@ -394,6 +394,7 @@ def test_the_whole_story(browser: Any, served: Served, tmp_path: Path) -> None:
     page.wait_for_function("() => document.querySelectorAll('#sg-watch .stage video').length === 2")
     page.wait_for_function("() => document.querySelector('#sg-other').readyState >= 2")
     assert page.locator("#sg-watch .stage").count() == 2
+    assert page.locator("#sg-watch .tag").all_inner_texts() == ["film-2", "film-1"]
     page.get_by_label("place in the film").fill("0.5")
     shot(page, "10-two-films")
     page.select_option("[data-f=runs]", "film-1")
@@ -463,7 +464,7 @@ def faint(page: Any) -> list[str]:
         const out = [];
         for (const el of document.querySelectorAll('.gradio-container *')) {
           const own = [...el.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());
-          if (!own || !el.offsetParent || el.closest(':disabled, option, .number, .tick, .mark')) continue;
+          if (!own || !el.offsetParent || el.closest(':disabled, option, .number, .tick, .mark, .tag')) continue;
           const a = light(parse(getComputedStyle(el).color)), b = light(behind(el));
           const contrast = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
           if (contrast < 4.5) out.push(`${el.textContent.trim().slice(0, 40)}: ${contrast.toFixed(1)}`);

@@ -58,6 +58,10 @@ function film(run) {
   const slider = second && view.mode === "slider", stages = [staged(run.size, first)];
   if (slider) laidOver(stages[0], second, "before and after, of the films", "film-cut");
   else if (second) stages.push(staged(run.size, second));
+  if (second) {
+    stages[0].append(h("span", { class: "tag" }, run.name));
+    stages[stages.length - 1].append(h("span", { class: slider ? "tag right" : "tag" }, view.beside === "before" ? "before" : view.beside));
+  }
   if (!still()) for (const video of [first, second]) video?.play().catch(() => {});
   return [head(), h("div", { class: second && !slider ? "watch two" : "watch" },
     h("div", { class: "films" }, stages, player(first, second)),
