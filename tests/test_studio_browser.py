@@ -13,6 +13,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 import zlib
@@ -112,6 +113,13 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield server
 
 
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder with a short name, which stands in messages."""
+    with tempfile.TemporaryDirectory(prefix="segue-") as folder:
+        yield Path(folder)
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with playwright.sync_playwright() as runner:
@@ -149,7 +157,7 @@ def shot(page: Any, name: str, *, whole: bool = True) -> None:
     if SHOTS:
         page.wait_for_timeout(700)
         with Image.open(io.BytesIO(page.screenshot(full_page=whole))) as image:
-            colours = image.convert("RGB").quantize(96, dither=Image.Dither.NONE)
+            colours = image.convert("RGB").quantize(128, dither=Image.Dither.NONE)
             colours.save(SHOTS / f"{name}.png", optimize=True)
 
 
@@ -231,7 +239,7 @@ def test_the_whole_story(browser: Any, served: Served, tmp_path: Path) -> None:
     )
     assert size == pytest.approx([77, 102], abs=4)
     page.get_by_label("Crop, keyframe 2").click()
-    page.get_by_role("button", name="Whole picture").click()
+    page.get_by_role("button", name="Whole", exact=True).click()
     page.wait_for_function("() => !document.querySelectorAll('.card img')[1].src.includes('-crop.png')")
     shot(page, "03-keyframes")
 
@@ -251,6 +259,7 @@ def test_the_whole_story(browser: Any, served: Served, tmp_path: Path) -> None:
     page.get_by_role("button", name="Go on").click()
     wait_done(page)
     run = served.run(page)
+    page.get_by_label("place in the film").fill("0.3")
     shot(page, "05-film")
 
     # Stopped and continued by the page is tested below; here, a frame's panel and what would be made again.
@@ -278,6 +287,9 @@ def test_the_whole_story(browser: Any, served: Served, tmp_path: Path) -> None:
     page.locator("[data-f=beside]").select_option("before")
     page.wait_for_selector("#sg-other")
     assert page.locator("#sg-watch .stage").count() == 1  # a slider over both
+    page.get_by_label("place in the film").fill("0.4")
+    page.get_by_label("before and after, of the films").fill("40")
+    page.wait_for_function("() => document.querySelector('#sg-other').currentTime > 0.4")
     shot(page, "07-another-candidate")
     page.locator("[data-f=beside]").select_option("")
 
@@ -382,6 +394,8 @@ def test_the_whole_story(browser: Any, served: Served, tmp_path: Path) -> None:
     page.wait_for_function("() => document.querySelectorAll('#sg-watch .stage video').length === 2")
     page.wait_for_function("() => document.querySelector('#sg-other').readyState >= 2")
     assert page.locator("#sg-watch .stage").count() == 2
+    assert page.locator("#sg-watch .tag").all_inner_texts() == ["film-2", "film-1"]
+    page.get_by_label("place in the film").fill("0.5")
     shot(page, "10-two-films")
     page.select_option("[data-f=runs]", "film-1")
     page.wait_for_selector("#sg-video")
@@ -450,7 +464,7 @@ def faint(page: Any) -> list[str]:
         const out = [];
         for (const el of document.querySelectorAll('.gradio-container *')) {
           const own = [...el.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());
-          if (!own || !el.offsetParent || el.closest(':disabled, option, .number, .tick, .mark')) continue;
+          if (!own || !el.offsetParent || el.closest(':disabled, option, .number, .tick, .mark, .tag')) continue;
           const a = light(parse(getComputedStyle(el).color)), b = light(behind(el));
           const contrast = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
           if (contrast < 4.5) out.push(`${el.textContent.trim().slice(0, 40)}: ${contrast.toFixed(1)}`);
@@ -514,7 +528,7 @@ def test_what_is_no_picture_or_too_large_leaves_a_message_and_the_table(
     for name, text in (
         ("notes.png", "notes.png is no picture"),
         ("bomb.png", "bomb.png is too large"),
-        ("big.png", "the most is 1 MB; make the picture smaller"),
+        ("big.png", "big.png: too large: the most is 1 MB; make the picture smaller"),
     ):
         page.set_input_files("input[type=file]", tmp_path / name)
         page.wait_for_function(f"() => document.querySelector('#sg-notice').textContent.includes('{text}')")
@@ -542,10 +556,10 @@ def bomb(side: int) -> bytes:
 
 
 def test_a_lost_model_leaves_a_message_and_a_run_to_go_on_with(
-    browser: Any, tmp_path: Path, tiny_model_folder: Path
+    browser: Any, place: Path, tmp_path: Path, tiny_model_folder: Path
 ) -> None:
-    model = tmp_path / "model"
-    with serving(tmp_path / "root", COMMAND, "--model", str(model)) as served:
+    model = place / "model"
+    with serving(place / "root", COMMAND, "--model", str(model)) as served:
         page = opened(browser, served)
         two_dots(page, tmp_path)
         page.get_by_label("--num-frames").fill("3")
@@ -561,10 +575,10 @@ def test_a_lost_model_leaves_a_message_and_a_run_to_go_on_with(
 
 
 def test_a_full_disk_leaves_a_message_and_a_run_to_go_on_with(
-    browser: Any, tmp_path: Path, tiny_model_folder: Path
+    browser: Any, place: Path, tmp_path: Path, tiny_model_folder: Path
 ) -> None:
     with (
-        small_disk(tmp_path / "disk", "4m") as disk,
+        small_disk(place / "disk", "4m") as disk,
         serving(disk / "root", COMMAND, "--model", str(tiny_model_folder)) as served,
     ):
         page = opened(browser, served)
@@ -600,6 +614,7 @@ def test_a_killed_server_leaves_a_run_to_go_on_with(browser: Any, tmp_path: Path
         run = served.run(page)
         served.kill()
         page.wait_for_function("() => document.querySelector('#sg-offline').textContent.includes('does not answer')")
+        assert page.locator("#sg-offline").bounding_box()["y"] < 100  # wherever one has scrolled to
         shot(page, "17-killed-server", whole=False)
         made = frames(run)
         assert 2 < len(made) < 17

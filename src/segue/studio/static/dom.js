@@ -53,3 +53,10 @@ export function draw(id, what, make) {
 export function forget(...ids) {
   for (const id of ids.length ? ids : Object.keys(drawn)) delete drawn[id];
 }
+
+// Lay one picture or film over another one's stage, with a line to drag: what is left of it shows the one below.
+export function laidOver(stage, over, label, f) {
+  const cut = h("input", { type: "range", class: "cut", min: 0, max: 100, value: 50, "aria-label": label, "data-f": f,
+    oninput: event => stage.style.setProperty("--cut", `${event.target.value}%`) });
+  stage.append(h("div", { class: "over" }, over), h("div", { class: "line" }), cut);
+}

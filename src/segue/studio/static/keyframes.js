@@ -115,5 +115,5 @@ function cropTools(picture, frame, i) {
   return h("div", { class: "cropping" }, h("p", { class: "quiet" }, "Drag over the picture, or type per cent."),
     h("div", { class: "crop" }, inputs.map((input, n) => h("label", {}, SIDES[n], input))),
     h("div", { class: "bar" }, button(`cs-${id}`, "Crop", () => done(sides), { class: "small main" }),
-      button(`cw-${id}`, "Whole picture", () => done(null), { class: "small" })));
+      button(`cw-${id}`, "Whole", () => done(null), { class: "small", title: "Show the whole picture" })));
 }

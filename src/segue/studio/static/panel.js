@@ -1,5 +1,5 @@
 // A frame's panel: what it is made from, its candidates, what can be changed, and a slider that compares.
-import { button, draw, h, icon } from "./dom.js";
+import { button, draw, h, icon, laidOver } from "./dom.js";
 import { act, choose, forgetTyped, isBusy, leave, view } from "./server.js";
 import { poseEditor, poseTools } from "./pose.js";
 
@@ -36,11 +36,9 @@ function picture(p) {
     ...p.candidates.filter(c => !c.chosen).map(c => [c.url, `candidate ${c.number}`])].filter(([url]) => url);
   const stage = h("div", { class: "stage" }, h("img", { src: p.url, alt: p.keyframe ? `keyframe at ${p.label}` : `frame ${p.number}` }));
   stage.style.setProperty("--aspect", `${p.size[0]} / ${p.size[1]}`);
-  if (against) stage.append(h("div", { class: "over" }, h("img", { src: against, alt: "compared with" })), h("div", { class: "line" }));
   if (pose) stage.append(poseEditor(p));
+  else if (against) laidOver(stage, h("img", { src: against, alt: "compared with" }), "before and after", "cut");
   return [stage,
-    against ? h("input", { type: "range", min: 0, max: 100, value: 50, "aria-label": "before and after", "data-f": "cut",
-      oninput: event => stage.style.setProperty("--cut", `${event.target.value}%`) }) : null,
     others.length ? h("label", { class: "inline" }, "Compare with", h("select", { "data-f": "against",
       onchange: event => { view.against = event.target.value; view.render(); } },
       h("option", { value: "" }, "nothing"), others.map(([url, name]) => h("option", { value: url, selected: url === against }, name)))) : null];

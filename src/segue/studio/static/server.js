@@ -71,7 +71,7 @@ export async function add(files) {
       take(await ask(`/studio/keyframes?name=${encodeURIComponent(file.name)}`, { method: "POST", body: file }));
       say("");
     } catch (error) {
-      say(error.message);
+      say(error.message.includes(file.name) ? error.message : `${file.name}: ${error.message}`);
       return;
     }
   }

@@ -1,5 +1,5 @@
 // Watching: the coarse film while it is made; then the film, beside or against another one; and what to take away.
-import { button, draw, h, icon } from "./dom.js";
+import { button, draw, h, icon, laidOver } from "./dom.js";
 import { say, view } from "./server.js";
 
 const SPEEDS = [0.25, 0.5, 1, 2, 4];
@@ -56,13 +56,15 @@ function film(run) {
   const other = otherFilm(run), first = show(run.film, "The film", { id: "sg-video" });
   const second = other ? show(other, view.beside === "before" ? "The film before the last change" : `The film ${view.beside}`, { id: "sg-other" }) : null;
   const slider = second && view.mode === "slider", stages = [staged(run.size, first)];
-  if (slider) stages[0].append(h("div", { class: "over" }, second), h("div", { class: "line" }));
+  if (slider) laidOver(stages[0], second, "before and after, of the films", "film-cut");
   else if (second) stages.push(staged(run.size, second));
+  if (second) {
+    stages[0].append(h("span", { class: "tag" }, run.name));
+    stages[stages.length - 1].append(h("span", { class: slider ? "tag right" : "tag" }, view.beside === "before" ? "before" : view.beside));
+  }
   if (!still()) for (const video of [first, second]) video?.play().catch(() => {});
   return [head(), h("div", { class: second && !slider ? "watch two" : "watch" },
-    h("div", { class: "films" }, stages, slider ? h("input", { type: "range", min: 0, max: 100, value: 50, "data-f": "film-cut",
-      "aria-label": "before and after, of the films", oninput: event => stages[0].style.setProperty("--cut", `${event.target.value}%`) }) : null,
-    player(first, second)),
+    h("div", { class: "films" }, stages, player(first, second)),
     h("div", { class: "side" }, compare(run), downloads(), commands(run)))];
 }
 
@@ -75,7 +77,8 @@ function otherFilm(run) {
 
 // Play, scrub, speed and loop, of both films at once.
 function player(first, second) {
-  const films = [first, second].filter(Boolean), toggle = button("play", [icon("play"), "Play"], () => first.paused ? first.play() : first.pause(), { class: "main" });
+  const films = [first, second].filter(Boolean);
+  const toggle = button("play", [icon("play"), "Play"], () => first.paused ? first.play() : first.pause(), { class: "main" });
   const scrub = h("input", { type: "range", min: 0, max: 1, step: 0.001, value: 0, "data-f": "scrub", "aria-label": "place in the film",
     oninput: event => { for (const one of films) one.currentTime = event.target.value * (first.duration || 0); } });
   const time = h("span", { class: "quiet time" }, "0.0 s");
