@@ -2,43 +2,44 @@
 
     python benchmarks/even.py benchmarks/pairs/manifest.jsonl -o out/even
 
-Makes a uniform and a perceptually spaced film of each pair (both continue where they were stopped) and prints, with
-bootstrap intervals over the pairs:
+Makes a uniform and a perceptually spaced film of each pair, with as many frames (both continue where they were
+stopped), measures them with the definitions of ``segue evaluate`` (docs/evaluate.md), and answers two questions:
 
-    unevenness      standard deviation over mean of the distances of neighbours; for even timing: of the speeds, each
-                    distance over the time between the middles of the two frames' times on screen
-    jump            distance of a keyframe to the frame beside it, over the median distance of the other neighbours;
-                    the mean of both ends, with and without the fade of what the autoencoder loses
+1.  Does the variation of the steps fall by at least half? It is the standard deviation over the mean of the distances
+    of neighbours. Of an evenly timed film it is that of the speed: each distance over the time between the middles of
+    the two frames' times on screen, weighted by this time; of uniform times that is the same.
+2.  Is the jump at the keyframes, the mean of the first and the last distance over the median of the others, at most
+    1.5 with the fade of what the autoencoder loses? Without the fade it is measured on the same latents.
 
-Distances are 1 - cosine of pocket's CLIP features, which the spacing uses too, and as a check that it does not use,
-the root mean square of the pixels' differences after a reduction to 32 x 32.
+Spacing and timing follow the network that ``--look`` names, pocket's CLIP; the others are a check that they do not use.
 """
 
 import argparse
 import csv
-import dataclasses
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 from segue import FilmSettings, Interpolator, Morph
-from segue.clip import Clip
+from segue.evaluate.features import Network, network_named
 from segue.evaluate.manifest import Pair, read_pairs
-from segue.fade import Fade
+from segue.evaluate.measures import Array, SequencePath, relative_jump, step_variation
+from segue.evaluate.statistics import resampled_pairs
 from segue.pictures import to_images, to_tensor
 from segue.run import RunFolder
 from segue.tree import FrameKey
 
-Steps = NDArray[np.float64]
-Distances = Callable[[Sequence[Image.Image]], Steps]
 EVEN = FilmSettings(timing="even", hold=0.0)
+HALF, LARGEST_JUMP = 0.5, 1.5
+VARIATIONS = ("uniform", "perceptual", "even timing")
+JUMPS = ("jump without fade", "jump with fade")
 
 
 def main() -> None:
@@ -48,36 +49,39 @@ def main() -> None:
     parser.add_argument(
         "--uniform", type=Path, help="run folders of uniform films by name, such as report/runs/branching"
     )
-    parser.add_argument("--limit", type=int, help="only the first pairs")
+    parser.add_argument("--limit", type=int, help="only so many pairs, spread over the manifest")
+    parser.add_argument("--look", default="pocket", help="the feature network of spacing and timing")
+    parser.add_argument("--network", action="append", help="measured with, also several times; --look and pixels else")
     arguments = parser.parse_args()
-    segue, clip = Interpolator.from_pretrained(), Clip.load()
-    networks: dict[str, Distances] = {"pocket's CLIP": lambda p: clip_steps(clip, p), "pixels": pixel_steps}
+    segue = Interpolator.from_pretrained()
+    networks = [network_named(name) for name in dict.fromkeys(arguments.network or [arguments.look, "pixels"])]
+    pairs = read_pairs(arguments.pairs)
+    pairs = pairs[:: max(1, len(pairs) // (arguments.limit or len(pairs)))][: arguments.limit]
+    uniform = arguments.uniform or arguments.output / "uniform"
     rows: list[dict[str, Any]] = []
-    for pair in read_pairs(arguments.pairs)[: arguments.limit]:
-        uniform = made(segue, pair, (arguments.uniform or arguments.output / "uniform") / pair.name)
-        spaced = made(segue, pair, arguments.output / "perceptual" / pair.name, spacing="perceptual")
-        plain = unfaded(segue, uniform)
-        for name, steps_of in networks.items():
-            uniform_steps, unfaded_steps = steps_of(uniform.frames), steps_of(plain)
-            rows.append(
-                {
-                    "pair": pair.name,
-                    "network": name,
-                    "uniform": unevenness(uniform_steps),
-                    "perceptual": unevenness(steps_of(spaced.frames)),
-                    "even timing": unevenness(uniform_steps / middle_times(uniform)),
-                    "jump without fade": jump(unfaded_steps),
-                    "jump with fade": jump(uniform_steps),
-                }
-            )
-        print(pair.name, flush=True)
+    for pair in pairs:
+        begun = time.monotonic()
+        even = made(segue, pair, uniform / pair.name, look=arguments.look)
+        spaced = made(
+            segue, pair, arguments.output / "perceptual" / pair.name, look=arguments.look, spacing="perceptual"
+        )
+        assert len(even) == len(spaced), f"{pair.name}: {len(even)} and {len(spaced)} frames"
+        plain = unfaded(segue, even)
+        for network in networks:
+            rows.append({"pair": pair.name, "network": network.name, **measured(network, even, spaced, plain)})
+        print(f"{pair.name}: {time.monotonic() - begun:.1f} s", flush=True)
     arguments.output.mkdir(parents=True, exist_ok=True)
     with (arguments.output / "even.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    for name in networks:
-        Console(width=110).print(table(name, [row for row in rows if row["network"] == name]))
+    for network in networks:
+        columns = {
+            name: np.array([row[name] for row in rows if row["network"] == network.name])
+            for name in (*VARIATIONS, *JUMPS)
+        }
+        Console(width=120).print(table(network.name, columns))
+        print("\n".join(answers(columns)), end="\n\n")
 
 
 def made(segue: Interpolator, pair: Pair, output: Path, **settings: Any) -> Morph:
@@ -88,40 +92,34 @@ def made(segue: Interpolator, pair: Pair, output: Path, **settings: Any) -> Morp
     return segue(pair.a, pair.b, prompt=prompts, pose="off", output=output, **settings)
 
 
+def measured(network: Network, uniform: Morph, spaced: Morph, plain: Sequence[Image.Image]) -> dict[str, float]:
+    """The variations and jumps of one pair's films; ``plain`` are the uniform film's frames without the fade."""
+    path = network.path(list(uniform.frames))
+    return {
+        "uniform": step_variation(path),
+        "perceptual": step_variation(network.path(list(spaced.frames))),
+        "even timing": speed_variation(path, middle_times(uniform)),
+        "jump without fade": relative_jump(network.path(plain)),
+        "jump with fade": relative_jump(path),
+    }
+
+
 def unfaded(segue: Interpolator, morph: Morph) -> list[Image.Image]:
     """The film's frames as the decoder gives them, without the fade."""
     with RunFolder(morph.path) as run, segue.backbone.evaluating():
         frames_made = (run.read("state.json") or {})["frames"]
         recipes = {FrameKey.at(Fraction(f["place"])): f["recipe"] for f in frames_made if not f["keyframe"]}
-        none = Fade({}, 0.0)
         frames = []
         for key, frame in zip(morph.keys, morph.frames, strict=True):
             latent = run.latent(recipes[key]) if key in recipes else None
-            image = to_tensor([frame])[0] if latent is None else none(key, segue.backbone.decode(latent[None])[0])
+            image = to_tensor([frame])[0] if latent is None else segue.backbone.decode(latent[None])[0]
             frames += to_images(image[None])
         return frames
 
 
-def clip_steps(clip: Clip, pictures: Sequence[Image.Image]) -> Steps:
-    """1 - cosine of the CLIP features of neighbours."""
-    features = clip.images(list(pictures)).double().numpy()
-    return np.asarray(1 - (features[1:] * features[:-1]).sum(1))
-
-
-def pixel_steps(pictures: Sequence[Image.Image]) -> Steps:
-    """Root mean square difference of neighbours, reduced to 32 x 32."""
-    small = np.stack([np.asarray(p.resize((32, 32), Image.Resampling.BOX), float) for p in pictures]) / 255
-    return np.asarray(np.sqrt(np.square(np.diff(small, axis=0)).mean((1, 2, 3))))
-
-
-def unevenness(steps: Steps) -> float:
-    """Standard deviation over mean."""
-    return float(steps.std() / steps.mean())
-
-
-def middle_times(morph: Morph) -> Steps:
+def middle_times(morph: Morph) -> Array:
     """The time between neighbours' places in an evenly timed film: from the edges between their times on screen."""
-    seconds = np.array([shown for _, shown in morph.timed(dataclasses.replace(EVEN, hold=0.0))])
+    seconds = np.array([shown for _, shown in morph.timed(EVEN)])
     seconds[[0, -1]] -= 0.5 / EVEN.fps  # what the ends are held for longer
     edges = np.cumsum(seconds)[:-1]
     times = [0.0]
@@ -130,28 +128,44 @@ def middle_times(morph: Morph) -> Steps:
     return np.diff(times)
 
 
-def jump(steps: Steps) -> float:
-    """The mean of the first and the last step, over the median of the others."""
-    return float((steps[0] + steps[-1]) / 2 / np.median(steps[1:-1]))
+def speed_variation(path: SequencePath, times: Array) -> float:
+    """Standard deviation over mean of the speed, each step's weighted by its time."""
+    speeds, mean = path.steps / times, path.steps.sum() / times.sum()
+    return float(np.sqrt((times * np.square(speeds - mean)).sum() / times.sum()) / mean)
 
 
-def table(network: str, rows: Sequence[dict[str, Any]]) -> Table:
-    """Medians over the pairs with bootstrap intervals, and the share of the uniform film's unevenness."""
-    found = Table(title=f"{len(rows)} pairs, distances by {network}: median [95 % interval]")
-    names = [name for name in rows[0] if name not in ("pair", "network")]
-    for name in names:
+def table(network: str, columns: dict[str, Array]) -> Table:
+    """Medians over the pairs with bootstrap intervals, and of the shares of the uniform film's variation."""
+    pairs = len(columns["uniform"])
+    found = Table(title=f"{pairs} pairs, distances by {network}: median over the pairs [95 % interval]")
+    for name in columns:
         found.add_column(name, justify="right")
-    columns = {name: np.array([row[name] for row in rows]) for name in names}
-    found.add_row(*(interval(columns[name]) for name in names))
-    ratios = [f"{np.median(columns[n] / columns['uniform']):.2f} of uniform" for n in names[:3]]
-    found.add_row(*ratios, "", "")
+    found.add_row(*(interval(values) for values in columns.values()))
+    shares = [interval(columns[name] / columns["uniform"]) for name in VARIATIONS[1:]]
+    found.add_row("of uniform:", *shares, "", "")
     return found
 
 
-def interval(values: Steps) -> str:
-    """A median with the bootstrap interval of it, over 2,000 draws of the pairs."""
-    draws = np.random.default_rng(0).integers(0, len(values), (2000, len(values)))
-    low, high = np.quantile(np.median(values[draws], axis=1), (0.025, 0.975))
+def answers(columns: dict[str, Array]) -> list[str]:
+    """What the benchmark was made to find out, in words."""
+    lines = []
+    for name in VARIATIONS[1:]:
+        shares = columns[name] / columns["uniform"]
+        fallen = "falls by at least half" if np.median(shares) <= HALF else "does not fall by half"
+        halved = f"it does in {(shares <= HALF).sum()} of {len(shares)} pairs"
+        lines.append(f"1. {name}: the variation of the steps {fallen} (median share {np.median(shares):.3f}); {halved}")
+    before, after = (np.median(columns[name]) for name in JUMPS)
+    held = "is" if after <= LARGEST_JUMP else "is not"
+    lines.append(
+        f"2. the jump at the keyframes {held} within {LARGEST_JUMP} of the median distance: "
+        f"{after:.3f} with the fade, {before:.3f} without (medians over the pairs)"
+    )
+    return lines
+
+
+def interval(values: Array) -> str:
+    """A median over the pairs with its bootstrap interval."""
+    low, high = np.quantile(np.median(values[resampled_pairs(len(values))], axis=1), (0.025, 0.975))
     return f"{np.median(values):.3f} [{low:.3f}, {high:.3f}]"
 
 

@@ -17,10 +17,12 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -34,7 +36,6 @@ from segue.pose.keypoints import Pose
 from segue.pose.path import PosePath
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
-from benchmarks.even import clip_steps, pixel_steps
 from training import drawing, pairs
 from training.figures import SEED
 from training.icons import rasterise
@@ -99,6 +100,18 @@ def measured(segue: Interpolator, clip: Clip, detect: Detect, number: int, folde
             "jump, CLIP": float(clip_steps(clip, images).max()),
         }
     return found
+
+
+def clip_steps(clip: Clip, pictures: Sequence[Image.Image]) -> NDArray[np.float64]:
+    """1 - cosine of the CLIP features of neighbours."""
+    features = clip.images(list(pictures)).double().numpy()
+    return np.asarray(1 - (features[1:] * features[:-1]).sum(1))
+
+
+def pixel_steps(pictures: Sequence[Image.Image]) -> NDArray[np.float64]:
+    """Root mean square difference of neighbours, reduced to 32 x 32."""
+    small = np.stack([np.asarray(p.resize((32, 32), Image.Resampling.BOX), float) for p in pictures]) / 255
+    return np.asarray(np.sqrt(np.square(np.diff(small, axis=0)).mean((1, 2, 3))))
 
 
 def follows(found: Pose, asked: Pose | None) -> float:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segue.check import FAR, Preflight, advice, layout_distance, pose_distance, style_distance
+from segue import check
+from segue.check import FAR, Preflight, Score, advice, layout_distance, pose_distance, style_distance
 from segue.cli import run
 from segue.pose.keypoints import Person, Pose
 
@@ -48,6 +49,28 @@ def test_advice_names_what_to_change() -> None:
         if word in line
     ]
     assert len(lines) == 4
+
+
+def test_the_score_is_the_share_of_easier_pairs() -> None:
+    score = Score(0.5, 0.0, 2.0, tuple(i / 10 for i in range(11)), 0.5, 0.3, 0.7)
+    assert score(Preflight(0.3, 9.0, 0.1, None)) == pytest.approx(35)
+    assert score(Preflight(0.0, 9.0, 0.0, 5.0)) == 0
+    assert score(Preflight(1.0, 0.0, 1.0, None)) == 100
+
+
+def test_the_command_shows_a_score_only_where_one_was_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, picture in (("a.png", halves(0, 255)), ("b.png", halves(255, 0))):
+        picture.save(tmp_path / name)
+    shown = []
+    for score in (None, Score(1.0, 0.0, 0.0, tuple(i / 5 for i in range(11)), 0.5, 0.3, 0.7)):
+        monkeypatch.setattr(check, "SCORE", score)
+        assert run(["check", str(tmp_path / "a.png"), str(tmp_path / "b.png")]) == 0
+        shown.append(capsys.readouterr().out)
+    assert "layout" in shown[0]
+    assert "difficulty" not in shown[0]
+    assert "difficulty 50 of 100" in shown[1]
 
 
 def test_the_command_names_wrong_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -188,16 +188,22 @@ def test_nothing_depends_on_what_else_is_measured(tmp_path: Path) -> None:
         assert np.array_equal(together, alone)
 
 
-def test_dinov2(tmp_path: Path) -> None:
+def save_tiny_dinov2(folder: Path) -> Path:
+    """Save a DINOv2 with 24 dimensions that sees 28 x 28 pixels; returns the folder."""
     config = transformers.Dinov2Config(
         hidden_size=24, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14
     )
-    torch.manual_seed(0)
-    model = transformers.Dinov2Model(config).eval()
-    model.save_pretrained(tmp_path)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        transformers.Dinov2Model(config).save_pretrained(folder)
     size = {"height": 28, "width": 28}
-    processor = transformers.BitImageProcessorPil(size={"shortest_edge": 28}, crop_size=size)
-    processor.save_pretrained(tmp_path)
+    transformers.BitImageProcessorPil(size={"shortest_edge": 28}, crop_size=size).save_pretrained(folder)
+    return folder
+
+
+def test_dinov2(tmp_path: Path) -> None:
+    model = transformers.Dinov2Model.from_pretrained(save_tiny_dinov2(tmp_path)).eval()
+    processor = transformers.BitImageProcessorPil.from_pretrained(tmp_path)
     network = network_named(f"dinov2:{tmp_path}")
     frames = pictures(2)
     pixels = processor(images=frames, return_tensors="pt")["pixel_values"]

@@ -1,5 +1,6 @@
 import math
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ from PIL import Image
 from tiny import tiny_pipe
 
 from segue import Interpolator
-from segue.motion import Motion, seen, shown, warp
+from segue.motion import Motion, PixelSpace, seen, shown, warp
+from segue.pictures import to_images, to_tensor
 from segue.tree import FrameKey
 
 
@@ -66,6 +68,68 @@ def test_what_a_parent_does_not_show_comes_from_the_other() -> None:
     inner = round(8 / math.sqrt(2) / 2) - 1
     assert torch.allclose(seen_right[:, 4 - inner : 4 + inner, 4 - inner : 4 + inner], torch.tensor(2.0), atol=1e-5)
     assert torch.allclose(seen_right[:, 0], torch.tensor(1.0), atol=1e-5)
+
+
+def test_in_pixel_space_a_keyframe_is_moved_exactly_and_a_made_parent_keeps_what_the_autoencoder_loses() -> None:
+    images = {FrameKey(i): torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(i)) * 2 - 1 for i in (0, 1)}
+    made = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(2)) - 0.5
+    space = PixelSpace(Motion(zoom=(2.0,)), images, encode=coarse, decode=fine)
+    half = FrameKey(0, Fraction(1, 2))
+    at_keyframe, at_made = space(
+        FrameKey(0, Fraction(1, 4)), [(FrameKey(0), coarse(images[FrameKey(0)][None])[0]), (half, made)]
+    )
+    camera = Motion(zoom=(2.0,)).camera(Fraction(1, 4), 1.0)
+    assert torch.allclose(at_keyframe, coarse(warp(images[FrameKey(0)], camera)[0].clamp(-1, 1)[None])[0], atol=1e-6)
+    assert at_made.shape == (3, 8, 8)
+
+    still = PixelSpace(Motion(), images, encode=coarse, decode=fine)
+    assert not torch.allclose(coarse(fine(made[None]))[0], made, atol=1e-2)  # this autoencoder loses something
+    for parent, seen_one in zip((made, made), still(half, [(half, made), (half, made)]), strict=True):
+        assert torch.allclose(seen_one, parent, atol=1e-5)
+
+
+def coarse(images: torch.Tensor) -> torch.Tensor:
+    """An encoder that loses: means of 2 x 2 pixels, a bit less of each."""
+    return 0.9 * torch.nn.functional.avg_pool2d(images, 2)
+
+
+def fine(latents: torch.Tensor) -> torch.Tensor:
+    """Its decoder: smooth between them."""
+    return torch.nn.functional.interpolate(latents, scale_factor=2, mode="bilinear", align_corners=False)
+
+
+def test_a_zoom_of_a_picture_into_itself_is_the_plain_zoom_within_the_autoencoders_error() -> None:
+    segue = Interpolator.from_pretrained(dtype="float32", device="cpu")
+    given = picture(128, 128)
+    settings: dict[str, Any] = {
+        "num_frames": 5,
+        "prompt": "waves",
+        "pose": "off",
+        "noise": (0.001, 0.001),
+        "zoom": (2.0,),
+        "fade": 0.0,
+    }
+    errors = {}
+    for space in ("pixel", "latent"):
+        film = segue(given, given, **settings, motion_space=space)
+        plain = [shown(Motion(zoom=(2.0,)), key.place, given) for key in film.keys]
+        errors[space] = apart(list(film.frames)[1:-1], plain[1:-1])
+    with segue.backbone.evaluating():
+        through = [to_images(segue.backbone.decode(segue.backbone.encode(to_tensor([one]))))[0] for one in plain[1:-1]]
+    autoencoders = apart(through, plain[1:-1])
+    assert errors["pixel"] < 1.25 * autoencoders
+    assert errors["pixel"] < errors["latent"]
+
+
+def apart(frames: list[Image.Image], wanted: list[Image.Image]) -> float:
+    """Root mean square of the pixels' differences."""
+    return float(
+        np.sqrt(
+            np.mean(
+                [np.square(np.asarray(a, float) - np.asarray(b, float)) for a, b in zip(frames, wanted, strict=True)]
+            )
+        )
+    )
 
 
 def test_warp_by_nothing_changes_nothing() -> None:

@@ -3,13 +3,19 @@
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageSequence
+from safetensors.torch import save_file
 from shapes import QUICK, contents, interpolator, picture
+from test_evaluate_features import lpips_weights, save_tiny_dinov2
 from tiny_clip import save_tiny_clip
 
 from segue import Edit, FilmSettings, Morph
-from segue.clip import Clip
+from segue.errors import SegueError
+from segue.evaluate.features import network_named
+from segue.spacing import PerceptualTree
+from segue.tree import FrameKey
 
 
 @pytest.fixture(scope="module")
@@ -17,9 +23,23 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_clip(tmp_path_factory.mktemp("clip"))
 
 
+@pytest.fixture(scope="module")
+def networks(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Tiny feature networks of each kind, by the names that --look takes."""
+    folder = tmp_path_factory.mktemp("networks")
+    save_tiny_dinov2(folder / "dinov2")
+    save_file(lpips_weights(alex=True), folder / "lpips.safetensors")
+    return {
+        "clip": f"clip:{clip}",
+        "dinov2": f"dinov2:{folder / 'dinov2'}",
+        "lpips": f"lpips:{folder / 'lpips.safetensors'}",
+        "pixels": "pixels",
+    }
+
+
 @pytest.fixture
 def film(clip: Path, tmp_path: Path) -> Morph:
-    settings = {**QUICK, "num_frames": 9, "spacing": "perceptual", "look": str(clip)}
+    settings = {**QUICK, "num_frames": 9, "spacing": "perceptual", "look": f"clip:{clip}"}
     return interpolator()(picture(0), picture(1), **settings, output=tmp_path / "run")
 
 
@@ -41,22 +61,43 @@ def test_a_redo_keeps_the_decided_frames_and_undo_brings_all_back(film: Morph) -
 
 def test_nothing_is_decided_again(film: Morph, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("segue.frames.Look.__call__", lambda *_: pytest.fail("measured again"))
-    settings = {**QUICK, "num_frames": 9, "spacing": "perceptual", "look": str(clip)}
+    settings = {**QUICK, "num_frames": 9, "spacing": "perceptual", "look": f"clip:{clip}"}
     again = interpolator()(picture(0), picture(1), **settings, output=film.path)
     assert again.keys == film.keys
 
 
+@pytest.mark.parametrize("kind", ["clip", "dinov2", "lpips", "pixels"])
+def test_the_network_that_is_named_decides(kind: str, networks: dict[str, str], tmp_path: Path) -> None:
+    settings = {**QUICK, "num_frames": 9, "spacing": "perceptual", "look": networks[kind]}
+    film = interpolator()(picture(0), picture(1), **settings, output=tmp_path / "run")
+    network = network_named(networks[kind])
+    tree, made = PerceptualTree(1, 9, (0.55, 0.425, 0.3)), {FrameKey(0), FrameKey(1)}
+    frames = dict(zip(film.keys, film.frames, strict=True))
+
+    def distance(left: FrameKey, right: FrameKey) -> float:
+        return float(network.path([frames[left], frames[right]]).steps[0])
+
+    while level := tree.next_level(made, distance):
+        made |= {midpoint.key for midpoint in level}
+    assert sorted(made) == list(film.keys)
+    assert film.distances() == pytest.approx(network.path(list(film.frames)).steps.tolist())
+
+
+def test_a_network_that_is_not_there_is_named_before_anything(tmp_path: Path) -> None:
+    for name, fault in (("resnet", "unknown feature network 'resnet'"), ("lpips:gone.safetensors", "gone.safetensors")):
+        settings = {**QUICK, "spacing": "perceptual", "look": name}
+        with pytest.raises(SegueError, match=fault):
+            interpolator()(picture(0), picture(1), **settings, output=tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+
 def test_a_largest_distance_stops_early(clip: Path) -> None:
-    settings = {**QUICK, "num_frames": 65, "spacing": "perceptual", "look": str(clip), "max_distance": 5.0}
+    settings = {**QUICK, "num_frames": 65, "spacing": "perceptual", "look": f"clip:{clip}", "max_distance": 9.0}
     assert len(interpolator()(picture(0), picture(1), **settings)) == 2
 
 
-def test_even_timing_gives_the_time_to_what_changes(
-    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tiny = Clip.load(str(clip))
-    monkeypatch.setattr("segue.morph.Clip.load", lambda: tiny)
-    film = interpolator()(picture(0), picture(1), **QUICK)
+def test_even_timing_gives_the_time_to_what_changes(clip: Path, tmp_path: Path) -> None:
+    film = interpolator()(picture(0), picture(1), **QUICK, look=f"clip:{clip}")
     shown = dict(film.timed(FilmSettings(timing="even", hold=0.0, fps=10)))
     distances = film.distances()
     assert len(distances) == 4
@@ -68,11 +109,8 @@ def test_even_timing_gives_the_time_to_what_changes(
         times = [float(frame.time or 0) for frame in container.decode(video=0)]
     starts = [sum(list(shown.values())[:i]) for i in range(5)]
     assert times == pytest.approx(starts, abs=0.002)
-    for kind in ("gif", "webp"):
-        with Image.open(film.save(tmp_path / f"film.{kind}", timing="even", hold=0.0, fps=10)) as image:
-            lengths = []
-            for i in range(image.n_frames):  # type: ignore[attr-defined]
-                image.seek(i)
-                image.load()
-                lengths.append(image.info["duration"] / 1000)
-        assert sum(lengths) == pytest.approx(0.5, abs=0.011)
+    slow = [seconds for _, seconds in film.timed(FilmSettings(timing="even", hold=0.0, fps=1))]
+    for kind, tick in (("gif", 0.01), ("webp", 0.001)):
+        with Image.open(film.save(tmp_path / f"film.{kind}", timing="even", hold=0.0, fps=1)) as image:
+            lengths = [(frame.load(), frame.info["duration"])[1] / 1000 for frame in ImageSequence.Iterator(image)]
+        assert np.cumsum(lengths) == pytest.approx(np.cumsum(slow), abs=tick / 2 + 1e-9)

@@ -1,5 +1,6 @@
 """The studio without a browser and without Gradio: sessions, the queue, the timeline, controls, poses."""
 
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -35,7 +36,7 @@ def tiny_model() -> Interpolator:
 
 
 def tiny_studio(root: Path, **others: Any) -> Studio:
-    return Studio(root, tiny_model, lambda _picture: "a red dot", **others)
+    return Studio(root, tiny_model, lambda _picture, _captioner: "a red dot", **others)
 
 
 def picture(path: Path, colour: str = "red") -> Path:
@@ -48,7 +49,7 @@ def picture(path: Path, colour: str = "red") -> Path:
 def begun(studio: Studio, folder: Path, visitor: str = "a" * 32) -> Session:
     session = studio.session(visitor)
     for name in ("red", "blue"):
-        session.add(picture(folder / f"{name}.png", name), f"{name}.png")
+        session.keyframes.add(picture(folder / f"{name}.png", name), f"{name}.png")
     return session
 
 
@@ -188,6 +189,18 @@ def test_downloads(film: Session) -> None:
         film.download("exe")
 
 
+def test_the_film_before_the_last_change_is_kept(film: Session) -> None:
+    assert film.run
+    now = film.output(film.run).read_bytes()
+    film.redo("1/4", {"seed": "5"})
+    ended(film)
+    assert film.output(film.run).read_bytes() != now
+    assert film.before(film.run).read_bytes() == now
+    film.step(back=True)
+    ended(film)
+    assert film.output(film.run).read_bytes() == now
+
+
 def test_other_settings_begin_another_film(film: Session) -> None:
     assert film.data["run"] == "film-1"
     made(film, seed=1)
@@ -244,26 +257,83 @@ def test_what_is_no_picture_is_refused_by_name(tmp_path: Path, content: bytes) -
     session = tiny_studio(tmp_path / "root").session("b" * 32)
     (tmp_path / "x").write_bytes(content)
     with pytest.raises(SegueError, match=r"holiday\.png"):
-        session.add(tmp_path / "x", "holiday.png")
+        session.keyframes.add(tmp_path / "x", "holiday.png")
     assert session.data["keyframes"] == []
 
 
 def test_crop_and_order_and_prompts(tmp_path: Path) -> None:
     session = begun(tiny_studio(tmp_path / "root"), tmp_path)
     first, second = (keyframe["id"] for keyframe in session.data["keyframes"])
-    session.crop(first, (0.25, 0.25, 0.75, 0.75))
+    session.keyframes.crop(first, (0.25, 0.25, 0.75, 0.75))
     with Image.open(session.folder / "keyframes" / f"{first}-crop.png") as cropped:
         assert cropped.size == (32, 32)
         assert cropped.getpixel((16, 16)) == (255, 0, 0)
-    session.move(first, 1)
+    session.keyframes.move(first, 1)
     assert [keyframe["id"] for keyframe in session.data["keyframes"]] == [second, first]
     assert session.describe(first) == "a red dot"
     with pytest.raises(SegueError, match="keyframe 1 has no prompt"):
         session.make(FAST)
-    session.word(second, "a blue dot")
+    session.keyframes.word(second, "a blue dot")
     assert session.settings(FAST, "draft").prompt == ("a blue dot", "a red dot")
     with pytest.raises(SegueError, match="crop"):
-        session.crop(first, (0.5, 0, 0.5, 1))
+        session.keyframes.crop(first, (0.5, 0, 0.5, 1))
+
+
+def test_an_example_begins_anew_with_the_quickest_settings(tmp_path: Path) -> None:
+    pictures = tuple(picture(tmp_path / f"{name}.png", name) for name in ("red", "blue"))
+    session = begun(tiny_studio(tmp_path / "root", examples={"dots": pictures}), tmp_path)
+    session.example("dots")
+    assert [keyframe["name"] for keyframe in session.data["keyframes"]] == ["red.png", "blue.png"]
+    assert (session.data["preset"], session.data["settings"]["num_frames"]) == ("draft", 9)
+    assert session.data["settings"]["num_inference_steps"] == 10
+    with pytest.raises(SegueError, match="no example none"):
+        session.example("none")
+
+
+def test_the_opened_run_names_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from segue.studio.command import _loader
+
+    loaded: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(
+        "segue.interpolate.Interpolator.from_pretrained", lambda *names, **options: loaded.append((names, options))
+    )
+    model = {"name": "a/model", "controlnet": "a/control", "dtype": "bfloat16"}
+    (tmp_path / "run.json").write_text(json.dumps({"model": model}))
+    nothing: dict[str, str | None] = {"name": None, "controlnet": None, "dtype": None}
+    _loader(tmp_path, nothing, "cpu")()
+    _loader(tmp_path, {**nothing, "name": "another"}, None)()
+    _loader(None, nothing, None)()
+    assert loaded == [
+        (("a/model",), {"controlnet": "a/control", "dtype": "bfloat16", "device": "cpu"}),
+        (("another",), {"controlnet": None, "dtype": None, "device": None}),
+        ((None,), {"controlnet": None, "dtype": None, "device": None}),
+    ]
+
+
+def test_the_page_is_told_of_a_model_that_loads(tmp_path: Path) -> None:
+    studio, gate = tiny_studio(tmp_path / "root"), threading.Event()
+    studio.load = lambda: (gate.wait(20), tiny_model())[1]
+    session = begun(studio, tmp_path)
+    session.make(FAST)
+    _until(lambda: bool(session.job and session.job.progress))
+    begin = time.monotonic()
+    assert "loading the model" in table(studio.session("a" * 32))["job"]["text"]
+    assert studio.session("b" * 32).data["run"] is None
+    assert time.monotonic() - begin < 10
+    gate.set()
+    assert ended(session).job.state == "done"  # type: ignore[union-attr]
+
+
+def test_a_refined_film_has_all_its_places_from_the_beginning(tmp_path: Path) -> None:
+    session = begun(tiny_studio(tmp_path / "root"), tmp_path)
+    made(session, refine=2)
+    assert session.run
+    view = RunView(session.run)
+    finished = {slot.key: (slot.level, slot.parents) for slot in view.slots()}
+    (session.run / "state.json").unlink()
+    planned = {slot.key: (slot.level, slot.parents) for slot in RunView(session.run).slots()}
+    assert len(planned) == 9
+    assert planned == finished
 
 
 def test_a_run_of_the_command_line_is_opened_and_changed(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The studio's server over raw HTTP: which files are served, which requests are refused."""
 
+import asyncio
 import base64
 import http.client
 import json
@@ -10,6 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +26,7 @@ from segue.studio.session import Session
 
 VISITOR = "d" * 32
 
-# A server that is ended in a thread leaves its loop's sockets to the collector.
+# A server that is ended in a thread leaves its sockets to the collector.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
 
@@ -60,7 +62,11 @@ def _served(root: Path, *, password: str | None = None) -> Iterator[Server]:
     session = made(begun(studio, root, VISITOR))
     listening = socket.create_server(("127.0.0.1", 0))
     port = listening.getsockname()[1]
-    app = application(studio, most_bytes=200_000, password=password, hosts=frozenset({"127.0.0.1"}))
+
+    async def built() -> Any:  # where no loop runs, Gradio makes some that it never closes
+        return application(studio, most_bytes=200_000, password=password, hosts=frozenset({"127.0.0.1"}))
+
+    app = asyncio.run(built())
     server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
@@ -102,10 +108,29 @@ def test_the_runs_pictures_are_served(server: Server) -> None:
         "/files/run/film-1/frames/a%00.png",
         "/files/run/linked-run/frames/000.0000000.png",
         "/files/film/film-1/secret.mp4",
+        "/files/before/film-1/../secret.mp4",
+        "/files/before/film-2/film-2.mp4",
+        "/files/before/film-1/film-1.mp4",
+        "/studio/page/serve.py",
+        "/studio/page/../serve.py",
+        "/studio/page/..%2fserve.py",
+        "/studio/example/secret.png/0",
+        "/studio/example/../0",
+        "/download/..%2fsecret.png",
+        "/download/exe",
         "/gradio_api/file=/etc/passwd",
         "/gradio_api/file=secret.png",
         "/gradio_api/file/etc/passwd",
         "/gradio_api/proxy=http://127.0.0.1/",
+        "/gradio_api/info",
+        "/gradio_api/queue/data?session_hash=a",
+        "/gradio_api/upload_progress?upload_id=a",
+        "/gradio_api/deep_link",
+        "/gradio_api/custom_component/a/client/component/..%2f..%2f..%2fetc%2fpasswd",
+        "/gradio_api//file=/etc/passwd",
+        "/svelte/../../etc/passwd",
+        "/monitoring",
+        "/openapi.json",
         "/file=/etc/passwd",
         "/static/../../etc/passwd",
         "/assets/..%2f..%2f..%2fetc%2fpasswd",
@@ -125,6 +150,30 @@ def test_nothing_else_is_served(server: Server, target: str) -> None:
     assert status in (400, 403, 404)
     assert b"secret" not in body
     assert b"root:" not in body
+
+
+def test_the_film_before_is_served_unless_it_is_a_link(server: Server) -> None:
+    before = server.session.folder / "before" / "film-1.mp4"
+    assert not before.exists()
+    before.parent.mkdir(exist_ok=True)
+    before.write_bytes(b"a film")
+    assert server.raw("/files/before/film-1/film-1.mp4") == (200, b"a film")
+    assert server.raw("/files/before/film-1/film-1.mp4", "e" * 32)[0] == 404
+    before.unlink()
+    before.symlink_to(server.root / "secret.png")
+    assert server.raw("/files/before/film-1/film-1.mp4")[0] == 404
+    before.unlink()
+
+
+def test_websockets_are_refused(server: Server) -> None:
+    status, _ = server.raw(
+        "/gradio_api/queue/join",
+        Upgrade="websocket",
+        Connection="Upgrade",
+        Sec_WebSocket_Version="13",
+        Sec_WebSocket_Key="dGhlIHNhbXBsZSBub25jZQ==",
+    )
+    assert status in (400, 403, 404)
 
 
 def test_another_visitor_sees_nothing_of_it(server: Server) -> None:
@@ -186,6 +235,22 @@ def test_a_full_disk_leaves_a_message(server: Server, monkeypatch: pytest.Monkey
     )
     assert status == 400
     assert b"No space left on device" in body
+
+
+def test_a_download_on_a_full_disk_leaves_a_message(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_arguments: object, **_others: object) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr("segue.studio.download.shutil.make_archive", full)
+    status, body = server.raw("/download/png")
+    assert status == 400
+    assert b"frames.zip cannot be written" in body
+    monkeypatch.setattr("segue.studio.session.Path.mkdir", full)
+    status, body = server.raw("/download/gif")
+    assert status == 500
+    assert b"No space left on device" in body
+    monkeypatch.undo()
+    assert server.raw("/download/png")[0] == 200
 
 
 def test_a_password_is_asked_for(tmp_path: Path) -> None:

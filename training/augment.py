@@ -1,17 +1,46 @@
-"""Random pictures from RGBA drawings: moved, recoloured, outlined, on random backgrounds."""
+"""Training pictures: drawings of the data sets, moved, recoloured, outlined at random, on random backgrounds.
 
+A drawing is RGBA with premultiplied alpha in [0, 1]. Random numbers come from the given generator, on its device.
+"""
+
+import math
+
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["backgrounds", "move", "on", "outline", "recolour"]
+from training.loop import DEVICE
+from training.store import load_array
+
+__all__ = ["Drawings", "backgrounds", "move", "on", "outline", "recolour"]
+
+
+class Drawings:
+    """A data set that may be trained on: on a GPU as a whole, else read from disk as it is drawn."""
+
+    def __init__(self, name: str) -> None:
+        self.stored, self.records = load_array(name)
+        self.rows = [i for i, record in enumerate(self.records) if not record["held_out"]]
+        self.kept = torch.from_numpy(np.array(self.stored)).to(DEVICE) if DEVICE.type == "cuda" else None
+
+    def draw(self, n: int, generator: torch.Generator) -> Tensor:
+        """Drawings (n, 4, 128, 128), each of any row."""
+        picks = torch.randint(len(self.rows), (n,), generator=generator, device=generator.device).tolist()
+        return self[[self.rows[i] for i in picks]]
+
+    def __getitem__(self, rows: list[int]) -> Tensor:
+        """The drawings (N, 4, 128, 128) of rows."""
+        chosen = torch.from_numpy(self.stored[rows]) if self.kept is None else self.kept[rows]
+        rgba = chosen.permute(0, 3, 1, 2).float() / 255
+        rgba[:, :3] *= rgba[:, 3:]
+        return rgba
 
 
 def move(rgba: Tensor, zoom: tuple[float, float], shift: float, turn: float, generator: torch.Generator) -> Tensor:
-    """Zooms, shifts, turns (radians) and mirrors drawings (B, 4, H, W), premultiplied alpha, each at random."""
-    n = len(rgba)
-    draw = torch.rand(5, n, generator=generator)
-    scale = torch.exp(torch.log(torch.tensor(zoom[0])) + draw[0] * torch.log(torch.tensor(zoom[1] / zoom[0])))
+    """Zooms, shifts, turns (radians) and mirrors drawings (B, 4, H, W), each at random."""
+    draw = torch.rand(5, len(rgba), generator=generator, device=rgba.device)
+    scale = torch.exp(math.log(zoom[0]) + draw[0] * math.log(zoom[1] / zoom[0]))
     angle = (2 * draw[1] - 1) * turn
     flip = torch.where(draw[2] < 0.5, 1.0, -1.0)
     cos, sin = angle.cos() / scale, angle.sin() / scale
@@ -22,51 +51,40 @@ def move(rgba: Tensor, zoom: tuple[float, float], shift: float, turn: float, gen
 
 
 def recolour(rgba: Tensor, generator: torch.Generator) -> Tensor:
-    """Permutes or inverts the colour channels and changes the contrast of drawings with premultiplied alpha."""
-    out = rgba.clone()
-    for i in range(len(rgba)):
-        order = torch.randperm(3, generator=generator)
-        out[i, :3] = rgba[i, order]
-        draw = torch.rand(2, generator=generator)
-        if draw[0] < 0.2:
-            out[i, :3] = out[i, 3:] - out[i, :3]
-        out[i, :3] = out[i, :3] * (0.6 + 0.4 * draw[1])
-    return out
+    """Permutes or inverts the colour channels and changes the contrast of drawings (B, 4, H, W)."""
+    n, alpha = len(rgba), rgba[:, 3:]
+    draw = torch.rand(5, n, generator=generator, device=rgba.device)[..., None, None, None]
+    order = draw[:3, :, 0].argsort(0).transpose(0, 1)  # (B, 3, 1, 1), a permutation for each
+    colour = rgba[:, :3].gather(1, order.expand(n, 3, *rgba.shape[2:]))
+    colour = torch.where(draw[3] < 0.2, alpha - colour, colour) * (0.6 + 0.4 * draw[4])
+    return torch.cat([colour, alpha], 1)
 
 
 def outline(rgba: Tensor, generator: torch.Generator) -> Tensor:
-    """Draws dark lines of random width along the edges of alpha and of colour, as inked cartoons have them."""
-    out = rgba.clone()
-    for i in range(len(rgba)):
-        draw = torch.rand(5, generator=generator)
-        picture = rgba[i : i + 1]
-        if draw[0] < 0.3:  # The alpha's edge only.
-            picture = picture[:, 3:]
-        edge = F.max_pool2d(picture, 3, 1, 1) + F.max_pool2d(-picture, 3, 1, 1)
-        edge = ((edge.amax(1, keepdim=True) - 0.15) * 6).clamp(0, 1)
-        width = int(draw[1] * 3)
-        if width:
-            edge = F.max_pool2d(edge, 2 * width - 1, 1, width - 1)
-        edge = F.avg_pool2d(edge, 3, 1, 1) * 0.5 + edge * 0.5
-        ink = torch.rand(3, generator=generator) * 0.3 * (draw[2] < 0.4)
-        body = rgba[i : i + 1] * (0.0 if draw[3] < 0.12 else 1.0)
-        over = torch.cat([edge * ink.view(1, 3, 1, 1), edge], 1)
-        out[i] = (over + body * (1 - edge))[0]
-    return out
+    """Draws dark lines along the edges of alpha and of colour (B, 4, H, W), as inked cartoons have them."""
+    n = len(rgba)
+    draw = torch.rand(4, n, generator=generator, device=rgba.device)[..., None, None, None]
+    shape = torch.where(draw[0] < 0.3, rgba[:, 3:], rgba)  # The alpha's edge only, or all edges.
+    edge = F.max_pool2d(shape, 3, 1, 1) + F.max_pool2d(-shape, 3, 1, 1)
+    edge = ((edge.amax(1, keepdim=True) - 0.15) * 6).clamp(0, 1)
+    edge = torch.where(draw[1] < 1 / 3, F.max_pool2d(edge, 3, 1, 1), edge)
+    edge = F.avg_pool2d(edge, 3, 1, 1) * 0.5 + edge * 0.5
+    ink = torch.rand(n, 3, 1, 1, generator=generator, device=rgba.device) * 0.3 * (draw[2] < 0.4)
+    body = rgba * (draw[3] >= 0.12)
+    return torch.cat([edge * ink, edge], 1) + body * (1 - edge)
 
 
 def backgrounds(n: int, size: int, generator: torch.Generator, white: float = 0.4) -> Tensor:
     """Backgrounds (n, 3, size, size) in [0, 1]: white with the given chance, else plain or a soft gradient."""
-    draw = torch.rand(n, 2, generator=generator)
-    corners = torch.rand(n, 3, 2, 2, generator=generator) * 0.6 + 0.4
-    dark = torch.rand(n, 1, 1, 1, generator=generator) < 0.15
-    corners = torch.where(dark, corners * 0.35, corners)
-    plain = corners[:, :, :1, :1].expand_as(corners)
-    corners = torch.where((draw[:, 1] < 0.5).view(n, 1, 1, 1), plain, corners)
-    corners = torch.where((draw[:, 0] < white).view(n, 1, 1, 1), torch.ones_like(corners), corners)
+    device = generator.device
+    draw = torch.rand(3, n, 1, 1, 1, generator=generator, device=device)
+    corners = torch.rand(n, 3, 2, 2, generator=generator, device=device) * 0.6 + 0.4
+    corners = torch.where(draw[0] < 0.15, corners * 0.35, corners)
+    corners = torch.where(draw[1] < 0.5, corners[:, :, :1, :1], corners)
+    corners = torch.where(draw[2] < white, 1.0, corners)
     return F.interpolate(corners, (size, size), mode="bilinear", align_corners=True)
 
 
 def on(rgba: Tensor, background: Tensor) -> Tensor:
-    """Puts drawings with premultiplied alpha on backgrounds; the result (B, 3, H, W) is in [-1, 1]."""
+    """Puts drawings on backgrounds; the result (B, 3, H, W) is in [-1, 1]."""
     return (rgba[:, :3] + background * (1 - rgba[:, 3:])).clamp(0, 1) * 2 - 1

@@ -2,13 +2,13 @@
 
 A stock `CLIPModel`; pictures are seen at 64 x 64. A batch holds pairs of pictures of one concept in different styles;
 a caption is the full one, the concept alone, or one with words dropped, and every picture that a caption fits counts as
-right. Run: `python -m training.clip --minutes 14` (resumes). Once the UNet is trained on the text tower, only
+right. Run: `python -m training.clip` (resumes). Once the UNet is trained on the text tower, only
 `--freeze-text` may go on: the image tower and the projections learn, the text tower stays what it is.
 """
 
-import argparse
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,87 +19,61 @@ from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 
 from training.augment import backgrounds, move, on
-from training.store import CACHE, Clock, Ema, Log, Stop, load_array, load_checkpoint, save_checkpoint, warm_up
+from training.loop import DEVICE, Course, arguments, autocast, course, generator, train
+from training.store import CACHE, load_array
 
-BATCH = 128
-RATE = 1e-3
-EMA = 0.995
+HOW = course(
+    cpu=Course(minutes=30, batch=128, rate=1e-3, ema=0.995, log_every=25),
+    gpu=Course(minutes=2.2, batch=768, rate=1.5e-3, ema=0.998, first=200),
+)
 FIGURES = 0.12
 TOKENS = 32
 MERGES = 2400
 SIZE = 64
-LOG_EVERY = 25
-EVALUATE_EVERY = 150
+EVALUATE_EVERY = 150 if DEVICE.type == "cpu" else 1000
 CANDIDATES = 500
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=14)
+    parser = arguments(__doc__, HOW.minutes)
     parser.add_argument("--freeze-text", action="store_true", help="leave the text tower as it is")
     options = parser.parse_args()
-    minutes = options.minutes
     torch.manual_seed(0)
-    generator = torch.Generator().manual_seed(0)
     sets = [load_array(name) for name in ("icons", "figures")]
     records = [record for _, rows in sets for record in rows]
-    pictures = torch.cat([small(name, picture) for name, (picture, _) in zip(("icons", "figures"), sets, strict=True)])
+    pictures = torch.cat([small(name, stored) for name, (stored, _) in zip(("icons", "figures"), sets, strict=True)])
+    pictures = pictures.to(DEVICE)
     tokenizer = build_tokenizer([r["caption"] for r in records if not r["held_out"]])
-    model = build_clip(tokenizer)
-    decay = [p for n, p in model.named_parameters() if p.ndim > 1 and "embedding" not in n]
-    rest = [p for n, p in model.named_parameters() if p.ndim <= 1 or "embedding" in n]
-    groups = [{"params": decay, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.98), fused=True)
-    state = load_checkpoint("clip") or {"step": 0, "seconds": 0.0}
-    if "model" in state:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-    if options.freeze_text:
-        model.load_state_dict(state["ema"])
-        model.text_model.requires_grad_(False)
-    ema = Ema(model, EMA, state.get("ema"))
-    ema.steps = step = int(state["step"])
-    clock, log = Clock(state["seconds"]), Log("clip")
-    batches = Batches(records, tokenizer, step)
-    stop = Stop()
-    while clock() < minutes * 60 and not stop:
-        done = clock() / (minutes * 60)
-        for group in optimizer.param_groups:
-            group["lr"] = warm_up(step, step / max(done, 1e-3), RATE, first=100)
-        rows, tokens, fits = batches.draw()
-        seen = picture(pictures[rows], generator)
-        with torch.autocast("cpu", torch.bfloat16):
+    model = build_clip(tokenizer).to(DEVICE)
+    model.text_model.requires_grad_(not options.freeze_text)
+    batches = Batches(records, tokenizer)
+
+    def loss_of(step: int) -> tuple[Tensor, Mapping[str, Tensor]]:
+        rows, tokens, fits = batches.draw(step)
+        seen = picture(pictures[rows], generator(step))
+        with autocast():
             text = model.get_text_features(input_ids=tokens).pooler_output.float()
             image = model.get_image_features(pixel_values=seen).pooler_output.float()
-        logits = model.logit_scale.exp() * F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T
-        loss = (cross_entropy(logits, fits) + cross_entropy(logits.T, fits.T)) / 2
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        with torch.no_grad():
-            model.logit_scale.clamp_(0, math.log(100))
-        ema.update(model)
-        step += 1
-        log.add(loss=loss.item())
-        if step % LOG_EVERY == 0:
-            log.row(step=step, seconds=clock(), rate=optimizer.param_groups[0]["lr"])
-        if step % EVALUATE_EVERY == 0 or clock() >= minutes * 60 or stop:
-            live = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-            model.load_state_dict(ema.weights)
-            recall = held_out_recall(model, tokenizer, pictures, records)
-            print("recall at 1 and 10 among 500 held-out captions:", recall, flush=True)
-            model.load_state_dict(live)
-            save_checkpoint(
-                "clip",
-                {
-                    "step": step,
-                    "seconds": clock(),
-                    "model": live,
-                    "ema": ema.weights,
-                    "optimizer": optimizer.state_dict(),
-                },
-            )
+        scale = model.logit_scale.clamp(0, math.log(100)).exp()
+        logits = scale * F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T
+        return (cross_entropy(logits, fits) + cross_entropy(logits.T, fits.T)) / 2, {}
+
+    def check() -> None:
+        recall = held_out_recall(model, tokenizer, pictures, records)
+        print("recall at 1 and 10 among 500 held-out captions:", recall, flush=True)
+
+    train(
+        "clip",
+        model,
+        loss_of,
+        HOW,
+        options.minutes,
+        decay=0.1,
+        no_decay="embedding",
+        averaged=options.freeze_text,
+        check=check,
+        check_every=EVALUATE_EVERY,
+    )
 
 
 def cross_entropy(logits: Tensor, fits: Tensor) -> Tensor:
@@ -111,9 +85,8 @@ def cross_entropy(logits: Tensor, fits: Tensor) -> Tensor:
 class Batches:
     """Random rows of the data with tokens of a caption for each, and which captions fit which pictures."""
 
-    def __init__(self, records: list[dict[str, Any]], tokenizer: CLIPTokenizer, seed: int) -> None:
+    def __init__(self, records: list[dict[str, Any]], tokenizer: CLIPTokenizer) -> None:
         self.records, self.tokenizer = records, tokenizer
-        self.random = np.random.default_rng(seed)
         trained = [(i, r) for i, r in enumerate(records) if not r["held_out"]]
         self.figures = [i for i, r in trained if "keypoints" in r]
         self.concepts: dict[str, list[int]] = {}
@@ -123,39 +96,41 @@ class Batches:
         sizes = np.sqrt([len(rows) for rows in self.concepts.values()])
         self.groups, self.chances = list(self.concepts.values()), sizes / sizes.sum()
 
-    def draw(self) -> tuple[list[int], Tensor, Tensor]:
-        """Rows, tokens (BATCH, TOKENS), and fits (BATCH pictures, BATCH captions), 1 where they fit."""
-        n_figures = int(BATCH * FIGURES)
-        rows = self.random.choice(self.figures, n_figures, replace=False).tolist()
-        for group in self.random.choice(len(self.groups), BATCH, replace=False, p=self.chances):
+    def draw(self, step: int) -> tuple[list[int], Tensor, Tensor]:
+        """A step's rows, tokens (B, TOKENS), and fits (B pictures, B captions), 1 where they fit."""
+        random = np.random.default_rng(step)
+        n_figures = int(HOW.batch * FIGURES)
+        rows = random.choice(self.figures, n_figures, replace=False).tolist()
+        for group in random.choice(len(self.groups), min(HOW.batch, len(self.groups)), replace=False, p=self.chances):
             members = self.groups[group]
-            rows.extend(self.random.choice(members, min(2, len(members)), replace=False).tolist())
-        rows = rows[:BATCH]
+            rows.extend(random.choice(members, min(2, len(members)), replace=False).tolist())
+        rows = rows[: HOW.batch]
         captions, bare = [], []
         for row in rows:
             concept, style = self.records[row]["concept"], self.records[row]["style"]
-            draw = self.random.random()
+            draw = random.random()
             words = concept.split()
             if draw > 0.8 and len(words) > 1:
-                words.pop(self.random.integers(len(words)))
+                words.pop(random.integers(len(words)))
             captions.append(" ".join(words) + ("" if 0.5 < draw < 0.9 else f", {style}"))
             bare.append(0.5 < draw < 0.9)
         concepts = np.array([self.records[row]["concept"] for row in rows])
         styles = np.array([self.records[row]["style"] for row in rows])
         fits = (concepts[:, None] == concepts) & (np.array(bare) | (styles[:, None] == styles))
-        return rows, short(tokenise(self.tokenizer, captions), self.tokenizer), torch.from_numpy(fits).float()
+        tokens = short(tokenise(self.tokenizer, captions), self.tokenizer)
+        return rows, tokens.to(DEVICE), torch.from_numpy(fits).float().to(DEVICE)
 
 
-def picture(rgba: Tensor, generator: torch.Generator) -> Tensor:
+def picture(rgba: Tensor, random: torch.Generator) -> Tensor:
     """Pictures (B, 3, SIZE, SIZE) in [-1, 1] of small drawings (B, 4, ...): moved, recoloured, on backgrounds."""
     rgba = rgba.float() / 255
     rgba[:, :3] *= rgba[:, 3:]
-    rgba = move(rgba, (0.7, 1.15), 0.12, 0.2, generator)
-    n = len(rgba)
-    mix = torch.eye(3) + 0.12 * torch.randn(n, 3, 3, generator=generator)
+    rgba = move(rgba, (0.7, 1.15), 0.12, 0.2, random)
+    n, device = len(rgba), rgba.device
+    mix = torch.eye(3, device=device) + 0.12 * torch.randn(n, 3, 3, generator=random, device=device)
     rgba[:, :3] = torch.einsum("nij,njhw->nihw", mix, rgba[:, :3])
-    x = on(rgba, backgrounds(n, SIZE, generator, white=0.5))
-    return (x + 0.03 * torch.randn(x.shape, generator=generator)).clamp(-1, 1)
+    x = on(rgba, backgrounds(n, SIZE, random, white=0.5))
+    return (x + 0.03 * torch.randn(x.shape, generator=random, device=device)).clamp(-1, 1)
 
 
 def small(name: str, pictures: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:
@@ -195,9 +170,9 @@ def held_out_recall(
     rows = dict(list(rows.items())[:: max(1, len(rows) // CANDIDATES)][:CANDIDATES])
     rgba = pictures[list(rows.values())].float() / 255
     x = (rgba[:, :3] * rgba[:, 3:] + 1 - rgba[:, 3:]) * 2 - 1
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         image = model.get_image_features(pixel_values=x).pooler_output.float()
-        text = model.get_text_features(input_ids=tokenise(tokenizer, list(rows))).pooler_output.float()
+        text = model.get_text_features(input_ids=tokenise(tokenizer, list(rows)).to(DEVICE)).pooler_output.float()
     scores = F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T
     rank = (scores > scores.diagonal()[:, None]).sum(1)
     return (rank < 1).float().mean().item(), (rank < 10).float().mean().item()

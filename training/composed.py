@@ -63,7 +63,7 @@ def encode(vae: AutoencoderTiny, x: Tensor) -> Tensor:
     """Latents (B, 4, h, w) of pictures (B, 3, 8h, 8w) in [-1, 1]: `vae.encoder(x)`."""
     first, second, *rest = vae.encoder.layers
     x = x.add(1).div(2)
-    with torch.autocast("cpu", enabled=False):
+    with torch.autocast(first.weight.device.type, enabled=False):
         kernel = compose(first.weight, second.weight)
         bias = second.weight.sum((2, 3)) @ first.bias
     h = F.conv2d(x, kernel, bias, stride=2, padding=2)
@@ -78,7 +78,7 @@ def decode(vae: AutoencoderTiny, z: Tensor) -> Tensor:
     """Pictures (B, 3, 8h, 8w), about [-1, 1], of latents (B, 4, h, w): `vae.decoder(z)`."""
     *rest, up, first, second = vae.decoder.layers
     h = nn.Sequential(*rest)(torch.tanh(z / 3) * 3)
-    with torch.autocast("cpu", enabled=False):
+    with torch.autocast(first.weight.device.type, enabled=False):
         kernel = compose(first.weight, second.weight)
         fold = FOLD.to(kernel)
         kernel = torch.einsum("pay,qbx,ocyx->opqcab", fold, fold, kernel)  # (3, 2, 2, 64, 3, 3)

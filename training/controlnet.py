@@ -1,10 +1,9 @@
 """The ControlNet for poses: stock `ControlNetModel` from the UNet, which stays as it is, trained on drawn figures.
 
-The control image is the skeleton as ControlNet 1.1 draws it. Run: `python -m training.controlnet --minutes 12`.
+The control image is the skeleton as ControlNet 1.1 draws it. Run: `python -m training.controlnet` (resumes).
 """
 
-import argparse
-import time
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
@@ -14,90 +13,49 @@ from torch import Tensor
 
 from segue.pose.drawing import draw as draw_pose
 from segue.pose.keypoints import Person, Pose
-from training.store import CACHE, Clock, Ema, Log, Stop, load_array, load_checkpoint, save_checkpoint, warm_up
-from training.unet import build_scheduler, build_unet, v_loss
+from training.loop import DEVICE, Course, arguments, course, generator, train
+from training.store import CACHE, load_array, load_checkpoint
+from training.unet import build_scheduler, build_unet, latents, v_loss
 
-BATCH = 40
-RATE = 8e-4
-EMA = 0.98
+HOW = course(
+    cpu=Course(minutes=12, batch=40, rate=8e-4, ema=0.98, first=50, log_every=25),
+    gpu=Course(minutes=1, batch=256, rate=1e-3, ema=0.995, first=50, log_every=50),
+)
 NO_CAPTION = 0.3  # Often, so that the skeleton is what tells it where the limbs are.
-LOG_EVERY = 25
-SAVE_SECONDS = 120
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=12)
-    minutes = parser.parse_args().minutes
-    data, trained = load_checkpoint("latents"), load_checkpoint("unet")
-    assert data is not None, "training.latents comes first"
+    minutes = arguments(__doc__, HOW.minutes).parse_args().minutes
+    data, trained = latents(), load_checkpoint("unet")
     assert trained is not None, "training.unet comes first"
     unet = build_unet()
     unet.load_state_dict(trained["ema"])
-    unet.requires_grad_(False).to(memory_format=torch.channels_last)
+    unet.requires_grad_(False).to(DEVICE, memory_format=torch.channels_last)
     torch.manual_seed(0)
-    control = build_controlnet(unet).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(control.parameters(), lr=RATE, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
-    state = load_checkpoint("controlnet") or {"step": 0, "seconds": 0.0}
-    if "model" in state:
-        control.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-    ema = Ema(control, EMA, state.get("ema"))
-    ema.steps = step = int(state["step"])
-    generator = torch.Generator().manual_seed(step)
-    scheduler, skeletons = build_scheduler(), all_skeletons()
-    clock, log, saved = Clock(state["seconds"]), Log("controlnet"), time.monotonic()
-    stop = Stop()
-    while clock() < minutes * 60 and not stop:
-        done = clock() / (minutes * 60)
-        for group in optimizer.param_groups:
-            group["lr"] = warm_up(step, step / max(done, 1e-3), RATE, first=50)
-        picks = torch.randint(len(data["figures_train"]), (BATCH,), generator=generator)
+    control = build_controlnet(unet).requires_grad_(True).to(DEVICE, memory_format=torch.channels_last)
+    scheduler, skeletons, batch = build_scheduler(), all_skeletons(), HOW.batch
+
+    def loss_of(step: int) -> tuple[Tensor, Mapping[str, Tensor]]:
+        random = generator(step)
+        picks = torch.randint(len(data["figures_train"]), (batch,), generator=random, device=DEVICE)
         z = data["figures_train"][picks, 0].float() / data["std"]
-        caption = data["figures_train_captions"][picks]
-        caption = torch.where(torch.rand(BATCH, generator=generator) < NO_CAPTION, 0, caption)
+        bare = torch.rand(batch, generator=random, device=DEVICE) < NO_CAPTION
+        caption = torch.where(bare, 0, data["figures_train_captions"][picks])
         states = data["caption_states"][data["caption_of"][caption]].float()
-        image = torch.from_numpy(skeletons[data["figures_train_rows"][picks].numpy()]).permute(0, 3, 1, 2).float() / 255
-        t = torch.randint(0, 1000, (BATCH,), generator=generator)
-        noise_seed = torch.Generator().manual_seed(step)
-        eps = torch.randn(z.shape, generator=noise_seed)
-        noisy = scheduler.add_noise(z, eps, t)
-        with torch.autocast("cpu", torch.bfloat16):
-            down, middle = control(
-                noisy, t, states, image.contiguous(memory_format=torch.channels_last), return_dict=False
-            )
-        noise_seed.manual_seed(step)
-        loss = v_loss(
-            unet,
-            scheduler,
-            z,
-            states,
-            t,
-            noise_seed,
-            down_block_additional_residuals=down,
-            mid_block_additional_residual=middle,
-        ).mean()
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(control.parameters(), 1.0)
-        optimizer.step()
-        ema.update(control)
-        step += 1
-        log.add(loss=loss.item())
-        if step % LOG_EVERY == 0:
-            log.row(step=step, seconds=clock(), rate=optimizer.param_groups[0]["lr"])
-        if time.monotonic() - saved > SAVE_SECONDS or clock() >= minutes * 60 or stop:
-            saved = time.monotonic()
-            save_checkpoint(
-                "controlnet",
-                {
-                    "step": step,
-                    "seconds": clock(),
-                    "model": control.state_dict(),
-                    "ema": ema.weights,
-                    "optimizer": optimizer.state_dict(),
-                },
-            )
+        drawn = torch.from_numpy(skeletons[data["figures_train_rows"][picks].cpu().numpy()]).to(DEVICE)
+        image = (drawn.permute(0, 3, 1, 2).float() / 255).contiguous(memory_format=torch.channels_last)
+        t = torch.randint(0, 1000, (batch,), generator=random, device=DEVICE)
+
+        def predict(noisy: Tensor) -> Tensor:
+            down, middle = control(noisy, t, states, image, return_dict=False)
+            v: Tensor = unet(
+                noisy, t, states, down_block_additional_residuals=down, mid_block_additional_residual=middle
+            ).sample
+            return v
+
+        return v_loss(predict, scheduler, z, t, random).mean(), {}
+
+    train("controlnet", control, loss_of, HOW, minutes)
 
 
 def build_controlnet(unet: UNet2DConditionModel) -> ControlNetModel:

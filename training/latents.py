@@ -6,31 +6,31 @@ autoencoder and CLIP. Writes `latents.pt`; run `python -m training.latents`.
 
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import AutoencoderTiny
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
-from training.augment import backgrounds, move, on
+from training.augment import Drawings, backgrounds, move, on
 from training.clip import build_clip, build_tokenizer, tokenise
 from training.composed import build_vae, encode
-from training.store import load_array, load_checkpoint, save_checkpoint
+from training.loop import DEVICE, autocast, generator
+from training.store import load_checkpoint, save_checkpoint
 
-BATCH = 64
+BATCH = 64 if DEVICE.type == "cpu" else 512
 VARIANTS = 2
 
 
 def main() -> None:
-    vae = trained_vae()
+    vae = trained_vae().to(DEVICE)
     captions = [""]
     state: dict[str, Any] = {}
     for name in ("icons", "figures"):
-        pictures, records = load_array(name)
-        rows = [i for i, r in enumerate(records) if not r["held_out"]]
+        drawings = Drawings(name)
+        records, rows = drawings.records, drawings.rows
         checks = [i for i, r in enumerate(records) if r["held_out"]][:500]
         for part, chosen, variants in (("train", rows, VARIANTS), ("check", checks, 1)):
-            latents = torch.stack([encode_all(vae, pictures, chosen, variant) for variant in range(variants)], 1)
+            latents = torch.stack([encode_all(vae, drawings, chosen, variant) for variant in range(variants)], 1)
             first = len(captions)
             captions += [records[i]["caption"] for i in chosen]
             state[f"{name}_{part}"] = latents
@@ -42,27 +42,26 @@ def main() -> None:
             print(name, part, tuple(latents.shape), "std", latents.float().std().item(), flush=True)
     distinct = {caption: i for i, caption in enumerate(dict.fromkeys(captions))}
     clip, tokenizer = trained_clip()
-    state["caption_states"] = hidden_states(clip, tokenizer, list(distinct))
+    state["caption_states"] = hidden_states(clip.to(DEVICE), tokenizer, list(distinct))
     state["caption_of"] = torch.tensor([distinct[caption] for caption in captions])
     state["std"] = state["icons_train"].float().std()
     save_checkpoint("latents", state)
 
 
 @torch.no_grad()
-def encode_all(vae: AutoencoderTiny, pictures: np.ndarray[Any, Any], rows: list[int], variant: int) -> Tensor:
-    """Latents (N, 4, 16, 16), float16, not yet scaled, of pictures on white (variant 0) or on a random background."""
-    generator = torch.Generator().manual_seed(variant)
+def encode_all(vae: AutoencoderTiny, drawings: Drawings, rows: list[int], variant: int) -> Tensor:
+    """Latents (N, 4, 16, 16), float16, not yet scaled, of drawings on white (variant 0) or on a random background."""
+    random = generator(variant)
     parts = []
     for start in range(0, len(rows), BATCH):
-        rgba = torch.from_numpy(pictures[rows[start : start + BATCH]]).permute(0, 3, 1, 2).float() / 255
-        rgba[:, :3] *= rgba[:, 3:]
-        white = torch.ones(len(rgba), 3, *rgba.shape[2:])
+        rgba = drawings[rows[start : start + BATCH]]
+        behind = torch.ones_like(rgba[:, :3])
         if variant:
-            rgba = move(rgba, (0.8, 1.05), 0.06, 0.08, generator)
-            white = backgrounds(len(rgba), rgba.shape[-1], generator, white=0.3)
-        with torch.autocast("cpu", torch.bfloat16):
-            z = encode(vae, on(rgba, white).contiguous(memory_format=torch.channels_last))
-        parts.append(z.half())
+            rgba = move(rgba, (0.8, 1.05), 0.06, 0.08, random)
+            behind = backgrounds(len(rgba), rgba.shape[-1], random, white=0.3)
+        with autocast():
+            z = encode(vae, on(rgba, behind).contiguous(memory_format=torch.channels_last))
+        parts.append(z.half().cpu())
     return torch.cat(parts)
 
 
@@ -71,9 +70,9 @@ def hidden_states(clip: CLIPModel, tokenizer: CLIPTokenizer, captions: list[str]
     """The text tower's hidden states (N, TOKENS, width), float16, as Stable Diffusion conditions on them."""
     parts = []
     for start in range(0, len(captions), 256):
-        tokens = tokenise(tokenizer, captions[start : start + 256])
-        with torch.autocast("cpu", torch.bfloat16):
-            parts.append(clip.text_model(input_ids=tokens).last_hidden_state.half())
+        tokens = tokenise(tokenizer, captions[start : start + 256]).to(DEVICE)
+        with autocast():
+            parts.append(clip.text_model(input_ids=tokens).last_hidden_state.half().cpu())
     return torch.cat(parts)
 
 

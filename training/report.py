@@ -126,9 +126,10 @@ def losses(pipe: Any) -> dict[str, float]:
     scheduler = build_scheduler()
     found = {}
     for level in LEVELS:
-        generator = torch.Generator().manual_seed(level)
         t = torch.full((len(z),), level)
-        found[str(level)] = v_loss(pipe.unet, scheduler, z, states, t, generator).mean().item()
+        random = torch.Generator().manual_seed(level)
+        loss = v_loss(lambda x, t=t: pipe.unet(x, t, states).sample, scheduler, z, t, random)  # type: ignore[misc]
+        found[str(level)] = loss.mean().item()
     return found
 
 

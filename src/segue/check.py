@@ -6,6 +6,8 @@ For each pair of neighbouring keyframes, each distance from 0 (the same) upwards
     style    difference of the means and spreads of the colours, and of how much of the picture is edges
     content  1 - cosine of the CLIP features
     pose     mean distance of the keypoints that both people have, over the larger person's height; none without people
+
+Where a benchmark has shown that these foretell how a film comes out, they are also summed up in one score.
 """
 
 from collections.abc import Sequence
@@ -25,6 +27,7 @@ from segue.pose.matching import match
 
 __all__ = [
     "Preflight",
+    "Score",
     "advice",
     "check_films",
     "content_distance",
@@ -45,6 +48,31 @@ class Preflight:
     style: float
     content: float
     pose: float | None
+
+
+@dataclass(frozen=True)
+class Score:
+    """How hard a pair is, on the scale of the benchmark's pairs; its numbers come from ``benchmarks/preflight.py``.
+
+    Attributes:
+        layout, style, content: their weights in the sum.
+        deciles: the sums below which 0, 10, ... 100 % of the benchmark's pairs lie, 11 of them.
+        correlation, low, high: Spearman's rank correlation of the sum with the largest distance of neighbouring frames,
+            each pair's by weights from the others, and its 95 % interval; by the network with the weaker one.
+    """
+
+    layout: float
+    style: float
+    content: float
+    deciles: tuple[float, ...]
+    correlation: float
+    low: float
+    high: float
+
+    def __call__(self, found: Preflight) -> float:
+        """The share of the benchmark's pairs that are easier, 0 to 100."""
+        total = self.layout * found.layout + self.style * found.style + self.content * found.content
+        return float(np.interp(total, self.deciles, np.linspace(0, 100, len(self.deciles))))
 
 
 def preflight(
@@ -117,6 +145,9 @@ def advice(found: Preflight, *, with_controlnet: bool) -> list[str]:
 FAR = {"layout": 0.14, "style": 0.07, "content": 0.23, "pose": 0.2}
 
 
+SCORE: Score | None = None  # none until the benchmark shows that it foretells something
+
+
 def check_films(images: Sequence[Path], *, detector: Detector | None, model: str | None) -> None:
     """What the command ``segue check`` does: print the distances of neighbours, and what to change.
 
@@ -132,6 +163,8 @@ def check_films(images: Sequence[Path], *, detector: Detector | None, model: str
         found = preflight(left, right, clip, pair)
         shown = [f"{name} {far:.2f}" for name, far in vars(found).items() if far is not None]
         print(f"{left_name} to {right_name}: {', '.join(shown)}")
+        if SCORE is not None:
+            print(f"  difficulty {SCORE(found):.0f} of 100: of 100 benchmark pairs, so many are likely to jump less")
         lines = advice(found, with_controlnet=model is None)
         for line in lines or ["nothing unusual: the defaults should do"]:
             print(f"  {line}")

@@ -14,8 +14,8 @@ from segue import __version__
 from segue.batch.command import BatchCommand, batch
 from segue.errors import SegueError, SegueWarning
 from segue.evaluate.command import evaluate
-from segue.options import with_settings
-from segue.settings import ComputeSettings, FilmSettings, MorphSettings
+from segue.options import mode_of, with_settings
+from segue.settings import PRESET_HELP, ComputeSettings, FilmSettings, MorphSettings
 from segue.studio.command import studio
 
 __all__ = ["app", "main"]
@@ -44,7 +44,7 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the be
 LowMemory = Annotated[
     bool, typer.Option("--low-memory", help="Offload networks that do not compute; one frame at a time, in tiles.")
 ]
-Preset = Annotated[Literal["paper", "balanced", "draft"], typer.Option(help="Values to begin with.")]
+Preset = Annotated[Literal["paper", "balanced", "draft"], typer.Option(help=PRESET_HELP)]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 Json = Annotated[bool, typer.Option("--json", help="Progress as JSON lines on standard output.")]
 PickOption = Annotated[bool, typer.Option("--pick", help="Pick each frame among its candidates by hand.")]
@@ -81,7 +81,7 @@ def morph(
         preset=preset,
         overwrite=overwrite,
         pick=pick,
-        mode=_mode(quiet, as_json),
+        mode=mode_of(quiet, as_json),
     )
 
 
@@ -114,7 +114,7 @@ def redo(
         "noise": noise,
         "pose": str(pose.absolute()) if pose else None,
     }
-    mode = _mode(quiet, as_json)
+    mode = mode_of(quiet, as_json)
     loading = {"dtype": dtype, "device": device, "low_memory": low_memory}
     make_again(run, frame, edit, candidate=candidate, pick=pick, loading=loading, mode=mode)
 
@@ -132,7 +132,7 @@ def undo(
     from segue.make import step_back
 
     loading = {"dtype": dtype, "device": device, "low_memory": low_memory}
-    step_back(run, restore=False, loading=loading, mode=_mode(quiet, as_json))
+    step_back(run, restore=False, loading=loading, mode=mode_of(quiet, as_json))
 
 
 @app.command()
@@ -148,7 +148,7 @@ def restore(
     from segue.make import step_back
 
     loading = {"dtype": dtype, "device": device, "low_memory": low_memory}
-    step_back(run, restore=True, loading=loading, mode=_mode(quiet, as_json))
+    step_back(run, restore=True, loading=loading, mode=mode_of(quiet, as_json))
 
 
 @app.command()
@@ -174,7 +174,7 @@ def invert(
         values,
         model=_model(model, None, dtype, device, low_memory),
         preset=preset,
-        mode=_mode(quiet, as_json),
+        mode=mode_of(quiet, as_json),
     )
 
 
@@ -292,10 +292,6 @@ def _model(
     name: str | None, controlnet: str | None, dtype: str | None, device: str | None, low_memory: bool
 ) -> dict[str, Any]:
     return {"name": name, "controlnet": controlnet, "dtype": dtype, "device": device, "low_memory": low_memory}
-
-
-def _mode(quiet: bool, as_json: bool) -> Literal["live", "json", "quiet"]:
-    return "json" if as_json else "quiet" if quiet else "live"
 
 
 def _line(text: object) -> str:

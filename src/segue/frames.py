@@ -1,23 +1,27 @@
 """What each frame is made under: its noise, its words; and how far apart two frames look."""
 
 import dataclasses
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
+from PIL import Image
 from torch import Tensor
 
 from segue.backbone import Backbone
 from segue.backbone.stable_diffusion import TextConditioning
-from segue.clip import Clip
 from segue.control import Controls
+from segue.evaluate.features import Network, network_named
+from segue.evaluate.measures import Array
 from segue.noise import Noise
 from segue.run import RunFolder
 from segue.schemes import Sample
 from segue.spacing import PerceptualTree
 from segue.tree import Distance, FrameKey, Midpoint
 
-__all__ = ["DecidedTree", "EditedNoise", "Look", "Words"]
+__all__ = ["DecidedTree", "EditedNoise", "Look", "Words", "network_kept"]
 
 
 @dataclasses.dataclass
@@ -50,22 +54,44 @@ class Words:
 
 @dataclasses.dataclass
 class Look:
-    """How far apart two finished frames look: 1 - cosine of their CLIP features."""
+    """How far apart two finished frames look to a feature network; what is measured once is remembered.
+
+    Attributes:
+        run: where the frames are.
+        name: the network, as ``segue evaluate`` names it; it is loaded when the first distance is asked for.
+    """
 
     run: RunFolder
     name: str
-    features: dict[FrameKey, Tensor] = dataclasses.field(default_factory=dict)
-    clip: Clip | None = None
+    measured: dict[tuple[FrameKey, FrameKey], float] = dataclasses.field(default_factory=dict)
+    features: dict[FrameKey, Array] = dataclasses.field(default_factory=dict)
 
     def __call__(self, left: FrameKey, right: FrameKey) -> float:
-        """The distance of two frames, from 0 to 2."""
-        return 1 - float(self._feature(left) @ self._feature(right))
+        """The distance of two frames, in the network's units."""
+        if (left, right) not in self.measured:
+            network = network_kept(self.name)
+            if network.features is None:
+                apart = network.path([self.run.shown(left), self.run.shown(right)]).steps[0]
+            else:
+                apart = np.linalg.norm(self._feature(network.features, left) - self._feature(network.features, right))
+            self.measured[left, right] = float(apart)
+        return self.measured[left, right]
 
-    def _feature(self, key: FrameKey) -> Tensor:
+    def _feature(self, features: Callable[[Sequence[Image.Image]], Array], key: FrameKey) -> Array:
+        """A frame as a vector, (D,)."""
         if key not in self.features:
-            self.clip = self.clip or Clip.load(None if self.name == "pocket" else self.name)
-            self.features[key] = self.clip.images([self.run.shown(key)])[0]
+            self.features[key] = features([self.run.shown(key)])[0]
         return self.features[key]
+
+
+@lru_cache(maxsize=1)
+def network_kept(name: str) -> Network:
+    """The feature network of a name; the last one stays loaded, for the films after this one.
+
+    Raises:
+        SegueError: there is no such network, or it cannot be loaded.
+    """
+    return network_named(name)
 
 
 @dataclasses.dataclass(frozen=True)

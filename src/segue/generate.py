@@ -38,6 +38,7 @@ __all__ = [
     "Pick",
     "Progress",
     "Work",
+    "eta_noise",
     "generate",
     "price",
 ]
@@ -157,7 +158,7 @@ class Work:
         conditioning: the conditioning of a sample, a batch of one.
         noise: named noise, for eta.
         candidates: how many candidates a frame of a level gets.
-        picture: the finished picture of a frame from its decoded image (3, H, W) in [-1, 1].
+        picture: the finished picture of a level's sample from its decoded image (3, H, W) in [-1, 1].
         judge: scores of pictures, the higher the better.
         choose: who picks, where somebody does.
         report: the progress callback.
@@ -172,7 +173,7 @@ class Work:
     conditioning: Callable[[Sample], Any]
     noise: NamedNoise
     candidates: Callable[[Level], int]
-    picture: Callable[[FrameKey, Tensor], Image.Image]
+    picture: Callable[[Level, Sample, Tensor], Image.Image]
     judge: Callable[[Sequence[Image.Image]], list[float]] | None = None
     choose: Chooser | None = None
     report: Callable[[Progress], None] = lambda _progress: None
@@ -212,6 +213,12 @@ def price(scheme: Scheme, backbone: Backbone, sampling: Sampling, candidates: Ca
         except StopIteration:
             level = None
     return Cost(levels, frames, samples, steps)
+
+
+def eta_noise(noise: NamedNoise, level: Level, samples: Sequence[Sample]) -> Callable[[int], Tensor]:
+    """The fresh noise of each step of a level by the step's number, (B, C, h, w)."""
+    purpose = f"eta-{level.start.timestep:g}"
+    return lambda step: torch.stack([noise(purpose, s.key, s.candidate, step) for s in samples])
 
 
 class _Driver:
@@ -363,10 +370,6 @@ class _Driver:
             return z
         parts = [self.work.conditioning(sample) for sample in batch]
 
-        def eta_noise(step: int) -> Tensor:
-            purpose = f"eta-{level.start.timestep:g}"
-            return torch.stack([self.work.noise(purpose, s.key, s.candidate, step) for s in batch])
-
         def progress() -> None:
             self.step += len(batch)
             self._report()
@@ -377,7 +380,7 @@ class _Driver:
             level.start,
             level.stop,
             sampling=self.work.sampling,
-            noise=eta_noise,
+            noise=eta_noise(self.work.noise, level, batch),
             progress=progress,
         )
 
@@ -394,7 +397,7 @@ class _Driver:
                         f"frame {sample.key}: the model gave no numbers (NaN) for its picture; "
                         "load it with dtype float32 (or bfloat16)"
                     )
-                picture = self.work.picture(sample.key, image)
+                picture = self.work.picture(level, sample, image)
                 if _is_black(picture):
                     self._warn_of_black(sample.key, level.parents[sample.key])
                 self.work.run.save_picture(recipe, picture)

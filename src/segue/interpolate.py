@@ -32,19 +32,19 @@ from segue.conditioning import ConditioningPath
 from segue.control import controls_of, keep_given, kept_edit, read_given
 from segue.drift import ColourMatch
 from segue.errors import SegueError
-from segue.fade import Fade
-from segue.frames import DecidedTree, EditedNoise, Look, Words
+from segue.fade import Fade, Losses
+from segue.frames import DecidedTree, EditedNoise, Look, Words, network_kept
 from segue.generate import Chooser, Made, Progress, Work, generate, price
 from segue.history import Edit, Restore, Undo
 from segue.inversion import invert
 from segue.memory import within_memory
 from segue.morph import Morph
-from segue.motion import Motion, seen, shown
+from segue.motion import Motion, PixelSpace, seen, shown
 from segue.noise import Noise
 from segue.pictures import Source, common_size, fit, load, to_images, to_tensor
 from segue.rank import Judge
 from segue.run import RunFolder
-from segue.schemes import Latents, Level, Task, scheme_named
+from segue.schemes import Latents, Level, Seen, Task, scheme_named
 from segue.settings import ComputeSettings, MorphSettings, checked, fields, with_preset
 from segue.spacing import PerceptualTree
 from segue.tree import FrameKey, GrownTree, Midpoint, Tree, UniformTree, noise_levels
@@ -136,6 +136,8 @@ class Interpolator:
         _tree(morph_settings, len(keyframes) - 1, [])  # an error here, before anything is overwritten
         given = read_given(morph_settings, len(keyframes), keyframes[0].size, len(self.backbone.controlnets))
         judge = _judge(morph_settings)
+        if morph_settings.spacing == "perceptual":
+            network_kept(morph_settings.look)  # an error here too
         path = Path(output or tempfile.mkdtemp(prefix="segue-"))
         try:
             with RunFolder(path) as run:
@@ -208,13 +210,13 @@ class Interpolator:
             retroactive=settings.retroactive,
             noise_of=lambda midpoint: _noise_of(run, midpoint),
             distance=Look(run, settings.look),
-            **({"seen": partial(seen, _motion(settings))} if settings.moves else {}),
+            **({"seen": self._camera(settings, keyframes)} if settings.moves else {}),
         )
-        fade = cache(lambda: self._fade(settings, keyframes, latents))
-        match = ColourMatch({key: _image(keyframes, key) for key in latents}, settings.colour_match)
+        sampling, images = _sampling(settings), {key: _image(keyframes, key) for key in latents}
+        losses = Losses(self.backbone, sampling, images, latents, words, noise, _motion(settings))
+        fade, match = Fade(settings.fade, losses), ColourMatch(images, settings.colour_match)
 
         # Blend and denoise level by level (section 4.1), keep the best candidate of each (section 4.4).
-        sampling = _sampling(settings)
         work = Work(
             backbone=self.backbone,
             sampling=sampling,
@@ -223,7 +225,7 @@ class Interpolator:
             conditioning=words,
             noise=noise,
             candidates=lambda level: settings.candidates_at(level.number),
-            picture=lambda key, image: to_images(match(key, fade()(key, image))[None])[0],
+            picture=lambda level, sample, image: to_images(match(sample.key, fade(level, sample, image))[None])[0],
             judge=judge or _judge(settings),
             choose=choose,
             report=report,
@@ -390,14 +392,12 @@ class Interpolator:
             latents[key] = latent
         return latents
 
-    def _fade(self, settings: MorphSettings, keyframes: Mapping[FrameKey, Image.Image], latents: Latents) -> Fade:
-        """What the autoencoder loses of each keyframe, to fade out over the frames next to it."""
-        residuals: dict[FrameKey, Tensor] = {}
-        if settings.fade:
-            with self.backbone.evaluating():
-                for key in latents:
-                    residuals[key] = _image(keyframes, key) - self.backbone.decode(latents[key][None])[0]
-        return Fade(residuals, settings.fade)
+    def _camera(self, settings: MorphSettings, keyframes: Mapping[FrameKey, Image.Image]) -> Seen:
+        """How the moving camera sees the parents of a frame."""
+        if settings.motion_space == "latent":
+            return partial(seen, _motion(settings))
+        images = {key: _image(keyframes, key) for key in keyframes}
+        return PixelSpace(_motion(settings), images, self.backbone.encode, self.backbone.decode)
 
     def _words(
         self,

@@ -11,10 +11,10 @@ from typing import Any, overload
 
 from PIL import Image
 
-from segue.clip import Clip
 from segue.errors import SegueError
 from segue.files import write_json
 from segue.film import contact_sheet, timeline, write_film
+from segue.frames import network_kept
 from segue.settings import FilmSettings, as_json, checked
 from segue.smooth import compensated, dissolved
 from segue.timing import Bezier, easing_named, screen_times
@@ -103,14 +103,17 @@ class Morph:
         return [(i, seconds + (own[i] - 1) / film.fps) for i, seconds in timed]
 
     def distances(self) -> list[float]:
-        """How far apart neighbours look, by pocket's CLIP; measured once and kept in the run folder."""
+        """How far apart neighbours look to the film's feature network (its setting ``look``).
+
+        They are measured once, and kept in the run folder.
+        """
+        look = str(_read(self.path / "run.json")["settings"]["look"])
         names = [path.name for path in self.frames.paths]
         digests = [f"{name} {path.stat().st_mtime_ns}" for name, path in zip(names, self.frames.paths, strict=True)]
         known = _read(self.path / "distances.json") if (self.path / "distances.json").exists() else {}
-        if known.get("frames") != digests:
-            features = Clip.load().images(list(self.frames))
-            apart = (1 - (features[1:] * features[:-1]).sum(1)).clamp_min(0).tolist()
-            known = {"frames": digests, "distances": apart}
+        if (known.get("look"), known.get("frames")) != (look, digests):
+            apart = network_kept(look).path(list(self.frames)).steps.tolist()
+            known = {"look": look, "frames": digests, "distances": apart}
             write_json(self.path / "distances.json", known)
         return [float(distance) for distance in known["distances"]]
 

@@ -2,13 +2,21 @@
 
 Every place of the film has a camera, an affine map of the picture's plane; the first keyframe's is the identity. A
 keyframe is shown through its camera. A parent at place p, seen through its camera C_p, becomes what the camera C_s of
-the midpoint at s sees by the map C_s C_p^-1, applied to its latent before the two parents are diffused and blended.
-What a parent does not show (a zoom out asks for more than there is) is taken from the other one.
+the midpoint at s sees by the map C_s C_p^-1, applied before the two parents are diffused and blended. What a parent
+does not show (a zoom out asks for more than there is) is taken from the other one.
+
+The map W is applied to the parent's latent, or to its picture x (a keyframe's own pixels, else x = D(z)):
+
+    latent space   z' = W(z)
+    pixel space    z' = E(W(x)) + W(z - E(x))
+
+The second term in pixel space is what a way through the autoencoder would lose of a parent that was made; so a camera
+that stands still changes nothing, and the loss does not add up from level to level.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TypeVar
 
@@ -22,7 +30,7 @@ from torch.nn import functional as F
 from segue.pictures import to_images, to_tensor
 from segue.tree import FrameKey
 
-__all__ = ["Motion", "seen", "shown", "warp"]
+__all__ = ["Motion", "PixelSpace", "seen", "shown", "warp"]
 
 Value = TypeVar("Value")
 Matrix = NDArray[np.float64]
@@ -100,13 +108,11 @@ def shown(motion: Motion, place: Fraction, picture: Image.Image) -> Image.Image:
     return to_images(warp(to_tensor([picture])[0], camera)[0].clamp(-1, 1)[None])[0]
 
 
-def _of(values: Sequence[Value], gap: int) -> Value:
-    """The value of a gap; the last one stands for all further gaps."""
-    return values[min(gap, len(values) - 1)]
-
-
 def seen(motion: Motion, key: FrameKey, parents: Sequence[tuple[FrameKey, Tensor]]) -> list[Tensor]:
-    """The parents' latents (C, h, w) as the camera at a frame sees them; gaps of each filled from the other."""
+    """The parents' latents (or pictures), (C, h, w), as the camera at a frame sees them.
+
+    What one does not show is filled from the other.
+    """
     aspect = parents[0][1].shape[2] / parents[0][1].shape[1]
     (left, mask_left), (right, mask_right) = (
         warp(latent, motion.between(key.place, parent.place, aspect)) for parent, latent in parents
@@ -114,3 +120,44 @@ def seen(motion: Motion, key: FrameKey, parents: Sequence[tuple[FrameKey, Tensor
     filled_left = torch.where((mask_left == 0) & (mask_right == 1), right, left)
     filled_right = torch.where((mask_right == 0) & (mask_left == 1), left, right)
     return [filled_left, filled_right]
+
+
+@dataclass(frozen=True)
+class PixelSpace:
+    """Parents that are moved in pixel space.
+
+    Attributes:
+        motion: how the camera moves.
+        keyframes: the keyframes' images (3, H, W) in [-1, 1], as the film shows them.
+        encode: images (B, 3, H, W) to latents (B, C, h, w).
+        decode: latents to images.
+    """
+
+    motion: Motion
+    keyframes: Mapping[FrameKey, Tensor]
+    encode: Callable[[Tensor], Tensor]
+    decode: Callable[[Tensor], Tensor]
+    known: dict[FrameKey, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def __call__(self, key: FrameKey, parents: Sequence[tuple[FrameKey, Tensor]]) -> list[Tensor]:
+        """The parents' latents (C, h, w) as the camera at a frame sees them; one at a time through the networks."""
+        drawn = [(parent, *self._drawn(parent, latent)) for parent, latent in parents]
+        pictures = seen(self.motion, key, [(parent, picture) for parent, picture, _ in drawn])
+        losses = seen(self.motion, key, [(parent, loss) for parent, _, loss in drawn])
+        return [
+            self.encode(picture[None].clamp(-1, 1))[0] + loss for picture, loss in zip(pictures, losses, strict=True)
+        ]
+
+    def _drawn(self, parent: FrameKey, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """A parent's picture, and what its latent has beyond that; the last two parents are remembered."""
+        if parent not in self.known:
+            if len(self.known) > 1:
+                self.known.pop(next(iter(self.known)))
+            picture = self.keyframes[parent] if parent.is_keyframe else self.decode(latent[None])[0]
+            self.known[parent] = picture, latent - self.encode(picture[None])[0]
+        return self.known[parent]
+
+
+def _of(values: Sequence[Value], gap: int) -> Value:
+    """The value of a gap; the last one stands for all further gaps."""
+    return values[min(gap, len(values) - 1)]

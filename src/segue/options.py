@@ -1,9 +1,11 @@
 """The settings as options of the command line: names, types, defaults and help all come from ``settings``."""
 
 import inspect
+import sys
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
@@ -12,7 +14,7 @@ from pydantic.fields import FieldInfo
 from segue.errors import SegueError
 from segue.settings import fields, option_name
 
-__all__ = ["given", "with_settings"]
+__all__ = ["faults_as_lines", "given", "mode_of", "with_settings"]
 
 Command = Callable[..., None]
 
@@ -52,6 +54,23 @@ def with_settings(*kinds: type[Any]) -> Callable[[Command], Command]:
 def given(values: Mapping[str, Any], kind: type[Any]) -> dict[str, Any]:
     """Those of the given options that belong to one kind of settings, as its values."""
     return {name: _value(name, value, fields(kind)[name]) for name, value in values.items() if name in fields(kind)}
+
+
+def mode_of(quiet: bool, as_json: bool = False) -> Literal["live", "json", "quiet"]:
+    """How a command shows its progress, by its options."""
+    return "json" if as_json else "quiet" if quiet else "live"
+
+
+@contextmanager
+def faults_as_lines() -> Iterator[None]:
+    """Print faults of a manifest line by line, and end with exit code 2."""
+    try:
+        yield
+    except SegueError as error:
+        if "\n" not in str(error):
+            raise
+        print(f"segue: {error}", file=sys.stderr)
+        raise typer.Exit(2) from error
 
 
 def _option(kind: type[Any], name: str, field: FieldInfo) -> inspect.Parameter:

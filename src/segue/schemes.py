@@ -56,6 +56,7 @@ class Level:
         start: the noise point of the blends.
         stop: where the leg ends; a frame is finished where that is CLEAN.
         blend: the noisy latent (C, h, w) of a sample at ``start``.
+        alone: the same with one of the sample's parents in place of all, where the scheme blends parents.
     """
 
     number: int
@@ -63,6 +64,7 @@ class Level:
     start: NoisePoint
     stop: NoisePoint
     blend: Callable[[Sample], Tensor]
+    alone: Callable[[Sample, FrameKey], Tensor] | None = None
 
     @property
     def is_final(self) -> bool:
@@ -121,14 +123,20 @@ def _branching_level(task: Task, made: Latents, point: NoisePoint, midpoints: li
     """Midpoints of one noise point; the parents of each share the candidate's noise."""
     by_key = {midpoint.key: midpoint for midpoint in midpoints}
 
-    def blend(sample: Sample) -> Tensor:
+    def diffused(sample: Sample) -> list[Tensor]:
         midpoint = by_key[sample.key]
         eps = task.noise("midpoint", sample.key, sample.candidate)
         parents = [(parent, made[parent]) for parent in (midpoint.left, midpoint.right)]
-        left, right = (diffuse(z, eps, point) for z in task.seen(sample.key, parents))
-        return _slerp(left, right, biased(midpoint, task.bias))
+        return [diffuse(z, eps, point) for z in task.seen(sample.key, parents)]
 
-    return Level(midpoints[0].level, {m.key: (m.left, m.right) for m in midpoints}, point, CLEAN, blend)
+    def blend(sample: Sample) -> Tensor:
+        left, right = diffused(sample)
+        return _slerp(left, right, biased(by_key[sample.key], task.bias))
+
+    def alone(sample: Sample, parent: FrameKey) -> Tensor:
+        return diffused(sample)[0 if parent == by_key[sample.key].left else 1]
+
+    return Level(midpoints[0].level, {m.key: (m.left, m.right) for m in midpoints}, point, CLEAN, blend, alone)
 
 
 def biased(midpoint: Midpoint, bias: float) -> float:

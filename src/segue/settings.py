@@ -19,6 +19,7 @@ from segue.tree import grows
 
 __all__ = [
     "PRESETS",
+    "PRESET_HELP",
     "SCHEMES",
     "SOLVERS",
     "ComputeSettings",
@@ -210,7 +211,10 @@ class MorphSettings(InversionSettings):
     max_distance: float = Field(
         default=0.0, ge=0, description="With perceptual spacing, neighbours nearer than this get no frame between them."
     )
-    look: str = Field(default="pocket", description="CLIP model that tells how far apart two frames look.")
+    look: str = Field(
+        default="pocket",
+        description="Feature network that tells how far apart two frames look: pocket, clip:NAME, dinov2, lpips:FILE.",
+    )
     zoom: tuple[Annotated[float, Field(gt=0.05, lt=20)], ...] = Field(
         default=(1.0,),
         min_length=1,
@@ -223,6 +227,9 @@ class MorphSettings(InversionSettings):
     )
     rotate: tuple[Annotated[float, Field(ge=-360, le=360)], ...] = Field(
         default=(0.0,), min_length=1, description="Degrees by which the picture turns clockwise over a gap."
+    )
+    motion_space: Literal["pixel", "latent"] = Field(
+        default="pixel", description="Move the parents' pictures (exact), or their latents (quicker, coarser)."
     )
     colour_match: float = Field(
         default=0.0, ge=0, le=1, description="How strongly frames follow the coarse colours between their keyframes."
@@ -314,6 +321,7 @@ class FilmSettings:
         easing_named(self.easing)
 
 
+PRESET_HELP = "Values to begin with: draft for a first look, balanced, or paper, slow and as published."
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "paper": {
         "solver": "ddim",

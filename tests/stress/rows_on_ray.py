@@ -1,24 +1,41 @@
 """Rows on Ray: a worker killed, then the driver, then started again; and what distribution costs.
 
-    PYTHONPATH=tests python tests/stress/rows_on_ray.py [--rows N] [--model FOLDER] [--frames N] [--steps N]
+    PYTHONPATH=tests python tests/stress/rows_on_ray.py killed cost [--rows N] [--model NAME] [--frames N] [--steps N]
 
-All films must equal those of a plain loop to the byte, and no finished batch may be made twice: a file of latents
-that was there when the driver was killed is the same file in the end. All runs have one thread for each worker.
+Killed: two workers make the rows; one is killed in the middle, later the driver; then the same command runs again. All
+films must equal those of a plain loop to the byte, and no finished batch may be made twice: a file of latents that was
+there when the worker or the driver was killed is the same file in the end.
+
+Cost: one worker on Ray and a plain loop in this process take turns with each row, so that other work on the machine
+slows both; from when both have made a first row. Printed are the sums, and the median of the rows' ratios.
+
+With ``--model pocket`` the rows are pairs of the benchmark, spread over it, else pairs of noise. All have one thread.
 """
 
 import argparse
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
+
+if TYPE_CHECKING:
+    from segue.batch.crew import Crew, Event
+    from segue.batch.rows import Row
+    from segue.batch.work import Order
+    from segue.morph import Morph
 
 COMMAND = """
 import sys, typer
@@ -30,71 +47,167 @@ sys.exit(app(["batch", *sys.argv[1:]], standalone_mode=False) or 0)
 """
 
 
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "pairs" / "manifest.jsonl"
+
+
 def main() -> None:
     """Parse the command, run everything, print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kinds", nargs="+", choices=("killed", "cost"))
     parser.add_argument("--rows", type=int, default=24)
-    parser.add_argument("--model", help="a checkpoint's folder; tiny random networks if not given")
+    parser.add_argument("--model", help="pocket, or a checkpoint's folder; tiny random networks if not given")
     parser.add_argument("--frames", type=int, default=9)
     parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--cost-only", action="store_true", help="kill nothing")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = options.model or str(saved_tiny(folder / "model"))
-        settings = {"num_frames": options.frames, "num_inference_steps": options.steps, "batch_size": 2}
-        manifest = written(folder, options.rows)
-        arguments = [
-            str(manifest),
-            "--model",
-            model,
-            "--dtype",
-            "float32",
-            "--device",
-            "cpu",
-            "--film",
-            "gif",
-            "--json",
-        ]
-        for key, value in settings.items():
-            arguments += [f"--{key.replace('_', '-')}", str(value)]
-
-        if not options.cost_only:
-            killed(folder, manifest, model, settings, arguments, options.rows)
-
-        # One worker from when it is ready, against the loop before and after it, as other work may slow both.
-        loops = [plain_loop(folder / "before", manifest, model, settings)]
-        lines = run([*arguments, "-o", str(folder / "cost"), "--ray", "--workers", "1"])
-        begun = next(line["seconds"] for line in lines if line["event"] == "start")
-        spent = next(line["seconds"] for line in reversed(lines) if line["event"] == "made") - begun
-        loops.append(plain_loop(folder / "after", manifest, model, settings))
-        share = 100 * (spent / (sum(loops) / 2) - 1)
-        print(f"a plain loop: {options.rows} rows in {loops[0]:.1f} s and in {loops[1]:.1f} s")
-        print(f"one worker on Ray: {spent:.1f} s after start-up, {share:+.1f} %")
+        settings = {"num_frames": options.frames, "num_inference_steps": options.steps, "batch_size": 2, "pose": "off"}
+        manifest = spread(folder, options.rows) if model == "pocket" else written(folder, options.rows)
+        if "killed" in options.kinds:
+            killed(folder, manifest, model, settings)
+        if "cost" in options.kinds:
+            cost(folder, manifest, model, settings)
 
 
-def killed(
-    folder: Path, manifest: Path, model: str, settings: dict[str, Any], arguments: list[str], count: int
-) -> None:
+def killed(folder: Path, manifest: Path, model: str, settings: dict[str, Any]) -> None:
     """Two workers; one is killed in the middle, later the driver; then the same command again."""
-    plain_loop(folder / "single", manifest, model, settings)
-    interrupted = [*arguments, "-o", str(folder / "out"), "--ray", "--workers", "2"]
-    with started(interrupted) as driver:
-        wait_for(driver, made=count // 6)
-        victim = worker_of(driver.pid)
-        os.kill(victim, signal.SIGKILL)
-        wait_for(driver, made=count // 3)
+    rows = rows_of(manifest, folder / "single", settings)
+    make = plain(model)
+    for row in rows:
+        make(row)
+    command = [str(manifest), "-o", str(folder / "out"), "--ray", "--workers", "2", "--film", "gif", "--json"]
+    command += ["--model", model, "--dtype", "float32", "--device", "cpu"]
+    for key, value in settings.items():
+        command += [f"--{key.replace('_', '-')}", str(value)]
+    with started(command) as driver:
+        wait_for(driver, made=len(rows) // 6)
+        os.kill(worker_of(driver.pid), signal.SIGKILL)
+        finished = batches(folder / "out")
+        at_worker = len(finished)
+        wait_for(driver, made=len(rows) // 3)
         driver.kill()
-    finished = {path: path.stat().st_ino for path in (folder / "out").glob("*/latents/[!.]*")}
+    finished = {**batches(folder / "out"), **finished}  # those of the first moment count as they were then
     time.sleep(3)  # Ray's own processes end with the driver
-    lines = run(interrupted)
-    again = [path for path, inode in finished.items() if path.stat().st_ino != inode]
+    done = run(command)[-1]
+    there = batches(folder / "out")
+    again = [path for path, file in finished.items() if there[path] != file]
     assert not again, f"batches made again: {again}"
-    for i in range(count):
-        assert frames(folder / "out" / f"p{i}") == frames(folder / "single" / f"p{i}"), f"p{i} differs"
-    print(f"worker and driver killed: {len(finished)} finished batches kept, {lines[-1]['kept']} rows kept,")
-    print(f"{lines[-1]['made']} made, all {count} films equal to the byte", flush=True)
+    for row in rows:
+        assert frames(folder / "out" / row.name) == frames(row.folder), f"{row.name} differs"
+    print(
+        f"killed: a worker at {at_worker} finished batches, the driver at {len(finished)}; all those are the same files"
+    )
+    print(f"in the end, of {len(there)}: none was made twice. The last command kept {done['kept']} rows,")
+    print(f"and made {done['made']}. ", end="")
+    print(f"All {len(rows)} films equal those of single runs to the byte.", flush=True)
+
+
+def cost(folder: Path, manifest: Path, model: str, settings: dict[str, Any]) -> None:
+    """One worker on Ray against a plain loop, in turns, from when both have made a row."""
+    from segue.batch.cluster import LOCAL, Actors
+    from segue.batch.drive import drive, locked, record
+
+    chosen = {"name": model, "controlnet": None, "dtype": "float32", "device": "cpu"}
+    here, there = (warmed(rows_of(manifest, folder / name, settings)) for name in ("loop", "ray"))
+    turns = Turns(Actors(chosen, 1, LOCAL, len(there), folder), plain(model), {row.name: row for row in here})
+    with locked(folder / "ray"), closing(turns.crew):
+        done = drive(there, [], turns, finish=lambda row, result: record(row, folder / "ray", chosen, result))
+        turns.end()
+    assert {outcome.state for outcome in done} == {"made"}, done
+    for one, other in zip(here, there, strict=True):
+        assert frames(one.folder) == frames(other.folder), f"{one.name} differs"
+    spent = turns.spent[1:]
+    loop, ray = (sum(turn[name] for turn in spent) for name in ("loop", "ray"))
+    ratios = [turn["ray"] / turn["loop"] for turn in spent]
+    print(
+        f"cost: {len(spent)} rows, loop {loop:.1f} s, one worker on Ray {ray:.1f} s after start-up, {ray / loop:.3f};"
+    )
+    print(f"median ratio of the rows {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
+
+
+class Turns:
+    """A crew of one worker that takes turns with a plain loop: each row is made by both, every other one by it first.
+
+    The worker's time is from when it is handed a row to when it could be handed the next.
+    """
+
+    def __init__(self, crew: "Crew", make: "Callable[[Row], Morph]", rows: "dict[str, Row]") -> None:
+        self.crew, self.make, self.rows = crew, make, rows
+        self.spent: list[dict[str, float]] = []
+        self.begun, self.row = 0.0, ""
+
+    def hand(self, worker: int, order: "Order") -> None:
+        """Give a row to the worker, behind the loop's turn with the row before or with this one."""
+        self.end()
+        self.row = order.row.name
+        self.spent.append({})
+        if len(self.spent) % 2:
+            self._loop()
+        self.begun = time.monotonic()
+        self.crew.hand(worker, order)
+
+    def events(self, seconds: float) -> "list[Event]":
+        """What happened."""
+        return self.crew.events(seconds)
+
+    def close(self) -> None:
+        """End the worker."""
+        self.crew.close()
+
+    def end(self) -> None:
+        """The worker is through with its row."""
+        if self.spent:
+            self.spent[-1]["ray"] = time.monotonic() - self.begun
+            if "loop" not in self.spent[-1]:
+                self._loop()
+
+    def _loop(self) -> None:
+        begun = time.monotonic()
+        self.make(self.rows[self.row])
+        self.spent[-1]["loop"] = time.monotonic() - begun
+
+
+def warmed(rows: "list[Row]") -> "list[Row]":
+    """The rows, behind a copy of the first one that does not count."""
+    return [replace(rows[0], name="first", folder=rows[0].folder.with_name("first"), film=None), *rows]
+
+
+def plain(model: str) -> "Callable[[Row], Morph]":
+    """What makes a row in a plain loop, with the model loaded."""
+    import torch
+
+    from segue.batch.work import make_row
+    from segue.interpolate import Interpolator
+
+    torch.set_num_threads(1)
+    return partial(make_row, Interpolator.from_pretrained(model, dtype="float32", device="cpu"))
+
+
+def rows_of(manifest: Path, output: Path, settings: dict[str, Any]) -> "list[Row]":
+    from segue.batch.rows import read_rows
+
+    return read_rows(manifest, output, settings, preset="balanced", ending=".gif")
+
+
+def batches(output: Path) -> dict[Path, tuple[int, int]]:
+    """Every finished batch's file of latents, and which file it is."""
+    found = {path: path.stat() for path in output.glob("*/latents/[!.]*")}
+    return {path: (file.st_ino, file.st_mtime_ns) for path, file in found.items()}
+
+
+def spread(folder: Path, count: int) -> Path:
+    """A manifest of so many pairs of the benchmark, spread over it."""
+    lines = [json.loads(line) for line in BENCHMARK.read_text().splitlines()]
+    chosen = lines[:: max(1, len(lines) // count)][:count]
+    for line in chosen:
+        for side in "ab":
+            line[side] = str(BENCHMARK.parent / line[side])
+            line.pop(f"pose_{side}", None)
+        line.pop("group", None)
+    (folder / "pairs.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in chosen))
+    return folder / "pairs.jsonl"
 
 
 def saved_tiny(folder: Path) -> Path:
@@ -115,23 +228,6 @@ def written(folder: Path, count: int) -> Path:
         rows.append({"name": f"p{i}", "a": f"p{i}-a.png", "b": f"p{i}-b.png", "prompt": "cat", "seed": i})
     (folder / "pairs.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     return folder / "pairs.jsonl"
-
-
-def plain_loop(output: Path, manifest: Path, model: str, settings: dict[str, Any]) -> float:
-    """The same films in a plain loop; the seconds after the model is loaded."""
-    import torch
-
-    from segue.batch.rows import read_rows
-    from segue.batch.work import make_row
-    from segue.interpolate import Interpolator
-
-    torch.set_num_threads(1)
-    segue = Interpolator.from_pretrained(model, dtype="float32", device="cpu")
-    rows = read_rows(manifest, output, settings, preset="balanced", ending=".gif")
-    begun = time.monotonic()
-    for row in rows:
-        make_row(segue, row)
-    return time.monotonic() - begun
 
 
 def started(arguments: list[str]) -> subprocess.Popen[str]:

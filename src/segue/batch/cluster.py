@@ -8,6 +8,7 @@ needs and sends back what it made.
 import logging
 import os
 import secrets
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,6 +89,9 @@ class Actors:
     def events(self, seconds: float) -> list[Event]:
         """What happened; waits so long for the first call that ends."""
         found, self._unsent = self._unsent, []
+        if not self._calls and not found:  # all are idle: Ray would not wait
+            time.sleep(seconds)
+            return []
         ended, _ = self._ray.wait(list(self._calls), num_returns=1, timeout=0 if found else seconds)
         size = self._inbox.qsize()
         found += self._inbox.get_nowait_batch(size) if size else []

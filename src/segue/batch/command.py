@@ -4,26 +4,23 @@ import csv
 import io
 import json
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand
 
-from segue.errors import SegueError
-from segue.options import given, with_settings
-from segue.settings import ComputeSettings, FilmSettings, MorphSettings
+from segue.display import Line, duration, shown_as_lines
+from segue.options import faults_as_lines, given, mode_of, with_settings
+from segue.settings import PRESET_HELP, ComputeSettings, FilmSettings, MorphSettings
 
 if TYPE_CHECKING:
     from segue.batch.crew import Crew
-    from segue.batch.drive import Callback, Outcome, Status
+    from segue.batch.drive import Outcome, Status
 
 __all__ = ["BatchCommand", "batch"]
 
-PLAIN_SECONDS = 5.0  # between two lines where the output is no terminal
 LOCAL = "local"  # the address of a bare --ray
 
 
@@ -59,7 +56,7 @@ def batch(
     controlnet: Annotated[str | None, typer.Option(help="ControlNet; pocket's own with pocket.")] = None,
     dtype: Annotated[Literal["float32", "bfloat16", "float16"] | None, typer.Option(help="Precision.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the best there is if not given.")] = None,
-    preset: Annotated[Literal["paper", "balanced", "draft"], typer.Option(help="Values to begin with.")] = "balanced",
+    preset: Annotated[Literal["paper", "balanced", "draft"], typer.Option(help=PRESET_HELP)] = "balanced",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew over runs with other settings.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Progress as JSON lines on standard output.")] = False,
@@ -77,10 +74,10 @@ def batch(
         for kind in (MorphSettings, ComputeSettings, FilmSettings)
         for name, value in given(values, kind).items()
     }
-    with _faults_as_lines():
+    with faults_as_lines():
         rows = read_rows(pairs, output, settings, preset=preset, ending=f".{film}")
     chosen = {"name": _placed(model), "controlnet": _placed(controlnet), "dtype": dtype, "device": device}
-    with locked(output), _showing(as_json, quiet) as show:
+    with locked(output), shown_as_lines(mode_of(quiet, as_json), _line, record=_record, unit="rows") as show:
         kept = [outcome for row in rows if (outcome := is_made(row, output, chosen))]
         names = {outcome.name for outcome in kept}
         missing = [row for row in rows if row.name not in names]
@@ -135,83 +132,19 @@ def _is_address(text: str) -> bool:
     return text in ("auto", LOCAL) or bool(colon and host and port.isdecimal() and "/" not in host)
 
 
-@contextmanager
-def _faults_as_lines() -> Iterator[None]:
-    """Print a manifest's faults line by line, and end with exit code 2."""
-    try:
-        yield
-    except SegueError as error:
-        if "\n" not in str(error):
-            raise
-        print(f"segue: {error}", file=sys.stderr)
-        raise typer.Exit(2) from error
-
-
 # Progress.
 
 
-@contextmanager
-def _showing(as_json: bool, quiet: bool) -> "Iterator[Callback]":
-    """Show where the batch is: JSON lines, a live line on a terminal, now and then a line elsewhere."""
-    if as_json:
-        yield _json_line
-    elif quiet:
-        yield lambda _status: None
-    elif not sys.stderr.isatty():
-        yield _Plain()
-    else:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-        columns = (BarColumn(bar_width=30), MofNCompleteColumn(), TextColumn("{task.description}"))
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("", total=None)
-
-            def show(status: "Status") -> None:
-                if line := _news(status):
-                    bar.console.print(line, highlight=False, markup=False)
-                through = status.kept + status.made + status.failed
-                bar.update(task, description=_worded(status), completed=through, total=status.rows)
-
-            yield show
-
-
-class _Plain:
-    """A line for each row that is through, and one every few seconds."""
-
-    def __init__(self) -> None:
-        self.said = time.monotonic()
-
-    def __call__(self, status: "Status") -> None:
-        now = time.monotonic()
-        if line := _news(status):
-            print(line, file=sys.stderr, flush=True)
-        if status.event in ("begin", "made") or now - self.said >= PLAIN_SECONDS:
-            self.said = now
-            through = status.kept + status.made + status.failed
-            print(f"{through} of {status.rows} rows, {_worded(status)}", file=sys.stderr, flush=True)
-
-
-def _json_line(status: "Status") -> None:
-    print(
-        json.dumps(
-            {
-                "event": status.event,
-                "row": status.row or None,
-                "text": status.text or None,
-                "rows": status.rows,
-                "kept": status.kept,
-                "made": status.made,
-                "failed": status.failed,
-                "running": list(status.running),
-                "frames": status.frames,
-                "frames_per_minute": round(status.frames_per_minute, 1),
-                "seconds": round(status.seconds, 3),
-                "left": None if status.left is None else round(status.left, 1),
-            }
-        ),
-        flush=True,
-    )
+def _line(status: "Status") -> Line:
+    """Where the batch is, in words."""
+    parts = [f"{len(status.running)} running", f"{status.failed} failed"]
+    if status.frames:
+        parts.append(f"{status.frames_per_minute:.0f} frames a minute")
+    if status.left is not None:
+        parts.append(f"{duration(status.left)} left")
+    text, through = ", ".join(parts), status.kept + status.made + status.failed
+    plain = f"{through} of {status.rows} rows, {text}"
+    return Line(text, through, status.rows, plain, part=status.made, news=_news(status))
 
 
 def _news(status: "Status") -> str:
@@ -223,16 +156,22 @@ def _news(status: "Status") -> str:
     return f"segue: {status.row}: {status.text}" if status.event == "word" else ""
 
 
-def _worded(status: "Status") -> str:
-    """Where the batch is, in words."""
-    from segue.display import duration
-
-    parts = [f"{len(status.running)} running", f"{status.failed} failed"]
-    if status.frames:
-        parts.append(f"{status.frames_per_minute:.0f} frames a minute")
-    if status.left is not None:
-        parts.append(f"{duration(status.left)} left")
-    return ", ".join(parts)
+def _record(status: "Status") -> dict[str, Any]:
+    """An event as plain values."""
+    return {
+        "event": status.event,
+        "row": status.row or None,
+        "text": status.text or None,
+        "rows": status.rows,
+        "kept": status.kept,
+        "made": status.made,
+        "failed": status.failed,
+        "running": list(status.running),
+        "frames": status.frames,
+        "frames_per_minute": round(status.frames_per_minute, 1),
+        "seconds": round(status.seconds, 3),
+        "left": None if status.left is None else round(status.left, 1),
+    }
 
 
 # The table at the end.

@@ -123,6 +123,9 @@ def _absolute(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     placed = dict(values)
     if isinstance(pose := values.get("pose"), str) and _is_files(pose):
         placed["pose"] = ",".join(str(folder / name.strip()) for name in pose.split(","))
+    kind, colon, file = str(values.get("look", "")).partition(":")
+    if colon and (folder / file).exists():
+        placed["look"] = f"{kind}:{folder / file}"
     images = values.get("control_image", ())
     images = [images] if isinstance(images, str) else images
     if isinstance(images, Sequence) and images and all(isinstance(image, str) for image in images):

@@ -1,24 +1,21 @@
 """The command ``segue evaluate``: measure schemes on pairs, compare two evaluations, convert weights."""
 
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from segue.display import Line, shown_as_lines
 from segue.errors import SegueError
-from segue.options import given, with_settings
-from segue.settings import ComputeSettings, MorphSettings, checked, option_name, with_preset
+from segue.options import faults_as_lines, given, mode_of, with_settings
+from segue.settings import PRESET_HELP, ComputeSettings, MorphSettings, checked, option_name, with_preset
 
 if TYPE_CHECKING:
     from segue.evaluate.harness import Stage
 
 __all__ = ["evaluate"]
-
-PLAIN_SECONDS = 5.0  # between two lines where the output is no terminal
 
 
 @with_settings(MorphSettings, ComputeSettings)
@@ -54,7 +51,7 @@ def evaluate(
     controlnet: Annotated[str | None, typer.Option(help="ControlNet; pocket's own with pocket.")] = None,
     dtype: Annotated[Literal["float32", "bfloat16", "float16"] | None, typer.Option(help="Precision.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the best there is if not given.")] = None,
-    preset: Annotated[Literal["paper", "balanced", "draft"], typer.Option(help="Values to begin with.")] = "balanced",
+    preset: Annotated[Literal["paper", "balanced", "draft"], typer.Option(help=PRESET_HELP)] = "balanced",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
     **values: Any,
 ) -> None:
@@ -103,7 +100,7 @@ def _evaluate(
     checked(MorphSettings, settings)
     computing = given(values, ComputeSettings)
     checked(ComputeSettings, computing)
-    with _faults_as_lines():
+    with faults_as_lines():
         pairs = read_pairs(inputs[0])
     check_report(output)
 
@@ -114,7 +111,7 @@ def _evaluate(
     segue = Interpolator.from_pretrained(
         model["name"], controlnet=model["controlnet"], dtype=model["dtype"], device=model["device"]
     )
-    with _showing(quiet) as show:
+    with shown_as_lines(mode_of(quiet), _line, unit="films") as show:
         report = measure(segue, pairs, chosen, output, networks=seen, settings={**settings, **computing}, callback=show)
     page = write_report(report, output)
     if not quiet:
@@ -161,57 +158,9 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-@contextmanager
-def _faults_as_lines() -> Iterator[None]:
-    """Print a manifest's faults line by line, and end with exit code 2."""
-    try:
-        yield
-    except SegueError as error:
-        if "\n" not in str(error):
-            raise
-        print(f"segue: {error}", file=sys.stderr)
-        raise typer.Exit(2) from error
-
-
-@contextmanager
-def _showing(quiet: bool) -> "Iterator[Callable[[Stage], None]]":
-    """Show where the evaluation is: a live line on a terminal, now and then a line elsewhere."""
-    if quiet:
-        yield lambda _stage: None
-    elif not sys.stderr.isatty():
-        yield _Plain()
-    else:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("", total=None)
-
-            def show(stage: "Stage") -> None:
-                bar.update(task, description=_worded(stage), completed=stage.done, total=stage.total or None)
-
-            yield show
-
-
-class _Plain:
-    """One line for each stage, and one every few seconds."""
-
-    def __init__(self) -> None:
-        self.said = -PLAIN_SECONDS
-        self.stage: tuple[str, str] | None = None
-
-    def __call__(self, stage: "Stage") -> None:
-        now = time.monotonic()
-        if (stage.stage, stage.what) != self.stage or now - self.said >= PLAIN_SECONDS:
-            self.said, self.stage = now, (stage.stage, stage.what)
-            count = f" {stage.done} of {stage.total}" if stage.total else ""
-            print(f"{_worded(stage)}{count}", file=sys.stderr, flush=True)
-
-
-def _worded(stage: "Stage") -> str:
-    if stage.stage == "films":
-        return f"films, {stage.what}, {stage.pair}"
-    if stage.stage == "features":
-        return f"features, {stage.what}, {stage.pair}"
-    return "intervals and report"
+def _line(stage: "Stage") -> Line:
+    """Where the evaluation is, in words."""
+    named = stage.stage in ("films", "features")
+    text = f"{stage.stage}, {stage.what}, {stage.pair}" if named else "intervals and report"
+    count = f" {stage.done} of {stage.total}" if stage.total else ""
+    return Line(text, stage.done, stage.total, f"{text}{count}", part=(stage.stage, stage.what))

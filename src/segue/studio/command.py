@@ -1,10 +1,11 @@
 """The command ``segue studio``: the page on 127.0.0.1, until it is interrupted."""
 
+import json
 import os
 import re
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +16,7 @@ from segue.errors import SegueError
 if TYPE_CHECKING:
     from segue.studio.session import Studio
 
-__all__ = ["application", "studio"]
+__all__ = ["application", "examples", "studio"]
 
 HOST = "127.0.0.1"
 EXAMPLES = {"cat and tiger": ("cat.png", "tiger.png"), "apple and moon": ("apple.png", "moon.png")}
@@ -57,11 +58,9 @@ def studio(
     from segue.studio.jobs import Queue
     from segue.studio.session import Studio
 
-    captioned = "pocket" if model is None else None
-    made = Studio(
-        folder.absolute(), _loader(model, controlnet, dtype, device), _describer(captioned), _opened(run), _examples(),
-        Queue(max_waiting),
-    )  # fmt: skip
+    opened = _opened(run)
+    load = _loader(opened, {"name": model, "controlnet": controlnet, "dtype": dtype}, device)
+    made = Studio(folder.absolute(), load, _describe, opened, examples(), Queue(max_waiting))
     listening = _listening(port)
     hosts = None if share else frozenset({HOST, "localhost"})
     app = application(made, most_bytes=most, password=password, hosts=hosts)
@@ -122,25 +121,36 @@ def _opened(run: Path | None) -> Path | None:
     return run
 
 
-def _loader(name: str | None, controlnet: str | None, dtype: str | None, device: str | None) -> Callable[[], Any]:
+def _loader(run: Path | None, given: Mapping[str, str | None], device: str | None) -> Callable[[], Any]:
+    """What loads the model: the one that is given, or else the one that the opened run was made with."""
+
     def load() -> Any:
         from segue.interpolate import Interpolator
+        from segue.run import RUN_FILE
 
-        return Interpolator.from_pretrained(name, controlnet=controlnet, dtype=dtype, device=device)
+        begun: Mapping[str, str | None] = {}
+        if run and (run / RUN_FILE).exists():
+            begun = json.loads((run / RUN_FILE).read_text())["model"]
+        name = given["name"] or begun.get("name")
+        is_same = name == begun.get("name")
+        return Interpolator.from_pretrained(
+            name,
+            controlnet=given["controlnet"] or (begun.get("controlnet") if is_same else None),
+            dtype=given["dtype"] or (begun.get("dtype") if is_same else None),
+            device=device,
+        )
 
     return load
 
 
-def _describer(captioner: str | None) -> Callable[[Any], str]:
-    def describe(picture: Any) -> str:
-        from segue.caption import captions
+def _describe(picture: Any, captioner: str | None) -> str:
+    """A caption by the captioner that the settings name; pocket's needs no network and serves every model."""
+    from segue.caption import captions
 
-        return captions([picture], captioner)[0] if captioner else ""
-
-    return describe
+    return captions([picture], "pocket" if captioner in (None, "none") else captioner)[0]
 
 
-def _examples() -> dict[str, tuple[Path, ...]]:
+def examples() -> dict[str, tuple[Path, ...]]:
     """The example pictures that are there: in the studio's own folder, or in the repository."""
     folders = (Path(__file__).parent / "examples", Path(__file__).parents[3] / "examples")
     found: dict[str, tuple[Path, ...]] = {}

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from segue.errors import SegueError
-from segue.settings import PRESETS, FilmSettings, MorphSettings, as_json, preset_settings
+from segue.settings import PRESET_HELP, PRESETS, FilmSettings, MorphSettings, as_json, preset_settings
 from segue.studio.controls import SHOWN, Control, controls, groups, shown
 from segue.studio.serve import visitor_of
 from segue.studio.session import Session, Studio
@@ -18,17 +18,47 @@ from segue.studio.session import Session, Studio
 __all__ = ["HEAD", "page", "theme"]
 
 HEAD = (
-    '<link rel="stylesheet" href="/studio/page.css"><link rel="icon" href="data:,">'
-    '<script src="/studio/page.js" defer></script>'
+    '<link rel="stylesheet" href="/studio/page/page.css"><link rel="icon" href="data:,">'
+    '<script src="/studio/page/page.js" type="module"></script>'
 )
 FONTS = ["system-ui", "sans-serif"]
-ABOUT = {"draft": "draft: a first look", "balanced": "balanced", "paper": "paper: slow, as published"}
+PRESET_NAMES = ("draft", "balanced", "paper")  # the quickest first
 
 
 def theme() -> Any:
-    """Calm colours, and fonts that need no network."""
-    return gr.themes.Base(
-        primary_hue="teal", neutral_hue="slate", font=FONTS, font_mono=["ui-monospace", "monospace"], radius_size="sm"
+    """Calm colours whose text has a contrast of 4.5 or more, and fonts that need no network."""
+    base = gr.themes.Base(
+        primary_hue="teal", neutral_hue="slate", font=FONTS, font_mono=["ui-monospace", "monospace"], radius_size="md"
+    )
+    colours = {  # on light and on dark
+        "body_background_fill": ("*neutral_50", "#0b1220"),
+        "background_fill_primary": ("white", "#131c2e"),
+        "background_fill_secondary": ("*neutral_100", "#0f1726"),
+        "block_background_fill": ("white", "#131c2e"),
+        "body_text_color": ("*neutral_900", "*neutral_100"),
+        "body_text_color_subdued": ("*neutral_600", "*neutral_400"),
+        "block_info_text_color": ("*neutral_600", "*neutral_400"),
+        "block_title_text_color": ("*neutral_800", "*neutral_200"),
+        "block_label_text_color": ("*neutral_800", "*neutral_200"),
+        "border_color_primary": ("*neutral_200", "#2a3650"),
+        "border_color_accent": ("*primary_500", "*primary_500"),
+        "block_border_color": ("*neutral_200", "#2a3650"),
+        "color_accent_soft": ("*primary_50", "#123036"),
+        "input_placeholder_color": ("*neutral_500", "*neutral_400"),
+        "input_background_fill": ("*neutral_50", "#0f1726"),
+        "input_border_color": ("*neutral_300", "#2a3650"),
+        "checkbox_label_background_fill": ("*neutral_50", "#0f1726"),
+        "checkbox_label_background_fill_selected": ("*primary_50", "#123036"),
+        "checkbox_label_text_color_selected": ("*neutral_900", "*neutral_100"),
+        "button_primary_background_fill": ("*primary_700", "*primary_700"),
+        "button_primary_background_fill_hover": ("*primary_800", "*primary_600"),
+        "button_primary_text_color": ("white", "white"),
+        "link_text_color": ("*primary_700", "*primary_400"),
+    }
+    light = {name: values[0] for name, values in colours.items()}
+    dark = {f"{name}_dark": values[1] for name, values in colours.items()}
+    return base.set(
+        color_accent="*primary_600", input_border_width="1px", input_border_width_dark="1px", **light, **dark
     )
 
 
@@ -36,24 +66,28 @@ def page(studio: Studio) -> Any:
     """The page of a studio, as Gradio's Blocks."""
     images, film = controls(MorphSettings), controls(FilmSettings)
     with gr.Blocks(title="Segue studio", analytics_enabled=False, fill_width=True) as blocks:
-        gr.HTML('<div id="segue-top"></div>')
-        with gr.Group(elem_id="segue-settings"):
-            names = [(ABOUT[name], name) for name in ("draft", "balanced", "paper")]
-            preset = gr.Radio(names, value="balanced", label="preset", info="Values to begin with.", elem_id="preset")
-            with gr.Row():
-                made = {name: _component(images[name], MorphSettings) for name in SHOWN}
-            with gr.Accordion("All settings", open=False, elem_id="all-settings"):
-                for group, members in groups().items():
-                    with gr.Accordion(group, open=False):
-                        made |= {name: _component(images[name], MorphSettings) for name in members}
-        make = gr.Button("Make the film", variant="primary", elem_id="make")
-        gr.HTML('<div id="segue-work"></div>')
-        with gr.Accordion("Film: speed, hold, there and back", open=False, elem_id="film-settings"):
-            with gr.Row():
-                filmed = {name: _component(control, FilmSettings) for name, control in film.items()}
-            write = gr.Button("Write the film anew", elem_id="write-film")
-        gr.HTML('<div id="segue-end"></div>')
+        _place("segue-top")
+        with gr.Row(elem_id="segue-desk"):
+            with gr.Column(elem_id="segue-side"):
+                gr.HTML('<div class="sg"><h2>Settings</h2></div>', apply_default_css=False)
+                with gr.Group(elem_id="segue-settings"):
+                    preset = gr.Radio(
+                        list(PRESET_NAMES), value="balanced", label="--preset", info=PRESET_HELP, elem_id="preset"
+                    )
+                    made = {name: _component(images[name], MorphSettings) for name in SHOWN}
+                make = gr.Button("Make the film", variant="primary", elem_id="make")
+                with gr.Accordion("All settings", open=False, elem_id="all-settings"):
+                    for group, members in groups().items():
+                        with gr.Accordion(group, open=False):
+                            made |= {name: _component(images[name], MorphSettings) for name in members}
+            with gr.Column(elem_id="segue-main"):
+                _place("segue-work")
+                with gr.Accordion("Film settings", open=False, elem_id="film-settings"):
+                    with gr.Row():
+                        filmed = {name: _component(control, FilmSettings) for name, control in film.items()}
+                    write = gr.Button("Write the film anew", elem_id="write-film")
         answer = gr.Textbox(visible="hidden", elem_id="segue-answer")
+        reload = gr.Button("Show the settings of the table", visible="hidden", elem_id="reload-settings")
 
         def making(request: gr.Request, chosen: str, *values: Any) -> str:
             return _said(lambda: _session(studio, request).make(dict(zip(made, values, strict=True)), chosen))
@@ -77,8 +111,15 @@ def page(studio: Studio) -> Any:
         write.click(writing, list(filmed.values()), [answer], **quick).then(**said, queue=False)
         changed = sorted({name for values in PRESETS.values() for name in values})
         preset.input(lambda name: _preset(name, changed), [preset], [made[field] for field in changed], **quick)
-        blocks.load(loading, None, [preset, *made.values(), *filmed.values()], **quick)
+        shown_ones = [preset, *made.values(), *filmed.values()]
+        blocks.load(loading, None, shown_ones, **quick)
+        reload.click(loading, None, shown_ones, **quick)
     return blocks
+
+
+def _place(name: str) -> None:
+    """A place that the page's own script fills."""
+    gr.HTML(f'<div id="{name}" class="sg"></div>', apply_default_css=False)
 
 
 def _preset(name: str, changed: list[str]) -> list[Any]:

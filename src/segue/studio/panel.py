@@ -1,6 +1,7 @@
 """What the page is told: the visitor's table, and the panel of one frame, as plain values."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 from segue.display import describe
@@ -19,8 +20,11 @@ def table(session: Session) -> dict[str, Any]:
     """Everything that the page shows beside a frame's panel."""
     path = session.run
     return {
-        "keyframes": [_keyframe(session, keyframe) for keyframe in session.data["keyframes"]],
-        "examples": sorted(session.studio.examples),
+        "keyframes": [_keyframe(session, keyframe) for keyframe in session.keyframes.entries],
+        "examples": [
+            {"name": name, "urls": [f"/studio/example/{name}/{i}" for i in range(len(pictures))]}
+            for name, pictures in session.studio.examples.items()
+        ],
         "job": _job(session, session.job),
         "runs": list(session.runs()),
         "run": _run(session, RunView(path)) if path else None,
@@ -65,7 +69,7 @@ def frame_panel(session: Session, key: FrameKey) -> dict[str, Any]:
 
 def _run(session: Session, view: RunView) -> dict[str, Any]:
     slots = view.slots()
-    output = session.output(view.path)
+    output, before = session.output(view.path), session.before(view.path)
     path = _path(view)
     return {
         "name": view.path.name,
@@ -76,6 +80,7 @@ def _run(session: Session, view: RunView) -> dict[str, Any]:
         "undo": view.history.undoable is not None,
         "restore": view.history.restorable,
         "film": _url("film", view.path.name, output.name, stamp=_stamp(output)) if output.exists() else None,
+        "before": _url("before", view.path.name, output.name, stamp=_stamp(before)) if before.exists() else None,
         "commands": session.commands(),
         "loop": view.settings.loop,
     }
@@ -105,8 +110,12 @@ def _candidate(view: RunView, slot: Slot, number: int, recipe: str) -> dict[str,
 
 
 def _keyframe(session: Session, keyframe: dict[str, Any]) -> dict[str, Any]:
-    path = session.folder / "keyframes" / f"{keyframe['id']}.png"
-    return {**keyframe, "url": _url("keyframes", path.name, stamp=_stamp(path))}
+    whole, shown = session.keyframes.path({**keyframe, "crop": None}), session.keyframes.path(keyframe)
+    return {**keyframe, "url": _keyframe_url(shown), "whole": _keyframe_url(whole)}
+
+
+def _keyframe_url(path: Path) -> str:
+    return _url("keyframes", path.name, stamp=_stamp(path))
 
 
 def _job(session: Session, job: Job | None) -> dict[str, Any] | None:

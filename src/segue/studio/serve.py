@@ -1,17 +1,17 @@
 """The studio's server: which requests are answered, and with which files.
 
 A visitor is known by a cookie. Files come only from the visitor's own folder and the run on the table: each part of
-the path is checked to be no link and no dots, and the file to be a picture or film that the page shows. Gradio's own
-routes for uploads and files are refused, since nothing here needs them.
+the path is checked to be no link and no dots, and the file to be a picture or film that the page shows. Of Gradio's
+own routes only those that the page needs are answered; those for uploads, files and proxies are not among them.
 """
 
 import base64
 import binascii
 import json
+import re
 import secrets
 import stat
 from collections.abc import Callable, Mapping
-from fractions import Fraction
 from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -23,15 +23,20 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from segue.errors import SegueError
+from segue.studio.change import frame_at
+from segue.studio.download import FORMATS
 from segue.studio.panel import frame_panel, table
-from segue.studio.session import FORMATS, Session, Studio
-from segue.tree import FrameKey
+from segue.studio.session import Session, Studio
 
 __all__ = ["COOKIE", "Guard", "api", "file_of", "megabytes", "visitor_of"]
 
 COOKIE = "segue"
-ASSETS = Path(__file__).parent
-REFUSED = ("/gradio_api/upload", "/gradio_api/file", "/gradio_api/proxy", "/gradio_api/stream", "/file=", "/proxy=")
+PARTS = {path.name: path for path in (Path(__file__).parent / "static").iterdir()}  # of the page
+# All that the page asks for; of Gradio's routes those of its own scripts and its one event.
+ANSWERED = re.compile(
+    r"/|/studio/.*|/files/.*|/download/\w+|/(assets|static)/.*|/(config|theme\.css|manifest\.json|favicon\.ico)"
+    r"|/gradio_api/run/predict"
+)
 KINDS = {".png": "image/png", ".mp4": "video/mp4"}
 # Only this server, so that nothing is fetched from or told to anybody else.
 POLICY = (
@@ -42,10 +47,10 @@ POLICY = (
 Action: TypeAlias = Callable[[Session, Mapping[str, Any]], Any]
 
 ACTIONS: Mapping[str, Action] = {
-    "remove": lambda session, body: session.remove(body["id"]),
-    "move": lambda session, body: session.move(body["id"], int(body["by"])),
-    "prompt": lambda session, body: session.word(body["id"], str(body["prompt"])),
-    "crop": lambda session, body: session.crop(body["id"], body["box"]),
+    "remove": lambda session, body: session.keyframes.remove(body["id"]),
+    "move": lambda session, body: session.keyframes.move(body["id"], int(body["by"])),
+    "prompt": lambda session, body: session.keyframes.word(body["id"], str(body["prompt"])),
+    "crop": lambda session, body: session.keyframes.crop(body["id"], body["box"]),
     "describe": lambda session, body: session.describe(body["id"]),
     "example": lambda session, body: session.example(str(body["name"])),
     "clear": lambda session, _body: session.clear(),
@@ -68,17 +73,18 @@ def api(studio: Studio, most_bytes: int) -> FastAPI:
     async def refused(_request: Request, error: SegueError) -> JSONResponse:
         return JSONResponse({"error": " ".join(str(error).split())}, status_code=400)
 
+    @app.exception_handler(OSError)
+    async def broken(_request: Request, error: OSError) -> JSONResponse:
+        return JSONResponse({"error": f"the studio's folder: {error.strerror or error}"}, status_code=500)
+
     @app.get("/studio/state")
     def state(request: Request) -> JSONResponse:
         return JSONResponse(table(_session(studio, request)), headers={"Cache-Control": "no-store"})
 
     @app.get("/studio/frame")
     def frame(request: Request, place: str) -> JSONResponse:
-        try:
-            key = FrameKey.at(Fraction(place))
-        except (ValueError, ZeroDivisionError):
-            raise SegueError(f"there is no frame at '{place}'") from None
-        return JSONResponse(frame_panel(_session(studio, request), key), headers={"Cache-Control": "no-store"})
+        panel = frame_panel(_session(studio, request), frame_at(place))
+        return JSONResponse(panel, headers={"Cache-Control": "no-store"})
 
     @app.post("/studio/keyframes")
     async def add(request: Request, name: str = "the picture") -> JSONResponse:
@@ -93,7 +99,7 @@ def api(studio: Studio, most_bytes: int) -> FastAPI:
                     if size > most_bytes:
                         raise SegueError(f"{name} is too large: the most is {megabytes(most_bytes)}; make it smaller")
                     await run_in_threadpool(file.write, part)
-            await run_in_threadpool(session.add, temporary, name[:200])
+            await run_in_threadpool(session.keyframes.add, temporary, name[:200])
         except OSError as error:
             raise SegueError(f"{name} cannot be kept: {error.strerror}") from error
         finally:
@@ -129,11 +135,18 @@ def api(studio: Studio, most_bytes: int) -> FastAPI:
         path = session.download(kind)
         return FileResponse(path, filename=f"{session.data['run']}-{FORMATS[kind]}")
 
-    @app.get("/studio/page.{kind}")
-    def asset(kind: str) -> Response:
-        if kind not in ("js", "css"):
+    @app.get("/studio/page/{name}")
+    def part(name: str) -> Response:
+        if name not in PARTS:
             return Response(status_code=404)
-        return FileResponse(ASSETS / f"page.{kind}", headers={"Cache-Control": "no-cache"})
+        return FileResponse(PARTS[name], headers={"Cache-Control": "no-cache"})
+
+    @app.get("/studio/example/{name}/{number}")
+    def example(name: str, number: int) -> Response:
+        pictures = studio.examples.get(name, ())
+        if not 0 <= number < len(pictures):
+            return Response(status_code=404)
+        return FileResponse(pictures[number], media_type="image/png", headers={"Cache-Control": "max-age=3600"})
 
     return app
 
@@ -149,6 +162,8 @@ def file_of(session: Session, path: str) -> Path | None:
             base, rest = session.folder, ["keyframes", name]
         case ["run", run, ("frames" | "pictures") as folder, name]:
             base, rest = session.runs().get(run), [folder, name]
+        case ["before", run, name] if name == f"{run}.mp4" and run in session.runs():
+            base, rest = session.folder, ["before", name]
         case ["film", run, name] if name == f"{run}.mp4":
             found = session.runs().get(run)
             base, rest = (found.parent, [name]) if found else (None, [])
@@ -185,6 +200,9 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or refuse it."""
+        if scope["type"] == "websocket":  # the page uses none
+            await send({"type": "websocket.close", "code": 1008})
+            return
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -217,7 +235,7 @@ class Guard:
             return Response("unknown host", status_code=400)
         if self.password is not None and not self._knows(headers.get("authorization", "")):
             return Response("password", status_code=401, headers={"WWW-Authenticate": 'Basic realm="segue"'})
-        if scope["path"].startswith(REFUSED):
+        if not ANSWERED.fullmatch(scope["path"]):
             return Response("refused", status_code=403)
         origin = headers.get("origin")
         if scope["method"] == "POST" and origin and origin.split("//")[-1] != headers.get("host"):

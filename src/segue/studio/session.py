@@ -6,13 +6,10 @@ finds everything there.
 """
 
 import json
-import secrets
 import shutil
 import threading
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +18,23 @@ from PIL import Image
 from segue.errors import SegueError
 from segue.files import write_json, writing
 from segue.generate import Progress
-from segue.history import Edit
 from segue.interpolate import Interpolator
 from segue.morph import Morph
-from segue.pictures import load
 from segue.run import RUN_FILE, RunFolder
 from segue.settings import ComputeSettings, FilmSettings, MorphSettings, as_json, checked, differences, preset_settings
 from segue.studio import pose_editor
+from segue.studio.change import edit_of, frame_at
 from segue.studio.controls import command_line, controls, read, redo_line, shown
+from segue.studio.download import written
 from segue.studio.jobs import Job, Queue
+from segue.studio.keyframes import Keyframes
 from segue.studio.timeline import RunView
 from segue.tree import FrameKey, grows
 
-__all__ = ["FORMATS", "Session", "Studio"]
+__all__ = ["Session", "Studio"]
 
-FORMATS = {"mp4": "morph.mp4", "gif": "morph.gif", "webp": "morph.webp", "png": "frames.zip", "sheet": "sheet.png"}
 KEEP = ComputeSettings(keep_candidates=True)
-MOST_KEYFRAMES = 32
+QUICKEST = "draft"
 
 
 @dataclass
@@ -47,7 +44,7 @@ class Studio:
     Attributes:
         root: the folder of the visitors' folders.
         load: gives the model; it is loaded when the first film is made.
-        describe: writes a prompt for a picture.
+        describe: writes a prompt for a picture, by the captioner that is named or else its own.
         opened: a run to open for everybody, where one was named.
         examples: pictures to begin with, by name.
         queue: the one queue.
@@ -55,13 +52,14 @@ class Studio:
 
     root: Path
     load: Callable[[], Interpolator]
-    describe: Callable[[Image.Image], str]
+    describe: Callable[[Image.Image, str | None], str]
     opened: Path | None = None
     examples: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
     queue: Queue = field(default_factory=Queue)
     _model: Interpolator | None = None
     _sessions: dict[str, "Session"] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
+    _loading: threading.Lock = field(default_factory=threading.Lock)  # so that the page answers meanwhile
 
     def session(self, visitor: str) -> "Session":
         """The visitor's session; read from their folder where it was there before."""
@@ -75,7 +73,7 @@ class Studio:
     @property
     def model(self) -> Interpolator:
         """The model, loaded at the first use."""
-        with self._lock:
+        with self._loading:
             if self._model is None:
                 self._model = self.load()
             return self._model
@@ -103,89 +101,38 @@ class Session:
         }
         if (folder / "studio.json").exists():
             self.data |= json.loads((folder / "studio.json").read_text())
+        self.keyframes = Keyframes(folder / "keyframes", self.data["keyframes"], self.lock, self.save)
         if studio.opened and (studio.opened / RUN_FILE).exists() and self.data["run"] is None:
             self.open(studio.opened.name)
 
     # Keyframes.
 
-    def add(self, data: Path, name: str, prompt: str = "") -> None:
-        """Take a picture as the last keyframe; SegueError if it is none."""
-        with self.lock:
-            if len(self.data["keyframes"]) >= MOST_KEYFRAMES:
-                raise SegueError(f"{MOST_KEYFRAMES} keyframes are the most; remove one first")
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                try:
-                    picture = load(data)
-                except SegueError as error:
-                    raise SegueError(str(error).replace(str(data), name)) from None
-            number = secrets.token_hex(4)
-            self._save(picture, f"{number}.png")
-            keyframe = {"id": number, "name": name, "prompt": prompt, "crop": None, "size": list(picture.size)}
-            self.data["keyframes"].append(keyframe)
-            self.save()
-
-    def remove(self, number: str) -> None:
-        """Take a keyframe away; its picture stays until the server's folder is emptied."""
-        with self.lock:
-            self.data["keyframes"].remove(self._keyframe(number))
-            self.save()
-
-    def move(self, number: str, by: int) -> None:
-        """Move a keyframe to the left (-1) or right (1)."""
-        with self.lock:
-            keyframes, keyframe = self.data["keyframes"], self._keyframe(number)
-            place = keyframes.index(keyframe)
-            keyframes.remove(keyframe)
-            keyframes.insert(max(0, min(len(keyframes), place + by)), keyframe)
-            self.save()
-
-    def word(self, number: str, prompt: str) -> None:
-        """Give a keyframe its prompt."""
-        with self.lock:
-            self._keyframe(number)["prompt"] = prompt.strip()[:2000]
-            self.save()
-
-    def crop(self, number: str, box: Sequence[float] | None) -> None:
-        """Show only a part of a keyframe: left, top, right and bottom as shares; None for all."""
-        with self.lock:
-            keyframe = self._keyframe(number)
-            if box is not None:
-                left, top, right, bottom = (float(side) for side in box)
-                width, height = keyframe["size"]
-                if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
-                    raise SegueError("crop: left before right and top above bottom, each from 0 to 100 %")
-                if (right - left) * width < 8 or (bottom - top) * height < 8:
-                    raise SegueError("crop: at least 8 x 8 pixels must be left")
-                with Image.open(self._picture(number)) as picture:
-                    edges = (round(left * width), round(top * height), round(right * width), round(bottom * height))
-                    self._save(picture.crop(edges), f"{number}-crop.png")
-                box = [left, top, right, bottom]
-            keyframe["crop"] = box
-            self.save()
-
     def describe(self, number: str) -> str:
         """Write a prompt for a keyframe by looking at it."""
-        with Image.open(self._shown(self._keyframe(number))) as picture:
-            prompt = self.studio.describe(picture.convert("RGB"))
+        with Image.open(self.keyframes.path(self.keyframes[number])) as picture:
+            prompt = self.studio.describe(picture.convert("RGB"), self.data["settings"].get("captioner"))
         if not prompt:
-            raise SegueError("this model comes without captions; write the prompt yourself")
-        self.word(number, prompt)
+            raise SegueError("nothing was found to say about this picture; write the prompt yourself")
+        self.keyframes.word(number, prompt)
         return prompt
 
     def example(self, name: str) -> None:
-        """Begin anew with an example's pictures."""
+        """Begin anew with an example's pictures and the quickest settings."""
         pictures = self.studio.examples.get(name)
         if not pictures:
             raise SegueError(f"there is no example {name}")
-        self.clear()
-        for picture in pictures:
-            self.add(picture, picture.name)
+        with self.lock:
+            self.clear()
+            for picture in pictures:
+                self.keyframes.add(picture, picture.name)
+            self._keep(checked(MorphSettings, preset_settings(QUICKEST)), QUICKEST)
+            self.save()
 
     def clear(self) -> None:
         """An empty table; the films stay."""
         with self.lock:
-            self.data |= {"keyframes": [], "run": None}
+            self.keyframes.replace(())
+            self.data["run"] = None
             self.save()
 
     # Films.
@@ -214,41 +161,36 @@ class Session:
             if path is None:
                 raise SegueError(f"there is no film {name}")
             view, known = RunView(path), self.data["begun"].get(name)
-            self.data["run"], self.data["preset"] = name, "balanced"
-            self.data["settings"] = {k: v for k, v in as_json(view.settings).items() if k != "prompt"}
+            self.data["run"] = name
+            self._keep(view.settings, "balanced")
             if known:
-                self.data["keyframes"] = [dict(keyframe) for keyframe in known]
+                self.keyframes.replace(known)
             else:
                 prompts = list(view.settings.prompt)
                 prompts = prompts * view.keyframes if len(prompts) == 1 else prompts
-                self.data["keyframes"] = []
+                self.keyframes.replace(())
                 for i in range(view.keyframes):
                     source = Path(view.data["keyframes"][i]["source"]).name
                     picture = path / "frames" / f"{FrameKey(i).name}.png"
-                    self.add(picture, source, prompts[i] if prompts else "")
-                self.data["begun"][name] = [dict(keyframe) for keyframe in self.data["keyframes"]]
+                    self.keyframes.add(picture, source, prompts[i] if prompts else "")
+                self.data["begun"][name] = self.keyframes.copies()
             self.save()
 
     def settings(self, values: Mapping[str, Any], preset: str) -> MorphSettings:
         """The settings of the page's controls, over those of a preset; what is empty is the default."""
         given = {name: setting for name, value in values.items() if (setting := read(name, value)) is not None}
-        prompts = [keyframe["prompt"] for keyframe in self.data["keyframes"]]
-        missing = [i for i, prompt in enumerate(prompts, 1) if not prompt]
-        if missing and len(missing) < len(prompts):
-            raise SegueError(f"keyframe {missing[0]} has no prompt: describe it, or empty the prompts of all")
-        prompt = tuple(prompts) if prompts and not missing else ()
-        return checked(MorphSettings, {**preset_settings(preset), **given, "prompt": prompt})
+        return checked(MorphSettings, {**preset_settings(preset), **given, "prompt": self.keyframes.prompts()})
 
     def make(self, values: Mapping[str, Any], preset: str = "balanced") -> None:
         """Make a film of the keyframes: continue, grow or begin a run, and let it wait for its turn."""
         with self.lock:
-            if len(self.data["keyframes"]) < 2:
+            if len(self.keyframes) < 2:
                 raise SegueError("a film needs two pictures or more; add them above")
             settings = self.settings(values, preset)
-            fresh = [dict(keyframe) for keyframe in self.data["keyframes"]]
+            fresh = self.keyframes.copies()
             name = self._same(settings, fresh) or self._new_name()
             path = self.runs().get(name) or self._place(name)
-            pictures = [self._shown(keyframe) for keyframe in fresh]
+            pictures = [self.keyframes.path(keyframe) for keyframe in fresh]
             if (path / RUN_FILE).is_file() and name == (self.studio.opened or path).name and self.studio.opened == path:
                 pictures = [path / "frames" / f"{FrameKey(i).name}.png" for i in range(len(fresh))]
 
@@ -259,9 +201,9 @@ class Session:
                 self._film(morph, report)
 
             self._add("Making the film", work)
-            self.data |= {"run": name, "settings": as_json(settings), "preset": preset}
-            self.data["settings"].pop("prompt")
+            self.data["run"] = name
             self.data["begun"][name] = fresh
+            self._keep(settings, preset)
             self.save()
 
     def pause(self) -> None:
@@ -288,10 +230,10 @@ class Session:
 
     def redo(self, place: str, change: Mapping[str, Any]) -> None:
         """Make a frame again: another candidate, or a new attempt under its own prompt, seed, noise or pose."""
-        view, key = self.view(), _key(place)
+        view, key = self.view(), frame_at(place)
         view.frame(key)
         candidate = change.get("candidate")
-        edit = self._edit(view, key, change) if candidate is None else None
+        edit = edit_of(view, key, change, self.folder / "poses") if candidate is None else None
         path = view.path
 
         def work(report: Callable[[Progress], None]) -> None:
@@ -336,27 +278,15 @@ class Session:
         self._add("Writing the film", lambda report: self._film(Morph(view.path), report))
 
     def download(self, kind: str) -> Path:
-        """The film as a file of a kind of FORMATS; written when it is asked for, and again when the film changed."""
+        """The film as a file of a kind of ``download.FORMATS``."""
         view = self.view()
-        if kind not in FORMATS:
-            raise SegueError(f"there is no download {kind}; there are {', '.join(FORMATS)}")
         if not view.is_finished:
             raise SegueError("the film is not finished; continue it first")
+        if kind == "mp4" and self.output(view.path).exists():
+            return self.output(view.path)
         folder = self.folder / "downloads" / view.path.name
         folder.mkdir(parents=True, exist_ok=True)
-        path, morph = folder / FORMATS[kind], Morph(view.path)
-        if kind == "mp4":
-            return self.output(view.path)
-        if kind == "sheet":
-            morph.contact_sheet(path)
-        elif kind == "png":
-            pngs = folder / "frames"
-            morph.save(pngs, self._film_settings)
-            shutil.make_archive(str(folder / "frames"), "zip", pngs)
-            shutil.rmtree(pngs)
-        else:
-            morph.save(path, self._film_settings)
-        return path
+        return written(Morph(view.path), kind, folder, self._film_settings)
 
     def commands(self) -> list[str]:
         """The command lines that make the same film."""
@@ -370,12 +300,21 @@ class Session:
         """The film of a run."""
         return path.with_name(f"{path.name}.mp4")
 
+    def before(self, path: Path) -> Path:
+        """The film of a run as it was before its last change."""
+        return self.folder / "before" / self.output(path).name
+
     # Parts.
 
     def save(self) -> None:
         """Write what the visitor has on the table."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / "studio.json", self.data)
+
+    def _keep(self, settings: MorphSettings, preset: str) -> None:
+        """Have the page's controls show these settings; the prompts stand at the keyframes."""
+        self.data["settings"] = {name: value for name, value in as_json(settings).items() if name != "prompt"}
+        self.data["preset"] = preset
 
     @property
     def _film_settings(self) -> FilmSettings:
@@ -397,9 +336,14 @@ class Session:
         return work
 
     def _film(self, morph: Morph, report: Callable[[Progress], None]) -> None:
-        """Write the film and its contact sheet, and remember the film's settings for a redo."""
+        """Write the film and its contact sheet, and remember the film's settings for a redo; keep the film before."""
         report(Progress("film", total=len(morph)))
         output, film = self.output(morph.path), self._film_settings
+        if output.exists():
+            before = self.before(morph.path)
+            before.parent.mkdir(exist_ok=True)
+            with writing(before) as temporary:
+                shutil.copyfile(output, temporary)
         morph.save(output, film)
         morph.contact_sheet(morph.path / "contact-sheet.png")
         morph.remember(output, film)
@@ -408,29 +352,6 @@ class Session:
         job = Job(self.name, title, work)
         self.studio.queue.add(job)
         self.job = job
-
-    def _edit(self, view: RunView, key: FrameKey, change: Mapping[str, Any]) -> Edit | None:
-        """What changes at a frame; None where only its noise is new. What is not named stays as it was."""
-        edit: dict[str, Any] = {}
-        for name in ("prompt", "negative_prompt"):
-            if text := str(change.get(name) or "").strip():
-                edit[name] = text[:2000]
-        for name, kind in (("seed", int), ("noise", float)):
-            value = change.get(name)
-            if value not in (None, ""):
-                try:
-                    edit[name] = kind(value)
-                except (TypeError, ValueError):
-                    raise SegueError(f"{name}: a number, not '{value}'") from None
-        if edit.get("seed", 0) < 0:
-            raise SegueError("seed: a whole number from 0 on")
-        if change.get("pose"):
-            pose = pose_editor.from_points(change["pose"], view.size)
-            (self.folder / "poses").mkdir(parents=True, exist_ok=True)
-            edit["pose"] = str(pose_editor.kept(pose, self.folder / "poses"))
-        elif edit and (own := view.history.edit(key).pose):
-            edit["pose"] = str(view.path / own)
-        return Edit(**edit) if edit else None
 
     def _same(self, settings: MorphSettings, keyframes: Sequence[Mapping[str, Any]]) -> str | None:
         """The run on the table, where these settings and keyframes continue or grow it."""
@@ -467,31 +388,3 @@ class Session:
     def _values(self) -> dict[str, Any]:
         """The settings on the table, as controls show them."""
         return {name: shown(name, value) for name, value in self.data["settings"].items() if name in controls()}
-
-    def _keyframe(self, number: str) -> dict[str, Any]:
-        for keyframe in self.data["keyframes"]:
-            if keyframe["id"] == number:
-                found: dict[str, Any] = keyframe
-                return found
-        raise SegueError("that keyframe is gone; reload the page")
-
-    def _picture(self, number: str) -> Path:
-        return self.folder / "keyframes" / f"{number}.png"
-
-    def _shown(self, keyframe: Mapping[str, Any]) -> Path:
-        """The picture of a keyframe, cropped where it is."""
-        return self._picture(keyframe["id"] + ("-crop" if keyframe["crop"] else ""))
-
-    def _save(self, picture: Image.Image, name: str) -> None:
-        folder = self.folder / "keyframes"
-        folder.mkdir(parents=True, exist_ok=True)
-        with writing(folder / name) as temporary:
-            picture.save(temporary, format="PNG")
-
-
-def _key(place: str) -> FrameKey:
-    """The frame at a place that the page names."""
-    try:
-        return FrameKey.at(Fraction(place))
-    except (ValueError, ZeroDivisionError):
-        raise SegueError(f"there is no frame at '{place}'") from None

@@ -138,10 +138,13 @@ class RunView:
         settings = self.settings
         if settings.spacing != "uniform":
             return
-        depth = UniformTree.depth(settings.num_frames, settings.branching)
-        tree = UniformTree(self.pairs, settings.num_frames, (0.5,) * depth, settings.branching)
-        for midpoint in tree.midpoints():
-            yield midpoint.key, midpoint.level, (midpoint.left, midpoint.right)
+        seen: set[FrameKey] = set()  # a film that is refined has the frames of the coarse one first
+        for num_frames in sorted({settings.num_frames, settings.steps + 1}):
+            depth = UniformTree.depth(num_frames, settings.branching)
+            tree = UniformTree(self.pairs, num_frames, (0.5,) * depth, settings.branching)
+            fresh = [midpoint for midpoint in tree.midpoints() if midpoint.key not in seen]
+            seen.update(midpoint.key for midpoint in fresh)
+            yield from ((midpoint.key, midpoint.level, (midpoint.left, midpoint.right)) for midpoint in fresh)
 
     def _there(self) -> Iterable[FrameKey]:
         """The frames whose pictures are there, where the tree is decided on the way."""

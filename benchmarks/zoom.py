@@ -1,0 +1,115 @@
+"""A zoom by 2 over a morph of a picture with itself, against the plain zoom of the picture.
+
+    python benchmarks/zoom.py benchmarks/pairs/manifest.jsonl --pictures 12 -o out/zoom.csv
+
+Root mean square differences of pixels, 0 to 255, mean over the frames between the keyframes, made without the fade:
+
+    autoencoder   D(E(x)) against x, for the plainly zoomed pictures x: what no latent diffusion model can fall below
+    unmoved       the morph without a zoom against the picture: what the denoiser changes of a picture
+    pixel, latent the morph with a zoom against the plain zoom, moved in pixel or in latent space
+    ... at 0.001  the same at a noise level at which there is nothing to denoise: the motion's own error
+    faded         moved in pixel space, with the fade, as films are by default
+
+The zoom keeps to the autoencoder's error if "faded at 0.001" is not above "autoencoder"; it takes nothing from a
+morph if "pixel" is not above "unmoved" by more than that.
+"""
+
+import argparse
+import csv
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from segue import Interpolator
+from segue.evaluate.manifest import Pair, read_pairs
+from segue.evaluate.statistics import mean_interval
+from segue.motion import Motion, shown
+from segue.pictures import fit, load, to_images, to_tensor
+
+ZOOM = 2.0
+FAINT = (0.001, 0.001)  # noise levels at which nothing is denoised
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pairs", type=Path)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--pictures", type=int, default=12, help="so many, spread over the manifest")
+    parser.add_argument("--num-frames", type=int, default=9)
+    arguments = parser.parse_args()
+    segue = Interpolator.from_pretrained()
+    pairs = read_pairs(arguments.pairs)
+    rows = []
+    for pair in pairs[:: max(1, len(pairs) // arguments.pictures)][: arguments.pictures]:
+        found = errors(segue, pair, arguments.num_frames)
+        rows.append({"picture": pair.a.name, **found})
+        print(pair.a.name, ", ".join(f"{name} {value:.2f}" for name, value in found.items()), flush=True)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    with arguments.output.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    Console(width=110).print(table(rows))
+
+
+def errors(segue: Interpolator, pair: Pair, num_frames: int) -> dict[str, float]:
+    """The errors of one picture's films."""
+    side = segue.backbone.native_size
+    picture = fit(load(pair.a), (side, side), "cover", "white")
+    motion, places = Motion(zoom=(ZOOM,)), [Fraction(i, num_frames - 1) for i in range(1, num_frames - 1)]
+    plain = [shown(motion, place, picture) for place in places]
+
+    def film(**settings: Any) -> list[Image.Image]:
+        prompt = pair.prompt_a or "a picture"
+        values = {"prompt": prompt, "pose": "off", "num_frames": num_frames, "fade": 0.0, **settings}
+        morph = segue(picture, picture, **values)
+        return list(morph.frames)[1:-1]
+
+    moving: dict[str, Any] = {"zoom": (ZOOM,), "motion_space": "pixel"}
+
+    found = {"autoencoder": apart([through(segue, one) for one in plain], plain)}
+    found["faded at 0.001"] = apart(film(noise=FAINT, fade=0.2, **moving), plain)
+    for name in ("pixel", "latent"):
+        found[f"{name} at 0.001"] = apart(film(noise=FAINT, **{**moving, "motion_space": name}), plain)
+        found[name] = apart(film(**{**moving, "motion_space": name}), plain)
+    found["unmoved"] = apart(film(), [picture] * len(places))
+    return found
+
+
+def through(segue: Interpolator, picture: Image.Image) -> Image.Image:
+    """A picture through the autoencoder, and nothing else."""
+    with segue.backbone.evaluating():
+        return to_images(segue.backbone.decode(segue.backbone.encode(to_tensor([picture]))))[0]
+
+
+def apart(frames: Sequence[Image.Image], wanted: Sequence[Image.Image]) -> float:
+    """The root mean square difference of each pair of pictures, 0 to 255; their mean."""
+    pairs = zip(frames, wanted, strict=True)
+    return float(np.mean([np.sqrt(np.square(np.asarray(a, float) - np.asarray(b, float)).mean()) for a, b in pairs]))
+
+
+def table(rows: Sequence[dict[str, Any]]) -> Table:
+    """Means over the pictures with intervals, and against the autoencoder's error of the same picture."""
+    found = Table(
+        "", "error", "error / autoencoder's", title=f"{len(rows)} pictures: mean [95 % interval over pictures]"
+    )
+    floor = np.array([row["autoencoder"] for row in rows])
+    for name in list(rows[0])[1:]:
+        values = np.array([row[name] for row in rows])
+        error, share = mean_interval(values), mean_interval(values / floor)
+        found.add_row(
+            name,
+            f"{error.value:.2f} [{error.low:.2f}, {error.high:.2f}]",
+            f"{share.value:.3f} [{share.low:.3f}, {share.high:.3f}]",
+        )
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""What the page asks of a frame, read as an edit of the frame."""
+
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from segue.errors import SegueError
+from segue.history import Edit
+from segue.studio import pose_editor
+from segue.studio.timeline import RunView
+from segue.tree import FrameKey
+
+__all__ = ["edit_of", "frame_at"]
+
+LONGEST_PROMPT = 2000  # letters
+_NUMBERS: Mapping[str, Callable[[Any], float]] = {"seed": int, "noise": float}
+
+
+def edit_of(view: RunView, key: FrameKey, change: Mapping[str, Any], folder: Path) -> Edit | None:
+    """What changes at a frame; None where only its noise is new. What is not named stays as it was.
+
+    Args:
+        view: the run.
+        key: the frame.
+        change: what the page sent: prompt, negative_prompt, seed, noise and pose, each where it is changed.
+        folder: where the file of a pose is kept.
+
+    Raises:
+        SegueError: a value is none that the frame can have.
+    """
+    edit: dict[str, Any] = {}
+    for name in ("prompt", "negative_prompt"):
+        if text := str(change.get(name) or "").strip():
+            edit[name] = text[:LONGEST_PROMPT]
+    for name, kind in _NUMBERS.items():
+        value = change.get(name)
+        if value not in (None, ""):
+            try:
+                edit[name] = kind(value)
+            except (TypeError, ValueError):
+                raise SegueError(f"{name}: a number, not '{value}'") from None
+    if edit.get("seed", 0) < 0:
+        raise SegueError("seed: a whole number from 0 on")
+    if change.get("pose"):
+        pose = pose_editor.from_points(change["pose"], view.size)
+        folder.mkdir(parents=True, exist_ok=True)
+        edit["pose"] = str(pose_editor.kept(pose, folder))
+    elif edit and (own := view.history.edit(key).pose):
+        edit["pose"] = str(view.path / own)
+    return Edit(**edit) if edit else None
+
+
+def frame_at(place: str) -> FrameKey:
+    """The frame at a place that the page names, as "1/2"; SegueError where it is none."""
+    try:
+        return FrameKey.at(Fraction(place))
+    except (ValueError, ZeroDivisionError):
+        raise SegueError(f"there is no frame at '{place}'") from None

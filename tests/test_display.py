@@ -1,0 +1,53 @@
+"""How progress is shown where no terminal is."""
+
+import json
+import sys
+import time
+
+import pytest
+
+from segue.display import Line, duration, shown_as_lines
+
+STATES = [Line("a", 1, 9, part=1), Line("b", part=1), Line("c", part=2, news="the news"), Line("d", plain="D", part=2)]
+
+
+def test_a_line_for_each_part_and_all_news(capsys: pytest.CaptureFixture[str]) -> None:
+    with shown_as_lines("plain", lambda line: line, unit="rows") as show:
+        for state in STATES:
+            show(state)
+    shown = capsys.readouterr()
+    assert shown.err.splitlines() == ["a", "the news", "c"]
+    assert not shown.out
+
+
+def test_a_line_every_few_seconds(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([100.0, 104.9, 105.0, 110.5])
+    monkeypatch.setattr(time, "monotonic", lambda: next(now))
+    with shown_as_lines("live", Line, unit="rows") as show:  # no terminal here
+        for text in "abcd":
+            show(text)
+    assert capsys.readouterr().err.splitlines() == ["a", "c", "d"]
+
+
+def test_json_lines_and_silence(capsys: pytest.CaptureFixture[str]) -> None:
+    with shown_as_lines("json", lambda n: Line(str(n)), record=lambda n: {"n": n}, unit="rows") as show:
+        show(3)
+    assert json.loads(capsys.readouterr().out) == {"n": 3}
+    with shown_as_lines("quiet", lambda n: Line(str(n)), unit="rows") as show:
+        show(3)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_terminal_gets_a_live_line_and_keeps_the_news(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    with shown_as_lines("live", lambda line: line, unit="rows") as show:
+        for state in STATES:
+            show(state)
+    assert "the news\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(45.4, "45 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")])
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

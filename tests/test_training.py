@@ -1,0 +1,123 @@
+"""The stages of training: one loop that resumes, random pictures, checkpoints from exported weights."""
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from segue.models import pocket_folder
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """`training.loop` with an empty cache folder."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.setenv("SEGUE_POCKET", str(tmp_path))
+    for name in [name for name in sys.modules if name.split(".")[0] == "training"]:
+        monkeypatch.delitem(sys.modules, name)
+    from training import loop
+
+    yield loop
+    for name in [name for name in sys.modules if name.split(".")[0] == "training"]:
+        del sys.modules[name]
+
+
+def line() -> nn.Linear:
+    torch.manual_seed(0)
+    return nn.Linear(3, 1)
+
+
+def test_a_stage_learns_and_goes_on_from_its_checkpoint(loop: ModuleType, tmp_path: Path) -> None:
+    how = loop.Course(minutes=1, batch=16, rate=3e-2, ema=0.9, first=5, log_every=10)
+    target = torch.tensor([[1.0, -2.0, 0.5]])
+    seen: list[int] = []
+
+    def losses(network: nn.Module, last: int) -> Callable[[int], tuple[Tensor, Mapping[str, Tensor]]]:
+        def loss_of(step: int) -> tuple[Tensor, Mapping[str, Tensor]]:
+            seen.append(step)
+            if step >= last:
+                signal.raise_signal(signal.SIGTERM)
+            x = torch.randn(how.batch, 3, generator=loop.generator(step))
+            return (network(x) - x @ target.T).square().mean(), {"one": torch.tensor(1.0)}
+
+        return loss_of
+
+    first = line()
+    loop.train("line", first, losses(first, 40), how, 1.0)
+    state = torch.load(tmp_path / "line.pt", weights_only=True)
+    assert state["step"] == 41  # The step that was asked to end is finished.
+    again = line()
+    loop.train("line", again, losses(again, 200), how, 1.0)
+    assert seen == list(range(201))
+    assert torch.allclose(again.weight, target, atol=0.2)
+    rows = (tmp_path / "line.csv").read_text().splitlines()
+    assert rows[0] == "step,seconds,rate,loss,one"
+    assert [int(row.split(",")[0]) for row in rows[1:]] == list(range(10, 201, 10))
+    averaged = torch.load(tmp_path / "line.pt", weights_only=True)["ema"]["weight"]
+    assert not torch.equal(averaged, again.weight)
+    assert torch.allclose(averaged, again.weight, atol=0.1)
+
+
+def test_averaged_weights_are_applied_and_taken_back(loop: ModuleType) -> None:
+    network = line()
+    own = network.weight.detach().clone()
+    ema = loop.Ema(network, 0.5)
+    with torch.no_grad():
+        network.weight.add_(1)
+    ema.update(network)  # The first memory is 2 / 11.
+    with ema.applied(network):
+        assert torch.allclose(network.weight, own + 9 / 11)
+    assert torch.allclose(network.weight, own + 1)
+
+
+def test_random_pictures_keep_what_they_should(loop: ModuleType) -> None:
+    from training import augment
+
+    random = loop.generator(3)
+    rgba = torch.rand(64, 4, 16, 16, generator=random)
+    rgba[:, :3] *= rgba[:, 3:]
+    changed = augment.recolour(rgba, random)
+    assert torch.equal(changed[:, 3], rgba[:, 3])
+    assert (changed[:, :3] <= changed[:, 3:] + 1e-6).all()
+    permuted = [
+        any(
+            torch.allclose(changed[i, :3], (rgba[i, order] * scale), atol=1e-5)
+            for order in ([0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0])
+            for scale in [float(changed[i, :3].sum() / rgba[i, :3].sum())]
+        )
+        for i in range(64)
+    ]
+    assert 0.6 < sum(permuted) / 64 < 0.95  # One in five is inverted.
+    inked = augment.outline(rgba, random)
+    assert inked.min() >= 0
+    assert (inked[:, 3] <= 1 + 1e-6).all()
+    behind = augment.backgrounds(400, 8, random, white=0.4)
+    assert 0.3 < (behind == 1).all((1, 2, 3)).float().mean() < 0.5
+    assert torch.allclose(augment.on(torch.zeros(400, 4, 8, 8), behind), behind * 2 - 1)
+
+
+def test_checkpoints_come_from_the_exported_weights(loop: ModuleType, tmp_path: Path) -> None:
+    from training import clip, latents, restore, unet
+
+    restore.main()
+    from safetensors.torch import load_file
+
+    exported = load_file(pocket_folder() / "unet" / "diffusion_pytorch_model.safetensors")
+    state = torch.load(tmp_path / "unet.pt", weights_only=True)
+    fresh = unet.build_unet()
+    fresh.load_state_dict(state["ema"])
+    assert all(torch.equal(weight.half(), exported[name]) for name, weight in fresh.state_dict().items())
+    assert (
+        len(clip.build_tokenizer([]))
+        == json.loads((pocket_folder() / "clip" / "config.json").read_text())["text_config"]["vocab_size"]
+    )
+    latents.trained_vae()
+    latents.trained_clip()
