@@ -114,7 +114,7 @@ def network(results: Results) -> str:
         before, after = compiled["seconds_before"], compiled["seconds_after"]
         pays = compiled["break_even_evaluations"]
         cost = f"{compiled['seconds_to_compile']:.0f} s to compile; a call {before:.3f} s, then {after:.3f} s"
-        end = f"pays back after {pays:.0f} evaluations" if pays == pays else "never pays back"
+        end = "never pays back" if pays is None else f"pays back after {pays:.0f} evaluations"
         lines += ["", f"Compiled blocks: {cost}; {end}."]
     return "\n".join(lines)
 
