@@ -1,12 +1,13 @@
 # make demo   sets up, morphs two pictures of examples/ with the embedded model, says where the film is
 # make test   sets up and runs every check: format, lint, types, tests
+# make bench  measures speed and memory for about an hour, and writes docs/performance.md
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test format model-report clean
+.PHONY: demo test format bench model-report clean
 
 demo: $(READY)
 	$(BIN)/segue morph examples/cat.png examples/tiger.png -o out/demo.mp4 --num-frames 17
@@ -22,6 +23,19 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Each writes one file of out/speed; the page's tables and plots come from those that are there.
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.speed.startup
+	$(BIN)/python -m benchmarks.speed.shares
+	$(BIN)/python -m benchmarks.speed.network --compile
+	$(BIN)/python -m benchmarks.speed.against
+	$(BIN)/python -m benchmarks.speed.against --model sd21 --rounds 2
+	$(BIN)/python -m benchmarks.speed.lengths
+	$(BIN)/python -m benchmarks.speed.memory
+	$(BIN)/python -m benchmarks.speed.solvers
+	$(BIN)/python -m benchmarks.speed.intervals
+	$(BIN)/python -m benchmarks.speed.report
+
 model-report: $(READY)
 	$(BIN)/python -m training.report
 
@@ -29,6 +43,10 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --retries 10 --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --retries 10 --constraint constraints.txt --editable ".[dev,training]"
+	touch $@
+
+$(VENV)/.bench: $(READY)
+	$(BIN)/python -m pip install --quiet --retries 10 --constraint constraints.txt --editable ".[bench]"
 	touch $@
 
 clean:
