@@ -388,7 +388,8 @@ def test_workers_are_processes_of_their_own_and_may_die(tmp_path: Path, loaded: 
     assert killed
     assert sorted((o.name, o.state) for o in outcomes) == [(row.name, "made") for row in rows]
     assert sum(o.attempts for o in outcomes) == 4
+    segue = Interpolator.from_pretrained(tmp_path / "model", dtype="float32", device="cpu")  # as the workers load it
     for row in rows:
         single = tmp_path / f"single-{row.name}"
-        loaded.segue(*row.images, output=single, **SETTINGS)
+        segue(*row.images, output=single, **SETTINGS)
         assert frames(row.folder) == frames(single)
