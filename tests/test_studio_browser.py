@@ -398,8 +398,9 @@ def test_the_whole_story(browser: Any, served: Served, tmp_path: Path) -> None:
     page.get_by_label("place in the film").fill("0.5")
     shot(page, "10-two-films")
     page.select_option("[data-f=runs]", "film-1")
-    page.wait_for_selector("#sg-video")
-    page.wait_for_function("() => document.querySelector('[data-f=beside]')?.value === ''")
+    page.wait_for_function("() => document.querySelector('#sg-video')?.src.includes('film-1')")
+    playwright.expect(page.get_by_label("--seed").first).to_have_value("0", timeout=90_000)
+    assert page.locator("#sg-watch video").count() == 1
 
     # Reload: everything is there.
     page.reload()

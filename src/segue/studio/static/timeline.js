@@ -1,6 +1,6 @@
 // Making: progress, the timeline on which frames appear, undo and redo.
-import { button, draw, h, icon } from "./dom.js";
-import { act, choose, isBusy, say, view } from "./server.js";
+import { $, button, draw, h, icon } from "./dom.js";
+import { act, choose, isBusy, leave, say, view } from "./server.js";
 import { skeleton } from "./pose.js";
 
 export function drawFilm() {
@@ -13,7 +13,11 @@ export function drawFilm() {
 function films() {
   const { runs, run } = view.state;
   if (runs.length < 2) return null;
-  const open = async event => { if (await act("open", { name: event.target.value })) location.reload(); };
+  const open = async event => {
+    leave();
+    view.beside = "";
+    if (await act("open", { name: event.target.value })) $("reload-settings")?.click();
+  };
   return h("label", { class: "inline" }, "Show", h("select", { "data-f": "runs", "aria-label": "Film", onchange: open },
     runs.map(name => h("option", { value: name, selected: run?.name === name }, name))));
 }
