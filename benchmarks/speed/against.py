@@ -162,30 +162,30 @@ def real_size(procedure: Procedure, device: torch.device, dtype: torch.dtype, ar
     engines = {precision: StableDiffusion(one) for precision, one in pipes.items()}
     batch = engines[dtype].frames_at_once((arguments.size, arguments.size))
     works: dict[str, Callable[[], object]] = {PAPER: by_the_paper}
-    for name, precision in ((SAME, torch.float32), (NATIVE, dtype)):
+    for name, precision in {SAME: torch.float32, **({NATIVE: dtype} if len(pipes) > 1 else {})}.items():
         works[name] = partial(engine_step, engines[precision], batch, side, procedure.guidance_scale)
-    found = turns(works, arguments.rounds, device)
+    memories: dict[str, dict[str, float]] = {}
+    for name, work in works.items():
+        with peak_memory(device) as memory:
+            work()  # which also warms up
+        memories[name] = dict(memory)
+    found = turns(works, arguments.rounds, device, warm=False)
     decoding = {precision: seconds(partial(decode_one, one, side), device) for precision, one in pipes.items()}
     speeds = {precision: matrix_speed(device, precision) for precision in pipes}
     one = operations(partial(sample_of, pipe, 1, side))
     made = procedure.num_frames - 2
     ways: dict[str, dict[str, Any]] = {}
-    for name, precision, timed in (
-        (PAPER, torch.float32, PAPER),
-        (SAME, torch.float32, SAME),
-        (NATIVE, dtype, NATIVE),
-        (DEFAULT, dtype, NATIVE),
-    ):
+    native = NATIVE if NATIVE in works else SAME
+    for name, timed in {**{name: name for name in works}, DEFAULT: native}.items():
+        precision = dtype if timed == NATIVE else torch.float32
         count = steps.get(name, steps[SAME])
         each = statistics.median(found[timed]) / (1 if timed == PAPER else batch)
-        with peak_memory(device) as memory:
-            works[timed]()
         ways[name] = {
             "samples": 2 * count,
             "calls": 2 * count if timed == PAPER else None,
             "seconds_per_frame_step": each,
             "seconds": count * each + made * decoding[precision],
-            "memory": dict(memory),
+            "memory": memories[timed],
             "share_of_matrix_speed": 2 * one / each / speeds[precision],
         }
     for way in ways.values():

@@ -3,7 +3,7 @@
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,7 +102,7 @@ def metered(
 
 
 def turns(
-    works: dict[str, Callable[[], object]], rounds: int, device: torch.device, warm: bool = True
+    works: Mapping[str, Callable[[], object]], rounds: int, device: torch.device, warm: bool = True
 ) -> dict[str, list[float]]:
     """The seconds of several works that take turns, in one process; each is done once before, unless not ``warm``."""
     if warm:
