@@ -37,9 +37,9 @@ from benchmarks.speed.shares import networks_of, sample_of
 from benchmarks.speed.transcription import Procedure, decoded, frame_steps
 from segue import Interpolator
 from segue.backbone import CLEAN, Sampling
-from segue.backbone.stable_diffusion import StableDiffusion
+from segue.backbone.stable_diffusion import StableDiffusion, TextConditioning
 from segue.files import write_json
-from segue.models import best_dtype, device_of, quiet
+from segue.models import best_dtype, channels_last, device_of, quiet
 from segue.settings import MorphSettings
 from segue.tree import UniformTree, noise_levels
 
@@ -139,18 +139,15 @@ def real_size(procedure: Procedure, device: torch.device, dtype: torch.dtype, ar
     """Single steps at Stable Diffusion 2.1's shape, multiplied by the steps of a film."""
     side = arguments.size // 8
     with quiet():
-        pipes = {torch.float32: stable_diffusion_21(torch.float32).to(device)}
-        if dtype != torch.float32:
-            pipes[dtype] = stable_diffusion_21(dtype).to(device)
-    for pipe in pipes.values():  # as ``models.load`` does
-        pipe.set_progress_bar_config(disable=True)
+        pipe = stable_diffusion_21(torch.float32).to(device)
+        # The engine's own, of the same weights, as ``models.load`` has them.
+        pipes = {one: channels_last(stable_diffusion_21(one)).to(device) for one in {torch.float32, dtype}}
     scheduler = DDIMScheduler.from_config(pipes[dtype].scheduler.config)
     steps = {
         PAPER: sum(frame_steps(procedure, scheduler)),
         SAME: engine_steps(pipes[dtype], procedure, "ddim", procedure.num_inference_steps),
         DEFAULT: engine_steps(pipes[dtype], procedure, MorphSettings().solver, MorphSettings().num_inference_steps),
     }
-    pipe = pipes[torch.float32]
     noise = torch.randn(1, 4, side, side).to(device)
     text = torch.randn(1, 77, 1024).to(device)
 
@@ -210,9 +207,10 @@ def engine_steps(pipe: Any, procedure: Procedure, solver: str, num_inference_ste
 
 
 def engine_step(backbone: StableDiffusion, batch: int, side: int, guidance_scale: float) -> None:
-    """One denoising step of a batch of frames."""
+    """One denoising step of a batch of frames; prompts are embedded once in a film, so not here."""
     sampling = Sampling(solver="ddim", num_inference_steps=1, guidance_scale=guidance_scale)
-    words = backbone.embed(["a cat"] * batch, [""] * batch)
+    text = torch.randn(2, batch, 77, 1024)
+    words = TextConditioning(text[0], text[1])
     with backbone.evaluating():
         backbone.denoise(torch.randn(batch, 4, side, side), words, backbone.point(0.5), CLEAN, sampling=sampling)
 

@@ -28,6 +28,7 @@ __all__ = [
     "KNOWN",
     "Known",
     "best_dtype",
+    "channels_last",
     "check_controlnet",
     "check_folder",
     "check_weights",
@@ -123,8 +124,16 @@ def load(
             pipe = _read(StableDiffusionControlNetPipeline, folder, precision, controlnet=control)
             _check_match(pipe, str(controlnet), str(name_or_path or "pocket"))
         pipe.set_progress_bar_config(disable=True)
-        _channels_last(pipe)
+        channels_last(pipe)
         return spared(pipe, where) if low_memory else pipe.to(where)
+
+
+def channels_last(pipe: Any) -> Any:
+    """A pipe whose convolutions keep their weights in the order in which CPUs and tensor cores compute them."""
+    for name in ("unet", "vae", "controlnet"):
+        if (network := getattr(pipe, name, None)) is not None:
+            network.to(memory_format=torch.channels_last)
+    return pipe
 
 
 def spared(pipe: Any, device: torch.device) -> Any:
@@ -352,13 +361,6 @@ def _read(kind: Any, folder: Path, dtype: torch.dtype, **parts: Any) -> Any:
         )
     except Exception as error:  # the loaders raise whatever they like for a damaged file
         raise SegueError(f"{folder} cannot be loaded: {_one_line(error)}") from error
-
-
-def _channels_last(pipe: Any) -> None:
-    """Have convolutions keep their weights in the order in which CPUs and tensor cores compute them."""
-    for name in ("unet", "vae", "controlnet"):
-        if (network := getattr(pipe, name, None)) is not None:
-            network.to(memory_format=torch.channels_last)
 
 
 def _one_line(error: Exception) -> str:
