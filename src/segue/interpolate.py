@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from segue import models
-from segue.backbone import Backbone, Sampling
+from segue.backbone import Backbone
 from segue.backbone.stable_diffusion import StableDiffusion
 from segue.begin import BatchSize, begin, digest, opened, redone
 from segue.caption import captions
@@ -34,27 +34,26 @@ from segue.drift import ColourMatch
 from segue.errors import SegueError
 from segue.fade import Fade, Losses
 from segue.frames import DecidedTree, EditedNoise, Look, Words, network_kept
-from segue.generate import Chooser, Made, Progress, Work, generate, price
+from segue.generate import Chooser, Made, Progress, Work, generate
 from segue.history import Edit, Restore, Undo
 from segue.inversion import invert
 from segue.memory import within_memory
 from segue.morph import Morph
-from segue.motion import Motion, PixelSpace, seen, shown
+from segue.motion import PixelSpace, seen, shown
 from segue.noise import Noise
 from segue.pictures import Source, common_size, fit, load, to_images, to_tensor
+from segue.plan import candidates_of, cost_of, motion_of, noise_of, sampling_of, tree_of
 from segue.rank import Judge
 from segue.run import RunFolder
-from segue.schemes import Latents, Level, Seen, Task, scheme_named
+from segue.schemes import Latents, Seen, Task, scheme_named
 from segue.settings import ComputeSettings, MorphSettings, checked, fields, with_preset
 from segue.spacing import PerceptualTree
-from segue.tree import FrameKey, GrownTree, Midpoint, Tree, UniformTree, noise_levels
+from segue.tree import FrameKey
 from segue.words import anchors, check_words, prompts
 
 __all__ = ["Callback", "Interpolator"]
 
 Callback = Callable[[Progress], None]
-
-FAR = 1e9  # farther than any two frames look apart
 
 
 class Interpolator:
@@ -133,7 +132,7 @@ class Interpolator:
         morph_settings, compute = _settings(preset, settings)
         keyframes = self._keyframes(images, morph_settings)
         check_words(morph_settings, len(keyframes))
-        _tree(morph_settings, len(keyframes) - 1, [])  # an error here, before anything is overwritten
+        tree_of(morph_settings, len(keyframes) - 1, [])  # an error here, before anything is overwritten
         given = read_given(morph_settings, len(keyframes), keyframes[0].size, len(self.backbone.controlnets))
         judge = _judge(morph_settings)
         if morph_settings.spacing == "perceptual":
@@ -199,7 +198,7 @@ class Interpolator:
             latents[FrameKey(count)] = latents[FrameKey(0)]
             if not run.frame(FrameKey(count)).exists():
                 run.save_keyframe(FrameKey(count), keyframes[FrameKey(0)])
-        tree = _tree(settings, len(latents) - 1, data.get("grown", []))
+        tree = tree_of(settings, len(latents) - 1, data.get("grown", []))
         task = Task(
             latents=latents,
             tree=DecidedTree(run, tree) if isinstance(tree, PerceptualTree) else tree,
@@ -208,12 +207,12 @@ class Interpolator:
             noise_range=(*settings.noise, settings.noise_spacing),
             bias=settings.bias,
             retroactive=settings.retroactive,
-            noise_of=lambda midpoint: _noise_of(run, midpoint),
+            noise_of=partial(noise_of, run),
             distance=Look(run, settings.look),
             **({"seen": self._camera(settings, keyframes)} if settings.moves else {}),
         )
-        sampling, images = _sampling(settings), {key: _image(keyframes, key) for key in latents}
-        losses = Losses(self.backbone, sampling, images, latents, words, noise, _motion(settings))
+        sampling, images = sampling_of(settings), {key: _image(keyframes, key) for key in latents}
+        losses = Losses(self.backbone, sampling, images, latents, words, noise, motion_of(settings))
         fade, match = Fade(settings.fade, losses), ColourMatch(images, settings.colour_match)
 
         # Blend and denoise level by level (section 4.1), keep the best candidate of each (section 4.4).
@@ -224,14 +223,12 @@ class Interpolator:
             batch_size=data["batch_size"],
             conditioning=words,
             noise=noise,
-            candidates=lambda level: settings.candidates_at(level.number),
+            candidates=candidates_of(settings),
             picture=lambda level, sample, image: to_images(match(sample.key, fade(level, sample, image))[None])[0],
             judge=judge or _judge(settings),
             choose=choose,
             report=report,
-            cost=price(
-                scheme_named(settings.scheme)(_weightless(task, tree)), self.backbone, sampling, _counts(settings)
-            ),
+            cost=cost_of(task, tree, settings, self.backbone),
             keep_candidates=compute.keep_candidates,
         )
         recipes = {key: data["keyframes"][key.pair % count]["pixels"] for key in tree.keyframes}
@@ -359,7 +356,7 @@ class Interpolator:
         fitted = [fit(picture, size, settings.fit, settings.background) for picture in pictures]
         if not settings.moves:
             return fitted
-        motion = _motion(settings)
+        motion = motion_of(settings)
         return [shown(motion, Fraction(i), picture) for i, picture in enumerate(fitted)]
 
     def _batch_size(self, compute: ComputeSettings, size: tuple[int, int]) -> BatchSize:
@@ -395,9 +392,9 @@ class Interpolator:
     def _camera(self, settings: MorphSettings, keyframes: Mapping[FrameKey, Image.Image]) -> Seen:
         """How the moving camera sees the parents of a frame."""
         if settings.motion_space == "latent":
-            return partial(seen, _motion(settings))
+            return partial(seen, motion_of(settings))
         images = {key: _image(keyframes, key) for key in keyframes}
-        return PixelSpace(_motion(settings), images, self.backbone.encode, self.backbone.decode)
+        return PixelSpace(motion_of(settings), images, self.backbone.encode, self.backbone.decode)
 
     def _words(
         self,
@@ -479,70 +476,11 @@ def _image(keyframes: Mapping[FrameKey, Image.Image], key: FrameKey) -> Tensor:
     return to_tensor([keyframes[FrameKey(key.pair % len(keyframes))]])[0]
 
 
-def _tree(settings: MorphSettings, pairs: int, grown: Sequence[int]) -> Tree:
-    """The tree of a film: decided on the way, or fixed, with the smaller ones that it grew from."""
-    if settings.spacing == "perceptual":
-        return PerceptualTree(pairs, settings.num_frames, _levels(settings, settings.num_frames), settings.max_distance)
-    sizes = sorted({*grown, settings.num_frames, settings.steps + 1})
-    stages = tuple(
-        UniformTree(pairs, num_frames, _levels(settings, num_frames), settings.branching) for num_frames in sizes
-    )
-    return GrownTree(stages) if len(stages) > 1 else stages[0]
-
-
-def _levels(settings: MorphSettings, num_frames: int) -> tuple[float, ...]:
-    """The noise level of each level of the tree."""
-    if settings.noise_levels:
-        return settings.noise_levels
-    depth = UniformTree.depth(num_frames, settings.branching)
-    return noise_levels(depth, *settings.noise, settings.noise_spacing)
-
-
-def _noise_of(run: RunFolder, midpoint: Midpoint) -> float:
-    """The noise level of a midpoint: the tree's, or that of an edit."""
-    own = run.history.edit(midpoint.key).noise
-    return midpoint.noise if own is None else own
-
-
-def _motion(settings: MorphSettings) -> Motion:
-    return Motion(settings.zoom, settings.pan, settings.rotate)
-
-
-def _sampling(settings: MorphSettings) -> Sampling:
-    return Sampling(
-        solver=settings.solver,
-        num_inference_steps=settings.num_inference_steps,
-        guidance_scale=settings.guidance_scale,
-        eta=settings.eta,
-        guidance_start=settings.guidance_start,
-        guidance_end=settings.guidance_end,
-        control_start=settings.control_start,
-        control_end=settings.control_end,
-    )
-
-
 def _judge(settings: MorphSettings) -> Judge | None:
     """The ranking, where prompts to rank for or against are given."""
     if not settings.rank_for and not settings.rank_against:
         return None
     return Judge(Clip.load(settings.ranker), settings.rank_for, settings.rank_against)
-
-
-def _counts(settings: MorphSettings) -> Callable[[Level], int]:
-    return lambda level: settings.candidates_at(level.number)
-
-
-def _weightless(task: Task, tree: Tree) -> Task:
-    """The same task on latents of one number each, to count what it costs (where spacing is decided: at most)."""
-    zero = torch.zeros(1, 1, 1)
-    return dataclasses.replace(
-        task,
-        tree=tree,
-        latents=dict.fromkeys(task.latents, zero),
-        noise=lambda *_name, **_number: zero,
-        seen=lambda _key, parents: [latent for _, latent in parents],
-        distance=lambda left, right: float(right.place - left.place) * FAR,
-    )
 
 
 def _state(keyframes: Sequence[FrameKey], made: Mapping[FrameKey, Made]) -> dict[str, Any]:

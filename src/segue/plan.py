@@ -1,0 +1,87 @@
+"""What a run will compute, from its settings: the tree and its noise levels, the sampling, the camera, the cost."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import torch
+
+from segue.backbone import Backbone, Sampling
+from segue.generate import Cost, price
+from segue.motion import Motion
+from segue.run import RunFolder
+from segue.schemes import Level, Task, scheme_named
+from segue.settings import MorphSettings
+from segue.spacing import PerceptualTree
+from segue.tree import GrownTree, Midpoint, Tree, UniformTree, noise_levels
+
+__all__ = ["candidates_of", "cost_of", "motion_of", "noise_of", "sampling_of", "tree_of"]
+
+FAR = 1e9  # farther than any two frames look apart
+
+
+def tree_of(settings: MorphSettings, pairs: int, grown: Sequence[int]) -> Tree:
+    """The tree of a film: decided on the way, or fixed, with the smaller ones that it grew from."""
+    if settings.spacing == "perceptual":
+        return PerceptualTree(pairs, settings.num_frames, _levels(settings, settings.num_frames), settings.max_distance)
+    sizes = sorted({*grown, settings.num_frames, settings.steps + 1})
+    stages = tuple(
+        UniformTree(pairs, num_frames, _levels(settings, num_frames), settings.branching) for num_frames in sizes
+    )
+    return GrownTree(stages) if len(stages) > 1 else stages[0]
+
+
+def _levels(settings: MorphSettings, num_frames: int) -> tuple[float, ...]:
+    """The noise level of each level of the tree."""
+    if settings.noise_levels:
+        return settings.noise_levels
+    depth = UniformTree.depth(num_frames, settings.branching)
+    return noise_levels(depth, *settings.noise, settings.noise_spacing)
+
+
+def noise_of(run: RunFolder, midpoint: Midpoint) -> float:
+    """The noise level of a midpoint: the tree's, or that of an edit."""
+    own = run.history.edit(midpoint.key).noise
+    return midpoint.noise if own is None else own
+
+
+def motion_of(settings: MorphSettings) -> Motion:
+    """How the camera moves."""
+    return Motion(settings.zoom, settings.pan, settings.rotate)
+
+
+def sampling_of(settings: MorphSettings) -> Sampling:
+    """How the networks denoise."""
+    return Sampling(
+        solver=settings.solver,
+        num_inference_steps=settings.num_inference_steps,
+        guidance_scale=settings.guidance_scale,
+        eta=settings.eta,
+        guidance_start=settings.guidance_start,
+        guidance_end=settings.guidance_end,
+        control_start=settings.control_start,
+        control_end=settings.control_end,
+    )
+
+
+def candidates_of(settings: MorphSettings) -> Callable[[Level], int]:
+    """How many candidates a frame of a level gets."""
+    return lambda level: settings.candidates_at(level.number)
+
+
+def cost_of(task: Task, tree: Tree, settings: MorphSettings, backbone: Backbone) -> Cost:
+    """What a film costs; where its spacing is decided on the way, at most."""
+    scheme = scheme_named(settings.scheme)(_weightless(task, tree))
+    return price(scheme, backbone, sampling_of(settings), candidates_of(settings))
+
+
+def _weightless(task: Task, tree: Tree) -> Task:
+    """The same task on latents of one number each."""
+    zero = torch.zeros(1, 1, 1)
+    return dataclasses.replace(
+        task,
+        tree=tree,
+        latents=dict.fromkeys(task.latents, zero),
+        noise=lambda *_name, **_number: zero,
+        seen=lambda _key, parents: [latent for _, latent in parents],
+        distance=lambda left, right: float(right.place - left.place) * FAR,
+    )
