@@ -130,7 +130,7 @@ class MorphSettings(InversionSettings):
 
     solver: Solver = Field(default="dpm++", description="The solver that denoises.")
     num_inference_steps: int = Field(
-        default=24, ge=1, le=1000, description="Denoising steps over the whole schedule; a frame takes its share."
+        default=10, ge=1, le=1000, description="Denoising steps over the whole schedule; a frame takes its share."
     )
     guidance_scale: float = Field(default=5.0, ge=0, le=100, description="Strength of classifier-free guidance.")
     guidance_start: float = Field(
@@ -332,7 +332,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "noise": (0.30, 0.55),
     },
     "balanced": {},
-    "draft": {"num_inference_steps": 10, "num_frames": 9},
+    "draft": {"num_inference_steps": 6, "num_frames": 9},
 }
 
 Settings = TypeVar("Settings", InversionSettings, MorphSettings, ComputeSettings, FilmSettings)
