@@ -131,7 +131,7 @@ def test_rows_take_their_own_settings_before_the_commands_and_the_presets(tmp_pa
     path = write_manifest(tmp_path, 2, p1={"num_frames": 9, "fps": 5, "noise": [0.2, 0.6], "prompt": "dog", "seed": 3})
     first, second = read_rows(path, tmp_path / "out", {"num_frames": 7, "fps": 24.0}, preset="draft", ending=".gif")
     assert (first.settings.num_frames, second.settings.num_frames) == (7, 9)
-    assert (first.settings.num_inference_steps, first.settings.noise) == (10, (0.30, 0.55))  # of the preset
+    assert (first.settings.num_inference_steps, first.settings.noise) == (6, (0.30, 0.55))  # of the preset
     assert (second.settings.noise, second.settings.prompt, second.settings.seed) == ((0.2, 0.6), ("dog", "dog"), 3)
     assert (first.film_values["fps"], second.film_values["fps"]) == (24.0, 5)
     assert (second.folder, second.film) == (tmp_path / "out/p1", tmp_path / "out/p1.gif")
