@@ -285,7 +285,7 @@ def test_an_example_begins_anew_with_the_quickest_settings(tmp_path: Path) -> No
     session.example("dots")
     assert [keyframe["name"] for keyframe in session.data["keyframes"]] == ["red.png", "blue.png"]
     assert (session.data["preset"], session.data["settings"]["num_frames"]) == ("draft", 9)
-    assert session.data["settings"]["num_inference_steps"] == 10
+    assert session.data["settings"]["num_inference_steps"] == 6
     with pytest.raises(SegueError, match="no example none"):
         session.example("none")
 
