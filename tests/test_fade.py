@@ -8,21 +8,20 @@ import pytest
 import torch
 from shapes import QUICK, interpolator, picture
 
-from segue.backbone import CLEAN, Sampling
+from segue.backbone import Sampling
+from segue.blend import slerp
 from segue.fade import Fade, Losses
 from segue.motion import Motion, warp
 from segue.noise import Noise
 from segue.pictures import to_tensor
-from segue.schemes import Level, Sample, Task, branching
+from segue.schemes import NamedNoise, Sample, Task, branching, scheme_named
 from segue.tree import FrameKey, UniformTree
-
-NOWHERE = Level(0, {}, CLEAN, CLEAN, lambda _sample: torch.zeros(1))
 
 
 def faded(losses: dict[FrameKey, float], reach: float, key: FrameKey, value: float = 0.0) -> float:
     """A plain frame with plain losses."""
-    fade = Fade(reach, lambda _level, _sample, keyframe: torch.full((3, 2, 2), losses[keyframe]))
-    found = fade(NOWHERE, Sample(key), torch.full((3, 2, 2), value))
+    fade = Fade(reach, lambda _key, keyframe, _alone: torch.full((3, 2, 2), losses[keyframe]))
+    found = fade(key, torch.full((3, 2, 2), value), {})
     assert found.shape == (3, 2, 2)
     assert found.min() == found.max()
     return float(found.max())
@@ -54,26 +53,50 @@ def test_a_frame_of_nothing_but_its_keyframe_becomes_the_keyframe(motion: Motion
     keys, sampling = (FrameKey(0), FrameKey(1)), Sampling(num_inference_steps=6, guidance_scale=3.0)
     with backbone.evaluating():
         z, words = backbone.encode(given[None])[0], backbone.embed(["a cat"], [""])
-    noise = lambda purpose, key, candidate=0, step=0: Noise(0)(  # noqa: E731
-        purpose, key, candidate=candidate, step=step, shape=tuple(z.shape)
-    )
-    level = next(branching(Task(dict.fromkeys(keys, z), UniformTree(1, 3, (0.5,)), backbone.point, noise)))
-    sample = Sample(FrameKey(0, Fraction(1, 2)))
-    losses = Losses(
-        backbone, sampling, dict.fromkeys(keys, given), dict.fromkeys(keys, z), lambda _sample: words, noise, motion
-    )
+    level = next(branching(Task(dict.fromkeys(keys, z), UniformTree(1, 3, (0.5,)), backbone.point, noise_like(z))))
+    key = FrameKey(0, Fraction(1, 2))
+    losses = Losses(dict.fromkeys(keys, given), dict.fromkeys(keys, z), backbone.decode, motion)
     with backbone.evaluating():
-        made = backbone.denoise(level.blend(sample)[None], words, level.start, sampling=sampling)
-        image = backbone.decode(made)[0]
-        loss = losses(level, sample, FrameKey(0))
-        autoencoders = losses(NOWHERE, sample, FrameKey(0))  # not blended from it
-    seen, inside = warp(given, motion.between(sample.key.place, Fraction(0), 1.0))
+        image, alone = (
+            backbone.decode(backbone.denoise(level.blend(sample)[None], words, level.start, sampling=sampling))[0]
+            for sample in (Sample(key), Sample(key, alone=keys[0]))
+        )
+        loss, autoencoders = losses(key, keys[0], alone), losses(key, keys[0])
+    seen, inside = warp(given, motion.between(key.place, Fraction(0), 1.0))
     assert (image + loss)[:, inside[0] == 1] == pytest.approx(seen[:, inside[0] == 1], abs=1e-4)
     assert torch.all(loss[:, inside[0] == 0] == 0)
     lost = given - backbone.decode(z[None])[0]
-    assert torch.allclose(
-        autoencoders, warp(lost, motion.between(sample.key.place, Fraction(0), 1.0))[0] * inside, atol=1e-5
+    assert torch.allclose(autoencoders, warp(lost, motion.between(key.place, Fraction(0), 1.0))[0] * inside, atol=1e-5)
+
+
+def noise_like(z: torch.Tensor) -> NamedNoise:
+    """Named noise of the shape of a latent."""
+
+    def noise(purpose: str, key: FrameKey, candidate: int = 0, step: int = 0) -> torch.Tensor:
+        return Noise(0)(purpose, key, candidate=candidate, step=step, shape=tuple(z.shape))
+
+    return noise
+
+
+def test_keyframes_within_reach_go_the_way_of_the_frames_that_are_blended_from_them() -> None:
+    fade, z = Fade(0.6, lambda *_: torch.zeros(1)), torch.randn(4, 4, 4, generator=torch.Generator().manual_seed(0))
+    latents = {FrameKey(0): z, FrameKey(1): z.flip(0)}
+    point = interpolator().backbone.point
+    scheme = branching(Task(latents, UniformTree(1, 5, (0.5, 0.3)), point, noise_like(z)))
+    first = next(scheme)
+    middle = FrameKey(0, Fraction(1, 2))
+    assert fade.alone(first, middle) == [FrameKey(0), FrameKey(1)]
+    # By the same noise: the blend of both is the blend of what each is alone.
+    left, right = (first.blend(Sample(middle, alone=keyframe)) for keyframe in latents)
+    assert torch.allclose(first.blend(Sample(middle)), slerp(left[None], right[None], 0.5)[0])
+    second = scheme.send({middle: z})
+    quarters = {key.position: fade.alone(second, key) for key in second.parents}
+    assert quarters == {Fraction(1, 4): [FrameKey(0)], Fraction(3, 4): [FrameKey(1)]}
+    assert Fade(0.2, fade.loss).alone(second, FrameKey(0, Fraction(1, 4))) == []
+    others = next(
+        scheme_named("interpolate-denoise")(Task(latents, UniformTree(1, 5, (0.5, 0.3)), point, noise_like(z)))
     )
+    assert not any(fade.alone(others, key) for key in others.parents)
 
 
 def test_the_frames_beside_a_keyframe_come_near_it() -> None:

@@ -34,11 +34,11 @@ def assert_same(a: tuple[dict[FrameKey, Tensor], Any], b: tuple[dict[FrameKey, T
         assert abs(np.asarray(mine, dtype=int) - np.asarray(other, dtype=int)).max() <= 1
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_the_batch_does_not_matter(scheme: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("scheme", "fade"), [*((scheme, 0.0) for scheme in SCHEMES), ("branching", 0.5)])
+def test_the_batch_does_not_matter(scheme: str, fade: float, tmp_path: Path) -> None:
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    films = [film(tmp_path / str(batch), scheme, batch_size=batch) for batch in (1, 2, 5)]
+    films = [film(tmp_path / str(batch), scheme, batch_size=batch, fade=fade) for batch in (1, 2, 5)]
     for other in films[1:]:
         assert_same(films[0], other)
     assert torch.equal(torch.get_rng_state(), state)
@@ -70,19 +70,48 @@ def test_a_level_is_one_batch_and_guidance_one_call(tmp_path: Path, monkeypatch:
     assert sizes == [2 * 2] * 3 + [2 * 2 * 2] * 2
 
 
-def test_the_price_is_what_is_paid(tmp_path: Path) -> None:
-    for scheme in SCHEMES:
-        seen: list[Progress] = []
-        film(tmp_path / scheme, scheme, callback=seen.append)
-        first, last = seen[0], seen[-1]
-        assert (first.stage, first.frames, first.step) == ("frames", 0, 0)
-        assert (last.frames, last.total) == (3, 3)
-        assert last.step == last.steps == first.steps
-        assert last.level == last.levels
-        steps = [progress.step for progress in seen]
-        assert steps == sorted(steps)
-        assert [p.frame for p in seen if p.frame] == [p.frame for p in seen if p.picture]
-        assert sorted(p.frame for p in seen if p.frame) == [FrameKey(0, Fraction(i, 4)) for i in (1, 2, 3)]
+def test_keyframes_that_go_a_frames_way_are_in_its_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    unet: Any = interpolator().backbone.pipe.unet  # type: ignore[attr-defined]
+    forward = unet.forward
+
+    def counted(sample: Tensor, *arguments: Any, **options: Any) -> Any:
+        sizes.append(len(sample))
+        return forward(sample, *arguments, **options)
+
+    monkeypatch.setattr(unet, "forward", counted)
+    film(tmp_path / "run", "branching", fade=0.5, batch_size=16)
+    # The middle frame is out of reach; the quarters, with the keyframe that each is blended from, are not.
+    assert sizes == [2] * 3 + [2 * 4] * 2
+    # What was made of them is kept: without a picture and without its batch, that batch alone is made again.
+    whole = {path.name: path.read_bytes() for path in (tmp_path / "run" / "frames").iterdir()}
+    for folder in ("frames", "pictures"):
+        for path in (tmp_path / "run" / folder).glob("000.[27]*"):
+            path.unlink()
+    film(tmp_path / "run", "branching", fade=0.5, batch_size=16)
+    assert len(sizes) == 5
+    for path in (tmp_path / "run" / "pictures").glob("000.25*"):
+        path.unlink()
+    newest = max((tmp_path / "run" / "latents").iterdir(), key=lambda path: path.stat().st_size)
+    newest.unlink()
+    film(tmp_path / "run", "branching", fade=0.5, batch_size=16)
+    assert sizes[5:] == [2 * 4] * 2
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run" / "frames").iterdir()} == whole
+
+
+@pytest.mark.parametrize(("scheme", "fade"), [*((scheme, 0.0) for scheme in SCHEMES), ("branching", 0.5)])
+def test_the_price_is_what_is_paid(scheme: str, fade: float, tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    film(tmp_path / scheme, scheme, callback=seen.append, fade=fade)
+    first, last = seen[0], seen[-1]
+    assert (first.stage, first.frames, first.step) == ("frames", 0, 0)
+    assert (last.frames, last.total) == (3, 3)
+    assert last.step == last.steps == first.steps
+    assert last.level == last.levels
+    steps = [progress.step for progress in seen]
+    assert steps == sorted(steps)
+    assert [p.frame for p in seen if p.frame] == [p.frame for p in seen if p.picture]
+    assert sorted(p.frame for p in seen if p.frame) == [FrameKey(0, Fraction(i, 4)) for i in (1, 2, 3)]
 
 
 def test_a_finished_run_reports_every_frame_without_work(tmp_path: Path) -> None:

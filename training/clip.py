@@ -2,19 +2,21 @@
 
 A stock `CLIPModel`; pictures are seen at 64 x 64. A batch holds pairs of pictures of one concept in different styles;
 a caption is the full one, the concept alone, or one with words dropped, and every picture that a caption fits counts as
-right. Run: `python -m training.clip` (resumes). Once the UNet is trained on the text tower, only
-`--freeze-text` may go on: the image tower and the projections learn, the text tower stays what it is.
+right. In most steps the image tower sees a random half of the patches, for half the work (Li et al., 2023, arXiv
+2212.00794). Run: `python -m training.clip` (resumes). It may go on once the UNet is trained, which keeps the text tower
+that `training.latents` found.
 """
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 
@@ -32,12 +34,12 @@ MERGES = 2400
 SIZE = 64
 EVALUATE_EVERY = 150 if DEVICE.type == "cpu" else 1000
 CANDIDATES = 500
+PATCHES = 0.5  # The share of a picture's patches that is seen, except in
+WHOLE = 0.25  # this share of the steps.
 
 
 def main() -> None:
-    parser = arguments(__doc__, HOW.minutes)
-    parser.add_argument("--freeze-text", action="store_true", help="leave the text tower as it is")
-    options = parser.parse_args()
+    minutes = arguments(__doc__, HOW.minutes).parse_args().minutes
     torch.manual_seed(0)
     sets = [load_array(name) for name in ("icons", "figures")]
     records = [record for _, rows in sets for record in rows]
@@ -45,13 +47,14 @@ def main() -> None:
     pictures = pictures.to(DEVICE)
     tokenizer = build_tokenizer([r["caption"] for r in records if not r["held_out"]])
     model = build_clip(tokenizer).to(DEVICE)
-    model.text_model.requires_grad_(not options.freeze_text)
     batches = Batches(records, tokenizer)
 
     def loss_of(step: int) -> tuple[Tensor, Mapping[str, Tensor]]:
+        random = generator(step)
         rows, tokens, fits = batches.draw(step)
-        seen = picture(pictures[rows], generator(step))
-        with autocast():
+        seen = picture(pictures[rows], random)
+        whole = torch.rand((), generator=random, device=DEVICE) < WHOLE
+        with autocast(), nullcontext() if whole else some_patches(model.vision_model.embeddings, PATCHES, random):
             text = model.get_text_features(input_ids=tokens).pooler_output.float()
             image = model.get_image_features(pixel_values=seen).pooler_output.float()
         scale = model.logit_scale.clamp(0, math.log(100)).exp()
@@ -67,13 +70,29 @@ def main() -> None:
         model,
         loss_of,
         HOW,
-        options.minutes,
+        minutes,
         decay=0.1,
         no_decay="embedding",
-        averaged=options.freeze_text,
         check=check,
         check_every=EVALUATE_EVERY,
     )
+
+
+@contextmanager
+def some_patches(embeddings: nn.Module, share: float, random: torch.Generator) -> Iterator[None]:
+    """The image tower goes on with a random share of the patches, and the token that stands for the whole picture."""
+
+    def choose(_: nn.Module, __: object, tokens: Tensor) -> Tensor:
+        chances = torch.rand(tokens.shape[:2], generator=random, device=tokens.device)
+        chances[:, 0] = 2  # The first token is the whole.
+        kept = chances.topk(1 + round(share * (tokens.shape[1] - 1)), dim=1).indices
+        return tokens.gather(1, kept[..., None].expand(-1, -1, tokens.shape[2]))
+
+    hook = embeddings.register_forward_hook(choose)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def cross_entropy(logits: Tensor, fits: Tensor) -> Tensor:

@@ -16,15 +16,12 @@ and the frame is the keyframe plus the difference that the other parent makes.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from segue.backbone import Backbone, Sampling
-from segue.generate import eta_noise
 from segue.motion import Motion, warp
-from segue.schemes import Latents, Level, NamedNoise, Sample
+from segue.schemes import Latents, Level
 from segue.tree import FrameKey
 
 __all__ = ["Fade", "Losses"]
@@ -36,21 +33,35 @@ class Fade:
 
     Attributes:
         reach: the share of the gap over which a loss fades out; 0 for no fade.
-        loss: what the model loses of a keyframe on the way to a sample of a level, (3, H, W), in the images' units.
+        loss: what the model loses of a keyframe on the way to a frame, (3, H, W), in the images' units; the decoded
+            image of the keyframe gone that way is given where there is one.
     """
 
     reach: float
-    loss: Callable[[Level, Sample, FrameKey], Tensor]
+    loss: Callable[[FrameKey, FrameKey, Tensor | None], Tensor]
 
-    def __call__(self, level: Level, sample: Sample, image: Tensor) -> Tensor:
-        """The sample's decoded image (3, H, W) in [-1, 1] with the losses of its keyframes, clamped."""
-        key = sample.key
-        for keyframe in (FrameKey(key.pair), FrameKey(key.pair + 1)):
-            distance = abs(float(key.place - keyframe.place))
-            if distance < self.reach:
-                weight = (1 + math.cos(math.pi * (distance / self.reach) ** 2)) / 2
-                image = image + weight * self.loss(level, sample, keyframe)
+    def alone(self, level: Level, key: FrameKey) -> list[FrameKey]:
+        """The keyframes that shall go a frame's way by themselves: those within reach that it is blended from."""
+        return [k for k in self._reaching(key) if level.separable and k in level.parents[key]]
+
+    def __call__(self, key: FrameKey, image: Tensor, alone: Mapping[FrameKey, Tensor]) -> Tensor:
+        """A frame's decoded image (3, H, W) in [-1, 1] with the losses of its keyframes, clamped.
+
+        ``alone`` has the decoded images (3, H, W) of the keyframes that have gone the frame's way.
+        """
+        for keyframe, weight in self._reaching(key).items():
+            image = image + weight * self.loss(key, keyframe, alone.get(keyframe))
         return torch.clamp(image, -1, 1)
+
+    def _reaching(self, key: FrameKey) -> dict[FrameKey, float]:
+        """The keyframes whose losses reach a frame, with their weights."""
+        ends = (FrameKey(key.pair), FrameKey(key.pair + 1))
+        distances = {keyframe: abs(float(key.place - keyframe.place)) for keyframe in ends}
+        return {
+            keyframe: (1 + math.cos(math.pi * (distance / self.reach) ** 2)) / 2
+            for keyframe, distance in distances.items()
+            if distance < self.reach
+        }
 
 
 @dataclass(frozen=True)
@@ -58,44 +69,33 @@ class Losses:
     """What a model loses of the keyframes.
 
     Attributes:
-        backbone, sampling: the networks, and how they denoise.
         images: the keyframes' images (3, H, W) in [-1, 1]; latents: their clean latents (C, h, w).
-        conditioning: the conditioning of a sample, a batch of one.
-        noise: named noise, for eta.
+        decode: from latents (B, C, h, w) to images (B, 3, H, W).
         motion: how the camera moves; a loss moves with its keyframe.
     """
 
-    backbone: Backbone
-    sampling: Sampling
     images: Mapping[FrameKey, Tensor]
     latents: Latents
-    conditioning: Callable[[Sample], Any]
-    noise: NamedNoise
+    decode: Callable[[Tensor], Tensor]
     motion: Motion = field(default_factory=Motion)
     known: dict[FrameKey, Tensor] = field(default_factory=dict)
 
-    def __call__(self, level: Level, sample: Sample, keyframe: FrameKey) -> Tensor:
-        """The loss of a keyframe at a sample, (3, H, W); 0 where the moved camera sees nothing of the keyframe."""
-        if level.alone is None or keyframe not in level.parents[sample.key]:
-            loss, inside = self._seen(sample.key, keyframe, self._autoencoders(keyframe))
+    def __call__(self, key: FrameKey, keyframe: FrameKey, alone: Tensor | None = None) -> Tensor:
+        """The loss of a keyframe at a frame, (3, H, W); 0 where the moved camera sees nothing of the keyframe.
+
+        ``alone`` is the decoded image (3, H, W) of the keyframe gone the frame's way; without it what the
+        autoencoder loses is taken.
+        """
+        if alone is None:
+            loss, inside = self._seen(key, keyframe, self._autoencoders(keyframe))
             return loss * inside
-        words = self.conditioning(sample)
-        z = self.backbone.denoise(
-            level.alone(sample, keyframe)[None],
-            type(words).stack([words]),
-            level.start,
-            level.stop,
-            sampling=self.sampling,
-            noise=eta_noise(self.noise, level, [sample]),
-        )
-        image, inside = self._seen(sample.key, keyframe, self.images[keyframe])
-        return (image - self.backbone.decode(z)[0]) * inside
+        image, inside = self._seen(key, keyframe, self.images[keyframe])
+        return (image - alone) * inside
 
     def _autoencoders(self, keyframe: FrameKey) -> Tensor:
         """x_k - D(E(x_k)), computed once."""
         if keyframe not in self.known:
-            decoded = self.backbone.decode(self.latents[keyframe][None])[0]
-            self.known[keyframe] = self.images[keyframe] - decoded
+            self.known[keyframe] = self.images[keyframe] - self.decode(self.latents[keyframe][None])[0]
         return self.known[keyframe]
 
     def _seen(self, key: FrameKey, keyframe: FrameKey, image: Tensor) -> tuple[Tensor, Tensor | float]:

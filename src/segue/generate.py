@@ -38,7 +38,6 @@ __all__ = [
     "Pick",
     "Progress",
     "Work",
-    "eta_noise",
     "generate",
     "price",
 ]
@@ -158,7 +157,8 @@ class Work:
         conditioning: the conditioning of a sample, a batch of one.
         noise: named noise, for eta.
         candidates: how many candidates a frame of a level gets.
-        picture: the finished picture of a level's sample from its decoded image (3, H, W) in [-1, 1].
+        alone: the parents of a sample that its picture needs by themselves, made by the frame's own way.
+        picture: the finished picture of a frame from its decoded image (3, H, W) in [-1, 1] and those of ``alone``.
         judge: scores of pictures, the higher the better.
         choose: who picks, where somebody does.
         report: the progress callback.
@@ -173,7 +173,8 @@ class Work:
     conditioning: Callable[[Sample], Any]
     noise: NamedNoise
     candidates: Callable[[Level], int]
-    picture: Callable[[Level, Sample, Tensor], Image.Image]
+    picture: Callable[[FrameKey, Tensor, Mapping[FrameKey, Tensor]], Image.Image]
+    alone: Callable[[Level, FrameKey], Sequence[FrameKey]] = lambda _level, _key: ()
     judge: Callable[[Sequence[Image.Image]], list[float]] | None = None
     choose: Chooser | None = None
     report: Callable[[Progress], None] = lambda _progress: None
@@ -199,12 +200,21 @@ def generate(scheme: Scheme, work: Work, keyframes: Mapping[FrameKey, str]) -> I
             level = None
 
 
-def price(scheme: Scheme, backbone: Backbone, sampling: Sampling, candidates: Callable[[Level], int]) -> Cost:
-    """What a scheme will compute, found by running it without the networks; the cost of a film that is not begun."""
+def price(
+    scheme: Scheme,
+    backbone: Backbone,
+    sampling: Sampling,
+    candidates: Callable[[Level], int],
+    alone: Callable[[Level, FrameKey], Sequence[FrameKey]] = lambda _level, _key: (),
+) -> Cost:
+    """What a scheme will compute, found by running it without the networks; the cost of a film that is not begun.
+
+    ``candidates`` and ``alone`` are those of ``Work``.
+    """
     levels = frames = samples = steps = 0
     level = next(scheme, None)
     while level is not None:
-        count = len(level.parents) * (candidates(level) if level.is_final else 1)
+        count = sum(1 + len(alone(level, key)) for key in level.parents) * (candidates(level) if level.is_final else 1)
         levels, samples = levels + 1, samples + count
         frames += len(level.parents) if level.is_final else 0
         steps += count * _steps(backbone, level, sampling)
@@ -332,9 +342,10 @@ class _Driver:
         return fresh
 
     def _compute(self, level: Level, samples: Sequence[Sample]) -> None:
-        """Make what is missing of the samples, batch by batch."""
-        missing = [sample for sample in samples if self.work.run.latent(self._recipe(level, sample)) is None]
-        self._count(level, len(samples) - len(missing), skipped=True)
+        """Make what is missing of the samples and their pictures, batch by batch."""
+        needed = [part for sample in samples for part in self._parts(level, sample)]
+        missing = [part for part in needed if not self.work.run.has_latent(self._recipe(level, part))]
+        self._count(level, len(needed) - len(missing), skipped=True)
         while missing:
             batch, before = missing[: self.batch_size], self.step
             try:
@@ -348,9 +359,13 @@ class _Driver:
                 self._halve(len(batch))
                 continue
             self.work.run.save_latents({self._recipe(level, s): z[j] for j, s in enumerate(batch)})
-            self._draw(level, batch)
+            self._draw(level, list(dict.fromkeys(replace(part, alone=None) for part in batch)))
             missing = missing[len(batch) :]
         self._draw(level, samples)
+
+    def _parts(self, level: Level, sample: Sample) -> list[Sample]:
+        """A sample, and the parents alone that its picture needs."""
+        return [sample, *(replace(sample, alone=parent) for parent in self.work.alone(level, sample.key))]
 
     def _halve(self, count: int) -> None:
         """Go on with half of a batch that did not fit, here and when the run is continued."""
@@ -385,22 +400,31 @@ class _Driver:
         )
 
     def _draw(self, level: Level, samples: Sequence[Sample]) -> None:
-        """Decode the pictures that are missing, one at a time, so that they do not depend on the batch."""
+        """Decode the pictures that are missing and can be made, one at a time, so that no batch matters to them."""
         if not level.is_final:
             return
+        run = self.work.run
         for sample in samples:
             recipe = self._recipe(level, sample)
-            if not self.work.run.has_picture(recipe):
-                image = self.work.backbone.decode(self._latent(recipe)[None])[0]
-                if not torch.isfinite(image).all():
-                    raise SegueError(
-                        f"frame {sample.key}: the model gave no numbers (NaN) for its picture; "
-                        "load it with dtype float32 (or bfloat16)"
-                    )
-                picture = self.work.picture(level, sample, image)
-                if _is_black(picture):
-                    self._warn_of_black(sample.key, level.parents[sample.key])
-                self.work.run.save_picture(recipe, picture)
+            recipes = {part.alone: self._recipe(level, part) for part in self._parts(level, sample)}
+            if run.has_picture(recipe) or not all(run.has_latent(part) for part in recipes.values()):
+                continue
+            image = self._decoded(sample.key, recipe)
+            alone = {parent: self._decoded(sample.key, part) for parent, part in recipes.items() if parent is not None}
+            picture = self.work.picture(sample.key, image, alone)
+            if _is_black(picture):
+                self._warn_of_black(sample.key, level.parents[sample.key])
+            run.save_picture(recipe, picture)
+
+    def _decoded(self, key: FrameKey, recipe: str) -> Tensor:
+        """The image (3, H, W) in [-1, 1] of a recipe of a frame."""
+        image = self.work.backbone.decode(self._latent(recipe)[None])[0]
+        if not torch.isfinite(image).all():
+            raise SegueError(
+                f"frame {key}: the model gave no numbers (NaN) for its picture; "
+                "load it with dtype float32 (or bfloat16)"
+            )
+        return image
 
     def _warn_of_black(self, key: FrameKey, parents: Sequence[FrameKey]) -> None:
         """Name a black picture, unless it comes of black ones."""
@@ -416,9 +440,10 @@ class _Driver:
         return latent
 
     def _recipe(self, level: Level, sample: Sample) -> str:
-        """The recipe of a sample: the frame's name and a digest of what it is made from."""
+        """The recipe of a sample: the frame's name, a digest of what it is made from, and the parent alone."""
         edit = self.work.run.history.attempt_of(sample.key, sample.candidate).edit if level.is_final else Edit()
-        return f"{sample.key.name}-{self._digest(level, sample.key, sample.candidate, edit)}"
+        recipe = f"{sample.key.name}-{self._digest(level, sample.key, sample.candidate, edit)}"
+        return recipe if sample.alone is None else f"{recipe}-{sample.alone.name}"
 
     def _context(self, level: Level, attempt: Attempt) -> str:
         """What a choice among an attempt's candidates holds for."""

@@ -212,7 +212,7 @@ class Interpolator:
             **({"seen": self._camera(settings, keyframes)} if settings.moves else {}),
         )
         sampling, images = sampling_of(settings), {key: _image(keyframes, key) for key in latents}
-        losses = Losses(self.backbone, sampling, images, latents, words, noise, motion_of(settings))
+        losses = Losses(images, latents, self.backbone.decode, motion_of(settings))
         fade, match = Fade(settings.fade, losses), ColourMatch(images, settings.colour_match)
 
         # Blend and denoise level by level (section 4.1), keep the best candidate of each (section 4.4).
@@ -224,11 +224,12 @@ class Interpolator:
             conditioning=words,
             noise=noise,
             candidates=candidates_of(settings),
-            picture=lambda level, sample, image: to_images(match(sample.key, fade(level, sample, image))[None])[0],
+            picture=lambda key, image, alone: to_images(match(key, fade(key, image, alone))[None])[0],
+            alone=fade.alone,
             judge=judge or _judge(settings),
             choose=choose,
             report=report,
-            cost=cost_of(task, tree, settings, self.backbone),
+            cost=cost_of(task, tree, settings, self.backbone, fade),
             keep_candidates=compute.keep_candidates,
         )
         recipes = {key: data["keyframes"][key.pair % count]["pixels"] for key in tree.keyframes}

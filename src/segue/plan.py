@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from segue.backbone import Backbone, Sampling
+from segue.fade import Fade
 from segue.generate import Cost, price
 from segue.motion import Motion
 from segue.run import RunFolder
@@ -68,10 +69,10 @@ def candidates_of(settings: MorphSettings) -> Callable[[Level], int]:
     return lambda level: settings.candidates_at(level.number)
 
 
-def cost_of(task: Task, tree: Tree, settings: MorphSettings, backbone: Backbone) -> Cost:
+def cost_of(task: Task, tree: Tree, settings: MorphSettings, backbone: Backbone, fade: Fade) -> Cost:
     """What a film costs; where its spacing is decided on the way, at most."""
     scheme = scheme_named(settings.scheme)(_weightless(task, tree))
-    return price(scheme, backbone, sampling_of(settings), candidates_of(settings))
+    return price(scheme, backbone, sampling_of(settings), candidates_of(settings), fade.alone)
 
 
 def _weightless(task: Task, tree: Tree) -> Task:

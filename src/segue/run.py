@@ -155,6 +155,10 @@ class RunFolder:
 
     # What was made.
 
+    def has_latent(self, recipe: str) -> bool:
+        """Whether the latent of a recipe is there."""
+        return recipe in self._index
+
     def latent(self, recipe: str) -> Tensor | None:
         """The latent of a recipe, (C, h, w) float32; None where it is not made yet."""
         path = self._index.get(recipe)

@@ -40,10 +40,16 @@ class NamedNoise(Protocol):
 
 @dataclass(frozen=True)
 class Sample:
-    """One candidate of one frame."""
+    """One candidate of one frame.
+
+    Attributes:
+        key, candidate: the frame, and the candidate's number.
+        alone: the parent that goes the frame's way by itself, in place of the blend of all.
+    """
 
     key: FrameKey
     candidate: int = 0
+    alone: FrameKey | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ class Level:
         start: the noise point of the blends.
         stop: where the leg ends; a frame is finished where that is CLEAN.
         blend: the noisy latent (C, h, w) of a sample at ``start``.
-        alone: the same with one of the sample's parents in place of all, where the scheme blends parents.
+        separable: whether ``blend`` takes samples of one parent alone.
     """
 
     number: int
@@ -64,7 +70,7 @@ class Level:
     start: NoisePoint
     stop: NoisePoint
     blend: Callable[[Sample], Tensor]
-    alone: Callable[[Sample, FrameKey], Tensor] | None = None
+    separable: bool = False
 
     @property
     def is_final(self) -> bool:
@@ -123,20 +129,17 @@ def _branching_level(task: Task, made: Latents, point: NoisePoint, midpoints: li
     """Midpoints of one noise point; the parents of each share the candidate's noise."""
     by_key = {midpoint.key: midpoint for midpoint in midpoints}
 
-    def diffused(sample: Sample) -> list[Tensor]:
+    def blend(sample: Sample) -> Tensor:
         midpoint = by_key[sample.key]
         eps = task.noise("midpoint", sample.key, sample.candidate)
         parents = [(parent, made[parent]) for parent in (midpoint.left, midpoint.right)]
-        return [diffuse(z, eps, point) for z in task.seen(sample.key, parents)]
+        left, right = (diffuse(z, eps, point) for z in task.seen(sample.key, parents))
+        if sample.alone is not None:
+            return left if sample.alone == midpoint.left else right
+        return _slerp(left, right, biased(midpoint, task.bias))
 
-    def blend(sample: Sample) -> Tensor:
-        left, right = diffused(sample)
-        return _slerp(left, right, biased(by_key[sample.key], task.bias))
-
-    def alone(sample: Sample, parent: FrameKey) -> Tensor:
-        return diffused(sample)[0 if parent == by_key[sample.key].left else 1]
-
-    return Level(midpoints[0].level, {m.key: (m.left, m.right) for m in midpoints}, point, CLEAN, blend, alone)
+    parents = {m.key: (m.left, m.right) for m in midpoints}
+    return Level(midpoints[0].level, parents, point, CLEAN, blend, separable=True)
 
 
 def biased(midpoint: Midpoint, bias: float) -> float:
