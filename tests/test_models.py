@@ -1,6 +1,7 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tiny import tiny_controlnet, tiny_pipe
 from segue import models
 from segue.errors import SegueError
 from segue.models import KNOWN, Known, best_dtype, check_weights, device_of, load, locate, on_disk
-from segue.models.fingerprint import fingerprint
+from segue.models.fingerprint import Fingerprint, fingerprint
 
 
 @pytest.fixture(scope="module")
@@ -354,7 +355,31 @@ def test_check_weights(tmp_path: Path) -> None:
     check_weights(tmp_path, "it")
 
 
-# Fingerprints.
+# Fingerprints, also where the digest is remembered.
+
+
+Named = Callable[..., str]
+
+
+@pytest.fixture(params=["made anew", "remembered"], name="fingerprint")
+def _fingerprint(request: pytest.FixtureRequest) -> Named:
+    return fingerprint if request.param == "made anew" else Fingerprint()
+
+
+def test_what_is_remembered_is_the_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe, made = tiny_pipe(), []
+    remembered = Fingerprint()
+
+    def counted(*given: Any) -> str:
+        made.append(fingerprint(*given))
+        return made[-1]
+
+    monkeypatch.setattr("segue.models.fingerprint.fingerprint", counted)
+    assert remembered(pipe) == remembered(pipe) == fingerprint(pipe)
+    pipe.unet.to(memory_format=torch.channels_last)
+    pipe.vae.half()
+    assert remembered(pipe) == fingerprint(pipe)
+    assert len(made) == 2
 
 
 def test_a_fingerprint_is_the_same_for_the_same_weights() -> None:
@@ -365,7 +390,7 @@ def test_a_fingerprint_is_the_same_for_the_same_weights() -> None:
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
-def test_one_bit_of_any_network_changes_it(part: str) -> None:
+def test_one_bit_of_any_network_changes_it(part: str, fingerprint: Named) -> None:
     pipe = tiny_pipe()
     before = fingerprint(pipe)
     tensor = list(getattr(pipe, part).parameters())[-1].data
@@ -376,7 +401,7 @@ def test_one_bit_of_any_network_changes_it(part: str) -> None:
     assert fingerprint(pipe) == before
 
 
-def test_scheduler_and_controlnets_change_it() -> None:
+def test_scheduler_and_controlnets_change_it(fingerprint: Named) -> None:
     pipe, found = tiny_pipe(), []
     found.append(fingerprint(pipe))
     found.append(fingerprint(tiny_pipe("v_prediction")))
@@ -387,7 +412,7 @@ def test_scheduler_and_controlnets_change_it() -> None:
     assert len(set(found)) == len(found)
 
 
-def test_two_tensors_that_change_places_change_it() -> None:
+def test_two_tensors_that_change_places_change_it(fingerprint: Named) -> None:
     pipe = tiny_pipe()
     before = fingerprint(pipe)
     block = pipe.unet.mid_block.resnets
@@ -396,7 +421,7 @@ def test_two_tensors_that_change_places_change_it() -> None:
     assert fingerprint(pipe) != before
 
 
-def test_offloading_does_not_change_it() -> None:
+def test_offloading_does_not_change_it(fingerprint: Named) -> None:
     pipe = tiny_pipe()
     before = fingerprint(pipe)
     accelerate.cpu_offload(pipe.unet, execution_device=torch.device("cpu"))
@@ -404,7 +429,7 @@ def test_offloading_does_not_change_it() -> None:
     assert fingerprint(pipe) == before
 
 
-def test_scales_of_adapters_change_it() -> None:
+def test_scales_of_adapters_change_it(fingerprint: Named) -> None:
     pipe = tiny_pipe()
     found = [fingerprint(pipe)]
     pipe.get_active_adapters = lambda: ["ink"]

@@ -6,6 +6,7 @@ texts for pictures; "none" leaves the prompts empty.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -74,7 +75,7 @@ def nearest_captions(pictures: Sequence[Image.Image], folder: Path) -> list[str]
 
 def write_caption_features(folder: Path) -> None:
     """Write captions.safetensors, the float16 CLIP vectors of captions.txt in a model's folder, (captions, D)."""
-    vectors = _clip(folder).texts(_lines(folder))
+    vectors = Clip.load(str(folder / POCKET_CLIP.name)).texts(_lines(folder))
     write_bytes(folder / FEATURES, save({"captions": vectors.half().contiguous()}))
 
 
@@ -97,8 +98,9 @@ def written_captions(pictures: Sequence[Image.Image], name: str, device: str | t
     return texts
 
 
+@lru_cache(maxsize=1)
 def _clip(folder: Path) -> Clip:
-    """The CLIP of a model's folder."""
+    """The CLIP of a model's folder, loaded once."""
     return Clip.load(str(folder / POCKET_CLIP.name))
 
 

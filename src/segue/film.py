@@ -16,6 +16,7 @@ from typing import TypeAlias, TypeVar
 
 import av
 import numpy as np
+from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from PIL import GifImagePlugin, Image, ImageDraw, ImageFont
 
 from segue.errors import SegueError
@@ -161,12 +162,17 @@ def _write_mp4(path: Path, pictures: Pictures, quality: int) -> None:
         context.time_base = Fraction(1, _MP4_TICKS)
         context.color_primaries = context.color_trc = context.colorspace = _BT709
         context.color_range = _LIMITED
+        converter = VideoReformatter()  # one for all frames: what it prepares serves them all
         lengths: dict[int, int] = {}
         start = 0
         for picture, ticks in _ticks(pictures, _MP4_TICKS, 1):
             padded = np.pad(np.asarray(picture), ((0, picture.height % 2), (0, picture.width % 2), (0, 0)), mode="edge")
-            frame = av.VideoFrame.from_ndarray(padded, format="rgb24").reformat(
-                format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG", interpolation="AREA"
+            frame = converter.reformat(
+                av.VideoFrame.from_ndarray(padded, format="rgb24"),
+                format="yuv420p",
+                dst_colorspace=Colorspace.ITU709,
+                dst_color_range=ColorRange.MPEG,
+                interpolation=Interpolation.AREA,
             )
             frame.pts, frame.time_base = start, Fraction(1, _MP4_TICKS)
             lengths[start] = ticks

@@ -139,7 +139,7 @@ class Interpolator:
             network_kept(morph_settings.look)  # an error here too
         path = Path(output or tempfile.mkdtemp(prefix="segue-"))
         try:
-            with RunFolder(path) as run:
+            with RunFolder(path) as run, self.backbone.evaluating():
                 sources = [_source(image) for image in images]
                 batch = self._batch_size(compute, keyframes[0].size)
                 begin(run, keyframes, sources, morph_settings, batch, self.model, overwrite=overwrite)

@@ -33,6 +33,7 @@ __all__ = ["RUN_FILE", "InUseError", "RunFolder"]
 
 RUN_FILE = "run.json"
 LOCK = "lock"
+COMPRESSION = 4  # of PNGs: half the time of the usual 6, for a hundredth more bytes
 PARTS = (  # what a run folder holds beside its run file and its lock
     "journal.jsonl",
     "state.json",
@@ -198,7 +199,7 @@ class RunFolder:
         path = self.path / name
         path.parent.mkdir(exist_ok=True)
         with writing(path) as temporary:
-            image.save(temporary, format="PNG")
+            image.save(temporary, format="PNG", compress_level=COMPRESSION)
 
     def image(self, name: str) -> Image.Image:
         """A picture by its path in the folder."""

@@ -30,7 +30,7 @@ from segue.backbone.solvers import Leg, Schedule, grid
 from segue.blend import lerp, slerp
 from segue.errors import SegueError
 from segue.memory import free_memory
-from segue.models.fingerprint import fingerprint
+from segue.models.fingerprint import Fingerprint
 from segue.words import cut
 
 __all__ = ["TILED_PIXELS", "Control", "StableDiffusion", "TextConditioning"]
@@ -119,6 +119,7 @@ class StableDiffusion:
             network.to(pipe._execution_device)
         self._depth = 0  # of nested ``_frozen``
         self._facts: dict[str, Any] = {}  # of the networks, while they are frozen
+        self._fingerprint = Fingerprint()
 
     @property
     def name(self) -> str:
@@ -359,7 +360,7 @@ class StableDiffusion:
 
     def fingerprint(self) -> str:
         """A digest of the weights, adapters and scheduler."""
-        return fingerprint(self.pipe, self.controlnets)
+        return self._fingerprint(self.pipe, self.controlnets)
 
     def _inputs(self, conditioning: TextConditioning, batch: int, guidance_scale: float) -> "_Inputs":
         """The conditioning of one batch on the device, the negative branch first."""

@@ -7,6 +7,7 @@
 Nothing is downloaded unless asked for: without local weights the error names the command that fetches them.
 """
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -61,7 +62,7 @@ def detect(image: Image.Image, detector: Detector = "pocket", *, download: bool 
 def detector_of(name: Detector, *, download: bool = False) -> Detect:
     """Load a detector once, for many pictures; arguments and errors as in ``detect``."""
     if name == "pocket":
-        return by_network(_pocket())
+        return by_network(_pocket(POCKET))
     if name == "rtmlib":
         from segue.pose import rtm
 
@@ -87,10 +88,11 @@ def by_network(network: KeypointNetwork) -> Detect:
     return found
 
 
-def _pocket() -> KeypointNetwork:
-    if not (POCKET / "config.json").is_file():
+@lru_cache(maxsize=1)
+def _pocket(folder: Path) -> KeypointNetwork:
+    if not (folder / "config.json").is_file():
         raise SegueError("this pocket has no pose network; give pose files, or take --pose-detector rtmlib or vitpose")
-    return load(POCKET)
+    return load(folder)
 
 
 def _framed(image: Image.Image) -> tuple[torch.Tensor, Placement]:
