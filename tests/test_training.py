@@ -105,7 +105,7 @@ def test_random_pictures_keep_what_they_should(loop: ModuleType) -> None:
 
 
 def test_checkpoints_come_from_the_exported_weights(loop: ModuleType, tmp_path: Path) -> None:
-    from training import clip, latents, restore, unet
+    from training import clip, latents, restore, store, unet
 
     restore.main()
     from safetensors.torch import load_file
@@ -120,4 +120,15 @@ def test_checkpoints_come_from_the_exported_weights(loop: ModuleType, tmp_path: 
         == json.loads((pocket_folder() / "clip" / "config.json").read_text())["text_config"]["vocab_size"]
     )
     latents.trained_vae()
-    latents.trained_clip()
+    # The UNet keeps its text tower, whatever becomes of CLIP.
+    text = load_file(pocket_folder() / "text_encoder" / "model.safetensors")
+    kept = {name.removeprefix("text_model."): weight for name, weight in text.items()}
+    model, _ = latents.trained_clip()
+    torch.nn.init.zeros_(model.text_model.final_layer_norm.weight)
+    (tmp_path / "clip.pt").unlink()
+    store.save_checkpoint("clip", {"ema": model.state_dict()})
+    tower = latents.text_tower().state_dict()
+    assert {name.removeprefix("text_model.") for name in tower} == set(kept)
+    assert all(torch.equal(weight.half(), kept[name.removeprefix("text_model.")]) for name, weight in tower.items())
+    (tmp_path / "text.pt").unlink()
+    assert not latents.text_tower().state_dict()["final_layer_norm.weight"].any()

@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 from diffusers import ControlNetModel, DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import save_file
-from transformers import CLIPImageProcessorPil, CLIPTextModel
+from transformers import CLIPImageProcessorPil
 
 from segue.caption import write_caption_features
 from segue.pose.network import KeypointNetwork, save
 from training.clip import SIZE
 from training.controlnet import build_controlnet
-from training.latents import trained_clip, trained_vae
+from training.latents import text_tower, trained_clip, trained_vae
 from training.store import MODEL, load_array, load_checkpoint
 from training.unet import SIGNS, build_unet
 
@@ -25,14 +25,13 @@ LIMIT = 84_000_000
 
 
 def main() -> None:
-    latents = load_checkpoint("latents")
-    assert latents is not None, "training.latents comes first"
     MODEL.mkdir(parents=True, exist_ok=True)
     vae = trained_vae()
-    vae.register_to_config(scaling_factor=round(1 / float(latents["std"]), 4))
+    vae.register_to_config(scaling_factor=scaling_factor())
     vae.half().to(memory_format=torch.contiguous_format).save_pretrained(MODEL / "vae")
     known = MODEL / "clip" / "model.safetensors"
     before = known.read_bytes() if known.exists() else b""
+    text_tower().half().save_pretrained(MODEL / "text_encoder")
     export_clip()
     unet = trained_unet()
     unet.half().save_pretrained(MODEL / "unet")
@@ -75,13 +74,18 @@ INDEX = {
 }
 
 
+def scaling_factor() -> float:
+    """What the UNet's latents are multiplied by; the exported one where training went on from exported weights."""
+    latents = load_checkpoint("latents")
+    if latents is not None:
+        return round(1 / float(latents["std"]), 4)
+    exported: float = json.loads((MODEL / "vae" / "config.json").read_text())["scaling_factor"]
+    return exported
+
+
 def export_clip() -> None:
-    """CLIP with its tokenizer and image processor, and its text tower alone as the text encoder."""
+    """CLIP with its tokenizer and image processor."""
     clip, tokenizer = trained_clip()
-    text = CLIPTextModel(clip.config.text_config)
-    weights = clip.state_dict()
-    text.load_state_dict({name: next(weights[w] for w in weights if w.endswith(name)) for name in text.state_dict()})
-    text.half().save_pretrained(MODEL / "text_encoder")
     tokenizer.save_pretrained(MODEL / "tokenizer")
     clip.half().save_pretrained(MODEL / "clip")
     tokenizer.save_pretrained(MODEL / "clip")

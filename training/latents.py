@@ -1,7 +1,8 @@
 """What the UNet is trained on, computed once: latents of all pictures and hidden states of all captions.
 
 Each picture is encoded on white and once more on a random background, mirrored and zoomed a little. Needs the finished
-autoencoder and CLIP. Writes `latents.pt`; run `python -m training.latents`.
+autoencoder and CLIP. Writes `latents.pt`, and once `text.pt`: CLIP's text tower as it then is, which is the UNet's from
+then on, whatever becomes of CLIP. Run `python -m training.latents`.
 """
 
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderTiny
 from torch import Tensor
-from transformers import CLIPModel, CLIPTokenizer
+from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from training.augment import Drawings, backgrounds, move, on
 from training.clip import build_clip, build_tokenizer, tokenise
@@ -41,8 +42,7 @@ def main() -> None:
                 captions += [records[i]["concept"] for i in chosen]
             print(name, part, tuple(latents.shape), "std", latents.float().std().item(), flush=True)
     distinct = {caption: i for i, caption in enumerate(dict.fromkeys(captions))}
-    clip, tokenizer = trained_clip()
-    state["caption_states"] = hidden_states(clip.to(DEVICE), tokenizer, list(distinct))
+    state["caption_states"] = hidden_states(text_tower().to(DEVICE), build_tokenizer([]), list(distinct))
     state["caption_of"] = torch.tensor([distinct[caption] for caption in captions])
     state["std"] = state["icons_train"].float().std()
     save_checkpoint("latents", state)
@@ -66,13 +66,13 @@ def encode_all(vae: AutoencoderTiny, drawings: Drawings, rows: list[int], varian
 
 
 @torch.no_grad()
-def hidden_states(clip: CLIPModel, tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
+def hidden_states(tower: CLIPTextModel, tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
     """The text tower's hidden states (N, TOKENS, width), float16, as Stable Diffusion conditions on them."""
     parts = []
     for start in range(0, len(captions), 256):
         tokens = tokenise(tokenizer, captions[start : start + 256]).to(DEVICE)
         with autocast():
-            parts.append(clip.text_model(input_ids=tokens).last_hidden_state.half().cpu())
+            parts.append(tower(input_ids=tokens).last_hidden_state.half().cpu())
     return torch.cat(parts)
 
 
@@ -83,6 +83,19 @@ def trained_vae() -> AutoencoderTiny:
     assert state is not None, "training.vae comes first"
     vae.load_state_dict(state["ema"])
     return vae.eval().to(memory_format=torch.channels_last)
+
+
+def text_tower() -> CLIPTextModel:
+    """The text tower that the UNet is conditioned on: CLIP's own as it was when it was first asked for."""
+    state = load_checkpoint("text")
+    if state is None:
+        weights = trained_clip()[0].state_dict()
+        inner = "text_model."
+        state = {"ema": {name.removeprefix(inner): w for name, w in weights.items() if name.startswith(inner)}}
+        save_checkpoint("text", state)
+    tower = CLIPTextModel(build_clip(build_tokenizer([])).config.text_config)
+    tower.load_state_dict(state["ema"])
+    return tower.eval()
 
 
 def trained_clip() -> tuple[CLIPModel, CLIPTokenizer]:

@@ -23,6 +23,7 @@ from torch import nn
 from benchmarks.speed.meter import machine, matrix_speed, metered, operations
 from segue import Interpolator
 from segue.files import write_json
+from segue.pose.detect import pocket_network
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -88,7 +89,8 @@ def film(segue: Interpolator, num_frames: int, seed: int, **settings: Any) -> No
 def networks_of(pipe: Any) -> dict[str, nn.Module]:
     """The networks of a pipe by name."""
     parts = ("unet", "vae", "text_encoder", "controlnet")
-    return {name: part for name in parts if (part := getattr(pipe, name, None)) is not None}
+    found = {name: part for name in parts if (part := getattr(pipe, name, None)) is not None}
+    return {**found, "pose": pocket_network()}
 
 
 def shares(networks: dict[str, Any]) -> dict[str, float]:

@@ -207,7 +207,7 @@ def price(
     candidates: Callable[[Level], int],
     alone: Callable[[Level, FrameKey], Sequence[FrameKey]] = lambda _level, _key: (),
 ) -> Cost:
-    """What a scheme will compute, found by running it without the networks; the cost of a film that is not begun.
+    """What a scheme will compute, found by running it on single numbers; the cost of a film that is not begun.
 
     ``candidates`` and ``alone`` are those of ``Work``.
     """
@@ -219,7 +219,7 @@ def price(
         frames += len(level.parents) if level.is_final else 0
         steps += count * _steps(backbone, level, sampling)
         try:
-            level = scheme.send({key: level.blend(Sample(key)) for key in level.parents})
+            level = scheme.send(dict.fromkeys(level.parents, torch.zeros(1, 1, 1)))
         except StopIteration:
             level = None
     return Cost(levels, frames, samples, steps)
@@ -238,6 +238,7 @@ class _Driver:
         self.work = work
         self.recipes = recipes
         self.latents: dict[FrameKey, Tensor] = {}
+        self.known: dict[Sample, str] = {}  # the recipes of the present level
         self.ask = work.choose
         self.batch_size = work.batch_size
         self.frames = self.step = self.skipped = 0
@@ -251,6 +252,7 @@ class _Driver:
     def make(self, level: Level) -> Iterator[Made]:
         """Make all candidates of a level, then settle frame after frame."""
         self.level += 1
+        self.known.clear()
         attempts = {key: self._attempts(level, key) for key in level.parents}
         settled = {key: self._choice(level, tries) for key, tries in attempts.items()}
         samples = [Sample(key, n) for key, tries in attempts.items() for n in _numbers(settled[key], tries)]
@@ -441,9 +443,11 @@ class _Driver:
 
     def _recipe(self, level: Level, sample: Sample) -> str:
         """The recipe of a sample: the frame's name, a digest of what it is made from, and the parent alone."""
-        edit = self.work.run.history.attempt_of(sample.key, sample.candidate).edit if level.is_final else Edit()
-        recipe = f"{sample.key.name}-{self._digest(level, sample.key, sample.candidate, edit)}"
-        return recipe if sample.alone is None else f"{recipe}-{sample.alone.name}"
+        if sample not in self.known:
+            edit = self.work.run.history.attempt_of(sample.key, sample.candidate).edit if level.is_final else Edit()
+            recipe = f"{sample.key.name}-{self._digest(level, sample.key, sample.candidate, edit)}"
+            self.known[sample] = recipe if sample.alone is None else f"{recipe}-{sample.alone.name}"
+        return self.known[sample]
 
     def _context(self, level: Level, attempt: Attempt) -> str:
         """What a choice among an attempt's candidates holds for."""

@@ -62,7 +62,7 @@ def detect(image: Image.Image, detector: Detector = "pocket", *, download: bool 
 def detector_of(name: Detector, *, download: bool = False) -> Detect:
     """Load a detector once, for many pictures; arguments and errors as in ``detect``."""
     if name == "pocket":
-        return by_network(_pocket(POCKET))
+        return by_network(pocket_network(POCKET))
     if name == "rtmlib":
         from segue.pose import rtm
 
@@ -89,7 +89,12 @@ def by_network(network: KeypointNetwork) -> Detect:
 
 
 @lru_cache(maxsize=1)
-def _pocket(folder: Path) -> KeypointNetwork:
+def pocket_network(folder: Path = POCKET) -> KeypointNetwork:
+    """Pocket's keypoint network, loaded once.
+
+    Raises:
+        SegueError: the folder holds none.
+    """
     if not (folder / "config.json").is_file():
         raise SegueError("this pocket has no pose network; give pose files, or take --pose-detector rtmlib or vitpose")
     return load(folder)
