@@ -1,5 +1,6 @@
 """The command line; thin: every option comes from ``settings``, every command calls one function."""
 
+import gc
 import os
 import sys
 import warnings
@@ -19,6 +20,8 @@ from segue.settings import PRESET_HELP, ComputeSettings, FilmSettings, MorphSett
 from segue.studio.command import studio
 
 __all__ = ["app", "main"]
+
+GARBAGE = 50_000  # new objects before garbage is looked for; Python's own number is 700
 
 app = typer.Typer(
     help="Make the images between two images with latent diffusion models.",
@@ -243,7 +246,12 @@ def main() -> None:
     for library in ("TRANSFORMERS", "DIFFUSERS"):  # their notes are for programmers
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    sys.exit(run(sys.argv[1:]))
+    # The libraries make half a million objects that stay. Looking for garbage among them again and again while they
+    # are imported, and once more at the end, costs seconds.
+    gc.set_threshold(GARBAGE)
+    code = run(sys.argv[1:])
+    gc.freeze()
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
