@@ -26,6 +26,7 @@ from segue.batch.work import Loaded, Order, failed, make_row
 from segue.errors import SegueError
 from segue.interpolate import Interpolator
 from segue.run import RunFolder
+from segue.settings import ModelSettings
 
 SETTINGS: dict[str, Any] = {"num_frames": 5, "num_inference_steps": 2, "prompt": ("cat",), "batch_size": 2}
 OPTIONS = ["--num-frames", "5", "--num-inference-steps", "2", "--prompt", "cat", "--batch-size", "2", "--film", "gif"]
@@ -371,7 +372,7 @@ def test_a_row_made_apart_comes_back_as_if_it_were_made_here(tmp_path: Path, loa
 
 def test_workers_are_processes_of_their_own_and_may_die(tmp_path: Path, loaded: Loaded) -> None:
     loaded.segue.backbone.pipe.save_pretrained(tmp_path / "model")  # type: ignore[attr-defined]
-    model = {"name": str(tmp_path / "model"), "controlnet": None, "dtype": "float32", "device": "cpu"}
+    model = ModelSettings(model=str(tmp_path / "model"), dtype="float32", device="cpu")
     rows = rows_of(tmp_path, 3)
     crew = Processes([model], threads=1)
     killed: list[int] = []

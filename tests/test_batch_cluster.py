@@ -12,6 +12,7 @@ from tiny import tiny_pipe
 from segue.batch.drive import Status, drive
 from segue.batch.work import make_row
 from segue.interpolate import Interpolator
+from segue.settings import ModelSettings
 
 pytest.importorskip("ray", reason="the extra cluster is not installed")
 
@@ -24,7 +25,7 @@ def test_a_row_on_ray_equals_that_of_a_single_run_and_survives_its_worker(
 
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as many threads as here
     tiny_pipe().save_pretrained(tmp_path / "model")
-    model = {"name": str(tmp_path / "model"), "controlnet": None, "dtype": "float32", "device": "cpu"}
+    model = ModelSettings(model=str(tmp_path / "model"), dtype="float32", device="cpu")
     rows = rows_of(tmp_path, 2)
     (tmp_path / "out").mkdir()
     killed: list[int] = []

@@ -16,7 +16,7 @@ from tiny import tiny_controlnet, tiny_pipe
 from segue.errors import SegueError
 from segue.generate import Progress
 from segue.interpolate import Interpolator
-from segue.settings import MorphSettings, as_json, fields
+from segue.settings import ModelSettings, MorphSettings, as_json, fields
 from segue.studio import pose_editor
 from segue.studio.controls import Control, command_line, controls, groups, read, shown
 from segue.studio.jobs import Job, Queue
@@ -299,14 +299,13 @@ def test_the_opened_run_names_the_model(tmp_path: Path, monkeypatch: pytest.Monk
     )
     model = {"name": "a/model", "controlnet": "a/control", "dtype": "bfloat16"}
     (tmp_path / "run.json").write_text(json.dumps({"model": model}))
-    nothing: dict[str, str | None] = {"name": None, "controlnet": None, "dtype": None}
-    _loader(tmp_path, nothing, "cpu")()
-    _loader(tmp_path, {**nothing, "name": "another"}, None)()
-    _loader(None, nothing, None)()
+    _loader(tmp_path, ModelSettings(device="cpu"))()
+    _loader(tmp_path, ModelSettings(model="another", low_memory=True))()
+    _loader(None, ModelSettings())()
     assert loaded == [
-        (("a/model",), {"controlnet": "a/control", "dtype": "bfloat16", "device": "cpu"}),
-        (("another",), {"controlnet": None, "dtype": None, "device": None}),
-        ((None,), {"controlnet": None, "dtype": None, "device": None}),
+        (("a/model",), {"controlnet": "a/control", "dtype": "bfloat16", "device": "cpu", "low_memory": False}),
+        (("another",), {"controlnet": None, "dtype": None, "device": None, "low_memory": True}),
+        ((None,), {"controlnet": None, "dtype": None, "device": None, "low_memory": False}),
     ]
 
 

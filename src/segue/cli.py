@@ -15,8 +15,16 @@ from segue import __version__
 from segue.batch.command import BatchCommand, batch
 from segue.errors import SegueError, SegueWarning
 from segue.evaluate.command import evaluate
-from segue.options import mode_of, with_settings
-from segue.settings import PRESET_HELP, ComputeSettings, FilmSettings, MorphSettings
+from segue.options import given, mode_of, with_settings
+from segue.settings import (
+    PRESET_HELP,
+    ComputeSettings,
+    FilmSettings,
+    LoadSettings,
+    ModelSettings,
+    MorphSettings,
+    checked,
+)
 from segue.studio.command import studio
 
 __all__ = ["app", "main"]
@@ -37,16 +45,6 @@ Output = Annotated[
     typer.Option("--output", "-o", help="The film: .mp4, .gif or .webp, or a folder for PNGs.", show_default=False),
 ]
 Run = Annotated[Path, typer.Argument(help="A film that segue made, or its run folder.", show_default=False)]
-Model = Annotated[str | None, typer.Option(help="Checkpoint: hub name or folder; the embedded pocket if not given.")]
-ControlNet = Annotated[str | None, typer.Option(help="ControlNet: hub name or folder; pocket's own with pocket.")]
-Dtype = Annotated[
-    Literal["float32", "bfloat16", "float16"] | None,
-    typer.Option(help="Precision; what the device does well if not given."),
-]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the best there is if not given.")]
-LowMemory = Annotated[
-    bool, typer.Option("--low-memory", help="Offload networks that do not compute; one frame at a time, in tiles.")
-]
 Preset = Annotated[Literal["paper", "balanced", "draft"], typer.Option(help=PRESET_HELP)]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 Json = Annotated[bool, typer.Option("--json", help="Progress as JSON lines on standard output.")]
@@ -54,15 +52,10 @@ PickOption = Annotated[bool, typer.Option("--pick", help="Pick each frame among 
 
 
 @app.command()
-@with_settings(MorphSettings, ComputeSettings, FilmSettings)
+@with_settings(ModelSettings, MorphSettings, ComputeSettings, FilmSettings)
 def morph(
     images: Images,
     output: Output,
-    model: Model = None,
-    controlnet: ControlNet = None,
-    dtype: Dtype = None,
-    device: Device = None,
-    low_memory: LowMemory = False,
     preset: Preset = "balanced",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew over a run with other settings.")] = False,
     pick: PickOption = False,
@@ -80,7 +73,7 @@ def morph(
         images,
         output,
         values,
-        model=_model(model, controlnet, dtype, device, low_memory),
+        model=checked(ModelSettings, given(values, ModelSettings)),
         preset=preset,
         overwrite=overwrite,
         pick=pick,
@@ -89,6 +82,7 @@ def morph(
 
 
 @app.command()
+@with_settings(LoadSettings)
 def redo(
     run: Run,
     frame: Annotated[
@@ -101,11 +95,9 @@ def redo(
     pose: Annotated[Path | None, typer.Option(help="The frame's own pose, an OpenPose JSON file.")] = None,
     candidate: Annotated[int | None, typer.Option(help="Show this candidate instead of making new ones.")] = None,
     pick: PickOption = False,
-    dtype: Dtype = None,
-    device: Device = None,
-    low_memory: LowMemory = False,
     quiet: Quiet = False,
     as_json: Json = False,
+    **values: Any,
 ) -> None:
     """Make one frame and its descendants again, and nothing else."""
     from segue.make import make_again
@@ -118,51 +110,43 @@ def redo(
         "pose": str(pose.absolute()) if pose else None,
     }
     mode = mode_of(quiet, as_json)
-    loading = {"dtype": dtype, "device": device, "low_memory": low_memory}
+    loading = checked(LoadSettings, values)
     make_again(run, frame, edit, candidate=candidate, pick=pick, loading=loading, mode=mode)
 
 
 @app.command()
+@with_settings(LoadSettings)
 def undo(
     run: Run,
-    dtype: Dtype = None,
-    device: Device = None,
-    low_memory: LowMemory = False,
     quiet: Quiet = False,
     as_json: Json = False,
+    **values: Any,
 ) -> None:
     """Bring back what was there before the last redo."""
     from segue.make import step_back
 
-    loading = {"dtype": dtype, "device": device, "low_memory": low_memory}
-    step_back(run, restore=False, loading=loading, mode=mode_of(quiet, as_json))
+    step_back(run, restore=False, loading=checked(LoadSettings, values), mode=mode_of(quiet, as_json))
 
 
 @app.command()
+@with_settings(LoadSettings)
 def restore(
     run: Run,
-    dtype: Dtype = None,
-    device: Device = None,
-    low_memory: LowMemory = False,
     quiet: Quiet = False,
     as_json: Json = False,
+    **values: Any,
 ) -> None:
     """Take the last undo back."""
     from segue.make import step_back
 
-    loading = {"dtype": dtype, "device": device, "low_memory": low_memory}
-    step_back(run, restore=True, loading=loading, mode=mode_of(quiet, as_json))
+    step_back(run, restore=True, loading=checked(LoadSettings, values), mode=mode_of(quiet, as_json))
 
 
 @app.command()
-@with_settings(MorphSettings)
+@with_settings(ModelSettings, MorphSettings)
 def invert(
     images: Images,
     output: Output,
-    model: Model = None,
-    dtype: Dtype = None,
-    device: Device = None,
-    low_memory: LowMemory = False,
     preset: Preset = "balanced",
     quiet: Quiet = False,
     as_json: Json = False,
@@ -175,7 +159,7 @@ def invert(
         images,
         output,
         values,
-        model=_model(model, None, dtype, device, low_memory),
+        model=checked(ModelSettings, given(values, ModelSettings)),
         preset=preset,
         mode=mode_of(quiet, as_json),
     )
@@ -214,7 +198,9 @@ def pose(
 @app.command()
 def check(
     images: Images,
-    model: Model = None,
+    model: Annotated[
+        str | None, typer.Option(help="Checkpoint: hub name or folder; the embedded pocket if not given.")
+    ] = None,
     detector: Annotated[
         Literal["pocket", "rtmlib", "vitpose"] | None,
         typer.Option(help="What finds people; pocket's own if not given."),
@@ -294,12 +280,6 @@ def _warnings_as_lines() -> Iterator[None]:
         warnings.simplefilter("always", SegueWarning)
         warnings.showwarning = lambda message, *_args, **_kw: print(f"segue: {_line(message)}", file=sys.stderr)
         yield
-
-
-def _model(
-    name: str | None, controlnet: str | None, dtype: str | None, device: str | None, low_memory: bool
-) -> dict[str, Any]:
-    return {"name": name, "controlnet": controlnet, "dtype": dtype, "device": device, "low_memory": low_memory}
 
 
 def _line(text: object) -> str:

@@ -46,7 +46,7 @@ from segue.plan import candidates_of, cost_of, motion_of, noise_of, sampling_of,
 from segue.rank import Judge
 from segue.run import RunFolder
 from segue.schemes import Latents, Seen, Task, scheme_named
-from segue.settings import ComputeSettings, MorphSettings, checked, fields, with_preset
+from segue.settings import ComputeSettings, ModelSettings, MorphSettings, checked, fields, with_preset
 from segue.spacing import PerceptualTree
 from segue.tree import FrameKey
 from segue.words import anchors, check_words, prompts
@@ -100,6 +100,12 @@ class Interpolator:
         used = str(pipe.unet.dtype).removeprefix("torch.")
         interpolator._loaded = {"controlnet": None if controlnet is None else str(controlnet), "dtype": used}
         return interpolator
+
+    @classmethod
+    def loaded(cls, settings: ModelSettings) -> Self:
+        """``from_pretrained`` with settings."""
+        values = {name: getattr(settings, name) for name in ("controlnet", "dtype", "device", "low_memory")}
+        return cls.from_pretrained(settings.model, **values)
 
     def __call__(
         self,

@@ -3,6 +3,7 @@
 import json
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,17 @@ from segue.options import given
 from segue.pick import terminal_chooser
 from segue.pictures import load
 from segue.run import RUN_FILE
-from segue.settings import ComputeSettings, FilmSettings, InversionSettings, MorphSettings, checked, with_preset
+from segue.settings import (
+    ComputeSettings,
+    FilmSettings,
+    InversionSettings,
+    LoadSettings,
+    ModelSettings,
+    MorphSettings,
+    checked,
+    updated,
+    with_preset,
+)
 from segue.threads import limit_threads
 from segue.tree import FrameKey
 
@@ -30,7 +41,7 @@ def make_film(
     output: Path,
     values: Mapping[str, Any],
     *,
-    model: Mapping[str, Any],
+    model: ModelSettings,
     preset: str,
     overwrite: bool,
     pick: bool,
@@ -63,7 +74,7 @@ def fit_words(
     output: Path,
     values: Mapping[str, Any],
     *,
-    model: Mapping[str, Any],
+    model: ModelSettings,
     preset: str,
     mode: Mode,
 ) -> None:
@@ -85,7 +96,7 @@ def make_again(
     *,
     candidate: int | None,
     pick: bool,
-    loading: Mapping[str, Any],
+    loading: LoadSettings,
     mode: Mode,
 ) -> None:
     """Make one frame and its descendants again, and write the film anew."""
@@ -102,7 +113,7 @@ def make_again(
     _done(morph, films[0] if films else folder, mode)
 
 
-def step_back(output: Path, *, restore: bool, loading: Mapping[str, Any], mode: Mode) -> None:
+def step_back(output: Path, *, restore: bool, loading: LoadSettings, mode: Mode) -> None:
     """Undo the last redo, or take the last undo back, and write the film anew."""
     folder = _existing(output)
     with showing(mode) as show:
@@ -180,26 +191,21 @@ def _existing(output: Path) -> Path:
     raise SegueError(f"{output} is no film and no run folder that segue made")
 
 
-def _loaded(folder: Path, model: Mapping[str, Any]) -> Interpolator:
+def _loaded(folder: Path, model: ModelSettings) -> Interpolator:
     """The model; in the precision that the folder's run was begun with, unless one is asked for."""
     try:
         begun = json.loads((folder / RUN_FILE).read_text())["model"].get("dtype")
     except (OSError, ValueError, KeyError):
         begun = None
     limit_threads()
-    return Interpolator.from_pretrained(
-        model["name"],
-        controlnet=model["controlnet"],
-        dtype=model["dtype"] or begun,
-        device=model["device"],
-        low_memory=model["low_memory"],
-    )
+    return Interpolator.loaded(updated(model, {"dtype": model.dtype or begun}))
 
 
-def _interpolator_of(folder: Path, loading: Mapping[str, Any]) -> Interpolator:
-    """The model that a run was made with, loaded as asked: dtype, device, low_memory."""
+def _interpolator_of(folder: Path, loading: LoadSettings) -> Interpolator:
+    """The model that a run was made with, loaded as asked."""
     model = json.loads((folder / RUN_FILE).read_text())["model"]
-    return _loaded(folder, {"name": model["name"], "controlnet": model.get("controlnet"), **loading})
+    named = {"model": model["name"], "controlnet": model.get("controlnet")}
+    return _loaded(folder, checked(ModelSettings, {**asdict(loading), **named}))
 
 
 def _previewing(show: Any, folder: Path) -> Any:

@@ -19,6 +19,8 @@ __all__ = ["faults_as_lines", "given", "mode_of", "with_settings"]
 Command = Callable[..., None]
 
 _PANELS = {
+    "LoadSettings": "Model",
+    "ModelSettings": "Model",
     "InversionSettings": "Textual inversion",
     "MorphSettings": "Images",
     "ComputeSettings": "Computing",

@@ -1,7 +1,8 @@
 """All settings, with their defaults, bounds and help: the library, the command line and the studio read them here.
 
-Three kinds: those that determine the images (MorphSettings), those of computing (ComputeSettings) and those of the
-film (FilmSettings). Only the first kind makes a different run. This module imports no torch.
+Those that determine the images (MorphSettings), those of computing (ComputeSettings) and those of the film
+(FilmSettings); beside them which checkpoint is loaded, and how (ModelSettings). Of the three kinds only the first makes
+a different run. This module imports no torch.
 """
 
 import dataclasses
@@ -25,6 +26,8 @@ __all__ = [
     "ComputeSettings",
     "FilmSettings",
     "InversionSettings",
+    "LoadSettings",
+    "ModelSettings",
     "MorphSettings",
     "as_json",
     "checked",
@@ -74,6 +77,31 @@ Shifts = Annotated[tuple[Shift, ...], BeforeValidator(_shifts)]
 Fraction01 = Annotated[float, Field(gt=0, lt=1)]
 
 _CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class LoadSettings:
+    """How a checkpoint is loaded."""
+
+    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
+        default=None, description="Precision; what the device does well if not given."
+    )
+    device: str | None = Field(default=None, description="cpu, cuda, cuda:1, mps; the best there is if not given.")
+    low_memory: bool = Field(
+        default=False, description="Offload networks that do not compute; one frame at a time, in tiles."
+    )
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class ModelSettings(LoadSettings):
+    """Which checkpoint is loaded, and how; names and folders as ``Interpolator.from_pretrained`` takes them."""
+
+    model: str | None = Field(
+        default=None, description="Checkpoint: hub name or folder; the embedded pocket if not given."
+    )
+    controlnet: str | None = Field(
+        default=None, description="ControlNet: hub name or folder; pocket's own with pocket."
+    )
 
 
 @dataclass(frozen=True, config=_CONFIG)
@@ -335,7 +363,9 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "draft": {"num_inference_steps": 6, "num_frames": 9},
 }
 
-Settings = TypeVar("Settings", InversionSettings, MorphSettings, ComputeSettings, FilmSettings)
+Settings = TypeVar(
+    "Settings", LoadSettings, ModelSettings, InversionSettings, MorphSettings, ComputeSettings, FilmSettings
+)
 
 
 def fields(kind: type[Any]) -> dict[str, FieldInfo]:

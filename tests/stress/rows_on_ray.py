@@ -108,8 +108,9 @@ def cost(folder: Path, manifest: Path, model: str, settings: dict[str, Any]) -> 
     """One worker on Ray against a plain loop, in turns, from when both have made a row."""
     from segue.batch.cluster import LOCAL, Actors
     from segue.batch.drive import drive, locked, record
+    from segue.settings import ModelSettings
 
-    chosen = {"name": model, "controlnet": None, "dtype": "float32", "device": "cpu"}
+    chosen = ModelSettings(model=model, dtype="float32", device="cpu")
     here, there = (warmed(rows_of(manifest, folder / name, settings)) for name in ("loop", "ray"))
     turns = Turns(Actors(chosen, 1, LOCAL, len(there), folder), plain(model), {row.name: row for row in here})
     with locked(folder / "ray"), closing(turns.crew):

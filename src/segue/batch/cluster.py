@@ -9,12 +9,12 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segue.batch.crew import Event, threads_of
 from segue.errors import SegueError
+from segue.settings import ModelSettings
 
 if TYPE_CHECKING:
     from segue.batch.work import Order
@@ -27,13 +27,11 @@ LOCAL = "local"  # the address that starts Ray on this machine
 class Actors:
     """Workers that are actors on Ray."""
 
-    def __init__(
-        self, model: Mapping[str, str | None], workers: int | None, address: str, rows: int, output: Path
-    ) -> None:
+    def __init__(self, model: ModelSettings, workers: int | None, address: str, rows: int, output: Path) -> None:
         """Start Ray, or join a cluster, and start the workers.
 
         Args:
-            model: name, controlnet, dtype and device, as each worker loads it.
+            model: what each worker loads.
             workers: how many; one for each GPU of the cluster, else one for each machine, if not given.
             address: "local", or that of a cluster.
             rows: how many rows there are; more workers than these are not started.
@@ -45,13 +43,13 @@ class Actors:
         self._ray = ray = _imported()
         _join(ray, address)
         gpus, cpus = (float(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
-        gpus = 0.0 if model["device"] not in (None, "cuda") else gpus
+        gpus = 0.0 if model.device not in (None, "cuda") else gpus
         machines = sum(bool(node["Alive"]) for node in ray.nodes())
         count = min(workers or int(gpus) or machines, rows)
         share = min(1.0, gpus / count) if gpus else cpus / count
         self._threads = threads_of(int(cpus), count)
         self._options = {"num_gpus": share, "num_cpus": 0} if gpus else {"num_cpus": _placeable(share)}
-        self._model = dict(model)
+        self._model = model
         self._token = output.absolute() / f".token.{secrets.token_hex(4)}.part"
         self._token.touch()
         from ray.util.queue import Queue
@@ -132,7 +130,7 @@ class _Actor:
     def pid(self) -> int:
         return os.getpid()
 
-    def load(self, model: Mapping[str, str | None], threads: int, token: Path) -> Event:
+    def load(self, model: ModelSettings, threads: int, token: Path) -> Event:
         """Load the model; say whether the output's folder is seen from here."""
         from segue.batch.work import Loaded
 

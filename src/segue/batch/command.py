@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,7 +13,7 @@ from typer.core import TyperCommand
 
 from segue.display import Line, duration, shown_as_lines
 from segue.options import faults_as_lines, given, mode_of, with_settings
-from segue.settings import PRESET_HELP, ComputeSettings, FilmSettings, MorphSettings
+from segue.settings import PRESET_HELP, ComputeSettings, FilmSettings, ModelSettings, MorphSettings, checked, updated
 
 if TYPE_CHECKING:
     from segue.batch.crew import Crew
@@ -35,7 +35,7 @@ class BatchCommand(TyperCommand):
         return super().parse_args(ctx, filled)
 
 
-@with_settings(MorphSettings, ComputeSettings, FilmSettings)
+@with_settings(ModelSettings, MorphSettings, ComputeSettings, FilmSettings)
 def batch(
     pairs: Annotated[
         Path,
@@ -52,10 +52,6 @@ def batch(
         typer.Option(metavar="[ADDRESS]", help="Distribute with Ray: on this machine, or on the cluster at ADDRESS."),
     ] = None,
     film: Annotated[Literal["mp4", "gif", "webp"], typer.Option(help="What the films are written as.")] = "mp4",
-    model: Annotated[str | None, typer.Option(help="Checkpoint; the embedded pocket if not given.")] = None,
-    controlnet: Annotated[str | None, typer.Option(help="ControlNet; pocket's own with pocket.")] = None,
-    dtype: Annotated[Literal["float32", "bfloat16", "float16"] | None, typer.Option(help="Precision.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the best there is if not given.")] = None,
     preset: Annotated[Literal["paper", "balanced", "draft"], typer.Option(help=PRESET_HELP)] = "balanced",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew over runs with other settings.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
@@ -76,7 +72,8 @@ def batch(
     }
     with faults_as_lines():
         rows = read_rows(pairs, output, settings, preset=preset, ending=f".{film}")
-    chosen = {"name": _placed(model), "controlnet": _placed(controlnet), "dtype": dtype, "device": device}
+    chosen = checked(ModelSettings, given(values, ModelSettings))
+    chosen = updated(chosen, {"model": _placed(chosen.model), "controlnet": _placed(chosen.controlnet)})
     with locked(output), shown_as_lines(mode_of(quiet, as_json), _line, record=_record, unit="rows") as show:
         kept = [outcome for row in rows if (outcome := is_made(row, output, chosen))]
         names = {outcome.name for outcome in kept}
@@ -104,7 +101,7 @@ def batch(
         raise typer.Exit(1)
 
 
-def _crew(model: Mapping[str, str | None], workers: int | None, ray: str | None, rows: int, output: Path) -> "Crew":
+def _crew(model: ModelSettings, workers: int | None, ray: str | None, rows: int, output: Path) -> "Crew":
     """The workers: processes of this machine, or actors on Ray; never more than rows."""
     if ray is not None:
         from segue.batch.cluster import Actors
@@ -115,10 +112,10 @@ def _crew(model: Mapping[str, str | None], workers: int | None, ray: str | None,
 
     from segue.batch.crew import Processes, threads_of
 
-    gpus = torch.cuda.device_count() if model["device"] in (None, "cuda") else 0
+    gpus = torch.cuda.device_count() if model.device in (None, "cuda") else 0
     count = min(workers or max(1, gpus), rows)
-    devices = [f"cuda:{i % gpus}" if gpus else model["device"] for i in range(count)]
-    return Processes([{**model, "device": device} for device in devices], threads_of(torch.get_num_threads(), count))
+    models = [updated(model, {"device": f"cuda:{i % gpus}" if gpus else model.device}) for i in range(count)]
+    return Processes(models, threads_of(torch.get_num_threads(), count))
 
 
 def _placed(name: str | None) -> str | None:

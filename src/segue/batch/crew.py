@@ -8,12 +8,14 @@ import multiprocessing as mp
 import os
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import TYPE_CHECKING, Literal, Protocol
+
+from segue.settings import ModelSettings
 
 if TYPE_CHECKING:
     from segue.batch.work import Order, Result
@@ -57,11 +59,11 @@ class Crew(Protocol):
 class Processes:
     """Workers that are processes of this machine."""
 
-    def __init__(self, models: list[Mapping[str, str | None]], threads: int) -> None:
+    def __init__(self, models: Sequence[ModelSettings], threads: int) -> None:
         """Start a worker for each model.
 
         Args:
-            models: name, controlnet, dtype and device for each worker.
+            models: what each worker loads.
             threads: of the CPU, for each worker.
         """
         _keep_standard_streams()
@@ -102,9 +104,7 @@ class Processes:
     def _start(self, worker: int) -> None:
         context = mp.get_context("spawn")
         mine, its = context.Pipe()
-        process = context.Process(
-            target=_serve, args=(its, worker, dict(self._models[worker]), self._threads), daemon=True
-        )
+        process = context.Process(target=_serve, args=(its, worker, self._models[worker], self._threads), daemon=True)
         process.start()
         its.close()
         self._workers[worker] = (process, mine)
@@ -129,7 +129,7 @@ def threads_of(cpus: int, workers: int) -> int:
     return int(own) if own.isdecimal() and int(own) else max(1, cpus // workers)
 
 
-def _serve(connection: Connection, worker: int, model: Mapping[str, str | None], threads: int) -> None:
+def _serve(connection: Connection, worker: int, model: ModelSettings, threads: int) -> None:
     """A worker: load the model, then make row after row."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's business
     threading.Thread(target=_end_with_driver, daemon=True).start()

@@ -5,7 +5,7 @@ import json
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from segue.batch.rows import Row
 from segue.batch.work import Order, Result
 from segue.errors import SegueError
 from segue.files import write_json
+from segue.settings import ModelSettings
 
 __all__ = ["ATTEMPTS", "Outcome", "Status", "drive", "is_made", "locked", "record"]
 
@@ -227,7 +228,7 @@ class _State:
 # What is known of each row that was made.
 
 
-def is_made(row: Row, output: Path, model: Mapping[str, str | None]) -> Outcome | None:
+def is_made(row: Row, output: Path, model: ModelSettings) -> Outcome | None:
     """The outcome of a row that was made before, of the same images and settings, and is still there."""
     try:
         noted: dict[str, Any] = json.loads(_note(row, output).read_text())
@@ -240,7 +241,7 @@ def is_made(row: Row, output: Path, model: Mapping[str, str | None]) -> Outcome 
         return None
 
 
-def record(row: Row, output: Path, model: Mapping[str, str | None], result: Result) -> None:
+def record(row: Row, output: Path, model: ModelSettings, result: Result) -> None:
     """Note that a row was made, and put it in its place where it was made apart."""
     if result.parcel is not None:
         unpack(row, result.parcel)

@@ -9,7 +9,16 @@ from typing import Any, get_origin
 
 from segue.errors import SegueError
 from segue.evaluate.manifest import COLUMNS, Pair, faults_message, read_pairs
-from segue.settings import ComputeSettings, FilmSettings, MorphSettings, as_json, checked, fields, preset_settings
+from segue.settings import (
+    ComputeSettings,
+    FilmSettings,
+    ModelSettings,
+    MorphSettings,
+    as_json,
+    checked,
+    fields,
+    preset_settings,
+)
 
 __all__ = ["KINDS", "Row", "read_rows", "values_of"]
 
@@ -47,12 +56,12 @@ class Row:
         poses = [Path(pose) for pose in self.settings.pose.split(",")] if _is_files(self.settings.pose) else []
         return (*self.images, *poses, *(Path(image) for image in self.settings.control_image))
 
-    def recipe(self, model: Mapping[str, str | None]) -> dict[str, Any]:
+    def recipe(self, model: ModelSettings) -> dict[str, Any]:
         """What the film is made of, as plain values that can be compared."""
         return {
             "settings": as_json(self.settings),
             "film": None if self.film is None else as_json(checked(FilmSettings, self.film_values)),
-            "model": {name: model.get(name) for name in ("name", "controlnet", "dtype")},
+            "model": {"name": model.model, "controlnet": model.controlnet, "dtype": model.dtype},
             "files": [hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in self.inputs],
         }
 

@@ -5,7 +5,7 @@ import os
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -18,7 +18,7 @@ from segue.interpolate import Interpolator
 from segue.memory import free_cached, is_out_of_memory
 from segue.morph import Morph
 from segue.run import RUN_FILE, InUseError
-from segue.settings import FilmSettings, checked
+from segue.settings import FilmSettings, ModelSettings, checked
 
 __all__ = ["Loaded", "Order", "Result", "make_row"]
 
@@ -89,21 +89,17 @@ class Loaded:
         self.segue = segue
 
     @classmethod
-    def load(cls, model: Mapping[str, str | None], threads: int) -> Self:
+    def load(cls, model: ModelSettings, threads: int) -> Self:
         """Load a model; SegueError where it cannot be.
 
         Args:
-            model: name, controlnet, dtype and device, as ``Interpolator.from_pretrained`` takes them.
+            model: which checkpoint, and how it is loaded.
             threads: of the CPU, that this worker may use.
         """
         for library in ("TRANSFORMERS", "DIFFUSERS"):  # their notes are for programmers
             os.environ.setdefault(f"{library}_VERBOSITY", "error")
         torch.set_num_threads(threads)
-        return cls(
-            Interpolator.from_pretrained(
-                model["name"], controlnet=model["controlnet"], dtype=model["dtype"], device=model["device"]
-            )
-        )
+        return cls(Interpolator.loaded(model))
 
     def make(self, order: Order, frame: Callable[[], None], say: Callable[[str], None]) -> Result:
         """Make a row; whatever goes wrong becomes a result.

@@ -10,7 +10,7 @@ import typer
 from segue.display import Line, shown_as_lines
 from segue.errors import SegueError
 from segue.options import faults_as_lines, given, mode_of, with_settings
-from segue.settings import PRESET_HELP, ComputeSettings, MorphSettings, checked, option_name, with_preset
+from segue.settings import PRESET_HELP, ComputeSettings, ModelSettings, MorphSettings, checked, option_name, with_preset
 
 if TYPE_CHECKING:
     from segue.evaluate.harness import Stage
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["evaluate"]
 
 
-@with_settings(MorphSettings, ComputeSettings)
+@with_settings(ModelSettings, MorphSettings, ComputeSettings)
 def evaluate(
     inputs: Annotated[
         list[Path],
@@ -47,10 +47,6 @@ def evaluate(
         bool,
         typer.Option("--convert", help="Convert published .pth weights: --convert FILE.pth ... -o FILE.safetensors."),
     ] = False,
-    model: Annotated[str | None, typer.Option(help="Checkpoint; the embedded pocket if not given.")] = None,
-    controlnet: Annotated[str | None, typer.Option(help="ControlNet; pocket's own with pocket.")] = None,
-    dtype: Annotated[Literal["float32", "bfloat16", "float16"] | None, typer.Option(help="Precision.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the best there is if not given.")] = None,
     preset: Annotated[Literal["paper", "balanced", "draft"], typer.Option(help=PRESET_HELP)] = "balanced",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
     **values: Any,
@@ -66,8 +62,7 @@ def evaluate(
     elif compare:
         _compare(inputs, output, quiet)
     else:
-        chosen = {"name": model, "controlnet": controlnet, "dtype": dtype, "device": device}
-        _evaluate(inputs, output, schemes, network or ["pocket"], chosen, preset, values, quiet)
+        _evaluate(inputs, output, schemes, network or ["pocket"], preset, values, quiet)
 
 
 def _evaluate(
@@ -75,7 +70,6 @@ def _evaluate(
     output: Path | None,
     schemes: str,
     networks: list[str],
-    model: Mapping[str, str | None],
     preset: str,
     values: Mapping[str, Any],
     quiet: bool,
@@ -107,10 +101,9 @@ def _evaluate(
     from segue.evaluate.features import network_named
     from segue.interpolate import Interpolator
 
-    seen = [network_named(name, model["device"] or _device()) for name in dict.fromkeys(networks)]
-    segue = Interpolator.from_pretrained(
-        model["name"], controlnet=model["controlnet"], dtype=model["dtype"], device=model["device"]
-    )
+    model = checked(ModelSettings, given(values, ModelSettings))
+    seen = [network_named(name, model.device or _device()) for name in dict.fromkeys(networks)]
+    segue = Interpolator.loaded(model)
     with shown_as_lines(mode_of(quiet), _line, unit="films") as show:
         report = measure(segue, pairs, chosen, output, networks=seen, settings={**settings, **computing}, callback=show)
     page = write_report(report, output)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from segue.errors import SegueError
+from segue.options import with_settings
+from segue.settings import ModelSettings, checked, updated
 
 if TYPE_CHECKING:
     from segue.studio.session import Studio
@@ -22,26 +24,18 @@ HOST = "127.0.0.1"
 EXAMPLES = {"cat and tiger": ("cat.png", "tiger.png"), "apple and moon": ("apple.png", "moon.png")}
 
 
+@with_settings(ModelSettings)
 def studio(
     run: Annotated[
         Path | None, typer.Argument(help="A run folder to open, or to begin; one for each visitor if not given.")
     ] = None,
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.", min=0, max=65535)] = 7860,
     folder: Annotated[Path, typer.Option(help="Where the visitors' folders are kept.")] = Path("segue-studio"),
-    model: Annotated[
-        str | None, typer.Option(help="Checkpoint: hub name or folder; the embedded pocket if not given.")
-    ] = None,
-    controlnet: Annotated[
-        str | None, typer.Option(help="ControlNet: hub name or folder; pocket's own with pocket.")
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16; what the device does well if not given.")
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the best there is if not given.")] = None,
     max_upload: Annotated[str, typer.Option(help="The largest picture that is taken, as 20mb.")] = "20mb",
     max_waiting: Annotated[int, typer.Option(help="How many films may wait for their turn.", min=0)] = 8,
     share: Annotated[bool, typer.Option("--share", help="Give the page a public address; needs --password.")] = False,
     password: Annotated[str | None, typer.Option(help="Ask for this password (any user name).")] = None,
+    **values: Any,
 ) -> None:
     """Open the studio: a page on which films are made by looking."""
     if share and not password:
@@ -59,7 +53,7 @@ def studio(
     from segue.studio.session import Studio
 
     opened = _opened(run)
-    load = _loader(opened, {"name": model, "controlnet": controlnet, "dtype": dtype}, device)
+    load = _loader(opened, checked(ModelSettings, values))
     made = Studio(folder.absolute(), load, _describe, opened, examples(), Queue(max_waiting))
     listening = _listening(port)
     hosts = None if share else frozenset({HOST, "localhost"})
@@ -121,7 +115,7 @@ def _opened(run: Path | None) -> Path | None:
     return run
 
 
-def _loader(run: Path | None, given: Mapping[str, str | None], device: str | None) -> Callable[[], Any]:
+def _loader(run: Path | None, given: ModelSettings) -> Callable[[], Any]:
     """What loads the model: the one that is given, or else the one that the opened run was made with."""
 
     def load() -> Any:
@@ -131,14 +125,10 @@ def _loader(run: Path | None, given: Mapping[str, str | None], device: str | Non
         begun: Mapping[str, str | None] = {}
         if run and (run / RUN_FILE).exists():
             begun = json.loads((run / RUN_FILE).read_text())["model"]
-        name = given["name"] or begun.get("name")
-        is_same = name == begun.get("name")
-        return Interpolator.from_pretrained(
-            name,
-            controlnet=given["controlnet"] or (begun.get("controlnet") if is_same else None),
-            dtype=given["dtype"] or (begun.get("dtype") if is_same else None),
-            device=device,
-        )
+        name = given.model or begun.get("name")
+        own = begun if name == begun.get("name") else {}
+        rest = {"controlnet": given.controlnet or own.get("controlnet"), "dtype": given.dtype or own.get("dtype")}
+        return Interpolator.loaded(updated(given, {"model": name, **rest}))
 
     return load
 
