@@ -13,7 +13,8 @@ from torch import Tensor
 
 from segue.backbone import CLEAN, Sampling
 from segue.backbone.stable_diffusion import StableDiffusion
-from segue.generate import Candidates, Cost, Pick, Progress, price
+from segue.dialogue import Candidates, Cost, Pick, Progress
+from segue.generate import price
 from segue.schemes import Task, scheme_named
 from segue.settings import SCHEMES
 from segue.tree import FrameKey, UniformTree, noise_levels

@@ -17,8 +17,8 @@ from PIL import Image
 from shapes import QUICK, contents, interpolator, latents, picture
 from tiny import tiny_pipe
 
+from segue.dialogue import Progress
 from segue.errors import SegueError
-from segue.generate import Progress
 from segue.interpolate import Interpolator
 from segue.pictures import fit
 from segue.run import RunFolder

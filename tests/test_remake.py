@@ -10,8 +10,8 @@ import pytest
 import torch
 from shapes import QUICK, contents, interpolator, latents, picture
 
+from segue.dialogue import AcceptRest, Again, Candidates, Pick
 from segue.errors import SegueError
-from segue.generate import AcceptRest, Again, Candidates, Pick
 from segue.history import Edit
 from segue.tree import FrameKey
 

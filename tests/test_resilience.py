@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 from tiny import tiny_pipe
 
+from segue.dialogue import Progress
 from segue.errors import SegueError, SegueWarning
-from segue.generate import Progress
 from segue.interpolate import Interpolator
 from segue.memory import is_out_of_memory
 from segue.run import InUseError, RunFolder

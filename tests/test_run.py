@@ -32,7 +32,7 @@ warnings.simplefilter("ignore")
 import torch
 torch.set_num_threads(1)
 from shapes import QUICK, interpolator, picture
-from segue.generate import Pick
+from segue.dialogue import Pick
 
 root = Path(sys.argv[1])
 segue = interpolator()

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image, ImageDraw
 from tiny import tiny_controlnet, tiny_pipe
 
+from segue.dialogue import Progress
 from segue.errors import SegueError
-from segue.generate import Progress
 from segue.interpolate import Interpolator
 from segue.settings import ModelSettings, MorphSettings, as_json, fields
 from segue.studio import pose_editor

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from segue.errors import SegueError
 
 if TYPE_CHECKING:
-    from segue.generate import AcceptRest, Again, Candidates, Pick, Progress
+    from segue.dialogue import AcceptRest, Again, Candidates, Pick, Progress
     from segue.history import Edit
     from segue.interpolate import Interpolator
     from segue.morph import Morph
@@ -43,7 +43,7 @@ __version__ = version("segue")
 
 # What is imported when it is first asked for, so that the command line answers before torch is loaded.
 _HOMES = {
-    **dict.fromkeys(("AcceptRest", "Again", "Candidates", "Pick", "Progress"), "generate"),
+    **dict.fromkeys(("AcceptRest", "Again", "Candidates", "Pick", "Progress"), "dialogue"),
     "Edit": "history",
     "Interpolator": "interpolate",
     "Morph": "morph",

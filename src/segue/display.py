@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 if TYPE_CHECKING:
-    from segue.generate import Progress
+    from segue.dialogue import Progress
 
 __all__ = ["Line", "Mode", "describe", "duration", "showing", "shown_as_lines"]
 

@@ -30,11 +30,12 @@ from segue.caption import captions
 from segue.clip import Clip
 from segue.conditioning import ConditioningPath
 from segue.control import controls_of, keep_given, kept_edit, read_given
+from segue.dialogue import Chooser, Made, Progress
 from segue.drift import ColourMatch
 from segue.errors import SegueError
 from segue.fade import Fade, Losses
 from segue.frames import DecidedTree, EditedNoise, Look, Words, network_kept
-from segue.generate import Chooser, Made, Progress, Work, generate
+from segue.generate import Work, generate
 from segue.history import Edit, Restore, Undo
 from segue.inversion import invert
 from segue.memory import within_memory

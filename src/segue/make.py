@@ -8,10 +8,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from segue.dialogue import Progress
 from segue.display import Mode, showing
 from segue.errors import SegueError
 from segue.film import check_film, contact_sheet
-from segue.generate import Progress
 from segue.history import Edit
 from segue.interpolate import Interpolator
 from segue.morph import Morph

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from segue.dialogue import AcceptRest, Again, Candidates, Pick
 from segue.files import writing
 from segue.film import sheet
-from segue.generate import AcceptRest, Again, Candidates, Pick
 from segue.history import Edit
 
 __all__ = ["inline", "terminal_chooser"]

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 import torch
 
 from segue.backbone import Backbone, Sampling
+from segue.dialogue import Cost
 from segue.fade import Fade
-from segue.generate import Cost, price
+from segue.generate import price
 from segue.motion import Motion
 from segue.run import RunFolder
 from segue.schemes import Level, Task, scheme_named

@@ -266,7 +266,7 @@ class MorphSettings(InversionSettings):
         default=0.2,
         ge=0,
         le=0.5,
-        description="Share of a gap over which what the autoencoder loses of a keyframe fades out; 0 for none.",
+        description="Share of a gap over which what the model loses of a keyframe fades out; 0 for none.",
     )
 
     def __post_init__(self) -> None:

@@ -12,8 +12,8 @@ from typing import Any, Self
 import torch
 
 from segue.batch.rows import Row
+from segue.dialogue import Progress
 from segue.errors import SegueError, SegueWarning
-from segue.generate import Progress
 from segue.interpolate import Interpolator
 from segue.memory import free_cached, is_out_of_memory
 from segue.morph import Morph

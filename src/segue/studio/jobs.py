@@ -14,8 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from segue.dialogue import Progress
 from segue.errors import SegueError, SegueWarning
-from segue.generate import Progress
 
 __all__ = ["Job", "Queue", "Stopped"]
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from PIL import Image
 
+from segue.dialogue import Progress
 from segue.errors import SegueError
 from segue.files import write_json, writing
-from segue.generate import Progress
 from segue.interpolate import Interpolator
 from segue.morph import Morph
 from segue.run import RUN_FILE, RunFolder

@@ -1,0 +1,115 @@
+"""What the method says while it works, and what it asks: progress to whoever watches, candidates to whoever chooses."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from PIL import Image
+
+from segue.history import Edit
+from segue.rank import best
+from segue.tree import FrameKey
+
+__all__ = ["AcceptRest", "Again", "Candidates", "Chooser", "Cost", "Made", "Pick", "Progress"]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a scheme will compute.
+
+    Attributes:
+        levels: the legs of denoising.
+        frames: the frames to make.
+        samples: the samples of all legs, candidates included.
+        steps: the denoising steps of all samples.
+    """
+
+    levels: int
+    frames: int
+    samples: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the work is; handed to the callback.
+
+    Attributes:
+        stage: "words", "frames" or "film".
+        level, levels: the present level from 1, and how many there are (0 if that is decided on the way).
+        frames, total: the finished frames and how many there will be, without the keyframes.
+        step, steps: the denoising steps done and all (summed over samples); iterations in the stage "words".
+        seconds: since the work began; left: the seconds that are left, where known.
+        frame: the frame that was just finished; picture: what it shows.
+    """
+
+    stage: str
+    level: int = 0
+    levels: int = 0
+    frames: int = 0
+    total: int = 0
+    step: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    left: float | None = None
+    frame: FrameKey | None = None
+    picture: Image.Image | None = None
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What a chooser is shown: a frame's candidates by number, its parents and the ranking's scores.
+
+    ``newest`` is the first candidate of the newest attempt.
+    """
+
+    key: FrameKey
+    level: int
+    parents: tuple[FrameKey, ...]
+    pictures: Mapping[int, Image.Image]
+    scores: Mapping[int, float]
+    newest: int = 0
+
+    @property
+    def best(self) -> int:
+        """The best ranked candidate, or the newest attempt's first where there is no ranking."""
+        return best(self.scores) if self.scores else self.newest
+
+
+@dataclass(frozen=True)
+class Pick:
+    """Keep this candidate."""
+
+    candidate: int
+
+
+@dataclass(frozen=True)
+class Again:
+    """Make more candidates, under an edit where one is given."""
+
+    edit: Edit | None = None
+    count: int | None = None
+
+
+@dataclass(frozen=True)
+class AcceptRest:
+    """Choose this frame and all others as if nobody were asked."""
+
+
+Chooser = Callable[[Candidates], Pick | Again | AcceptRest]
+
+
+@dataclass(frozen=True)
+class Made:
+    """A frame as it now is: what it was made from, the recipe of what it shows, and its candidates.
+
+    ``candidates`` has the recipe of each candidate, also of earlier attempts, whose picture is kept; ``scores`` has
+    the ranking's score of each, where there is one.
+    """
+
+    key: FrameKey
+    level: int
+    parents: tuple[FrameKey, ...]
+    candidate: int
+    recipe: str
+    candidates: Mapping[int, str] = field(default_factory=dict)
+    scores: Mapping[int, float] = field(default_factory=dict)
