@@ -116,7 +116,7 @@ def test_works_take_turns() -> None:
 
 
 def test_networks_are_found_by_name() -> None:
-    assert set(networks_of(tiny_pipe())) == {"unet", "vae", "text_encoder"}
+    assert set(networks_of(tiny_pipe())) == {"unet", "vae", "text_encoder", "pose"}
 
 
 def row(solver: str, steps: int, pixels: float) -> dict[str, Any]:

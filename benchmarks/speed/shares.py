@@ -87,7 +87,7 @@ def film(segue: Interpolator, num_frames: int, seed: int, **settings: Any) -> No
 
 
 def networks_of(pipe: Any) -> dict[str, nn.Module]:
-    """The networks of a pipe by name."""
+    """The networks of a pipe by name, and the one that looks for people in the keyframes."""
     parts = ("unet", "vae", "text_encoder", "controlnet")
     found = {name: part for name in parts if (part := getattr(pipe, name, None)) is not None}
     return {**found, "pose": pocket_network()}
