@@ -56,7 +56,9 @@ def test_the_batch_does_not_matter_to_candidates_and_eta(tmp_path: Path) -> None
     )
 
 
-def test_a_level_is_one_batch_and_guidance_one_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The size of each batch that the UNet is given, as they come."""
     sizes: list[int] = []
     unet: Any = interpolator().backbone.pipe.unet  # type: ignore[attr-defined]
     forward = unet.forward
@@ -66,21 +68,16 @@ def test_a_level_is_one_batch_and_guidance_one_call(tmp_path: Path, monkeypatch:
         return forward(sample, *arguments, **options)
 
     monkeypatch.setattr(unet, "forward", counted)
+    return sizes
+
+
+def test_a_level_is_one_batch_and_guidance_one_call(tmp_path: Path, sizes: list[int]) -> None:
     film(tmp_path / "run", "branching", candidates=2, batch_size=16)
     # 5 steps of the whole schedule: 3 for the level at 0.55, 2 for that at 0.30; twice for guidance.
     assert sizes == [2 * 2] * 3 + [2 * 2 * 2] * 2
 
 
-def test_keyframes_that_go_a_frames_way_are_in_its_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes: list[int] = []
-    unet: Any = interpolator().backbone.pipe.unet  # type: ignore[attr-defined]
-    forward = unet.forward
-
-    def counted(sample: Tensor, *arguments: Any, **options: Any) -> Any:
-        sizes.append(len(sample))
-        return forward(sample, *arguments, **options)
-
-    monkeypatch.setattr(unet, "forward", counted)
+def test_keyframes_that_go_a_frames_way_are_in_its_batch(tmp_path: Path, sizes: list[int]) -> None:
     film(tmp_path / "run", "branching", fade=0.5, batch_size=16)
     # The middle frame is out of reach; the quarters, with the keyframe that each is blended from, are not.
     assert sizes == [2] * 3 + [2 * 4] * 2
