@@ -1,7 +1,7 @@
 """Does what ``segue check`` measures before a film foretell how the film comes out? Its limits and its score.
 
-    python benchmarks/even.py benchmarks/pairs/manifest.jsonl -o out/even        # makes the films
-    python benchmarks/preflight.py benchmarks/pairs/manifest.jsonl --films out/even/uniform
+    segue batch benchmarks/pairs/manifest.jsonl -o out/films                     # makes the films
+    python benchmarks/preflight.py benchmarks/pairs/manifest.jsonl --films out/films
 
 The limits are the upper quartiles of the distances over the pairs. The score is the weighted sum of layout, style and
 content that best gives the ranks of the outcome, with weights of 0 or more; the outcome is the largest distance of

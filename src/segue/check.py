@@ -142,18 +142,18 @@ def advice(found: Preflight, *, with_controlnet: bool) -> list[str]:
 
 
 # The upper quartiles of the benchmark's pairs, for poses of its figures (python benchmarks/preflight.py).
-FAR = {"layout": 0.14, "style": 0.07, "content": 0.23, "pose": 0.2}
+FAR = {"layout": 0.14, "style": 0.07, "content": 0.57, "pose": 0.2}
 
 
 # Over the benchmark's 60 pairs (the same command); None would show no score.
 SCORE: Score | None = Score(
-    layout=1.89,
+    layout=1.807,
     style=0.0,
-    content=0.306,
-    deciles=(0.0554, 0.1094, 0.129, 0.1698, 0.2015, 0.2299, 0.2744, 0.3038, 0.3828, 0.5119, 0.713),
-    correlation=0.40,
-    low=0.18,
-    high=0.57,
+    content=0.223,
+    deciles=(0.0539, 0.1056, 0.1299, 0.1591, 0.1977, 0.245, 0.294, 0.3556, 0.4264, 0.5313, 0.7946),
+    correlation=0.53,
+    low=0.31,
+    high=0.72,
 )
 
 
