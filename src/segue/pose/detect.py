@@ -32,6 +32,7 @@ __all__ = [
     "heat_maps",
     "load",
     "peaks",
+    "pocket_network",
     "save",
 ]
 
@@ -62,7 +63,7 @@ def detect(image: Image.Image, detector: Detector = "pocket", *, download: bool 
 def detector_of(name: Detector, *, download: bool = False) -> Detect:
     """Load a detector once, for many pictures; arguments and errors as in ``detect``."""
     if name == "pocket":
-        return by_network(pocket_network(POCKET))
+        return by_network(pocket_network())
     if name == "rtmlib":
         from segue.pose import rtm
 
@@ -88,13 +89,17 @@ def by_network(network: KeypointNetwork) -> Detect:
     return found
 
 
-@lru_cache(maxsize=1)
-def pocket_network(folder: Path = POCKET) -> KeypointNetwork:
+def pocket_network() -> KeypointNetwork:
     """Pocket's keypoint network, loaded once.
 
     Raises:
-        SegueError: the folder holds none.
+        SegueError: this pocket has none.
     """
+    return _kept(POCKET)
+
+
+@lru_cache(maxsize=1)
+def _kept(folder: Path) -> KeypointNetwork:
     if not (folder / "config.json").is_file():
         raise SegueError("this pocket has no pose network; give pose files, or take --pose-detector rtmlib or vitpose")
     return load(folder)
