@@ -70,6 +70,8 @@ def _sum(tensor: Tensor) -> int:
     if tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
         tensor = tensor.permute(0, 2, 3, 1)
     octets = tensor.contiguous().flatten().view(torch.uint8)
+    if octets.storage_offset() % 8:  # a part of a larger tensor, which cannot be read by eights from there
+        octets = octets.clone()
     whole = len(octets) // 8 * 8
     return int(octets[:whole].view(torch.int64).sum() + octets[whole:].sum())
 
