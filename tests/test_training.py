@@ -105,7 +105,7 @@ def test_random_pictures_keep_what_they_should(loop: ModuleType) -> None:
 
 
 def test_checkpoints_come_from_the_exported_weights(loop: ModuleType, tmp_path: Path) -> None:
-    from training import clip, latents, restore, store, unet
+    from training import clip, export, latents, restore, store, unet
 
     restore.main()
     from safetensors.torch import load_file
@@ -119,7 +119,14 @@ def test_checkpoints_come_from_the_exported_weights(loop: ModuleType, tmp_path: 
         len(clip.build_tokenizer([]))
         == json.loads((pocket_folder() / "clip" / "config.json").read_text())["text_config"]["vocab_size"]
     )
-    latents.trained_vae()
+    # The latents' scale is the exported one as long as the encoder is.
+    factor = json.loads((pocket_folder() / "vae" / "config.json").read_text())["scaling_factor"]
+    assert export.scaling_factor() == factor
+    vae = latents.trained_vae()
+    torch.nn.init.zeros_(vae.encoder.layers[0].weight)
+    store.save_checkpoint("vae", {"ema": vae.state_dict()})
+    with pytest.raises(AssertionError, match=r"training\.latents comes first"):
+        export.scaling_factor()
     # The UNet keeps its text tower, whatever becomes of CLIP.
     text = load_file(pocket_folder() / "text_encoder" / "model.safetensors")
     kept = {name.removeprefix("text_model."): weight for name, weight in text.items()}

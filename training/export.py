@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import torch
-from diffusers import ControlNetModel, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderTiny, ControlNetModel, DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import save_file
 from transformers import CLIPImageProcessorPil
 
@@ -75,12 +75,15 @@ INDEX = {
 
 
 def scaling_factor() -> float:
-    """What the UNet's latents are multiplied by; the exported one where training went on from exported weights."""
+    """What the UNet's latents are multiplied by; the exported one where training went on with the exported encoder."""
     latents = load_checkpoint("latents")
     if latents is not None:
         return round(1 / float(latents["std"]), 4)
-    exported: float = json.loads((MODEL / "vae" / "config.json").read_text())["scaling_factor"]
-    return exported
+    exported = AutoencoderTiny.from_pretrained(MODEL / "vae")
+    ours, theirs = (vae.half().encoder.state_dict() for vae in (trained_vae(), exported))
+    same = all(torch.equal(ours[name], weight) for name, weight in theirs.items())
+    assert same, "the encoder has changed, so training.latents comes first"
+    return float(exported.config.scaling_factor)
 
 
 def export_clip() -> None:
