@@ -24,6 +24,7 @@ from segue.settings import (
     ModelSettings,
     MorphSettings,
     checked,
+    fields,
 )
 from segue.studio.command import studio
 
@@ -198,9 +199,7 @@ def pose(
 @app.command()
 def check(
     images: Images,
-    model: Annotated[
-        str | None, typer.Option(help="Checkpoint: hub name or folder; the embedded pocket if not given.")
-    ] = None,
+    model: Annotated[str | None, typer.Option(help=fields(ModelSettings)["model"].description)] = None,
     detector: Annotated[
         Literal["pocket", "rtmlib", "vitpose"] | None,
         typer.Option(help="What finds people; pocket's own if not given."),

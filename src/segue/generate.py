@@ -42,8 +42,8 @@ class Work:
         conditioning: the conditioning of a sample, a batch of one.
         noise: named noise, for eta.
         candidates: how many candidates a frame of a level gets.
-        alone: the parents of a sample that its picture needs by themselves, made by the frame's own way.
         picture: the finished picture of a frame from its decoded image (3, H, W) in [-1, 1] and those of ``alone``.
+        alone: the parents that a frame's picture needs by themselves, made by the frame's own way.
         judge: scores of pictures, the higher the better.
         choose: who picks, where somebody does.
         report: the progress callback.
@@ -293,9 +293,11 @@ class _Driver:
         run = self.work.run
         for sample in samples:
             recipe = self._recipe(level, sample)
-            recipes = {part.alone: self._recipe(level, part) for part in self._parts(level, sample)}
-            if run.has_picture(recipe) or not all(run.has_latent(part) for part in recipes.values()):
+            if run.has_picture(recipe):
                 continue
+            recipes = {part.alone: self._recipe(level, part) for part in self._parts(level, sample)}
+            if not all(run.has_latent(part) for part in recipes.values()):
+                continue  # the rest of it is in the next batch
             image = self._decoded(sample.key, recipe)
             alone = {parent: self._decoded(sample.key, part) for parent, part in recipes.items() if parent is not None}
             picture = self.work.picture(sample.key, image, alone)

@@ -105,8 +105,8 @@ class Interpolator:
     @classmethod
     def loaded(cls, settings: ModelSettings) -> Self:
         """``from_pretrained`` with settings."""
-        values = {name: getattr(settings, name) for name in ("controlnet", "dtype", "device", "low_memory")}
-        return cls.from_pretrained(settings.model, **values)
+        values = dataclasses.asdict(settings)
+        return cls.from_pretrained(values.pop("model"), **values)
 
     def __call__(
         self,
