@@ -127,15 +127,23 @@ def test_checkpoints_come_from_the_exported_weights(loop: ModuleType, tmp_path: 
     store.save_checkpoint("vae", {"ema": vae.state_dict()})
     with pytest.raises(AssertionError, match=r"training\.latents comes first"):
         export.scaling_factor()
-    # The UNet keeps its text tower, whatever becomes of CLIP.
-    text = load_file(pocket_folder() / "text_encoder" / "model.safetensors")
-    kept = {name.removeprefix("text_model."): weight for name, weight in text.items()}
-    model, _ = latents.trained_clip()
-    torch.nn.init.zeros_(model.text_model.final_layer_norm.weight)
-    (tmp_path / "clip.pt").unlink()
-    store.save_checkpoint("clip", {"ema": model.state_dict()})
+    # The UNet's text tower is CLIP's.
+    text = load_file(pocket_folder() / "clip" / "model.safetensors")
     tower = latents.text_tower().state_dict()
-    assert {name.removeprefix("text_model.") for name in tower} == set(kept)
-    assert all(torch.equal(weight.half(), kept[name.removeprefix("text_model.")]) for name, weight in tower.items())
-    (tmp_path / "text.pt").unlink()
-    assert not latents.text_tower().state_dict()["final_layer_norm.weight"].any()
+    assert all(torch.equal(weight.half(), text[f"text_model.{name}"]) for name, weight in tower.items())
+
+
+def test_the_unet_follows_another_text_tower(loop: ModuleType) -> None:
+    from training import refit, unet
+
+    torch.manual_seed(0)
+    network = unet.build_unet().eval()
+    new = torch.randn(4, 32, 256)
+    turned = torch.linalg.qr(torch.randn(256, 256)).Q
+    z, t = torch.randn(4, 4, 16, 16), torch.tensor([100, 300, 500, 900])
+    with torch.no_grad():
+        known, unknown = network(z, t, new @ turned).sample, network(z, t, new).sample
+        rest = refit.refit(network, new.flatten(0, 1), (new @ turned).flatten(0, 1))
+        refitted = network(z, t, new).sample
+    assert rest < 1e-4
+    assert (refitted - known).abs().max() < 0.02 * (unknown - known).abs().max()

@@ -3,8 +3,8 @@
 A stock `CLIPModel`; pictures are seen at 64 x 64. A batch holds pairs of pictures of one concept in different styles;
 a caption is the full one, the concept alone, or one with words dropped, and every picture that a caption fits counts as
 right. In most steps the image tower sees a random half of the patches, for half the work (Li et al., 2023, arXiv
-2212.00794). Run: `python -m training.clip` (resumes). It may go on once the UNet is trained, which keeps the text tower
-that `training.latents` found.
+2212.00794). Run: `python -m training.clip` (resumes). A UNet that is trained already has to follow, by
+`training.latents`, `training.refit` and `training.unet`.
 """
 
 import json

@@ -15,7 +15,7 @@ from segue.pose.drawing import draw as draw_pose
 from segue.pose.keypoints import Person, Pose
 from training.loop import DEVICE, Course, arguments, course, generator, train
 from training.store import CACHE, load_array, load_checkpoint
-from training.unet import build_scheduler, build_unet, latents, v_loss
+from training.unet import build_scheduler, build_unet, latents, loss_weights, v_errors
 
 HOW = course(
     cpu=Course(minutes=12, batch=40, rate=8e-4, ema=0.98, first=50, log_every=25),
@@ -53,7 +53,7 @@ def main() -> None:
             ).sample
             return v
 
-        return v_loss(predict, scheduler, z, t, random).mean(), {}
+        return (v_errors(predict, scheduler, z, t, random) * loss_weights(scheduler, t)).mean(), {}
 
     train("controlnet", control, loss_of, HOW, minutes)
 

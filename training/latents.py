@@ -1,8 +1,7 @@
 """What the UNet is trained on, computed once: latents of all pictures and hidden states of all captions.
 
 Each picture is encoded on white and once more on a random background, mirrored and zoomed a little. Needs the finished
-autoencoder and CLIP. Writes `latents.pt`, and once `text.pt`: CLIP's text tower as it then is, which is the UNet's from
-then on, whatever becomes of CLIP. Run `python -m training.latents`.
+autoencoder and CLIP, and comes again when they have been trained further. Run `python -m training.latents`.
 """
 
 from typing import Any
@@ -86,15 +85,10 @@ def trained_vae() -> AutoencoderTiny:
 
 
 def text_tower() -> CLIPTextModel:
-    """The text tower that the UNet is conditioned on: CLIP's own as it was when it was first asked for."""
-    state = load_checkpoint("text")
-    if state is None:
-        weights = trained_clip()[0].state_dict()
-        inner = "text_model."
-        state = {"ema": {name.removeprefix(inner): w for name, w in weights.items() if name.startswith(inner)}}
-        save_checkpoint("text", state)
-    tower = CLIPTextModel(build_clip(build_tokenizer([])).config.text_config)
-    tower.load_state_dict(state["ema"])
+    """CLIP's text tower, which the UNet is conditioned on, as a model of its own."""
+    clip = trained_clip()[0]
+    tower = CLIPTextModel(clip.config.text_config)
+    tower.load_state_dict(clip.text_model.state_dict())
     return tower.eval()
 
 

@@ -19,7 +19,7 @@ from segue.pose.detect import by_network
 from segue.pose.network import load
 from training.controlnet import skeleton
 from training.store import MODEL, ROOT, load_array
-from training.unet import LEVELS, build_scheduler, v_loss
+from training.unet import LEVELS, build_scheduler, v_errors
 
 RECONSTRUCTED = 200
 CANDIDATES = 500
@@ -29,7 +29,7 @@ POSED = 48
 GENERATED = 40
 AMONG = 100
 STEPS = 25
-GUIDANCE = 4.0
+GUIDANCE = 7.5  # The stock pipeline's default.
 OUT = ROOT / "docs" / "pocket" / "report.json"
 PROMPTS = (
     "cat, noto", "dog face, noto", "rabbit, noto", "tiger face, noto", "horse, twemoji", "fish, twemoji", "pizza, noto",
@@ -57,7 +57,7 @@ def main() -> None:
     for name in ("icons", "figures", "openmoji"):
         note(f"reconstruction of {name}", reconstruction(pipe, clip, held_out(name, RECONSTRUCTED)[0]))
     note("caption recall", recall(clip))
-    note("v loss by timestep", losses(pipe))
+    note("error of v by timestep", losses(pipe))
     if (MODEL / "pose").exists():
         note("keypoints", keypoints())
     note("right caption first of 100", right_first(pipe, clip))
@@ -116,7 +116,7 @@ def recall(clip: Clip) -> dict[str, float]:
 
 @torch.no_grad()
 def losses(pipe: Any) -> dict[str, float]:
-    """The UNet's min-SNR-weighted v loss on held-out icons at fixed timesteps."""
+    """The UNet's mean squared error of v on held-out icons at fixed timesteps."""
     pictures, records = held_out("icons", CHECKED)
     z = (
         torch.cat([pipe.vae.encode(part).latents for part in torch.split(to_tensor(pictures), 64)])
@@ -128,8 +128,8 @@ def losses(pipe: Any) -> dict[str, float]:
     for level in LEVELS:
         t = torch.full((len(z),), level)
         random = torch.Generator().manual_seed(level)
-        loss = v_loss(lambda x, t=t: pipe.unet(x, t, states).sample, scheduler, z, t, random)  # type: ignore[misc]
-        found[str(level)] = loss.mean().item()
+        errors = v_errors(lambda x, t=t: pipe.unet(x, t, states).sample, scheduler, z, t, random)  # type: ignore[misc]
+        found[str(level)] = errors.mean().item()
     return found
 
 

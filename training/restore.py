@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from diffusers import AutoencoderTiny, ControlNetModel, UNet2DConditionModel
 from torch import nn
-from transformers import CLIPModel, CLIPTextModel
+from transformers import CLIPModel
 
 from segue.pose.network import load
 from training.store import CACHE, MODEL, save_checkpoint
@@ -18,7 +18,6 @@ from training.store import CACHE, MODEL, save_checkpoint
 PARTS: dict[str, tuple[str, Callable[..., nn.Module]]] = {
     "vae": ("vae", AutoencoderTiny.from_pretrained),
     "clip": ("clip", CLIPModel.from_pretrained),
-    "text": ("text_encoder", CLIPTextModel.from_pretrained),
     "unet": ("unet", UNet2DConditionModel.from_pretrained),
     "controlnet": ("controlnet", ControlNetModel.from_pretrained),
     "pose": ("pose", load),
