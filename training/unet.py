@@ -108,7 +108,8 @@ def v_errors(
     attention = sdpa_kernel(SDPBackend.MATH) if z.device.type == "cpu" else nullcontext()
     with autocast(z.device), attention:
         guess = predict(noisy.contiguous(memory_format=torch.channels_last)).float()
-    return (guess - target).square().mean((1, 2, 3))
+    errors: Tensor = (guess - target).square().mean((1, 2, 3))
+    return errors
 
 
 def loss_weights(scheduler: DDPMScheduler, t: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What each frame is made under: its noise, its words; and how far apart two frames look."""
+"""What the frames are made under: their noise, and the tree that is decided on the way by how far apart they look."""
 
 import dataclasses
 from collections.abc import Callable, Collection, Sequence
@@ -10,46 +10,14 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from segue.backbone import Backbone
-from segue.backbone.stable_diffusion import TextConditioning
-from segue.control import Controls
 from segue.evaluate.features import Network, network_named
 from segue.evaluate.measures import Array
 from segue.noise import Noise
 from segue.run import RunFolder
-from segue.schemes import Sample
 from segue.spacing import PerceptualTree
 from segue.tree import Distance, FrameKey, Midpoint
 
-__all__ = ["DecidedTree", "EditedNoise", "Look", "Words", "network_kept"]
-
-
-@dataclasses.dataclass
-class Words:
-    """The conditioning of each sample: the film's path, or a frame's own words."""
-
-    backbone: Backbone
-    run: RunFolder
-    path: Callable[[Fraction], TextConditioning]
-    negative_prompt: str
-    controls: Controls | None = None
-    known: dict[tuple[str, str], TextConditioning] = dataclasses.field(default_factory=dict)
-
-    def __call__(self, sample: Sample) -> TextConditioning:
-        """The conditioning of a sample, a batch of one."""
-        words = self.path(sample.key.place)
-        edit = self.run.history.attempt_of(sample.key, sample.candidate).edit
-        if edit.prompt is not None:
-            words = dataclasses.replace(words, prompt=self._embedded(edit.prompt, self.negative_prompt).prompt)
-        if edit.negative_prompt is not None:
-            words = dataclasses.replace(words, negative=self._embedded("", edit.negative_prompt).negative)
-        return dataclasses.replace(words, controls=self.controls(sample)) if self.controls else words
-
-    def _embedded(self, prompt: str, negative: str) -> TextConditioning:
-        if (prompt, negative) not in self.known:
-            found: Any = self.backbone.embed([prompt], [negative])
-            self.known[prompt, negative] = found
-        return self.known[prompt, negative]
+__all__ = ["DecidedTree", "EditedNoise", "Look", "network_kept"]
 
 
 @dataclasses.dataclass

@@ -13,44 +13,39 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
-from functools import cache, partial
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, Self
 
-import torch
 from PIL import Image
-from torch import Tensor
 
 from segue import models
 from segue.backbone import Backbone
 from segue.backbone.stable_diffusion import StableDiffusion
 from segue.begin import BatchSize, begin, digest, opened, redone
-from segue.caption import captions
 from segue.clip import Clip
-from segue.conditioning import ConditioningPath
 from segue.control import controls_of, keep_given, kept_edit, read_given
 from segue.dialogue import Chooser, Made, Progress
 from segue.drift import ColourMatch
 from segue.errors import SegueError
 from segue.fade import Fade, Losses
-from segue.frames import DecidedTree, EditedNoise, Look, Words, network_kept
+from segue.frames import DecidedTree, EditedNoise, Look, network_kept
 from segue.generate import Work, generate
 from segue.history import Edit, Restore, Undo
-from segue.inversion import invert
+from segue.keyframes import camera, encoded, fitted, image_of
 from segue.memory import within_memory
 from segue.morph import Morph
-from segue.motion import PixelSpace, seen, shown
-from segue.noise import Noise
-from segue.pictures import Source, common_size, fit, load, to_images, to_tensor
+from segue.pictures import Source, to_images
 from segue.plan import candidates_of, cost_of, motion_of, noise_of, sampling_of, tree_of
 from segue.rank import Judge
 from segue.run import RunFolder
-from segue.schemes import Latents, Seen, Task, scheme_named
+from segue.schemes import Latents, Task, scheme_named
 from segue.settings import ComputeSettings, ModelSettings, MorphSettings, checked, fields, with_preset
 from segue.spacing import PerceptualTree
 from segue.tree import FrameKey
-from segue.words import anchors, check_words, prompts
+from segue.wording import Words, wording
+from segue.words import check_words
 
 __all__ = ["Callback", "Interpolator"]
 
@@ -137,7 +132,7 @@ class Interpolator:
             SegueError: an image or setting is wrong, or the folder holds a run with other settings.
         """
         morph_settings, compute = _settings(preset, settings)
-        keyframes = self._keyframes(images, morph_settings)
+        keyframes = fitted(images, morph_settings, self.backbone)
         check_words(morph_settings, len(keyframes))
         tree_of(morph_settings, len(keyframes) - 1, [])  # an error here, before anything is overwritten
         given = read_given(morph_settings, len(keyframes), keyframes[0].size, len(self.backbone.controlnets))
@@ -190,10 +185,10 @@ class Interpolator:
 
         # Encode the keyframes.
         keyframes = {FrameKey(i): run.shown(FrameKey(i)) for i in range(len(data["keyframes"]))}
-        latents = self._encoded(run, keyframes, [keyframe["pixels"] for keyframe in data["keyframes"]])
+        latents = encoded(self.backbone, run, keyframes, [keyframe["pixels"] for keyframe in data["keyframes"]])
 
         # Fit the words to the images (section 4.2).
-        words = self._words(run, settings, list(keyframes.values()), latents, report)
+        words = self._wording(run, settings, list(keyframes.values()), latents, report)
 
         # Interpolate poses, or fade control images (section 4.3).
         name = str(data["model"].get("controlnet") or "")
@@ -216,9 +211,9 @@ class Interpolator:
             retroactive=settings.retroactive,
             noise_of=partial(noise_of, run),
             distance=Look(run, settings.look),
-            **({"seen": self._camera(settings, keyframes)} if settings.moves else {}),
+            **({"seen": camera(settings, keyframes, self.backbone)} if settings.moves else {}),
         )
-        sampling, images = sampling_of(settings), {key: _image(keyframes, key) for key in latents}
+        sampling, images = sampling_of(settings), {key: image_of(keyframes, key) for key in latents}
         losses = Losses(images, latents, self.backbone.decode, motion_of(settings))
         fade, match = Fade(settings.fade, losses), ColourMatch(images, settings.colour_match)
 
@@ -304,7 +299,7 @@ class Interpolator:
         morph_settings, compute = _settings(None, settings)
         if not morph_settings.inversion_iterations:
             raise SegueError("inversion_iterations is 0: nothing would be fitted; the paper uses 100 to 500")
-        keyframes = self._keyframes(images, morph_settings)
+        keyframes = fitted(images, morph_settings, self.backbone)
         check_words(morph_settings, len(keyframes))
         with RunFolder(Path(output)) as run:
             begin(
@@ -317,8 +312,8 @@ class Interpolator:
                 overwrite=False,
             )
             shown = {FrameKey(i): keyframe for i, keyframe in enumerate(keyframes)}
-            latents = self._encoded(run, shown, [digest(keyframe) for keyframe in keyframes])
-            self._words(run, morph_settings, keyframes, latents, callback or (lambda _progress: None))
+            latents = encoded(self.backbone, run, shown, [digest(keyframe) for keyframe in keyframes])
+            self._wording(run, morph_settings, keyframes, latents, callback or (lambda _progress: None))
 
     @property
     def model(self) -> dict[str, str | None]:
@@ -351,22 +346,6 @@ class Interpolator:
             self.make(run, compute, callback=callback)
             return Morph(run.path)
 
-    # The parts of the method.
-
-    def _keyframes(self, images: Sequence[Source], settings: MorphSettings) -> list[Image.Image]:
-        """The images as the film shows them: fitted to one size, seen through the moving camera."""
-        if len(images) < 2:
-            raise SegueError(f"a film needs two images or more, not {len(images)}")
-        pictures = [load(image, background=settings.background) for image in images]
-        # Of the area that the checkpoint was made for, unless a size is asked for.
-        longest = round(self.backbone.native_size * (max(pictures[0].size) / min(pictures[0].size)) ** 0.5)
-        size = common_size(pictures, self.backbone.multiple_of, settings.width, settings.height, longest)
-        fitted = [fit(picture, size, settings.fit, settings.background) for picture in pictures]
-        if not settings.moves:
-            return fitted
-        motion = motion_of(settings)
-        return [shown(motion, Fraction(i), picture) for i, picture in enumerate(fitted)]
-
     def _batch_size(self, compute: ComputeSettings, size: tuple[int, int]) -> BatchSize:
         """The frames in one batch: as asked for, or as many as free memory takes."""
         return BatchSize(compute.batch_size, lambda: 1 if self.low_memory else self.backbone.frames_at_once(size))
@@ -376,35 +355,7 @@ class Interpolator:
         scale = self.backbone.latent_scale
         return self.backbone.latent_channels, size[1] // scale, size[0] // scale
 
-    def _encoded(
-        self, run: RunFolder, keyframes: Mapping[FrameKey, Image.Image], digests: Sequence[str]
-    ) -> dict[FrameKey, Tensor]:
-        """The clean latents of the keyframes, one network call each, kept in the run."""
-        latents: dict[FrameKey, Tensor] = {}
-        for (key, picture), pixels in zip(keyframes.items(), digests, strict=True):
-            recipe = f"{key.name}-{pixels[:12]}"
-            if run.latent(recipe) is None:
-                with self.backbone.evaluating():
-                    z = self.backbone.encode(to_tensor([picture]))[0]
-                if not torch.isfinite(z).all():
-                    raise SegueError(
-                        f"keyframe {key.pair}: the model gave no numbers (NaN) for it; "
-                        "load it with dtype float32 (or bfloat16)"
-                    )
-                run.save_latents({recipe: z})
-            latent = run.latent(recipe)
-            assert latent is not None
-            latents[key] = latent
-        return latents
-
-    def _camera(self, settings: MorphSettings, keyframes: Mapping[FrameKey, Image.Image]) -> Seen:
-        """How the moving camera sees the parents of a frame."""
-        if settings.motion_space == "latent":
-            return partial(seen, motion_of(settings))
-        images = {key: _image(keyframes, key) for key in keyframes}
-        return PixelSpace(motion_of(settings), images, self.backbone.encode, self.backbone.decode)
-
-    def _words(
+    def _wording(
         self,
         run: RunFolder,
         settings: MorphSettings,
@@ -412,64 +363,16 @@ class Interpolator:
         latents: Latents,
         report: Callback,
     ) -> Words:
-        """The path of the words over the film: found, embedded, fitted to the keyframes."""
-        texts = run.read("prompts.json") or {}
-        if "prompts" not in texts:
-            found = prompts(
-                settings, len(keyframes), lambda: captions(keyframes, settings.captioner, model_name=self.name)
-            )
-            texts = {"prompts": list(found)}
-            run.write("prompts.json", texts)
-        path = cache(lambda: self._path(run, settings, texts["prompts"], keyframes, latents, report))
-        if settings.inversion_iterations:
-            path()
-        # Prompts that are only embedded are so when they are first needed: a finished film needs none.
-        return Words(self.backbone, run, lambda place: path()(place), settings.negative_prompt)
-
-    def _path(
-        self,
-        run: RunFolder,
-        settings: MorphSettings,
-        texts: Sequence[str],
-        keyframes: Sequence[Image.Image],
-        latents: Latents,
-        report: Callback,
-    ) -> ConditioningPath[Any]:
-        """The words of each keyframe, embedded and fitted, and of the places in between that have a prompt."""
-        count = len(keyframes)
-        with self.backbone.evaluating():
-            words: Any = self.backbone.embed(texts, [settings.negative_prompt] * count)
-        if settings.inversion_iterations:
-            inverted = invert(
-                self.backbone,
-                torch.stack([latents[FrameKey(i)] for i in range(count)]),
-                words,
-                settings,
-                Noise(settings.seed),
-                [FrameKey(i) for i in range(count)],
-                pictures=keyframes,
-                folder=run.path / "words",
-                progress=lambda i, n: report(Progress("words", step=i, steps=n)),
-            )
-            words = inverted.words
-            run.save_losses(inverted.losses)
-        with self.backbone.evaluating():
-            # A prompt in between comes with the keyframes' negative embedding, fitted or not.
-            negative = words.sample(0).negative
-            placed: Any = [
-                (
-                    place,
-                    words.sample(which)
-                    if isinstance(which, int)
-                    else dataclasses.replace(self._embedded(which), negative=negative),
-                )
-                for place, which in anchors(settings, count)
-            ]
-        return ConditioningPath(placed, settings.embedding_blend)
-
-    def _embedded(self, prompt: str) -> Any:
-        """The conditioning of one prompt."""
-        return self.backbone.embed([prompt], [""])
+        """The words of a film; the iterations in which they are fitted are reported."""
+        return wording(
+            self.backbone,
+            run,
+            settings,
+            keyframes,
+            latents,
+            model_name=self.name,
+            progress=lambda step, steps: report(Progress("words", step=step, steps=steps)),
+        )
 
 
 def _settings(preset: str | None, values: Mapping[str, Any]) -> tuple[MorphSettings, ComputeSettings]:
@@ -477,11 +380,6 @@ def _settings(preset: str | None, values: Mapping[str, Any]) -> tuple[MorphSetti
     computing = {name: value for name, value in values.items() if name in fields(ComputeSettings)}
     others = {name: value for name, value in values.items() if name not in computing}
     return checked(MorphSettings, with_preset(preset or "balanced", others)), checked(ComputeSettings, computing)
-
-
-def _image(keyframes: Mapping[FrameKey, Image.Image], key: FrameKey) -> Tensor:
-    """A keyframe's image (3, H, W) in [-1, 1]; the one that closes a loop is the first."""
-    return to_tensor([keyframes[FrameKey(key.pair % len(keyframes))]])[0]
 
 
 def _judge(settings: MorphSettings) -> Judge | None:
