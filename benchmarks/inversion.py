@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from segue import models
-from segue.backbone.stable_diffusion import StableDiffusion, TextConditioning
+from segue.backbone.conditioning import TextConditioning
+from segue.backbone.stable_diffusion import StableDiffusion
 from segue.evaluate.manifest import Pair, read_pairs
 from segue.evaluate.statistics import mean_interval, paired_interval
 from segue.files import write_json

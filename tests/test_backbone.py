@@ -28,7 +28,8 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPImageProcessorPil
 
 from segue.backbone import CLEAN, Backbone, NoisePoint, Sampling, diffuse
-from segue.backbone.stable_diffusion import Control, StableDiffusion, TextConditioning
+from segue.backbone.conditioning import Control, TextConditioning
+from segue.backbone.stable_diffusion import StableDiffusion
 from segue.blend import slerp
 from segue.errors import SegueError
 

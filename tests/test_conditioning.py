@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from segue.backbone.stable_diffusion import TextConditioning
+from segue.backbone.conditioning import TextConditioning
 from segue.conditioning import ConditioningPath
 
 

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_pipe
 
 import segue.inversion
-from segue.backbone.stable_diffusion import StableDiffusion, TextConditioning
+from segue.backbone.conditioning import TextConditioning
+from segue.backbone.stable_diffusion import StableDiffusion
 from segue.errors import SegueError, SegueWarning
 from segue.inversion import Inverted, augmented, denoising_loss, invert
 from segue.noise import Noise

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from segue import models, threads
 from segue.backbone import Sampling, stable_diffusion
+from segue.backbone.conditioning import Control, TextConditioning
 from segue.backbone.controlnets import hints_once
-from segue.backbone.stable_diffusion import Control, StableDiffusion, TextConditioning
+from segue.backbone.stable_diffusion import StableDiffusion
 from segue.interpolate import Interpolator
 from segue.settings import MorphSettings, checked
 from segue.threads import allowed_cpus, limit_threads

@@ -37,7 +37,8 @@ from benchmarks.speed.shares import networks_of, sample_of
 from benchmarks.speed.transcription import Procedure, decoded, frame_steps
 from segue import Interpolator
 from segue.backbone import CLEAN, Sampling
-from segue.backbone.stable_diffusion import StableDiffusion, TextConditioning
+from segue.backbone.conditioning import TextConditioning
+from segue.backbone.stable_diffusion import StableDiffusion
 from segue.files import write_json
 from segue.models import best_dtype, channels_last, device_of, quiet
 from segue.settings import MorphSettings

@@ -33,7 +33,8 @@ from torch import Tensor
 from benchmarks.speed.meter import machine
 from segue import Interpolator
 from segue.backbone import CLEAN, Sampling
-from segue.backbone.stable_diffusion import StableDiffusion, TextConditioning
+from segue.backbone.conditioning import TextConditioning
+from segue.backbone.stable_diffusion import StableDiffusion
 from segue.clip import Clip
 from segue.conditioning import ConditioningPath
 from segue.evaluate.manifest import Pair, read_pairs

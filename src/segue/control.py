@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from segue.backbone import Backbone, Sampling
-from segue.backbone.stable_diffusion import Control
+from segue.backbone.conditioning import Control
 from segue.errors import SegueError, SegueWarning
 from segue.history import Edit
 from segue.noise import Noise

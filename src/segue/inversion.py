@@ -41,7 +41,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from segue.backbone import Backbone, Points, diffuse
-from segue.backbone.stable_diffusion import TextConditioning
+from segue.backbone.conditioning import TextConditioning
 from segue.errors import SegueError, SegueWarning
 from segue.files import write_bytes
 from segue.noise import Noise

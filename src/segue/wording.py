@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from segue.backbone import Backbone
-from segue.backbone.stable_diffusion import TextConditioning
+from segue.backbone.conditioning import TextConditioning
 from segue.caption import captions
 from segue.conditioning import ConditioningPath
 from segue.control import Controls
