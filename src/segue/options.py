@@ -37,7 +37,7 @@ def with_settings(*kinds: type[Any]) -> Callable[[Command], Command]:
     def decorate(command: Command) -> Command:
         own = inspect.signature(command).parameters.values()
         named = [parameter for parameter in own if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
-        made = [_option(kind, name, field) for kind in kinds for name, field in fields(kind).items()]
+        made = [_option(kind, name, field) for kind in kinds for name, field in _own_first(kind)]
 
         def run(**values: Any) -> None:
             command(**{name: value for name, value in values.items() if name in explicit or value is not None})
@@ -75,16 +75,25 @@ def faults_as_lines() -> Iterator[None]:
         raise typer.Exit(2) from error
 
 
+def _own_first(kind: type[Any]) -> list[tuple[str, FieldInfo]]:
+    """The fields of a kind of settings, those of its own before those that it inherits."""
+    return sorted(fields(kind).items(), key=lambda item: kind.__mro__.index(_owner(kind, item[0])))
+
+
+def _owner(kind: type[Any], name: str) -> type[Any]:
+    """The class that a field comes from."""
+    return next(base for base in reversed(kind.__mro__) if name in getattr(base, "__annotations__", {}))
+
+
 def _option(kind: type[Any], name: str, field: FieldInfo) -> inspect.Parameter:
     """The parameter of one field; None stands for "not given", so that a preset can fill it in."""
     flag = option_name(name)
-    owner = next(base for base in reversed(kind.__mro__) if name in getattr(base, "__annotations__", {}))
     text = "; ".join(filter(None, [(field.description or "").rstrip("."), _shown_default(field)])) + "."
     option = typer.Option(
         f"{flag}/--no-{flag[2:]}" if field.annotation is bool else flag,
         help=text,
         show_default=False,
-        rich_help_panel=_PANELS[owner.__name__],
+        rich_help_panel=_PANELS[_owner(kind, name).__name__],
     )
     annotation = Annotated[_typed(field.annotation) | None, option]  # type: ignore[valid-type]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
