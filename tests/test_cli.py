@@ -235,6 +235,11 @@ def test_help_version_and_models(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["morph", "--help"]) == 0
     text = capsys.readouterr().out
     assert re.search(r"--num-frames <int>\s+Frames from one keyframe", text)
+    # What is chosen first stands first.
+    places = [
+        text.index(f"\n  {option} ") for option in ("--model", "--dtype", "--num-frames", "--inversion-iterations")
+    ]
+    assert places == sorted(places)
     assert run(["models"]) == 0
     assert capsys.readouterr().out.startswith("pocket ")
 
