@@ -65,9 +65,6 @@ def test_stock_clip_and_processor() -> None:
     assert next(clip.parameters()).dtype == torch.float32
 
 
-@pytest.mark.xfail(
-    strict=True, reason="CLIP went on after the UNet was trained: train the UNet on its present text tower"
-)
 def test_the_text_encoder_is_clip_s_text_tower(pipe: StableDiffusionPipeline) -> None:
     clip = CLIPModel.from_pretrained(POCKET / "clip", local_files_only=True)
     tokens = pipe.tokenizer(["cat, noto"], return_tensors="pt").input_ids
@@ -75,14 +72,6 @@ def test_the_text_encoder_is_clip_s_text_tower(pipe: StableDiffusionPipeline) ->
         ours = pipe.text_encoder(tokens).last_hidden_state
         theirs = clip.text_model(input_ids=tokens).last_hidden_state
     assert torch.allclose(ours, theirs, atol=1e-5)
-
-
-def test_the_text_encoder_has_the_tokens_and_the_shape_of_clip_s_text_tower(pipe: StableDiffusionPipeline) -> None:
-    clip = CLIPModel.from_pretrained(POCKET / "clip", local_files_only=True)
-    tokenizer = CLIPTokenizer.from_pretrained(POCKET / "clip", local_files_only=True)
-    assert tokenizer.get_vocab() == pipe.tokenizer.get_vocab()
-    shapes = [{name: w.shape for name, w in part.state_dict().items()} for part in (pipe.text_encoder, clip.text_model)]
-    assert shapes[0] == shapes[1]
 
 
 def test_controlnet_and_keypoint_network_load(pipe: StableDiffusionPipeline) -> None:
