@@ -147,13 +147,13 @@ FAR = {"layout": 0.14, "style": 0.07, "content": 0.57, "pose": 0.2}
 
 # Over the benchmark's 60 pairs (the same command); None would show no score.
 SCORE: Score | None = Score(
-    layout=1.807,
+    layout=1.336,
     style=0.0,
-    content=0.223,
-    deciles=(0.0539, 0.1056, 0.1299, 0.1591, 0.1977, 0.245, 0.294, 0.3556, 0.4264, 0.5313, 0.7946),
-    correlation=0.53,
-    low=0.31,
-    high=0.72,
+    content=0.399,
+    deciles=(0.0467, 0.0906, 0.107, 0.1397, 0.1864, 0.2452, 0.3094, 0.3992, 0.4468, 0.5943, 0.781),
+    correlation=0.69,
+    low=0.48,
+    high=0.82,
 )
 
 
