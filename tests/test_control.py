@@ -76,6 +76,25 @@ def test_given_poses_guide_the_frames(segue: Interpolator, keyframes: list[Image
     assert np.array_equal(np.asarray(again.frames[2]), np.asarray(guided.frames[2]))
 
 
+def test_files_with_other_content_are_another_film(
+    segue: Interpolator, keyframes: list[Image.Image], tmp_path: Path
+) -> None:
+    paths = files(tmp_path, standing(5), standing(35))
+    segue(*keyframes, **SETTINGS, pose=paths, output=tmp_path / "run")
+    segue(*keyframes, **{**SETTINGS, "num_frames": 9}, pose=paths, output=tmp_path / "run")  # grown
+    kept = (tmp_path / "run/pose/001.0000000.json").read_text()
+    files(tmp_path, standing(5), standing(20))
+    with pytest.raises(SegueError, match="pose: files with other content"):
+        segue(*keyframes, **{**SETTINGS, "num_frames": 9}, pose=paths, output=tmp_path / "run")
+    assert (tmp_path / "run/pose/001.0000000.json").read_text() == kept
+    image = str(tmp_path / "hint.png")
+    Image.new("RGB", (64, 64), "white").save(image)
+    segue(*keyframes, **SETTINGS, control_image=[image] * 2, output=tmp_path / "hinted")
+    Image.new("RGB", (64, 64), "black").save(image)
+    with pytest.raises(SegueError, match="control_image: files with other content"):
+        segue(*keyframes, **SETTINGS, control_image=[image] * 2, output=tmp_path / "hinted")
+
+
 def test_a_pose_of_its_own_changes_a_frame(segue: Interpolator, keyframes: list[Image.Image], tmp_path: Path) -> None:
     paths = files(tmp_path, standing(5), standing(35))
     before = segue(*keyframes, **SETTINGS, pose=paths, output=tmp_path / "run")

@@ -18,7 +18,7 @@ from segue.evaluate.features import Network, network_named
 from segue.evaluate.harness import Stage, evaluate, schemes_named
 from segue.evaluate.manifest import Pair, read_pairs
 from segue.evaluate.report import check_report, write_report
-from segue.evaluate.results import Report, read_report
+from segue.evaluate.results import Measured, Report, _set_values, read_report
 from segue.interpolate import Interpolator
 from segue.settings import SCHEMES
 
@@ -173,6 +173,31 @@ def test_other_settings_need_another_folder(made: Any, segue: Counting) -> None:
     with pytest.raises(SegueError, match=r"num_frames"):
         evaluate(segue, pairs, report.schemes, output, networks=networks, settings={"num_frames": 2})
     assert segue.films == 0
+
+
+def test_a_preset_goes_as_far_as_each_scheme_knows_it(segue: Counting, tmp_path: Path) -> None:
+    (tmp_path / "pairs").mkdir()
+    pairs = write_pairs(tmp_path / "pairs", 2)
+    settings = {**SETTINGS, "inversion_iterations": 0}
+    report = evaluate(
+        segue,
+        pairs,
+        ("branching", "interpolate"),
+        tmp_path / "out",
+        networks=[network_named("pixels")],
+        settings=settings,
+        preset="paper",
+    )
+    assert report.settings["solver"] == "ddim"  # of the preset
+    assert segue.films == 4
+
+
+def test_films_of_different_lengths_have_no_set_values() -> None:
+    film: Any = None
+    random = np.random.default_rng(0)
+    films = [Measured(film, {}, {"x": random.normal(size=(frames, 4))}, {}, np.array([])) for frames in (5, 5, 6)]
+    assert set(_set_values(films[:2], "x")) >= {"fid", "kid"}
+    assert _set_values(films, "x") == {}
 
 
 def test_a_stopped_evaluation_continues(made: Any, segue: Counting, tmp_path: Path) -> None:

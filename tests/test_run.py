@@ -304,6 +304,8 @@ def test_clearing_removes_only_what_a_run_made(tmp_path: Path) -> None:
         run.settle(KEY, "a")
         run.record(Undo())
         (run.path / "my-film.mp4").write_bytes(b"mine")
+        run.save_image("control/000.0000000.png", picture())
+        run.write("distances.json", {})
         run.clear()
         assert sorted(path.name for path in run.path.iterdir()) == ["lock", "my-film.mp4"]
         assert run.history.events == []

@@ -18,6 +18,7 @@ from segue.errors import SegueError
 from segue.interpolate import Interpolator
 from segue.settings import ModelSettings, MorphSettings, as_json, fields
 from segue.studio import pose_editor
+from segue.studio.change import frame_at
 from segue.studio.controls import Control, command_line, controls, groups, read, shown
 from segue.studio.jobs import Job, Queue
 from segue.studio.panel import frame_panel, table
@@ -333,6 +334,23 @@ def test_a_refined_film_has_all_its_places_from_the_beginning(tmp_path: Path) ->
     planned = {slot.key: (slot.level, slot.parents) for slot in RunView(session.run).slots()}
     assert len(planned) == 9
     assert planned == finished
+
+
+def test_a_film_is_begun_in_the_empty_folder_that_was_named(tmp_path: Path) -> None:
+    (tmp_path / "film").mkdir()
+    session = tiny_studio(tmp_path / "root", opened=tmp_path / "film").session("c" * 32)
+    for name in ("red", "blue"):
+        session.keyframes.add(picture(tmp_path / f"{name}.png", name), f"{name}.png")
+    made(session)
+    assert session.run == tmp_path / "film"
+    assert (tmp_path / "film" / "run.json").exists()
+
+
+@pytest.mark.parametrize("place", ["1e300000000", "0.5", "1/0", "-1", "", "9" * 5000, "1/2/3", "\u0661"])
+def test_a_place_is_a_short_fraction(place: str) -> None:
+    assert frame_at("5/4") == FrameKey(1, Fraction(1, 4))
+    with pytest.raises(SegueError, match="there is no frame at"):
+        frame_at(place)
 
 
 def test_a_run_of_the_command_line_is_opened_and_changed(tmp_path: Path) -> None:

@@ -184,6 +184,15 @@ def test_another_visitor_sees_nothing_of_it(server: Server) -> None:
     assert json.loads(body)["keyframes"] == []
 
 
+def test_other_programs_cookies_do_not_hide_the_visitor(server: Server) -> None:
+    """Browsers send the cookies of all ports of this machine, in any form."""
+    known = server.raw("/studio/state")
+    assert json.loads(known[1])["runs"]
+    for other in ("x[y]=1", 'p={"a": 1}', "u=a b", "a@b=1", "plain", "=", "a{b}=1"):
+        for cookie in (f"{other}; segue={VISITOR}", f"segue={VISITOR}; {other}"):
+            assert server.raw("/studio/state", None, Cookie=cookie) == known
+
+
 def test_uploads_are_limited(server: Server) -> None:
     status, body = server.raw("/studio/keyframes?name=big.png", "f" * 32, "POST", b"x" * 200_001)
     assert status == 413

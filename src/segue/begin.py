@@ -36,6 +36,7 @@ def begin(
     batch_size: BatchSize,
     model: Mapping[str, str | None],
     *,
+    given: Sequence[str],
     overwrite: bool,
 ) -> None:
     """Write what determines the images, or compare it with what the folder holds.
@@ -49,6 +50,7 @@ def begin(
         settings: what determines the images.
         batch_size: how the work is cut into batches; a run that is continued keeps its own.
         model: the name and fingerprint of the model, and what else loads it again.
+        given: digests of the poses or control images that were given for the keyframes.
         overwrite: begin anew where the folder holds a run with other settings.
 
     Raises:
@@ -62,6 +64,7 @@ def begin(
             {"source": source, "pixels": digest(keyframe)} for source, keyframe in zip(sources, keyframes, strict=True)
         ],
         "model": dict(model),
+        "given": list(given),
     }
     there = run.read(RUN_FILE)
     grown = list(there.get("grown", [])) if there else []
@@ -138,6 +141,9 @@ def _changes(there: Mapping[str, Any], fresh: Mapping[str, Any]) -> dict[str, st
         changed["keyframes"] = f"keyframes: {names[0]}, now {names[1]}" + (
             " with other pixels" if names[0] == names[1] else ""
         )
+    name = "control_image" if fresh["settings"]["control_image"] else "pose"
+    if there.get("given", []) != fresh["given"] and name not in changed:
+        changed[name] = f"{name}: files with other content"
     return changed
 
 

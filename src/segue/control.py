@@ -20,6 +20,7 @@ from torch import Tensor
 
 from segue.backbone import Backbone, Sampling
 from segue.backbone.conditioning import Control
+from segue.begin import digest
 from segue.errors import SegueError, SegueWarning
 from segue.history import Edit
 from segue.noise import Noise
@@ -47,6 +48,11 @@ class Given:
 
     poses: tuple[Pose, ...] = ()
     images: tuple[Image.Image, ...] = ()
+
+    def digests(self) -> list[str]:
+        """A digest of each pose's keypoints or each image's pixels."""
+        poses = [json.dumps(as_openpose(pose)).encode() for pose in self.poses]
+        return [*(hashlib.sha256(pose).hexdigest() for pose in poses), *map(digest, self.images)]
 
 
 def read_given(settings: MorphSettings, count: int, size: tuple[int, int], networks: int) -> Given:

@@ -144,7 +144,8 @@ class Interpolator:
             with RunFolder(path) as run, self.backbone.evaluating():
                 sources = [_source(image) for image in images]
                 batch = self._batch_size(compute, keyframes[0].size)
-                begin(run, keyframes, sources, morph_settings, batch, self.model, overwrite=overwrite)
+                digests = given.digests()
+                begin(run, keyframes, sources, morph_settings, batch, self.model, given=digests, overwrite=overwrite)
                 keep_given(run, given)
                 self.make(run, compute, callback=callback, choose=choose, judge=judge)
                 return Morph(run.path, temporary=not output)
@@ -301,6 +302,7 @@ class Interpolator:
             raise SegueError("inversion_iterations is 0: nothing would be fitted; the paper uses 100 to 500")
         keyframes = fitted(images, morph_settings, self.backbone)
         check_words(morph_settings, len(keyframes))
+        given = read_given(morph_settings, len(keyframes), keyframes[0].size, len(self.backbone.controlnets))
         with RunFolder(Path(output)) as run:
             begin(
                 run,
@@ -309,8 +311,10 @@ class Interpolator:
                 morph_settings,
                 self._batch_size(compute, keyframes[0].size),
                 self.model,
+                given=given.digests(),
                 overwrite=False,
             )
+            keep_given(run, given)
             shown = {FrameKey(i): keyframe for i, keyframe in enumerate(keyframes)}
             latents = encoded(self.backbone, run, shown, [digest(keyframe) for keyframe in keyframes])
             self._wording(run, morph_settings, keyframes, latents, callback or (lambda _progress: None))

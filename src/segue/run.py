@@ -40,6 +40,7 @@ PARTS = (  # what a run folder holds beside its run file and its lock
     "tree.json",
     "prompts.json",
     "films.json",
+    "distances.json",
     "loss.csv",
     "contact-sheet.png",
     "candidates.png",
@@ -48,6 +49,7 @@ PARTS = (  # what a run folder holds beside its run file and its lock
     "latents",
     "words",
     "pose",
+    "control",
 )
 
 

@@ -25,7 +25,7 @@ LOCK = "lock"
 def packed(order: Order) -> Order:
     """The order with all files that it needs."""
     archive = io.BytesIO()
-    with zipfile.ZipFile(archive, "w") as parcel:
+    with zipfile.ZipFile(archive, "w", strict_timestamps=False) as parcel:
         for i, path in enumerate(order.row.inputs):
             parcel.write(path, f"inputs/{_numbered(i, path)}")
         _add_run(parcel, order.row.folder)
@@ -44,7 +44,7 @@ def make_apart(loaded: Loaded, order: Order, frame: Callable[[], None], say: Cal
         if result.reason:
             return result
         archive = io.BytesIO()
-        with zipfile.ZipFile(archive, "w") as parcel:
+        with zipfile.ZipFile(archive, "w", strict_timestamps=False) as parcel:
             _add_run(parcel, row.folder)
             if row.film is not None:
                 parcel.write(row.film, row.film.name)

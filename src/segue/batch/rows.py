@@ -17,7 +17,7 @@ from segue.settings import (
     as_json,
     checked,
     fields,
-    preset_settings,
+    with_preset,
 )
 
 __all__ = ["KINDS", "Row", "read_rows", "values_of"]
@@ -82,12 +82,12 @@ def read_rows(manifest: Path, output: Path, values: Mapping[str, Any], *, preset
     names = {name for kind in KINDS for name in fields(kind)} - set(COLUMNS)
     pairs = read_pairs(manifest, settings=names, one_size=False)
     folder = manifest if manifest.is_dir() else manifest.parent
-    shared = {**preset_settings(preset), **_absolute(values, Path.cwd())}
+    shared = _absolute(values, Path.cwd())
     rows, faults = [], []
     for pair in pairs:
         try:
             own = _absolute({name: _typed(name, value) for name, value in pair.settings.items()}, folder.absolute())
-            given = values_of(pair, {**shared, **own})
+            given = values_of(pair, with_preset(preset, {**shared, **own}))
             checked(MorphSettings, _of(given, MorphSettings))
             checked(ComputeSettings, _of(given, ComputeSettings))
             checked(FilmSettings, _of(given, FilmSettings))

@@ -90,8 +90,9 @@ def _evaluate(
                 f"{option_name(name)} does not go with evaluate; it takes --schemes, and films of two images"
             )
     chosen = schemes_named(schemes)
-    settings = with_preset(preset, given(values, MorphSettings))
-    checked(MorphSettings, settings)
+    settings = given(values, MorphSettings)
+    for scheme in chosen:
+        checked(MorphSettings, with_preset(preset, {**settings, "scheme": scheme}))
     computing = given(values, ComputeSettings)
     checked(ComputeSettings, computing)
     with faults_as_lines():
@@ -105,7 +106,16 @@ def _evaluate(
     seen = [network_named(name, model.device or _device()) for name in dict.fromkeys(networks)]
     segue = Interpolator.loaded(model)
     with shown_as_lines(mode_of(quiet), _line, unit="films") as show:
-        report = measure(segue, pairs, chosen, output, networks=seen, settings={**settings, **computing}, callback=show)
+        report = measure(
+            segue,
+            pairs,
+            chosen,
+            output,
+            networks=seen,
+            settings={**settings, **computing},
+            preset=preset,
+            callback=show,
+        )
     page = write_report(report, output)
     if not quiet:
         print(page)

@@ -33,7 +33,7 @@ from segue.evaluate.measures import Array, sharpness
 from segue.evaluate.results import Film, Measured, Report, report_of
 from segue.files import write_bytes, write_json
 from segue.interpolate import Interpolator
-from segue.settings import SCHEMES, MorphSettings, as_json, checked, differences
+from segue.settings import SCHEMES, MorphSettings, as_json, checked, differences, with_preset
 
 __all__ = ["Stage", "evaluate", "schemes_named"]
 
@@ -69,6 +69,7 @@ def evaluate(
     *,
     networks: Sequence[Network],
     settings: Mapping[str, Any] | None = None,
+    preset: str = "balanced",
     callback: Callback | None = None,
 ) -> Report:
     """Measure schemes on pairs.
@@ -80,6 +81,7 @@ def evaluate(
         output: the folder of the evaluation; one that holds another evaluation of the same settings is added to.
         networks: the feature networks.
         settings: fields of MorphSettings and ComputeSettings; scheme, prompts and poses come from elsewhere.
+        preset: values to begin with; what of it a scheme does not know is left out there.
         callback: is handed a Stage after each film and each measurement.
 
     Returns:
@@ -90,7 +92,8 @@ def evaluate(
     """
     begun, clock, report = time.perf_counter(), _Clock(), callback or (lambda _stage: None)
     model = {"name": segue.name, "fingerprint": segue.backbone.fingerprint()}
-    jobs = [_job(model["fingerprint"], pair, scheme, settings or {}) for scheme in schemes for pair in pairs]
+    by_scheme = [with_preset(preset, {**(settings or {}), "scheme": scheme}) for scheme in schemes]
+    jobs = [_job(model["fingerprint"], pair, of_scheme) for of_scheme in by_scheme for pair in pairs]
 
     # Make the films.
     films = []
@@ -158,17 +161,18 @@ class _Clock:
         self.spent[share] += time.perf_counter() - begun
 
 
-def _job(model: str, pair: Pair, scheme: str, settings: Mapping[str, Any]) -> _Job:
+def _job(model: str, pair: Pair, settings: Mapping[str, Any]) -> _Job:
     """What one film is made from, as plain values that can be compared."""
-    values = values_of(pair, {**settings, "scheme": scheme})
+    values = values_of(pair, settings)
     images = {name: value for name, value in values.items() if name in MorphSettings.__dataclass_fields__}
     recipe = {
         "settings": as_json(checked(MorphSettings, images)),
         "model": model,
         "a": _digest_of_file(pair.a),
         "b": _digest_of_file(pair.b),
+        "poses": [_digest_of_file(path) for path in (pair.pose_a, pair.pose_b) if path is not None],
     }
-    return _Job(pair, scheme, values, recipe)
+    return _Job(pair, settings["scheme"], values, recipe)
 
 
 def _film(segue: Interpolator, job: _Job, output: Path, clock: _Clock) -> tuple[Film, bool]:

@@ -276,13 +276,14 @@ def _over_sets(
                     spread_interval(value - found[second][name][0], draws - found[second][name][1], pairs),
                 )
                 for name, (value, draws) in found[first].items()
+                if name in found[second]
             ]
     return cells, contrasts
 
 
 def _set_values(films: Sequence[Measured], network: str) -> dict[str, tuple[float, Array]]:
     """FID, FID over all frames and KID of one scheme, each with its values over drawn pairs."""
-    if len(films) < 2:
+    if len(films) < 2 or len({len(m.features[network]) for m in films}) > 1:  # films of one length are compared
         return {}
     features = np.stack([m.features[network] for m in films])  # (pairs, F, D)
     inputs, between = features[:, [0, -1]], features[:, 1:-1]

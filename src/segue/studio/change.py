@@ -1,5 +1,6 @@
 """What the page asks of a frame, read as an edit of the frame."""
 
+import re
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +15,7 @@ from segue.tree import FrameKey
 __all__ = ["edit_of", "frame_at"]
 
 LONGEST_PROMPT = 2000  # letters
+PLACE = re.compile(r"\d{1,4}(/[1-9]\d{0,6})?", re.ASCII)
 _NUMBERS: Mapping[str, Callable[[Any], float]] = {"seed": int, "noise": float}
 
 
@@ -53,7 +55,6 @@ def edit_of(view: RunView, key: FrameKey, change: Mapping[str, Any], folder: Pat
 
 def frame_at(place: str) -> FrameKey:
     """The frame at a place that the page names, as "1/2"; SegueError where it is none."""
-    try:
-        return FrameKey.at(Fraction(place))
-    except (ValueError, ZeroDivisionError):
-        raise SegueError(f"there is no frame at '{place}'") from None
+    if not PLACE.fullmatch(place):  # no exponents, which a Fraction would take at any length
+        raise SegueError(f"there is no frame at '{place}'")
+    return FrameKey.at(Fraction(place))

@@ -12,7 +12,6 @@ import re
 import secrets
 import stat
 from collections.abc import Callable, Mapping
-from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,6 +19,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from segue.errors import SegueError
@@ -210,7 +210,7 @@ class Guard:
         if refusal := self._refusal(scope, headers):
             await refusal(scope, receive, send)
             return
-        cookies = {name: morsel.value for name, morsel in SimpleCookie(headers.get("cookie", "")).items()}
+        cookies = cookie_parser(headers.get("cookie", ""))
         fresh = None if visitor_of(cookies) else secrets.token_hex(16)
         if fresh:  # the application sees the cookie at once
             cookies[COOKIE] = fresh

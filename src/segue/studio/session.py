@@ -372,7 +372,7 @@ class Session:
 
     def _new_name(self) -> str:
         """The name of the next film."""
-        if self.studio.opened and not self.studio.opened.exists():
+        if self.studio.opened and not (self.studio.opened / RUN_FILE).exists():
             return self.studio.opened.name
         number = 1
         while (self.folder / "films" / f"film-{number}").exists() or f"film-{number}" in self.data["begun"]:
