@@ -17,6 +17,7 @@ from PIL import Image
 from tiny import tiny_pipe
 
 from segue.batch import command, drive
+from segue.batch.cluster import share_of
 from segue.batch.command import BatchCommand, batch
 from segue.batch.crew import Event, Processes
 from segue.batch.drive import Outcome, Status, locked
@@ -337,6 +338,28 @@ def test_a_model_that_no_worker_can_load_ends_the_batch(tmp_path: Path, loaded: 
     crew.found = [LOST, LOST, LOST]
     with pytest.raises(SegueError, match=r"lost while they load the model \(killed by signal 9\)"):
         drive.drive(rows_of(tmp_path, 1), [], crew)
+
+
+# Workers on a cluster.
+
+
+@pytest.mark.parametrize(
+    ("machines", "count", "share"),
+    [
+        ([8, 8], 1, 8.0),  # no machine has all sixteen
+        ([8, 8], 2, 8.0),
+        ([16, 4], 2, 8.0),  # both on the larger one
+        ([16, 10], 2, 10.0),
+        ([2], 4, 0.5),
+        ([8, 8], 3, 4.0),
+        ([0, 6], 4, 1.0),
+        ([1, 1, 1], 3, 1.0),
+        ([1], 3, 0.333),
+    ],
+)
+def test_a_worker_s_share_lies_within_one_machine(machines: list[float], count: int, share: float) -> None:
+    assert share_of(machines, count) == share
+    assert sum(int(there / share) for there in machines) >= count
 
 
 # Workers that do not see the files.

@@ -9,6 +9,7 @@ import logging
 import os
 import secrets
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from segue.settings import ModelSettings
 if TYPE_CHECKING:
     from segue.batch.work import Order
 
-__all__ = ["LOCAL", "Actors"]
+__all__ = ["LOCAL", "Actors", "share_of"]
 
 LOCAL = "local"  # the address that starts Ray on this machine
 
@@ -42,13 +43,17 @@ class Actors:
         """
         self._ray = ray = _imported()
         _join(ray, address)
-        gpus, cpus = (float(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
-        gpus = 0.0 if model.device not in (None, "cuda") else gpus
-        machines = sum(bool(node["Alive"]) for node in ray.nodes())
-        count = min(workers or int(gpus) or machines, rows)
-        share = min(1.0, gpus / count) if gpus else cpus / count
-        self._threads = threads_of(int(cpus), count)
-        self._options = {"num_gpus": share, "num_cpus": 0} if gpus else {"num_cpus": _placeable(share)}
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        gpus, cpus = ([float(machine.get(kind, 0)) for machine in machines] for kind in ("GPU", "CPU"))
+        gpus = [0.0] if model.device not in (None, "cuda") else gpus
+        count = min(workers or int(sum(gpus)) or len(machines), rows)
+        if any(gpus):
+            self._options = {"num_gpus": min(1.0, share_of(gpus, count)), "num_cpus": 0}
+            self._threads = threads_of(int(sum(cpus)), count)
+        else:
+            share = share_of(cpus, count)
+            self._options = {"num_cpus": share}
+            self._threads = threads_of(int(share * count), count)
         self._model = model
         self._token = output.absolute() / f".token.{secrets.token_hex(4)}.part"
         self._token.touch()
@@ -189,9 +194,18 @@ def _join(ray: Any, address: str) -> None:
         ) from error
 
 
-def _placeable(cpus: float) -> float:
-    """A share of CPUs that Ray can place: whole numbers from 1, below in thousandths."""
-    return float(int(cpus)) if cpus >= 1 else int(cpus * 1000) / 1000
+def share_of(machines: Sequence[float], count: int) -> float:
+    """The most of a resource that each of ``count`` workers can have, each within one of the machines.
+
+    As Ray takes it: a whole number from 1, below that in thousandths.
+    """
+
+    def fits(share: float) -> bool:
+        return sum(int(there / share + 1e-9) for there in machines) >= count
+
+    shares = [there / k for there in machines if there > 0 for k in range(1, count + 1)]
+    share = max(filter(fits, shares), default=0.0)
+    return float(int(share)) if share >= 1 else int(share * 1000) / 1000
 
 
 def _reason(error: Exception) -> str:
