@@ -1,6 +1,7 @@
 """The studio without a browser and without Gradio: sessions, the queue, the timeline, controls, poses."""
 
 import json
+import shlex
 import threading
 import time
 from collections.abc import Callable
@@ -160,6 +161,8 @@ def test_a_pose_of_its_own(film: Session) -> None:
     assert "nobody in keyframe 1" in film.job.message
     panel = frame_panel(film, FrameKey(0, Fraction(1, 4)))
     assert (panel["pose_of"], panel["pose"]) == ("own", people)
+    words = shlex.split(film.commands()[-1])
+    assert Path(words[words.index("--pose") + 1]).is_file()
     film.step(back=True)
     ended(film)
     assert frame_panel(film, FrameKey(0, Fraction(1, 4)))["pose_of"] == "none"
@@ -266,9 +269,14 @@ def test_crop_and_order_and_prompts(tmp_path: Path) -> None:
     session = begun(tiny_studio(tmp_path / "root"), tmp_path)
     first, second = (keyframe["id"] for keyframe in session.data["keyframes"])
     session.keyframes.crop(first, (0.25, 0.25, 0.75, 0.75))
-    with Image.open(session.folder / "keyframes" / f"{first}-crop.png") as cropped:
+    before = session.keyframes.path(session.keyframes[first])
+    with Image.open(before) as cropped:
         assert cropped.size == (32, 32)
         assert cropped.getpixel((16, 16)) == (255, 0, 0)
+    earlier = before.read_bytes()
+    session.keyframes.crop(first, (0, 0, 0.75, 0.75))  # a film that was made with the first crop keeps its picture
+    assert session.keyframes.path(session.keyframes[first]) != before
+    assert before.read_bytes() == earlier
     session.keyframes.move(first, 1)
     assert [keyframe["id"] for keyframe in session.data["keyframes"]] == [second, first]
     assert session.describe(first) == "a red dot"

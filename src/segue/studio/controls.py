@@ -8,6 +8,7 @@ import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
@@ -125,8 +126,8 @@ def command_line(
     return shlex.join(words)
 
 
-def redo_line(output: str, redo: Redo) -> str:
-    """The command that makes a frame again as a redo did."""
+def redo_line(output: str, run: Path, redo: Redo) -> str:
+    """The command that makes a frame again as a redo did in a run folder."""
     words = ["segue", "redo", output, "--frame", str(_place(redo.frame.place))]
     if redo.candidate is not None:
         words += ["--candidate", str(redo.candidate)]
@@ -137,7 +138,7 @@ def redo_line(output: str, redo: Redo) -> str:
             "--negative-prompt": edit.negative_prompt,
             "--seed": edit.seed,
             "--noise": edit.noise,
-            "--pose": edit.pose,
+            "--pose": None if edit.pose is None else str(run / edit.pose),
         }
         words += [word for option, value in named.items() if value is not None for word in (option, _typed(value))]
     return shlex.join(words)

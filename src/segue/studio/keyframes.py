@@ -1,5 +1,6 @@
 """The keyframes on a visitor's table: the pictures that were given, their order, crops and prompts."""
 
+import hashlib
 import secrets
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -88,8 +89,8 @@ class Keyframes:
                     raise SegueError(f"crop: at least {SMALLEST_CROP} x {SMALLEST_CROP} pixels must be left")
                 with Image.open(self.folder / f"{number}.png") as picture:
                     edges = (round(left * width), round(top * height), round(right * width), round(bottom * height))
-                    self._write(picture.crop(edges), f"{number}-crop.png")
-                box = [left, top, right, bottom]
+                    box = [left, top, right, bottom]
+                    self._write(picture.crop(edges), self.path({**keyframe, "crop": box}).name)
             keyframe["crop"] = box
             self._save()
 
@@ -102,8 +103,11 @@ class Keyframes:
         return [dict(entry) for entry in self.entries]
 
     def path(self, keyframe: Mapping[str, Any]) -> Path:
-        """The picture that a keyframe gives to the film, cropped where it is."""
-        return self.folder / f"{keyframe['id']}{'-crop' if keyframe['crop'] else ''}.png"
+        """The picture that a keyframe gives to the film, cropped where it is; each crop has a file of its own."""
+        if not keyframe["crop"]:
+            return self.folder / f"{keyframe['id']}.png"
+        box = hashlib.sha256(repr([float(side) for side in keyframe["crop"]]).encode()).hexdigest()[:8]
+        return self.folder / f"{keyframe['id']}-{box}-crop.png"
 
     def prompts(self) -> tuple[str, ...]:
         """The prompts of all keyframes, or none; SegueError where only some have one."""

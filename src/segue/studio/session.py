@@ -27,7 +27,7 @@ from segue.studio.change import edit_of, frame_at
 from segue.studio.controls import command_line, controls, read, redo_line, shown
 from segue.studio.download import written
 from segue.studio.jobs import Job, Queue
-from segue.studio.keyframes import Keyframes
+from segue.studio.keyframes import MOST, Keyframes
 from segue.studio.timeline import RunView
 from segue.tree import FrameKey, grows
 
@@ -161,6 +161,8 @@ class Session:
             if path is None:
                 raise SegueError(f"there is no film {name}")
             view, known = RunView(path), self.data["begun"].get(name)
+            if view.keyframes > MOST:
+                raise SegueError(f"{name} has {view.keyframes} keyframes; {MOST} are the most on this page")
             self.data["run"] = name
             self._keep(view.settings, "balanced")
             if known:
@@ -294,7 +296,7 @@ class Session:
         output = str(self.output(view.path))
         sources = [keyframe["source"] for keyframe in view.data["keyframes"]]
         lines = [command_line(sources, output, view.settings, self._film_settings, view.data["model"])]
-        return lines + [redo_line(output, redo) for redo in view.history.redos]
+        return lines + [redo_line(output, view.path, redo) for redo in view.history.redos]
 
     def output(self, path: Path) -> Path:
         """The film of a run."""
