@@ -1,7 +1,7 @@
 """The denoiser: a stock `UNet2DConditionModel` on 16 x 16 latents, v-prediction, conditioned on the frozen text tower.
 
-Most of its work lies at 8 x 8 and 4 x 4, where a step is cheap. Four of five timesteps are drawn from the range that
-morphing uses. Run: `python -m training.unet` (resumes; a later run with more minutes goes on where the learning rate's
+Most of its work lies at 8 x 8 and 4 x 4, where a step is cheap. Timesteps are drawn mostly from the middle, where shapes
+are decided. Run: `python -m training.unet` (resumes; a later run with more minutes goes on where the learning rate's
 course then is).
 """
 
@@ -18,7 +18,7 @@ from training.loop import DEVICE, Course, arguments, autocast, course, generator
 from training.store import load_array, load_checkpoint
 
 HOW = course(
-    cpu=Course(minutes=60, batch=64, rate=7e-4, ema=0.998),
+    cpu=Course(minutes=60, batch=32, rate=6e-4, ema=0.999),
     gpu=Course(minutes=4, batch=768, rate=1.2e-3, ema=0.999, first=300, log_every=100),
 )
 FIGURES = 0.22
@@ -27,8 +27,8 @@ BARE = 0.1
 BACKGROUND = 0.25
 SIGNS = ("flat color icons", "ultimate color", "plump color", "plump flat", "kameleon color", "kameleon duo")
 SIGNS_WEIGHT = 0.3  # Icons of interfaces are drawn less often than pictures of things.
-USED = (50, 700)
-USED_SHARE = 0.6
+MIDDLE = 0.3  # Of the normal distribution whose logistic function most timesteps are drawn from; its deviation is 1.
+EVERY = 0.15  # The share of timesteps drawn evenly.
 MIN_SNR = 5.0
 LEVELS = (50, 200, 350, 500, 650, 800, 950)
 
@@ -84,10 +84,10 @@ def draw(data: dict[str, Any], weights: dict[str, Tensor], random: torch.Generat
 
 
 def timesteps(n: int, random: torch.Generator) -> Tensor:
-    """Random timesteps (n,): most within the range that morphing uses, the others from all."""
-    used = torch.randint(*USED, (n,), generator=random, device=random.device)
-    every = torch.randint(0, 1000, (n,), generator=random, device=random.device)
-    return torch.where(torch.rand(n, generator=random, device=random.device) < USED_SHARE, used, every)
+    """Random timesteps (n,): most logit-normal (Esser et al., 2024, arXiv 2403.03206), the others from all evenly."""
+    middle = (torch.randn(n, generator=random, device=random.device) + MIDDLE).sigmoid() * 1000
+    every = torch.rand(n, generator=random, device=random.device) * 1000
+    return torch.where(torch.rand(n, generator=random, device=random.device) < EVERY, every, middle).long().clamp(0, 999)
 
 
 def v_errors(
