@@ -213,6 +213,29 @@ def test_other_settings_begin_another_film(film: Session) -> None:
     assert film.data["settings"]["seed"] == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("pose", "/etc/passwd,/etc/hosts"),
+        ("control_image", "/root/a.png"),
+        ("captioner", "/models/blip"),
+        ("ranker", "someone/clip"),
+        ("look", "lpips:/root/weights.safetensors"),
+    ],
+)
+def test_a_shared_page_names_no_files_and_no_models(tmp_path: Path, name: str, value: str) -> None:
+    session = begun(tiny_studio(tmp_path / "root", public=True), tmp_path)
+    with pytest.raises(SegueError, match=f"^{name}: a shared studio"):
+        session.make({**FAST, name: value})
+    assert not session.runs()
+    assert session.settings({**FAST, "pose": "off", "look": "pocket"}, "balanced").pose == "off"
+
+
+def test_a_preset_goes_as_far_as_a_scheme_knows_it(tmp_path: Path) -> None:
+    session = begun(tiny_studio(tmp_path / "root"), tmp_path)
+    assert session.settings({"scheme": "interpolate"}, "paper").candidates == 1
+
+
 def test_stop_and_continue(tmp_path: Path) -> None:
     session = begun(tiny_studio(tmp_path / "root"), tmp_path)
     seen: list[Progress] = []

@@ -54,7 +54,7 @@ def studio(
 
     opened = _opened(run)
     load = _loader(opened, checked(ModelSettings, values))
-    made = Studio(folder.absolute(), load, _describe, opened, examples(), Queue(max_waiting))
+    made = Studio(folder.absolute(), load, _describe, opened, examples(), Queue(max_waiting), public=share)
     listening = _listening(port)
     hosts = None if share else frozenset({HOST, "localhost"})
     app = application(made, most_bytes=most, password=password, hosts=hosts)

@@ -17,10 +17,18 @@ from segue.errors import SegueError
 from segue.history import Redo
 from segue.settings import FilmSettings, InversionSettings, MorphSettings, as_json, checked, fields, option_name
 
-__all__ = ["FOLDED", "SHOWN", "Control", "command_line", "controls", "read", "redo_line", "shown"]
+__all__ = ["FOLDED", "SHOWN", "Control", "check_public", "command_line", "controls", "read", "redo_line", "shown"]
 
 SHOWN = ("num_frames", "loop", "seed")  # beside the presets; everything else is folded away
 ELSEWHERE = ("prompt",)  # each keyframe has its own box
+# The settings that name files or models, and the words among their values that name none.
+NAMES: Mapping[str, tuple[str, ...]] = {
+    "pose": ("auto", "off"),
+    "control_image": (),
+    "captioner": ("pocket", "none"),
+    "ranker": ("pocket",),
+    "look": ("pocket",),
+}
 
 FOLDED: Mapping[str, tuple[str, ...]] = {
     "Tree and noise": (
@@ -108,6 +116,18 @@ def read(name: str, value: Any, kind: type[Any] = MorphSettings) -> Any:
     if get_origin(fields(kind)[name].annotation) is tuple:
         return _numbers(name, str(value))
     return value
+
+
+def check_public(values: Mapping[str, Any]) -> None:
+    """Refuse settings by which a page that strangers see would read the server's files or load its models.
+
+    Raises:
+        SegueError: one of them names a file or a model.
+    """
+    for name, words in NAMES.items():
+        if (value := values.get(name)) and value not in words:
+            said = f"only {' or '.join(words)}" if words else "nothing"
+            raise SegueError(f"{name}: a shared studio takes {said} here, no files or models by name")
 
 
 def command_line(

@@ -21,10 +21,19 @@ from segue.files import write_json, writing
 from segue.interpolate import Interpolator
 from segue.morph import Morph
 from segue.run import RUN_FILE, RunFolder
-from segue.settings import ComputeSettings, FilmSettings, MorphSettings, as_json, checked, differences, preset_settings
+from segue.settings import (
+    ComputeSettings,
+    FilmSettings,
+    MorphSettings,
+    as_json,
+    checked,
+    differences,
+    preset_settings,
+    with_preset,
+)
 from segue.studio import pose_editor
 from segue.studio.change import edit_of, frame_at
-from segue.studio.controls import command_line, controls, read, redo_line, shown
+from segue.studio.controls import check_public, command_line, controls, read, redo_line, shown
 from segue.studio.download import written
 from segue.studio.jobs import Job, Queue
 from segue.studio.keyframes import MOST, Keyframes
@@ -48,6 +57,7 @@ class Studio:
         opened: a run to open for everybody, where one was named.
         examples: pictures to begin with, by name.
         queue: the one queue.
+        public: strangers see the page; its settings name no files and no models.
     """
 
     root: Path
@@ -56,6 +66,7 @@ class Studio:
     opened: Path | None = None
     examples: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
     queue: Queue = field(default_factory=Queue)
+    public: bool = False
     _model: Interpolator | None = None
     _sessions: dict[str, "Session"] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
@@ -181,7 +192,9 @@ class Session:
     def settings(self, values: Mapping[str, Any], preset: str) -> MorphSettings:
         """The settings of the page's controls, over those of a preset; what is empty is the default."""
         given = {name: setting for name, value in values.items() if (setting := read(name, value)) is not None}
-        return checked(MorphSettings, {**preset_settings(preset), **given, "prompt": self.keyframes.prompts()})
+        if self.studio.public:
+            check_public(given)
+        return checked(MorphSettings, with_preset(preset, {**given, "prompt": self.keyframes.prompts()}))
 
     def make(self, values: Mapping[str, Any], preset: str = "balanced") -> None:
         """Make a film of the keyframes: continue, grow or begin a run, and let it wait for its turn."""
