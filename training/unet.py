@@ -1,8 +1,8 @@
 """The denoiser: a stock `UNet2DConditionModel` on 16 x 16 latents, v-prediction, conditioned on the frozen text tower.
 
-Most of its work lies at 8 x 8 and 4 x 4, where a step is cheap. Timesteps are drawn mostly from the middle, where shapes
-are decided. Run: `python -m training.unet` (resumes; a later run with more minutes goes on where the learning rate's
-course then is).
+Most of its work lies at 8 x 8 and 4 x 4, where a step is cheap. Most timesteps are drawn from the middle, where shapes are
+decided. Run: `python -m training.unet` (resumes; a later run with more minutes goes on where the learning rate's course
+then is).
 """
 
 from collections.abc import Callable, Mapping
@@ -86,8 +86,8 @@ def draw(data: dict[str, Any], weights: dict[str, Tensor], random: torch.Generat
 def timesteps(n: int, random: torch.Generator) -> Tensor:
     """Random timesteps (n,): most logit-normal (Esser et al., 2024, arXiv 2403.03206), the others from all evenly."""
     middle = (torch.randn(n, generator=random, device=random.device) + MIDDLE).sigmoid() * 1000
-    every = torch.rand(n, generator=random, device=random.device) * 1000
-    return torch.where(torch.rand(n, generator=random, device=random.device) < EVERY, every, middle).long().clamp(0, 999)
+    every, chance = torch.rand(2, n, generator=random, device=random.device)
+    return torch.where(chance < EVERY, every * 1000, middle).long().clamp(0, 999)
 
 
 def v_errors(
