@@ -1,8 +1,8 @@
 """The denoiser: a stock `UNet2DConditionModel` on 16 x 16 latents, v-prediction, conditioned on the frozen text tower.
 
-Most of its work lies at 8 x 8 and 4 x 4, where a step is cheap. Most timesteps are drawn from the middle, where shapes are
-decided. Run: `python -m training.unet` (resumes; a later run with more minutes goes on where the learning rate's course
-then is).
+Most of its work lies at 8 x 8 and 4 x 4, where a step is cheap. Most timesteps are drawn from the middle, where shapes
+are decided. Run: `python -m training.unet` (resumes; a later run with more minutes goes on where the learning rate's
+course then is).
 """
 
 from collections.abc import Callable, Mapping
