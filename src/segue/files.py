@@ -31,11 +31,15 @@ _NAME_BYTES = 200  # of a name that a temporary name repeats: with its ending it
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[Path]:
+def writing(path: Path, *, flush: bool = True) -> Iterator[Path]:
     """Give a temporary path, which does not exist yet, and put what is written there in place of ``path`` at the end.
 
     Readers see the old file or the whole new one, also after a loss of power. Nothing is left if the block raises.
     A symbolic link keeps pointing where it pointed: its target is replaced.
+
+    Args:
+        path: the file.
+        flush: wait for the disk; not needed where the block only links a file that was written so before.
 
     Raises:
         SegueError: the operating system refused, in here or in the block; the message names ``path``.
@@ -44,9 +48,11 @@ def writing(path: Path) -> Iterator[Path]:
     temporary = _temporary(target)
     try:
         yield temporary
-        _flush(temporary, os.O_RDONLY)
+        if flush:
+            _flush(temporary, os.O_RDONLY)
         temporary.replace(target)
-        _flush_folder(target.parent)
+        if flush:
+            _flush_folder(target.parent)
     except OSError as error:
         raise _refused(path, error) from error
     finally:

@@ -228,11 +228,11 @@ class RunFolder:
         """Show the picture of a recipe as a frame."""
         frame, picture = self.frame(key), self._picture(recipe)
         frame.parent.mkdir(exist_ok=True)
-        with writing(frame) as temporary:
-            try:
+        try:
+            with writing(frame, flush=False) as temporary:
                 os.link(picture, temporary)
-            except OSError:  # a file system without links
-                temporary.write_bytes(picture.read_bytes())
+        except SegueError:  # a file system without links, or worse
+            write_bytes(frame, picture.read_bytes())
 
     def save_keyframe(self, key: FrameKey, picture: Image.Image) -> None:
         """Write a keyframe as it was given, after fitting."""
