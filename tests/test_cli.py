@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageDraw
 from tiny import tiny_pipe
 
-from segue import __version__
+from segue import __version__, make
 from segue.cli import run
 
 FRAMES = ["--num-frames", "5", "--num-inference-steps", "4", "--prompt", "cat"]
@@ -113,6 +113,109 @@ def test_redo_undo_restore(here: Path, model: Path, capsys: pytest.CaptureFixtur
     assert tree(here / "film/frames") == after
 
 
+def test_words_are_fitted_before_the_film_is_made(here: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fitted = ["a.png", "b.png", "-o", "film.mp4", "--model", str(model), "--inversion-iterations", "2", *FRAMES]
+    assert run(["invert", *fitted, "--preset", "draft"]) == 0
+    assert "the words are fitted" in capsys.readouterr().out
+    assert not (here / "film.mp4").exists()
+    words = tree(here / "film/words")
+    assert words
+    assert run(["morph", *fitted, "--preset", "draft"]) == 0
+    assert tree(here / "film/words") == words
+    assert (here / "film.mp4").exists()
+
+
+def test_a_film_and_its_run_folder_move_together(here: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["morph", "a.png", "b.png", "-o", "film.gif", "--model", str(model), *FRAMES]) == 0
+    original = (here / "film.gif").read_bytes()
+    copy = here / "copy"
+    copy.mkdir()
+    shutil.copy("film.gif", copy)
+    shutil.copytree("film", copy / "film")
+    capsys.readouterr()
+    assert run(["redo", "copy/film.gif", "--frame", "2"]) == 0
+    assert capsys.readouterr().out == "copy/film.gif: 5 frames; run folder copy/film\n"
+    assert (copy / "film.gif").read_bytes() != original
+    assert (here / "film.gif").read_bytes() == original
+
+    # A film of another name is written with the settings of the one that was written last.
+    (copy / "film.gif").unlink()
+    assert run(["undo", "copy/film.webp"]) == 0
+    with Image.open(copy / "film.webp") as film:
+        assert film.n_frames == 5  # type: ignore[attr-defined]
+
+
+def test_damaged_runs_get_one_line(here: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["morph", "a.png", "b.png", "-o", "film.gif", "--model", str(model), *FRAMES]
+    assert run(command) == 0
+    capsys.readouterr()
+    for name in ("run.json", "state.json", "films.json"):
+        path = here / "film" / name
+        whole = path.read_bytes()
+        for broken in (b"{", b"[]", *([b"{}"] if name != "films.json" else [])):
+            path.write_bytes(broken)
+            assert run(["redo", "film.gif", "--frame", "2"] if name != "films.json" else command) == 2
+            check_line(capsys, f"film/{name} is damaged")
+        path.write_bytes(whole)
+
+    # Damaged pictures are named; without them the same command makes them again.
+    for picture in (*(here / "film/pictures").glob("000.5000000-*"), here / "film/frames/001.0000000.png"):
+        whole = picture.read_bytes()
+        picture.write_bytes(whole[:60])
+        assert run(command) == 2
+        assert f"{picture.relative_to(here)} is damaged" in capsys.readouterr().err
+        picture.unlink()
+        assert run(command) == 0
+        assert picture.read_bytes() == whole
+
+
+@pytest.mark.parametrize("output", ["a.gif", "run.mp4", "shots"])
+def test_no_picture_is_replaced_by_a_film(
+    here: Path, model: Path, capsys: pytest.CaptureFixture[str], output: str
+) -> None:
+    for name in ("a.gif", "run/frames/a.png", "shots/0000.png"):
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.open("a.png").save(name)
+    before = tree(here)
+    names = ["a.gif", "run/frames/a.png", "shots/0000.png"]
+    assert run(["morph", *names, "-o", output, "--model", str(model), *FRAMES]) == 2
+    check_line(capsys, f"{output.removesuffix('.mp4')} would replace ")
+    assert tree(here) == before
+
+
+def test_an_interrupt_says_how_to_go_on(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_arguments: object, **_keywords: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(make, "make_film", interrupt)
+    assert run(["morph", "a.png", "b.png", "-o", "film.mp4"]) == 130
+    check_line(capsys, "stopped; the same command continues where it was")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["figure.png", "-o", "figure.png"], "figure.png: the name of what is written here ends in .json"),
+        (["figure.png", "--draw", "drawn.jpg"], "drawn.jpg: the name of what is written here ends in .png"),
+        (["figure.png", "--draw", "figure.png"], "figure.png would replace figure.png"),
+        (["pose.json", "pose.json", "--between", "-o", "pose.json"], "pose.json"),
+        (["figure.gif", "pose.json", "--between", "-o", "figure.gif"], "figure.gif would replace figure.gif"),
+    ],
+)
+def test_no_picture_is_replaced_by_its_pose(
+    here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    for name in ("figure.png", "figure.gif"):
+        Image.open("a.png").save(name)
+    (here / "pose.json").write_text("{}")
+    before = tree(here)
+    assert run(["pose", *arguments]) == 2
+    check_line(capsys, message)
+    assert tree(here) == before
+
+
 def test_json_lines(here: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["morph", "a.png", "b.png", "-o", "f.gif", "--model", str(model), "--json", *FRAMES]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -171,6 +274,7 @@ def test_bad_pictures_get_one_line_and_leave_nothing(
         (["-o", "film.mp4", "--model", "magic"], "magic"),
         (["-o", "film.mp4", "--device", "toaster"], "toaster"),
         (["-o", "film.mp4", "--width", "100"], "width"),
+        (["-o", "film.mp4", "--width", "16384", "--height", "16384"], "frames of 16384 x 16384 pixels are too large"),
         (["-o", "film.mp4", "--background", "greenish"], "greenish"),
         (["-o", "film.mp4", "--prompt", ""], "prompt"),
         (["-o", "film.mp4", "--prompt", "a", "--prompt", "b", "--prompt", "c"], "3 prompts for 2 keyframes"),

@@ -153,7 +153,8 @@ def test_what_is_saved_is_read_again(run: RunFolder) -> None:
     run.save_keyframe(FrameKey(0), picture(1))
     run.settle(KEY, "a")
     run.record(Choice(KEY, 1, "context", "rank", {0: 0.5, 1: 0.75}))
-    run.write(RUN_FILE, {"settings": {"prompt": "Löwe"}})
+    data = {"settings": {"prompt": "Löwe"}, "size": [8, 8], "keyframes": [], "model": {}}
+    run.write(RUN_FILE, data)
     for _ in range(2):
         first, second = run.latent("a"), run.latent("b")
         assert first is not None
@@ -166,7 +167,7 @@ def test_what_is_saved_is_read_again(run: RunFolder) -> None:
         assert run.picture("a").tobytes() == run.shown(KEY).tobytes() == picture(0).tobytes()
         assert run.shown(FrameKey(0)).tobytes() == picture(1).tobytes()
         assert run.shows(KEY, "a")
-        assert run.read(RUN_FILE) == {"settings": {"prompt": "Löwe"}}
+        assert run.read(RUN_FILE) == data
         assert run.read("state.json") is None
         assert run.history.events == [Choice(KEY, 1, "context", "rank", {0: 0.5, 1: 0.75})]
         run.reset()
@@ -319,9 +320,17 @@ def test_a_run_that_was_never_begun_leaves_nothing(tmp_path: Path) -> None:
     assert list((tmp_path / "there").iterdir()) == []
 
 
-def test_a_run_file_that_is_no_json_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / RUN_FILE).write_text("{")
-    with RunFolder(tmp_path) as run, pytest.raises(SegueError, match=r"run\.json cannot be read"):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", r"run\.json is damaged: Expecting property name"),
+        ("[]", r"run\.json is damaged: it holds no JSON object"),
+        ('{"settings": {}, "model": {}}', r"run\.json is damaged: it lacks size, keyframes$"),
+    ],
+)
+def test_a_damaged_run_file_is_an_error(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / RUN_FILE).write_text(content)
+    with RunFolder(tmp_path) as run, pytest.raises(SegueError, match=message):
         run.read(RUN_FILE)
 
 

@@ -30,6 +30,8 @@ from segue.studio.command import studio
 
 __all__ = ["app", "main"]
 
+STOPPED = 130  # the exit code of a process that was interrupted
+CONTINUED = dict.fromkeys(("morph", "invert", "batch", "evaluate"), "; the same command continues where it was")
 GARBAGE = 50_000  # new objects before garbage is looked for; Python's own number is 700
 
 app = typer.Typer(
@@ -247,12 +249,8 @@ def run(arguments: list[str]) -> int:
     except SegueError as error:
         print(f"segue: {_line(error)}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("segue: stopped; the same command continues where it was", file=sys.stderr)
-        return 130
-    except typer.Abort:
-        print("segue: stopped", file=sys.stderr)
-        return 130
+    except (KeyboardInterrupt, typer.Abort):
+        result = STOPPED
     except BrokenPipeError:
         return 0
     except Exception as error:
@@ -260,6 +258,8 @@ def run(arguments: list[str]) -> int:
             raise
         print(f"segue: {_line(error.format_message())}", file=sys.stderr)
         return 2
+    if result == STOPPED:  # also what typer makes of an interrupt
+        print(f"segue: stopped{CONTINUED.get(arguments[0], '') if arguments else ''}", file=sys.stderr)
     return result if isinstance(result, int) else 0
 
 

@@ -9,15 +9,18 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from segue.errors import SegueError
 
 __all__ = [
     "append_line",
+    "check_apart",
     "check_writable",
+    "read_json",
     "sweep",
     "write_bytes",
     "write_json",
@@ -103,6 +106,31 @@ def write_json(path: Path, content: object) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def read_json(path: Path, *needs: str) -> dict[str, Any] | None:
+    """The object that a JSON file holds; None where there is no file.
+
+    Args:
+        path: the file.
+        needs: names that the object must have.
+
+    Raises:
+        SegueError: the file cannot be read, or holds something else.
+    """
+    try:
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise SegueError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise SegueError(f"{path} is damaged: {error}") from error
+    if not isinstance(found, dict):
+        raise SegueError(f"{path} is damaged: it holds no JSON object")
+    if missing := [name for name in needs if name not in found]:
+        raise SegueError(f"{path} is damaged: it lacks {', '.join(missing)}")
+    return found
+
+
 def append_line(path: Path, text: str) -> None:
     """Append one line to a journal, on disk when this returns; a crash can cut off only the last line.
 
@@ -157,6 +185,18 @@ def check_writable(path: Path) -> None:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise _refused(path, error) from error
+
+
+def check_apart(path: Path, sources: Iterable[Path]) -> None:
+    """Check that what is written as ``path``, a file or a folder, replaces none of the files that are read.
+
+    Raises:
+        SegueError: it would; the message names both.
+    """
+    target = _target(path)
+    for source in sources:
+        if target in (real := _target(source), *real.parents):
+            raise SegueError(f"{path} would replace {source}; choose another output")
 
 
 def sweep(folder: Path, name: str | None = None) -> None:

@@ -294,10 +294,15 @@ class Interpolator:
 
     @within_memory()
     def invert(
-        self, *images: Source, output: str | PathLike[str], callback: Callback | None = None, **settings: Any
+        self,
+        *images: Source,
+        output: str | PathLike[str],
+        preset: str | None = None,
+        callback: Callback | None = None,
+        **settings: Any,
     ) -> None:
         """Fit the words of a film to its keyframes, and make no frame; a later call makes the film with them."""
-        morph_settings, compute = _settings(None, settings)
+        morph_settings, compute = _settings(preset, settings)
         if not morph_settings.inversion_iterations:
             raise SegueError("inversion_iterations is 0: nothing would be fitted; the paper uses 100 to 500")
         keyframes = fitted(images, morph_settings, self.backbone)

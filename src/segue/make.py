@@ -11,14 +11,15 @@ from typing import Any
 from segue.dialogue import Progress
 from segue.display import Mode, showing
 from segue.errors import SegueError
+from segue.files import check_apart
 from segue.film import check_film, contact_sheet
 from segue.history import Edit
 from segue.interpolate import Interpolator
-from segue.morph import Morph
+from segue.morph import FILMS_FILE, Morph
 from segue.options import given
 from segue.pick import terminal_chooser
 from segue.pictures import load
-from segue.run import RUN_FILE
+from segue.run import RUN_FILE, read_part
 from segue.settings import (
     ComputeSettings,
     FilmSettings,
@@ -103,24 +104,28 @@ def make_again(
     folder = _existing(output)
     key = frame_named(folder, frame)
     changed = {name: value for name, value in edit.items() if value is not None}
+    films = _films(folder, output)
     with showing(mode) as show:
         segue = _interpolator_of(folder, loading)
         chooser = terminal_chooser(folder) if pick else None
         morph = segue.redo(
             folder, key, Edit(**changed) if changed else None, candidate=candidate, callback=show, choose=chooser
         )
-        films = _rewrite(morph, folder, output, show)
-    _done(morph, films[0] if films else folder, mode)
+        for path, film in films.items():
+            _write(morph, path, film, show)
+    _done(morph, output if output != folder else next(iter(films), folder), mode)
 
 
 def step_back(output: Path, *, restore: bool, loading: LoadSettings, mode: Mode) -> None:
     """Undo the last redo, or take the last undo back, and write the film anew."""
     folder = _existing(output)
+    films = _films(folder, output)
     with showing(mode) as show:
         segue = _interpolator_of(folder, loading)
         morph = (segue.restore if restore else segue.undo)(folder, callback=show)
-        films = _rewrite(morph, folder, output, show)
-    _done(morph, films[0] if films else folder, mode)
+        for path, film in films.items():
+            _write(morph, path, film, show)
+    _done(morph, output if output != folder else next(iter(films), folder), mode)
 
 
 def run_folder(output: Path) -> Path:
@@ -130,11 +135,10 @@ def run_folder(output: Path) -> Path:
 
 def frame_named(folder: Path, text: str) -> FrameKey:
     """The frame that a user names: by its number in the film, or by its place as 0.5 or 1/2."""
-    try:
-        frames = json.loads((folder / "state.json").read_text())["frames"]
-    except (OSError, ValueError, KeyError) as error:
-        raise SegueError(f"{folder} is not finished; continue it first") from error
-    places = [Fraction(frame["place"]) for frame in frames]
+    state = read_part(folder, "state.json")
+    if state is None:
+        raise SegueError(f"{folder} is not finished; continue it first")
+    places = [Fraction(frame["place"]) for frame in state["frames"]]
     try:
         if text.isdecimal() and int(text) < len(places):
             return FrameKey.at(places[int(text)])
@@ -159,6 +163,9 @@ def _check(images: Sequence[Path], output: Path, background: str) -> None:
     if len(images) < 2:
         raise SegueError(f"a film needs two images or more, not {len(images)}")
     check_film(output)
+    for place in (output, run_folder(output)):
+        check_apart(place, images)
+    read_part(run_folder(output), FILMS_FILE)  # an error here, not when the film is made
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for image in images:
@@ -173,37 +180,41 @@ def _write(morph: Morph, output: Path, film: FilmSettings, show: Any) -> None:
     morph.remember(output, film)
 
 
-def _rewrite(morph: Morph, folder: Path, output: Path, show: Any) -> list[Path]:
-    """Write anew the films that were written of a run."""
-    films = morph.films()
-    for path, film in films.items():
-        _write(morph, path, film, show)
-    if not films and output != folder:
-        raise SegueError(f"{folder} is up to date, but no film was ever written of it; use segue morph")
-    return list(films)
+def _films(folder: Path, output: Path) -> dict[Path, FilmSettings]:
+    """The films to write anew after a change: those that were written of a run, and the one that is named."""
+    films = Morph(folder).films()
+    if output != folder:
+        if not films:
+            raise SegueError(f"no film was ever written of {folder}; use segue morph, or name the run folder")
+        films.setdefault(output.absolute(), list(films.values())[-1])
+    return films
 
 
 def _existing(output: Path) -> Path:
     """The run folder that a film or a run folder stands for."""
     for folder in (output, run_folder(output)):
-        if (folder / RUN_FILE).exists():
-            return folder
+        try:
+            if (folder / RUN_FILE).exists():
+                return folder
+        except OSError as error:
+            raise SegueError(f"{folder} cannot be read: {error.strerror}") from error
     raise SegueError(f"{output} is no film and no run folder that segue made")
 
 
 def _loaded(folder: Path, model: ModelSettings) -> Interpolator:
     """The model; in the precision that the folder's run was begun with, unless one is asked for."""
-    try:
-        begun = json.loads((folder / RUN_FILE).read_text())["model"].get("dtype")
-    except (OSError, ValueError, KeyError):
-        begun = None
+    data = read_part(folder, RUN_FILE)
+    begun = data["model"].get("dtype") if data else None
     limit_threads()
     return Interpolator.loaded(updated(model, {"dtype": model.dtype or begun}))
 
 
 def _interpolator_of(folder: Path, loading: LoadSettings) -> Interpolator:
     """The model that a run was made with, loaded as asked."""
-    model = json.loads((folder / RUN_FILE).read_text())["model"]
+    data = read_part(folder, RUN_FILE)
+    if data is None:
+        raise SegueError(f"{folder} holds no run any more")
+    model = data["model"]
     named = {"model": model["name"], "controlnet": model.get("controlnet")}
     return _loaded(folder, checked(ModelSettings, {**asdict(loading), **named}))
 

@@ -1,6 +1,6 @@
 """A finished film: its frames, read when they are asked for, and the files that it is written to."""
 
-import json
+import os
 import shutil
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,12 +15,15 @@ from segue.errors import SegueError
 from segue.files import write_json
 from segue.film import contact_sheet, timeline, write_film
 from segue.frames import network_kept
+from segue.run import RUN_FILE, read_part
 from segue.settings import FilmSettings, as_json, checked
 from segue.smooth import compensated, dissolved
 from segue.timing import Bezier, easing_named, screen_times
 from segue.tree import FrameKey
 
-__all__ = ["Frames", "Morph"]
+__all__ = ["FILMS_FILE", "Frames", "Morph"]
+
+FILMS_FILE = "films.json"
 
 
 class Frames(Sequence[Image.Image]):
@@ -60,8 +63,8 @@ class Morph:
     def __init__(self, path: Path, *, temporary: bool = False) -> None:
         """Open the finished run in a folder; a temporary folder is removed when its frames are gone."""
         self.path = path
-        state = _read(path / "state.json")
-        loop = bool(_read(path / "run.json")["settings"]["loop"])
+        state = _read(path, "state.json")
+        loop = bool(_read(path, RUN_FILE)["settings"]["loop"])
         frames = state["frames"][:-1] if loop else state["frames"]
         self.keys = tuple(FrameKey.at(Fraction(frame["place"])) for frame in frames)
         self.frames = Frames([path / "frames" / f"{frame['name']}.png" for frame in frames])
@@ -107,10 +110,10 @@ class Morph:
 
         They are measured once, and kept in the run folder.
         """
-        look = str(_read(self.path / "run.json")["settings"]["look"])
+        look = str(_read(self.path, RUN_FILE)["settings"]["look"])
         names = [path.name for path in self.frames.paths]
         digests = [f"{name} {path.stat().st_mtime_ns}" for name, path in zip(names, self.frames.paths, strict=True)]
-        known = _read(self.path / "distances.json") if (self.path / "distances.json").exists() else {}
+        known = read_part(self.path, "distances.json") or {}
         if (known.get("look"), known.get("frames")) != (look, digests):
             apart = network_kept(look).path(list(self.frames)).steps.tolist()
             known = {"look": look, "frames": digests, "distances": apart}
@@ -148,25 +151,25 @@ class Morph:
         return float(sum(seconds for _, seconds in self.timed(film)))
 
     def remember(self, path: Path, film: FilmSettings) -> None:
-        """Note that a film was written, so that a redo writes it anew."""
-        films = {**self._films(), str(path.absolute()): as_json(film)}
-        write_json(self.path / "films.json", films)
+        """Note that a film was written, so that a redo writes it anew.
+
+        Its place is kept as seen from the run folder: a film and its run folder can be copied or moved together.
+        """
+        films = {**self._films(), os.path.relpath(path.absolute(), self.path.absolute()): as_json(film)}
+        write_json(self.path / FILMS_FILE, films)
 
     def films(self) -> dict[Path, FilmSettings]:
         """The films that were written of this run, with their settings."""
-        return {Path(path): checked(FilmSettings, values) for path, values in self._films().items()}
+        here = self.path.absolute()
+        return {Path(os.path.normpath(here / name)): checked(FilmSettings, v) for name, v in self._films().items()}
 
     def _films(self) -> dict[str, Any]:
-        path = self.path / "films.json"
-        return _read(path) if path.exists() else {}
+        return read_part(self.path, FILMS_FILE) or {}
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(folder: Path, name: str) -> dict[str, Any]:
     """One of the run's JSON files; SegueError where the run is not finished."""
-    try:
-        found: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise SegueError(f"{path.parent} holds no finished film") from error
-    except ValueError as error:
-        raise SegueError(f"{path} cannot be read: {error}") from error
+    found = read_part(folder, name)
+    if found is None:
+        raise SegueError(f"{folder} holds no finished film")
     return found

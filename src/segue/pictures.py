@@ -142,7 +142,8 @@ def common_size(
         longest: bring the longer side to this, where neither width nor height is given.
 
     Raises:
-        SegueError: width or height is no such multiple or too large, or follows as too large from the other one.
+        SegueError: width or height is no such multiple or too large, or follows as too large from the other one; or
+            both make more pixels than Pillow reads.
     """
     for name, side in (("width", width), ("height", height)):
         if side is not None and (side % multiple_of or not 0 < side <= MOST_SIDE):
@@ -152,11 +153,9 @@ def common_size(
                 f"{name} {side} is no multiple of {multiple_of} up to {MOST_SIDE}; use {' or '.join(near)}"
             )
     first = images[0]
-    if width and height:
-        return width, height
-    if width:
+    if width and not height:
         scale = width / first.width
-    elif height:
+    elif height and not width:
         scale = height / first.height
     else:
         scale = longest / max(first.size) if longest else 1.0
@@ -168,6 +167,9 @@ def common_size(
         raise SegueError(
             f"the film would be {size[0]} x {size[1]} pixels, the most is {MOST_SIDE}; set width or height"
         )
+    most = Image.MAX_IMAGE_PIXELS
+    if most and size[0] * size[1] > most:  # Pillow would write such frames, and not read them again
+        raise SegueError(f"frames of {size[0]} x {size[1]} pixels are too large; the most is {most} pixels in all")
     return size
 
 

@@ -25,14 +25,15 @@ from safetensors.torch import save
 from torch import Tensor
 
 from segue.errors import SegueError
-from segue.files import append_line, sweep, write_bytes, write_json, write_text, writing
+from segue.files import append_line, read_json, sweep, write_bytes, write_json, write_text, writing
 from segue.history import Event, History, event_from_json, event_to_json
 from segue.tree import FrameKey
 
-__all__ = ["RUN_FILE", "InUseError", "RunFolder"]
+__all__ = ["RUN_FILE", "InUseError", "RunFolder", "read_part"]
 
 RUN_FILE = "run.json"
 LOCK = "lock"
+NEEDS = {RUN_FILE: ("settings", "size", "keyframes", "model"), "state.json": ("frames",)}
 COMPRESSION = 4  # of PNGs: half the time of the usual 6, for a hundredth more bytes
 PARTS = (  # what a run folder holds beside its run file and its lock
     "journal.jsonl",
@@ -133,14 +134,7 @@ class RunFolder:
 
     def read(self, name: str) -> dict[str, Any] | None:
         """One of the run's JSON files; None where it is not there."""
-        path = self.path / name
-        try:
-            found: dict[str, Any] = json.loads(path.read_text())
-        except FileNotFoundError:
-            return None
-        except (ValueError, OSError) as error:
-            raise SegueError(f"{path} cannot be read: {error}") from error
-        return found
+        return read_part(self.path, name)
 
     def write(self, name: str, content: Mapping[str, Any]) -> None:
         """Write one of the run's JSON files."""
@@ -277,6 +271,11 @@ class RunFolder:
         return events
 
 
+def read_part(folder: Path, name: str) -> dict[str, Any] | None:
+    """One of the JSON files of a run folder; None where it is not there, SegueError where it is damaged."""
+    return read_json(folder / name, *NEEDS.get(name, ()))
+
+
 def _locked(path: Path) -> int:
     """Make the folder where it is not there, and lock it; SegueError if it holds something else or is locked."""
     try:
@@ -300,5 +299,10 @@ def _locked(path: Path) -> int:
 
 
 def _read(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        return image.convert("RGB")
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for broken PNGs
+        raise SegueError(f"{path} is damaged ({error}); delete it, and it is made again") from error

@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from segue.errors import SegueError
-from segue.files import check_writable, writing
+from segue.files import check_apart, check_writable, writing
 from segue.film import check_film, write_film
 from segue.pictures import load
 from segue.pose.detect import Detector, detector_of
@@ -27,12 +27,14 @@ def show_poses(
     """Print the poses of pictures; write that of a single one as OpenPose JSON, or drawn over the picture.
 
     Raises:
-        SegueError: a picture or a place to write is wrong, several pictures for one output, no detector.
+        SegueError: a picture or a place to write is wrong, several pictures for one output, no detector. Nothing is
+            written then.
     """
     if len(images) > 1 and (output or drawing):
         raise SegueError("--output and --draw take one picture at a time")
-    for path in filter(None, (output, drawing)):
-        check_writable(path)
+    for path, ending in ((output, ".json"), (drawing, ".png")):
+        if path:
+            _check(path, ending, images)
     pictures = [load(image) for image in images]
     detect = detector_of(detector, download=download)
     for name, picture in zip(images, pictures, strict=True):
@@ -66,6 +68,7 @@ def skeleton_film(
     if len(images) < 2:
         raise SegueError(f"--between takes two pictures or more, not {len(images)}")
     check_film(output)
+    check_apart(output, images)
     poses = [_pose_of(path, detector, download) for path in images]
     size = poses[0].size
     if any(pose.size != size for pose in poses):
@@ -76,6 +79,14 @@ def skeleton_film(
     skeletons = (draw(path(place) or Pose((), *size)) for place in places)
     write_film(output, ((skeleton, 1 / FPS) for skeleton in skeletons))
     print(f"{output}: {len(places)} skeletons")
+
+
+def _check(path: Path, ending: str, images: Sequence[Path]) -> None:
+    """Check that a file can be written, and that its name says what it holds."""
+    if path.suffix.lower() != ending:
+        raise SegueError(f"{path}: the name of what is written here ends in {ending}")
+    check_apart(path, images)
+    check_writable(path)
 
 
 def _pose_of(path: Path, detector: Detector, download: bool) -> Pose:

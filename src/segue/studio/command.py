@@ -1,6 +1,5 @@
 """The command ``segue studio``: the page on 127.0.0.1, until it is interrupted."""
 
-import json
 import os
 import re
 import secrets
@@ -120,11 +119,10 @@ def _loader(run: Path | None, given: ModelSettings) -> Callable[[], Any]:
 
     def load() -> Any:
         from segue.interpolate import Interpolator
-        from segue.run import RUN_FILE
+        from segue.run import RUN_FILE, read_part
 
-        begun: Mapping[str, str | None] = {}
-        if run and (run / RUN_FILE).exists():
-            begun = json.loads((run / RUN_FILE).read_text())["model"]
+        data = read_part(run, RUN_FILE) if run else None
+        begun: Mapping[str, str | None] = data["model"] if data else {}
         name = given.model or begun.get("name")
         own = begun if name == begun.get("name") else {}
         rest = {"controlnet": given.controlnet or own.get("controlnet"), "dtype": given.dtype or own.get("dtype")}

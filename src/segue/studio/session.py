@@ -5,7 +5,6 @@ run folder and a film for each, as the command line would write them. Nothing el
 finds everything there.
 """
 
-import json
 import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,7 @@ from PIL import Image
 
 from segue.dialogue import Progress
 from segue.errors import SegueError
-from segue.files import write_json, writing
+from segue.files import read_json, write_json, writing
 from segue.interpolate import Interpolator
 from segue.morph import Morph
 from segue.run import RUN_FILE, RunFolder
@@ -110,8 +109,7 @@ class Session:
             "run": None,
             "begun": {},
         }
-        if (folder / "studio.json").exists():
-            self.data |= json.loads((folder / "studio.json").read_text())
+        self.data |= read_json(folder / "studio.json") or {}
         self.keyframes = Keyframes(folder / "keyframes", self.data["keyframes"], self.lock, self.save)
         if studio.opened and (studio.opened / RUN_FILE).exists() and self.data["run"] is None:
             self.open(studio.opened.name)

@@ -13,7 +13,7 @@ from typing import Any
 
 from segue.errors import SegueError
 from segue.history import History, event_from_json
-from segue.run import RUN_FILE
+from segue.run import RUN_FILE, read_part
 from segue.settings import MorphSettings, checked
 from segue.tree import FrameKey, UniformTree, noise_levels
 
@@ -50,12 +50,12 @@ class RunView:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        data = _json(path / RUN_FILE)
+        data = read_part(path, RUN_FILE)
         if data is None:
             raise SegueError(f"{path} holds no run")
         self.data: dict[str, Any] = data
         self.settings = checked(MorphSettings, data["settings"])
-        self.state = _json(path / "state.json")
+        self.state = read_part(path, "state.json")
         self.history = _history(path / "journal.jsonl")
 
     @property
@@ -162,16 +162,6 @@ def again(slots: Sequence[Slot], key: FrameKey) -> list[FrameKey]:
         if touched.intersection(slot.parents):
             touched.add(slot.key)
     return sorted(touched)
-
-
-def _json(path: Path) -> dict[str, Any] | None:
-    try:
-        found: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise SegueError(f"{path} cannot be read: {error}") from error
-    return found
 
 
 def _history(path: Path) -> History:
