@@ -105,6 +105,7 @@ def test_redo_undo_restore(here: Path, model: Path, capsys: pytest.CaptureFixtur
         (["redo", "film.mp4", "--frame", "0"], "is a keyframe"),
         (["redo", "film.mp4", "--frame", "1/4", "--candidate", "7"], "has candidates 0 to 3, not 7"),
         (["redo", "film.mp4", "--frame", "1/4", "--noise", "1.5"], "noise level lies between 0 and 1"),
+        (["redo", "film.mp4", "--frame", "1/4", "--seed", "-1"], "seed lies between 0 and"),
         (["restore", "film.mp4"], "no undo to take back"),
         (["undo", "nothing.mp4"], "nothing.mp4 is no film"),
     ):
@@ -201,6 +202,7 @@ def test_an_interrupt_says_how_to_go_on(
         (["figure.png", "--draw", "drawn.jpg"], "drawn.jpg: the name of what is written here ends in .png"),
         (["figure.png", "--draw", "figure.png"], "figure.png would replace figure.png"),
         (["pose.json", "pose.json", "--between", "-o", "pose.json"], "pose.json"),
+        (["pose.json", "pose.json", "--between", "-o", "way.mp4", "--draw", "way.png"], "--draw takes a picture"),
         (["figure.gif", "pose.json", "--between", "-o", "figure.gif"], "figure.gif would replace figure.gif"),
     ],
 )
@@ -280,6 +282,8 @@ def test_bad_pictures_get_one_line_and_leave_nothing(
         (["-o", "film.mp4", "--prompt", "a", "--prompt", "b", "--prompt", "c"], "3 prompts for 2 keyframes"),
         (["-o", "film.mp4", "--prompt-at", "1.5=x"], "prompt_at 1.5"),
         (["-o", "film.mp4", "--prompt-at", "half"], "--prompt-at"),
+        (["-o", "film.mp4", "--prompt-at", "0.5=a", "--prompt-at", "0.50=b"], "two texts for the place 0.5"),
+        (["-o", "film.mp4", "--timing", "even", "--look", "resnet"], "unknown feature network 'resnet'"),
         (["-o", "film.mp4", "--rank-for", "cat"], "candidates"),
         (["-o", "film.mp4", "--eta", "0.2"], "eta"),
         (["-o", "film.mp4", "--easing", "bounce"], "bounce"),
@@ -336,6 +340,8 @@ def test_odd_pictures_are_accepted(here: Path, model: Path, capsys: pytest.Captu
 def test_help_version_and_models(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--version"]) == 0
     assert capsys.readouterr().out.strip() == __version__
+    assert run([]) == 2
+    assert re.search(r"^Usage: [^\n]+\n(.*\n)+ +morph ", capsys.readouterr().out, re.MULTILINE)
     assert run(["morph", "--help"]) == 0
     text = capsys.readouterr().out
     assert re.search(r"--num-frames <int>\s+Frames from one keyframe", text)

@@ -3,10 +3,12 @@
 import json
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
-from segue.display import Line, duration, shown_as_lines
+from segue.dialogue import Progress
+from segue.display import Line, describe, duration, shown_as_lines
 
 STATES = [Line("a", 1, 9, part=1), Line("b", part=1), Line("c", part=2, news="the news"), Line("d", plain="D", part=2)]
 
@@ -46,6 +48,15 @@ def test_a_terminal_gets_a_live_line_and_keeps_the_news(
         for state in STATES:
             show(state)
     assert "the news\n" in capsys.readouterr().err
+
+
+def test_progress_in_words() -> None:
+    begun = Progress("frames", levels=4, total=15, steps=90)
+    assert describe(begun) == "15 frames in 4 levels, 90 denoising steps"
+    assert describe(replace(begun, level=2, frames=3, left=12.2)) == "level 2 of 4, frame 3 of 15, 12 s left"
+    decided_on_the_way = replace(begun, levels=0)
+    assert describe(decided_on_the_way) == "at most 15 frames, 90 denoising steps"
+    assert describe(replace(decided_on_the_way, level=5, frames=3)) == "level 5, frame 3 of 15"
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(45.4, "45 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")])

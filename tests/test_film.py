@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from segue.errors import SegueError
+from segue.errors import SegueError, SegueWarning
 from segue.film import check_film, contact_sheet, sheet, timeline, write_film
 
 COLOURS = [(200, 30, 40), (30, 180, 60), (20, 60, 210), (240, 240, 240), (10, 10, 10), (250, 220, 20), (0, 128, 128)]
@@ -152,8 +152,10 @@ def test_it_repeats_for_ever(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize(("name", "least"), [("film.gif", 0.02), ("film.webp", 0.011)])
 def test_frames_too_short_to_be_played_are_left_out(tmp_path: Path, name: str, least: float) -> None:
-    write_film(tmp_path / name, ((frame, 1 / 240) for frame in plain((8, 8), 48)))
+    with pytest.warns(SegueWarning, match=rf"^\d+ frames are left out: .* less than {1000 * least:.0f} ms; ") as caught:
+        write_film(tmp_path / name, ((frame, 1 / 240) for frame in plain((8, 8), 48)))
     pixels, seconds = decoded(tmp_path / name)
+    assert str(caught[0].message).startswith(f"{48 - len(pixels)} frames")
     assert min(seconds) >= least - 1e-9
     assert sum(seconds) == pytest.approx(0.2, abs=2 * least)
     assert abs(pixels[0][0, 0] - COLOURS[0]).max() <= 3

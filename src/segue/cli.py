@@ -36,7 +36,6 @@ GARBAGE = 50_000  # new objects before garbage is looked for; Python's own numbe
 
 app = typer.Typer(
     help="Make the images between two images with latent diffusion models.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -190,6 +189,8 @@ def pose(
     """Find the people in pictures: print their poses, draw them, write them as OpenPose JSON."""
     from segue.pose.command import show_poses, skeleton_film
 
+    if between and drawing:
+        raise SegueError("--draw takes a picture by itself, not with --between")
     if between and output is None:
         raise SegueError("--between needs --output, the film to write")
     if between and output is not None:
@@ -264,11 +265,17 @@ def run(arguments: list[str]) -> int:
 
 
 @app.callback(invoke_without_command=True)
-def segue(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+def segue(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
     """Make the images between two images with latent diffusion models."""
     if version:
         print(__version__)
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit(2)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ class Cost:
     """What a scheme will compute.
 
     Attributes:
-        levels: the legs of denoising.
+        levels: the legs of denoising; 0 if their number is decided on the way.
         frames: the frames to make.
         samples: the samples of all legs, candidates included.
         steps: the denoising steps of all samples.

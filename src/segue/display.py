@@ -83,6 +83,8 @@ def describe(progress: "Progress") -> str:
     if progress.stage == "film":
         return "writing the film"
     if not progress.level:
+        if not progress.levels:
+            return f"at most {progress.total} frames, {progress.steps} denoising steps"
         return f"{progress.total} frames in {progress.levels} levels, {progress.steps} denoising steps"
     levels = f"level {progress.level}" + (f" of {progress.levels}" if progress.levels else "")
     left = f", {duration(progress.left)} left" if progress.left is not None and progress.level > 1 else ""

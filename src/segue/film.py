@@ -8,6 +8,7 @@ to its exact end, so that rounding never adds up.
 import math
 import os
 import struct
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from io import BytesIO
@@ -19,7 +20,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from PIL import GifImagePlugin, Image, ImageDraw, ImageFont
 
-from segue.errors import SegueError
+from segue.errors import SegueError, SegueWarning
 from segue.files import check_writable, sweep, writing, writing_folder
 
 __all__ = ["Frame", "check_film", "contact_sheet", "sheet", "timeline", "write_film"]
@@ -269,7 +270,7 @@ def _ticks(pictures: Pictures, per_second: int, least: int) -> Iterator[tuple[Im
     The first and the last frame always stay, for the least time if need be.
     """
     exact = Fraction(0)
-    given, waiting = 0, None
+    given, waiting, dropped = 0, None, 0
     for picture, seconds in pictures:
         if waiting is not None:
             previous, end = waiting
@@ -279,10 +280,20 @@ def _ticks(pictures: Pictures, per_second: int, least: int) -> Iterator[tuple[Im
             if ticks >= least:
                 yield previous, ticks
                 given += ticks
+            else:
+                dropped += 1
         exact += Fraction(seconds)
         waiting = picture, round(exact * per_second)
     if waiting is not None:
         yield waiting[0], max(waiting[1] - given, least)
+    if dropped:
+        shortest = f"{1000 * least // per_second} ms"
+        warnings.warn(
+            f"{dropped} frames are left out: a film of this kind shows none for less than {shortest}; "
+            "lower fps, or write .mp4",
+            SegueWarning,
+            stacklevel=2,
+        )
 
 
 def _parts(ticks: int, most: int) -> list[int]:

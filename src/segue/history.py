@@ -48,6 +48,8 @@ class Edit:
     def __post_init__(self) -> None:
         if self.noise is not None and not 0 < self.noise < 1:
             raise SegueError(f"a frame's noise level lies between 0 and 1, not at {self.noise:g}")
+        if self.seed is not None and not 0 <= self.seed < 2**63:
+            raise SegueError(f"a frame's seed lies between 0 and 2^63 - 1, not at {self.seed}")
         if self.prompt is not None and not self.prompt.strip():
             raise SegueError("prompt: an empty text; leave the prompt out to keep the film's")
 

@@ -13,6 +13,7 @@ from segue.display import Mode, showing
 from segue.errors import SegueError
 from segue.files import check_apart
 from segue.film import check_film, contact_sheet
+from segue.frames import network_kept
 from segue.history import Edit
 from segue.interpolate import Interpolator
 from segue.morph import FILMS_FILE, Morph
@@ -56,6 +57,8 @@ def make_film(
     folder = run_folder(output)
     with showing(mode) as show:
         segue = _loaded(folder, model)
+        if film.timing == "even":
+            network_kept(images_settings["settings"].look)  # an error here, not when the frames are made
         morph = segue(
             *images,
             output=folder,

@@ -140,6 +140,9 @@ def _value(name: str, value: Any, field: FieldInfo) -> Any:
     pairs = [text.partition("=") for text in value]
     if wrong := [text for text, pair in zip(value, pairs, strict=True) if not pair[1] or not _is_number(pair[0])]:
         raise SegueError(f"{option_name(name)} takes PLACE=TEXT, such as 0.5=\"a red fox\", not '{wrong[0]}'")
+    places = [float(place) for place, _, _ in pairs]
+    if twice := [place for place in places if places.count(place) > 1]:
+        raise SegueError(f"{option_name(name)} has two texts for the place {twice[0]:g}")
     return {float(place): text for place, _, text in pairs}
 
 

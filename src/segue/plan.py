@@ -71,9 +71,10 @@ def candidates_of(settings: MorphSettings) -> Callable[[Level], int]:
 
 
 def cost_of(task: Task, tree: Tree, settings: MorphSettings, backbone: Backbone, fade: Fade) -> Cost:
-    """What a film costs; where its spacing is decided on the way, at most."""
+    """What a film costs; where its spacing is decided on the way, at most, in a number of levels that is open (0)."""
     scheme = scheme_named(settings.scheme)(_weightless(task, tree))
-    return price(scheme, backbone, sampling_of(settings), candidates_of(settings), fade.alone)
+    cost = price(scheme, backbone, sampling_of(settings), candidates_of(settings), fade.alone)
+    return dataclasses.replace(cost, levels=0) if settings.spacing == "perceptual" else cost
 
 
 def _weightless(task: Task, tree: Tree) -> Task:

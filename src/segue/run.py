@@ -95,7 +95,7 @@ class RunFolder:
                 self.clear()  # what was asked for is impossible: nothing is left of it
         finally:
             self.close()
-        if isinstance(error, OSError | SafetensorError):
+        if isinstance(error, OSError | SafetensorError) and not isinstance(error, BrokenPipeError):
             raise self._refused(error) from error
 
     def close(self) -> None:
