@@ -28,6 +28,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.speed.startup
 	$(BIN)/python -m benchmarks.speed.shares
 	$(BIN)/python -m benchmarks.speed.network --compile
+	$(BIN)/python -m benchmarks.speed.network --model sd21 --batches 1 2 --rounds 2
 	$(BIN)/python -m benchmarks.speed.against
 	$(BIN)/python -m benchmarks.speed.against --model sd21 --rounds 2
 	$(BIN)/python -m benchmarks.speed.lengths

@@ -127,9 +127,9 @@ def test_the_command_line_names_what_differs() -> None:
         "f.mp4",
         MorphSettings(noise=(0.2, 0.6), loop=True, seed=3),
         FilmSettings(fps=24),
-        {"name": "pocket"},
+        {"name": "pocket", "dtype": "float32"},
     )
-    assert line == "segue morph 'a b.png' c.png -o f.mp4 --loop --noise 0.2 0.6 --seed 3 --fps 24"
+    assert line == "segue morph 'a b.png' c.png -o f.mp4 --dtype float32 --loop --noise 0.2 0.6 --seed 3 --fps 24"
 
 
 def test_only_the_frame_and_its_descendants_change(film: Session) -> None:
@@ -330,7 +330,8 @@ def test_the_opened_run_names_the_model(tmp_path: Path, monkeypatch: pytest.Monk
         "segue.interpolate.Interpolator.from_pretrained", lambda *names, **options: loaded.append((names, options))
     )
     model = {"name": "a/model", "controlnet": "a/control", "dtype": "bfloat16"}
-    (tmp_path / "run.json").write_text(json.dumps({"model": model}))
+    run = {"settings": {}, "size": [8, 8], "keyframes": [], "model": model}
+    (tmp_path / "run.json").write_text(json.dumps(run))
     _loader(tmp_path, ModelSettings(device="cpu"))()
     _loader(tmp_path, ModelSettings(model="another", low_memory=True))()
     _loader(None, ModelSettings())()

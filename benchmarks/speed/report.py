@@ -144,7 +144,7 @@ def intervals(results: Results) -> str:
     lines = ["| guidance from | to | evaluations | pixels, of seeds | features, of seeds |", "|---|---|---|---|---|"]
     lines += [
         f"| {row['start']:g} | {row['end']:g} | {row['evaluations']:.0%} | {row['pixels_over_seeds']:.3f} "
-        f"| {row['features_over_seeds']:.3f} |"
+        f"| {max(row['features_over_seeds'], 0.0):.3f} |"
         for row in results["rows"]
     ]
     return "\n".join(lines)
@@ -200,7 +200,7 @@ def against_plot(results: Results, path: Path) -> None:
     bars = axis.barh(names[::-1], [results["ways"][name]["seconds"] for name in names[::-1]])
     axis.bar_label(bars, [f"{results['ways'][name]['times_faster']:.1f} x" for name in names[::-1]], padding=4)
     axis.set(xlabel="seconds for a film, and times faster than (a)")
-    axis.margins(x=0.15)
+    axis.margins(x=0.25)  # room for the labels
     saved(figure, path)
 
 
@@ -213,8 +213,9 @@ def lengths_plot(results: Results, path: Path) -> None:
     slope, start = results["seconds_per_frame"], results["seconds_at_the_beginning"]
     left.plot(frames, [slope * n + start for n in frames], lw=0.8)
     left.set(xlabel="frames", ylabel="seconds")
-    right.plot(frames, [row["memory"].get("resident", 0.0) for row in rows], "o-")
-    right.set(xlabel="frames", ylabel="peak memory, GB", ylim=(0, None))
+    memory = [row["memory"].get("resident", 0.0) for row in rows]
+    right.plot(frames, memory, "o-")
+    right.set(xlabel="frames", ylabel="peak memory, GB", ylim=(0, 1.15 * max(memory)))
     saved(figure, path)
 
 

@@ -268,14 +268,14 @@ def choice(rows: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def said(chosen: Mapping[str, Any] | None, rows: Mapping[str, Any]) -> str:
-    """The table of all solvers as Markdown, and the choice."""
+    """The table of all solvers as Markdown, and what the rule chooses."""
     apart = rows["other seed"]
     lines = [
         "| solver | num_inference_steps | steps by level | evaluations | pixels | over seeds | features | over seeds |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, row in rows.items():
-        pixels, features = row["pixels"]["value"], row["features"]["value"]
+        pixels, features = row["pixels"]["value"], max(row["features"]["value"], 0.0)  # 1 - cosine, rounded
         lines.append(
             f"| {name if name in ('reference', 'other seed') else row['solver']} | {row['num_inference_steps']} | "
             f"{', '.join(map(str, row['steps_by_level']))} | {row['evaluations']} | {pixels:.4f} | "
@@ -288,7 +288,7 @@ def said(chosen: Mapping[str, Any] | None, rows: Mapping[str, Any]) -> str:
         [
             *lines,
             "",
-            f"The choice: solver {chosen['solver']}, num_inference_steps {chosen['num_inference_steps']} over the "
+            f"The rule's answer: {chosen['solver']}, num_inference_steps {chosen['num_inference_steps']} over the "
             f"whole schedule ({chosen['steps_by_level'][0]} steps from the first level's noise point), "
             f"{chosen['pixels_over_seeds']:.3f} of the distance between seeds by pixels, "
             f"{chosen['features_over_seeds']:.3f} by features.",

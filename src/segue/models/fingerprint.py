@@ -97,9 +97,9 @@ def _adapters(pipe: Any) -> list[Any]:
     except ValueError:  # diffusers without peft has no adapters
         return []
     scales: dict[str, Any] = {}
-    for part in ("unet", "text_encoder"):
+    for part in ("unet", "text_encoder") if active else ():
         for name, module in getattr(pipe, part, nn.Module()).named_modules():
-            if active and isinstance(scaling := getattr(module, "scaling", None), dict):
+            if isinstance(scaling := getattr(module, "scaling", None), dict):
                 on = getattr(module, "disable_adapters", False) is not True
                 scales[f"{part}.{name}"] = {a: float(scaling[a]) * on for a in active if a in scaling}
     return [active, scales]

@@ -133,11 +133,15 @@ def check_public(values: Mapping[str, Any]) -> None:
 def command_line(
     images: Sequence[str], output: str, settings: MorphSettings, film: FilmSettings, model: Mapping[str, str | None]
 ) -> str:
-    """The command that makes the same film: only what differs from the defaults is named."""
+    """The command that makes the same film: what differs from the defaults is named, and the run's precision.
+
+    The precision that is chosen by default depends on the machine.
+    """
     words = ["segue", "morph", *images, "-o", output]
-    name, controlnet = model.get("name"), model.get("controlnet")
+    name, controlnet, dtype = model.get("name"), model.get("controlnet"), model.get("dtype")
     words += ["--model", name] if name and name != "pocket" else []
     words += ["--controlnet", controlnet] if controlnet else []
+    words += ["--dtype", dtype] if dtype else []
     for values in (settings, film):
         default = as_json(checked(MorphSettings, {}) if isinstance(values, MorphSettings) else FilmSettings())
         for field, value in as_json(values).items():
