@@ -113,13 +113,14 @@ def test_a_finished_run_calls_no_network(tmp_path: Path, monkeypatch: pytest.Mon
         ({"noise": (0.3, 0.6)}, r"noise: \[0.3, 0.55\], now \[0.3, 0.6\]"),
         ({"num_frames": 6}, "num_frames: 5, now 6"),
         ({"prompt": ("a cat", "a fox")}, r"prompt: \['a cat', 'a dog'\], now \['a cat', 'a fox'\]"),
-        ({"width": 48}, "width: 32, now 48"),
+        ({"width": 48}, r"width: 32, now 48; size: 32 x 32, now 48 x 32"),
+        ({"zoom": (1.5,)}, r"zoom: \[1.0\], now \[1.5\]"),  # the keyframes' pixels change with it
         ({"seed": 1, "eta": 0.1, "solver": "ddim"}, "eta: 0.0, now 0.1; seed: 0, now 1; solver: 'dpm.*', now 'ddim'"),
     ],
 )
 def test_other_settings_are_refused_and_nothing_changes(changed: dict[str, Any], shown: str, finished: Path) -> None:
     before = contents(finished)
-    with pytest.raises(SegueError, match=rf"holds a run with other settings \(.*{shown}.*\); choose another output"):
+    with pytest.raises(SegueError, match=rf"holds a run with other settings \({shown}\); choose another output"):
         film(finished, **changed)
     assert contents(finished) == before
 

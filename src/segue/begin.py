@@ -136,8 +136,10 @@ def _changes(there: Mapping[str, Any], fresh: Mapping[str, Any]) -> dict[str, st
     if there["model"]["fingerprint"] != fresh["model"]["fingerprint"]:
         changed["model"] = f"model: {there['model']['name']}, now {fresh['model']['name']} with other weights"
     before, after = ([keyframe["pixels"] for keyframe in data["keyframes"]] for data in (there, fresh))
-    if before != after:
-        names = ["/".join(keyframe["source"] for keyframe in data["keyframes"]) for data in (there, fresh)]
+    sources = [[keyframe["source"] for keyframe in data["keyframes"]] for data in (there, fresh)]
+    explained = changed.keys() & {"size", "width", "height", "fit", "background", "zoom", "pan", "rotate"}
+    if before != after and not (explained and sources[0] == sources[1]):
+        names = ["/".join(named) for named in sources]
         changed["keyframes"] = f"keyframes: {names[0]}, now {names[1]}" + (
             " with other pixels" if names[0] == names[1] else ""
         )
