@@ -164,8 +164,8 @@ def test_every_fault_of_a_manifest_is_told_before_anything_is_made(
     assert run([str(path), "-o", str(tmp_path / "out"), *OPTIONS]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == f"segue: {path} has 2 faults:"
-    assert re.search(r"p0: num_frames", lines[1])
-    assert re.search(r"p2: noise is a range", lines[2])
+    assert re.search(r"line 1 \(p0\): num_frames", lines[1])
+    assert re.search(r"line 3 \(p2\): noise is a range", lines[2])
     path = write_manifest(tmp_path, 1, p0={"number": 1})
     assert run([str(path), "-o", str(tmp_path / "out"), *OPTIONS]) == 2
     assert not (tmp_path / "out").exists()

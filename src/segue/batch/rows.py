@@ -92,7 +92,7 @@ def read_rows(manifest: Path, output: Path, values: Mapping[str, Any], *, preset
             checked(ComputeSettings, _of(given, ComputeSettings))
             checked(FilmSettings, _of(given, FilmSettings))
         except SegueError as error:
-            faults.append(f"{pair.name}: {error}")
+            faults.append(f"{pair.place} ({pair.name}): {error}")
             continue
         film_values = _of(given, FilmSettings)
         rows.append(

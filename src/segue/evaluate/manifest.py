@@ -36,6 +36,7 @@ class Pair(BaseModel):
         negative_prompt: what the film should not show.
         pose_a, pose_b: OpenPose JSON files, both or none.
         settings: the row's own settings, as they stand in the manifest.
+        place: where the pair stands in the manifest, as "line 3".
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
@@ -51,6 +52,7 @@ class Pair(BaseModel):
     pose_a: Path | None = None
     pose_b: Path | None = None
     settings: Mapping[str, Any] = Field(default_factory=dict)
+    place: str = ""
 
     @property
     def prompts(self) -> tuple[str, str] | None:
@@ -60,7 +62,8 @@ class Pair(BaseModel):
         return (self.prompt_a, self.prompt_b) if self.prompt_a else None
 
 
-COLUMNS = tuple(name for name in Pair.model_fields if name != "settings")
+NO_COLUMNS = ("settings", "place")
+COLUMNS = tuple(name for name in Pair.model_fields if name not in NO_COLUMNS)
 
 
 def read_pairs(path: Path, settings: Collection[str] = (), *, one_size: bool = True) -> tuple[Pair, ...]:
@@ -189,8 +192,7 @@ def _checked(
     before = len(faults)
     own = {name: value for name, value in row.items() if name in settings}
     try:
-        if "settings" in row:
-            faults.append(f"{place}: unknown column 'settings'")
+        faults += [f"{place}: unknown column '{name}'" for name in NO_COLUMNS if name in row]
         pair = Pair.model_validate({name: value for name, value in row.items() if name not in settings})
     except ValidationError as error:
         faults += [f"{place}: {_worded(fault)}" for fault in error.errors(include_url=False)]
@@ -209,7 +211,9 @@ def _checked(
     if one_size and len(sizes) == 2 and None not in sizes.values() and sizes["a"] != sizes["b"]:
         shown = {n: "{} x {}".format(*(size or ())) for n, size in sizes.items()}
         faults.append(f"{place}: a is {shown['a']} pixels, b is {shown['b']}; a pair needs one size")
-    return pair.model_copy(update={**files, "name": name, "settings": own}) if len(faults) == before else None
+    if len(faults) > before:
+        return None
+    return pair.model_copy(update={**files, "name": name, "settings": own, "place": place})
 
 
 def _is_file(path: Path) -> bool:
