@@ -241,7 +241,8 @@ class MorphSettings(InversionSettings):
     )
     look: str = Field(
         default="pocket",
-        description="Feature network that tells how far apart two frames look: pocket, clip:NAME, dinov2, lpips:FILE.",
+        description="Feature network that tells how far apart two frames look: pocket, pixels, clip:NAME, dinov2, "
+        "inception:FILE, lpips:FILE.",
     )
     zoom: tuple[Annotated[float, Field(gt=0.05, lt=20)], ...] = Field(
         default=(1.0,),
