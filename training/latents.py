@@ -1,7 +1,7 @@
 """What the UNet is trained on, computed once: latents of all pictures and hidden states of all captions.
 
-Each picture is encoded on white and once more on a random background, mirrored and zoomed a little. Needs the finished
-autoencoder and CLIP, and comes again when they have been trained further. Run `python -m training.latents`.
+Each picture is encoded on white and `VARIANTS - 1` times on a random background, mirrored and zoomed a little. Needs the
+finished autoencoder and CLIP, and comes again when they have been trained further. Run `python -m training.latents`.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ from training.loop import DEVICE, autocast, generator
 from training.store import load_checkpoint, save_checkpoint
 
 BATCH = 64 if DEVICE.type == "cpu" else 512
-VARIANTS = 2
+VARIANTS = 3
 
 
 def main() -> None:
