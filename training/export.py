@@ -9,17 +9,20 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderTiny, ControlNetModel, DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import save_file
+from torch.nn.functional import normalize
 from transformers import CLIPImageProcessorPil
 
-from segue.caption import write_caption_features
+from segue.clip import Clip
 from segue.pose.network import KeypointNetwork, save
 from training.clip import SIZE
 from training.controlnet import build_controlnet
 from training.latents import text_tower, trained_clip, trained_vae
+from training.report import on_white
 from training.store import MODEL, load_array, load_checkpoint
 from training.unet import SIGNS, build_unet
 
 FIGURE_CAPTIONS = 500
+TEXT_SHARE = 0.3  # Of a caption's vector; the rest are its pictures.
 BARE_ONLY = (*SIGNS, "noto v1")  # Styles left out of the captions to save room.
 LIMIT = 84_000_000
 
@@ -137,12 +140,30 @@ def export_pose(weights: dict[str, torch.Tensor]) -> None:
 
 
 def export_captions() -> None:
-    """Captions for the nearest one, and their vectors: icons' bare ones, most with their style, and some figures'."""
-    icons, figures = load_array("icons")[1], load_array("figures")[1]
+    """Captions for the nearest one, and their vectors: icons' bare ones, most with their style, and some figures'.
+
+    A caption's vector lies between that of its text and the mean of its training pictures: pictures of one thing in
+    two styles are nearer to each other than either is to its name.
+    """
+    (icon_pictures, icons), (figure_pictures, figures) = load_array("icons"), load_array("figures")
     captions = [r["caption"] for r in icons if r["style"] not in BARE_ONLY] + [r["concept"] for r in icons]
     captions += [r["caption"] for r in figures[:FIGURE_CAPTIONS]]
-    (MODEL / "captions.txt").write_text("\n".join(dict.fromkeys(captions)) + "\n")
-    write_caption_features(MODEL)
+    lines = list(dict.fromkeys(captions))
+    (MODEL / "captions.txt").write_text("\n".join(lines) + "\n")
+    seen = [(icon_pictures[i], {r["caption"], r["concept"]}) for i, r in enumerate(icons) if not r["held_out"]]
+    seen += [(figure_pictures[i], {r["caption"]}) for i, r in enumerate(figures) if not r["held_out"]]
+    clip = Clip.load(str(MODEL / "clip"))
+    texts, place = clip.texts(lines), {line: i for i, line in enumerate(lines)}
+    sums = torch.zeros_like(texts)
+    for start in range(0, len(seen), 256):
+        part = seen[start : start + 256]
+        vectors = clip.images([on_white(picture) for picture, _ in part])
+        for vector, (_, named) in zip(vectors, part, strict=True):
+            for line in named & place.keys():
+                sums[place[line]] += vector
+    mixed = TEXT_SHARE * texts + (1 - TEXT_SHARE) * normalize(sums, dim=1)
+    vectors = normalize(torch.where(sums.any(1, keepdim=True), mixed, texts), dim=1)
+    save_file({"captions": vectors.half().contiguous()}, MODEL / "captions.safetensors")
 
 
 def anonymous(path: Path) -> None:

@@ -1,7 +1,8 @@
 """What the UNet is trained on, computed once: latents of all pictures and hidden states of all captions.
 
-Each picture is encoded on white and `VARIANTS - 1` times on a random background, mirrored and zoomed a little. Needs the
-finished autoencoder and CLIP, and comes again when they have been trained further. Run `python -m training.latents`.
+Each picture is encoded on white and `VARIANTS - 1` times on a random background, mirrored and zoomed a little. Needs
+the finished autoencoder and CLIP, and comes again when they have been trained further.
+Run: `python -m training.latents`.
 """
 
 from typing import Any
