@@ -1,6 +1,8 @@
 """The command line as a user meets it: what it makes, and one line for whatever is wrong."""
 
+import contextlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -90,7 +92,8 @@ def test_a_folder_of_numbered_frames(here: Path, model: Path) -> None:
 
 
 def test_redo_undo_restore(here: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["morph", "a.png", "b.png", "-o", "film.mp4", "--model", str(model), "--candidates", "2", *FRAMES]) == 0
+    named = os.path.relpath(model)
+    assert run(["morph", "a.png", "b.png", "-o", "film.mp4", "--model", named, "--candidates", "2", *FRAMES]) == 0
     before = tree(here / "film/frames")
     assert run(["redo", "film.mp4", "--frame", "1", "--prompt", "dog", "--seed", "9"]) == 0
     after = tree(here / "film/frames")
@@ -99,6 +102,10 @@ def test_redo_undo_restore(here: Path, model: Path, capsys: pytest.CaptureFixtur
     assert tree(here / "film/frames") == before
     assert run(["restore", "film"]) == 0
     assert tree(here / "film/frames") == after
+    with contextlib.chdir("film"):  # the model's folder was named as seen from elsewhere
+        assert run(["undo", "."]) == 0
+        assert tree(here / "film/frames") == before
+        assert run(["restore", "."]) == 0
     capsys.readouterr()
     for command, message in (
         (["redo", "film.mp4", "--frame", "9"], "film has no frame 9"),

@@ -79,6 +79,40 @@ def test_nine_frames_grown_to_seventeen_are_seventeen_made_at_once(tmp_path: Pat
     assert all(torch.equal(a[key], b[key]) for key in b)
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"num_frames": 3, "refine": 2}, {"num_frames": 9}),
+        ({"num_frames": 5}, {"num_frames": 3, "refine": 4}),
+        ({"num_frames": 3, "refine": 2}, {"num_frames": 5, "refine": 2}),
+    ],
+)
+def test_a_refined_film_that_grows_keeps_its_frames(
+    before: dict[str, int], after: dict[str, int], tmp_path: Path
+) -> None:
+    film(tmp_path / "run", **before)
+    frames = contents(tmp_path / "run", "frames/")
+    grown = film(tmp_path / "run", **after)
+    assert len(grown) == 9
+    assert frames.items() <= contents(tmp_path / "run", "frames/").items()
+
+
+def test_words_of_an_impossible_film_are_not_fitted(tmp_path: Path) -> None:
+    settings = {**QUICK, "num_frames": 3, "noise_levels": (0.5,), "inversion_iterations": 1}
+    segue = Interpolator(tiny_pipe())
+    segue(A, B, output=tmp_path / "run", **settings)
+    before = contents(tmp_path / "run")
+    with pytest.raises(SegueError, match="noise levels"):
+        segue.invert(A, B, output=tmp_path / "run", **{**settings, "num_frames": 5})
+    assert contents(tmp_path / "run") == before
+
+
+def test_a_part_of_a_temporary_film_keeps_its_files() -> None:
+    inner = Interpolator(tiny_pipe())(A, B, **QUICK).frames[1:-1][:1]
+    gc.collect()
+    assert inner[0].size == A.size
+
+
 def test_growth_with_a_range_of_noise_keeps_the_frames(tmp_path: Path) -> None:
     film(tmp_path / "run", num_frames=3)
     before = contents(tmp_path / "run", "frames/")

@@ -13,6 +13,7 @@ from PIL import Image
 
 from segue.errors import SegueError
 from segue.history import Attempt, Edit, Redo
+from segue.plan import sizes_of
 from segue.run import RUN_FILE, RunFolder
 from segue.settings import MorphSettings, as_json, checked, differences
 from segue.tree import FrameKey, grows
@@ -72,7 +73,7 @@ def begin(
         before = checked(MorphSettings, there["settings"])  # with the defaults of settings that are newer than the run
         changes = _changes({**there, "settings": as_json(before)}, fresh)
         if settings.can_grow and _grows(changes, before, settings):
-            grown.append(before.steps + 1)
+            grown = sizes_of(before, grown)
         elif changes and not overwrite:
             raise SegueError(
                 f"{run.path} holds a run with other settings ({'; '.join(changes.values())}); "

@@ -91,10 +91,10 @@ class Interpolator:
             SegueError: unknown name, another family, pickled weights only, no network.
         """
         pipe = models.load(name_or_path, controlnet=controlnet, dtype=dtype, device=device, low_memory=low_memory)
-        interpolator = cls(pipe, name=str(name_or_path or "pocket"))
+        interpolator = cls(pipe, name=_named(name_or_path or "pocket"))
         interpolator.low_memory = low_memory
         used = str(pipe.unet.dtype).removeprefix("torch.")
-        interpolator._loaded = {"controlnet": None if controlnet is None else str(controlnet), "dtype": used}
+        interpolator._loaded = {"controlnet": _named(controlnet), "dtype": used}
         return interpolator
 
     @classmethod
@@ -307,6 +307,7 @@ class Interpolator:
             raise SegueError("inversion_iterations is 0: nothing would be fitted; the paper uses 100 to 500")
         keyframes = fitted(images, morph_settings, self.backbone)
         check_words(morph_settings, len(keyframes))
+        tree_of(morph_settings, len(keyframes) - 1, [])  # an error here, before anything is written
         given = read_given(morph_settings, len(keyframes), keyframes[0].size, len(self.backbone.controlnets))
         with RunFolder(Path(output)) as run:
             begin(
@@ -416,6 +417,13 @@ def _state(keyframes: Sequence[FrameKey], made: Mapping[FrameKey, Made]) -> dict
         for key, frame in made.items()
     ]
     return {"frames": sorted(given + others, key=lambda frame: Fraction(str(frame["place"])))}
+
+
+def _named(checkpoint: str | PathLike[str] | None) -> str | None:
+    """What a run remembers of a checkpoint's name: a folder wherever the next command stands."""
+    if checkpoint is None or str(checkpoint) == "pocket" or not Path(checkpoint).is_dir():
+        return None if checkpoint is None else str(checkpoint)
+    return str(Path(checkpoint).absolute())
 
 
 def _source(image: Source) -> str:

@@ -133,6 +133,8 @@ def step_back(output: Path, *, restore: bool, loading: LoadSettings, mode: Mode)
 
 def run_folder(output: Path) -> Path:
     """The run folder of a film: morph/ beside morph.mp4; frames in a folder have theirs beside it, named .run."""
+    if output.name in ("", ".."):  # a folder named by the way to it
+        output = output.resolve()
     return output.with_suffix("") if output.suffix else output.with_name(f"{output.name}.run")
 
 

@@ -29,8 +29,9 @@ FILMS_FILE = "films.json"
 class Frames(Sequence[Image.Image]):
     """The frames of a film in order; each is read from its file when it is asked for."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], *, of: "Frames | None" = None) -> None:
         self.paths = tuple(paths)
+        self._of = of  # a temporary film's files stay as long as its frames, or a part of them
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -43,7 +44,7 @@ class Frames(Sequence[Image.Image]):
 
     def __getitem__(self, index: int | slice) -> "Image.Image | Frames":
         if isinstance(index, slice):
-            return Frames(self.paths[index])
+            return Frames(self.paths[index], of=self)
         with Image.open(self.paths[index]) as image:
             return image.convert("RGB")
 

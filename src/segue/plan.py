@@ -25,11 +25,17 @@ def tree_of(settings: MorphSettings, pairs: int, grown: Sequence[int]) -> Tree:
     """The tree of a film: decided on the way, or fixed, with the smaller ones that it grew from."""
     if settings.spacing == "perceptual":
         return PerceptualTree(pairs, settings.num_frames, _levels(settings, settings.num_frames), settings.max_distance)
-    sizes = sorted({*grown, settings.num_frames, settings.steps + 1})
     stages = tuple(
-        UniformTree(pairs, num_frames, _levels(settings, num_frames), settings.branching) for num_frames in sizes
+        UniformTree(pairs, num_frames, _levels(settings, num_frames), settings.branching)
+        for num_frames in sizes_of(settings, grown)
     )
     return GrownTree(stages) if len(stages) > 1 else stages[0]
+
+
+def sizes_of(settings: MorphSettings, grown: Sequence[int]) -> list[int]:
+    """The frames of one gap at each stage of a film: those that it grew through, then its own, then refined."""
+    own = (settings.num_frames, settings.steps + 1)
+    return [*grown, *sorted({size for size in own if size > max(grown, default=0)})]
 
 
 def _levels(settings: MorphSettings, num_frames: int) -> tuple[float, ...]:
