@@ -82,9 +82,9 @@ def test_nine_frames_grown_to_seventeen_are_seventeen_made_at_once(tmp_path: Pat
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        ({"num_frames": 3, "refine": 2}, {"num_frames": 9}),
-        ({"num_frames": 5}, {"num_frames": 3, "refine": 4}),
-        ({"num_frames": 3, "refine": 2}, {"num_frames": 5, "refine": 2}),
+        ({"num_frames": 5, "refine": 2}, {"num_frames": 17}),
+        ({"num_frames": 9}, {"num_frames": 5, "refine": 4}),
+        ({"num_frames": 5, "refine": 2}, {"num_frames": 9, "refine": 2}),
     ],
 )
 def test_a_refined_film_that_grows_keeps_its_frames(
@@ -93,7 +93,7 @@ def test_a_refined_film_that_grows_keeps_its_frames(
     film(tmp_path / "run", **before)
     frames = contents(tmp_path / "run", "frames/")
     grown = film(tmp_path / "run", **after)
-    assert len(grown) == 9
+    assert len(grown) == 17
     assert frames.items() <= contents(tmp_path / "run", "frames/").items()
 
 
