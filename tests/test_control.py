@@ -106,6 +106,25 @@ def test_a_pose_of_its_own_changes_a_frame(segue: Interpolator, keyframes: list[
     assert changed == [False, True, False, False, False]
 
 
+def test_a_pose_that_would_change_nothing_is_refused(
+    segue: Interpolator, keyframes: list[Image.Image], tmp_path: Path
+) -> None:
+    standing(2).save(tmp_path / "own.json")
+    Image.new("RGB", (64, 64), "white").save(tmp_path / "hint.png")
+    plain = Interpolator(tiny_pipe())
+    cases: list[tuple[Interpolator, dict[str, Any], str]] = [
+        (plain, {}, "needs a ControlNet"),
+        (segue, {"pose": "off"}, "a film with pose off"),
+        (segue, {"control_image": [str(tmp_path / "hint.png")] * 2}, "a film with control images"),
+    ]
+    for number, (maker, settings, fault) in enumerate(cases):
+        run = tmp_path / f"run-{number}"
+        maker(*keyframes, **SETTINGS, **settings, output=run)
+        with pytest.raises(SegueError, match=fault):
+            maker.redo(run, FrameKey(0, Fraction(1, 4)), Edit(pose=str(tmp_path / "own.json")))
+        assert not (run / "journal.jsonl").exists()
+
+
 def test_control_images_are_faded(segue: Interpolator, keyframes: list[Image.Image], tmp_path: Path) -> None:
     hints = [tmp_path / "black.png", tmp_path / "white.png"]
     for path, colour in zip(hints, ("black", "white"), strict=True):

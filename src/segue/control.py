@@ -142,10 +142,19 @@ def scale_at(settings: MorphSettings, key: FrameKey) -> Tensor:
     return torch.tensor([most if settings.control_flat else 1 + (most - 1) * rise])
 
 
-def kept_edit(run: RunFolder, edit: Edit, size: tuple[int, int], settings: MorphSettings) -> Edit:
-    """An edit whose pose file is copied into the run folder, fitted to the film."""
+def kept_edit(run: RunFolder, edit: Edit, size: tuple[int, int], settings: MorphSettings, networks: int) -> Edit:
+    """An edit whose pose file is copied into the run folder, fitted to the film.
+
+    Raises:
+        SegueError: the file is no pose, or a pose changes nothing in this film.
+    """
     if edit.pose is None:
         return edit
+    if not networks:
+        raise SegueError("a frame's pose needs a ControlNet, and the film was made without one")
+    if settings.pose == "off" or settings.control_image:
+        other = "control images" if settings.control_image else "pose off"
+        raise SegueError(f"a frame's pose changes nothing in a film with {other}")
     pose = fitted(Pose.load(edit.pose), size, settings.fit)
     digest = hashlib.sha256(json.dumps(as_openpose(pose)).encode()).hexdigest()[:12]
     name = f"pose/edit-{digest}.json"

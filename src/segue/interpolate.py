@@ -267,7 +267,8 @@ class Interpolator:
             data = opened(run)
             self._same_model(run, data)
             settings = checked(MorphSettings, data["settings"])
-            own = kept_edit(run, edit, tuple(data["size"]), settings) if edit else None
+            networks = len(self.backbone.controlnets)
+            own = kept_edit(run, edit, tuple(data["size"]), settings, networks) if edit else None
             run.record(redone(run, settings, frame, own, candidate))
             self.make(run, compute, callback=callback, choose=choose)
             return Morph(run.path)
