@@ -106,6 +106,17 @@ def test_a_pose_of_its_own_changes_a_frame(segue: Interpolator, keyframes: list[
     assert changed == [False, True, False, False, False]
 
 
+def test_people_of_an_edit_who_are_not_guided_are_told(
+    segue: Interpolator, keyframes: list[Image.Image], tmp_path: Path
+) -> None:
+    segue(*keyframes, **SETTINGS, pose=files(tmp_path, standing(5), standing(35)), output=tmp_path / "run")
+    standing(2, people=2).save(tmp_path / "two.json")
+    with pytest.warns(SegueWarning, match="1 of 2 people in the pose given at 0.25 is not guided"):
+        segue.redo(tmp_path / "run", FrameKey(0, Fraction(1, 4)), Edit(pose=str(tmp_path / "two.json")))
+    with pytest.warns(SegueWarning):
+        segue.redo(tmp_path / "run", FrameKey(0, Fraction(3, 4)))
+
+
 def test_a_pose_that_would_change_nothing_is_refused(
     segue: Interpolator, keyframes: list[Image.Image], tmp_path: Path
 ) -> None:

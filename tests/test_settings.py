@@ -80,6 +80,10 @@ def test_the_defaults_are_the_designs() -> None:
         ({"noise": (0.3, float("nan"))}, "noise: .*finite"),
         ({"noise": (0.3,)}, "noise: "),
         ({"noise_levels": (0.5, 1.5)}, "noise_levels: input should be less than 1, not 1.5"),
+        (
+            {"noise_levels": (0.5,), "scheme": "interpolate-denoise"},
+            "noise_levels need the scheme branching, not inter",
+        ),
         ({"scheme": "morph"}, "scheme: input should be 'branching'.*not 'morph'"),
         ({"solver": "heun"}, "solver: .*not 'heun'"),
         ({"fram": 3}, "unknown setting 'fram'"),

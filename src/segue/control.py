@@ -172,8 +172,9 @@ def _pose_path(
     poses = _poses(run, settings, keyframes, backbone)
     if poses is None:
         return None
-    given = settings.pose != "auto"
-    path = PosePath(_closed(poses, settings), _edits(run), settings.pose_matching, settings.pose_hold, given)
+    edits = _edits(run)
+    given = settings.pose != "auto" and not edits  # an edit's fault must not keep the film from being made
+    path = PosePath(_closed(poses, settings), edits, settings.pose_matching, settings.pose_hold, given)
     for message in dict.fromkeys(path.messages):
         warnings.warn(message, SegueWarning, stacklevel=2)
     return path

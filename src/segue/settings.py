@@ -294,6 +294,8 @@ class MorphSettings(InversionSettings):
             raise SegueError("zoom, pan and rotate need the scheme branching, and no loop")
         if self.candidates > 1 and self.scheme != "branching":
             raise SegueError(f"candidates need the scheme branching, not {self.scheme}")
+        if self.noise_levels and self.scheme != "branching":
+            raise SegueError(f"noise_levels need the scheme branching, not {self.scheme}, which takes noise")
         if self.eta and self.solver != "ddim":
             raise SegueError(f"eta needs the solver ddim, not {self.solver}")
 
