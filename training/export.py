@@ -157,10 +157,9 @@ def export_captions() -> None:
     sums = torch.zeros_like(texts)
     for start in range(0, len(seen), 256):
         part = seen[start : start + 256]
-        vectors = clip.images([on_white(picture) for picture, _ in part])
-        for vector, (_, named) in zip(vectors, part, strict=True):
+        for image, (_, named) in zip(clip.images([on_white(picture) for picture, _ in part]), part, strict=True):
             for line in named & place.keys():
-                sums[place[line]] += vector
+                sums[place[line]] += image
     mixed = TEXT_SHARE * texts + (1 - TEXT_SHARE) * normalize(sums, dim=1)
     vectors = normalize(torch.where(sums.any(1, keepdim=True), mixed, texts), dim=1)
     save_file({"captions": vectors.half().contiguous()}, MODEL / "captions.safetensors")

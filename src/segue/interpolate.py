@@ -422,9 +422,10 @@ def _state(keyframes: Sequence[FrameKey], made: Mapping[FrameKey, Made]) -> dict
 
 def _named(checkpoint: str | PathLike[str] | None) -> str | None:
     """What a run remembers of a checkpoint's name: a folder wherever the next command stands."""
-    if checkpoint is None or str(checkpoint) == "pocket" or not Path(checkpoint).is_dir():
-        return None if checkpoint is None else str(checkpoint)
-    return str(Path(checkpoint).absolute())
+    if checkpoint is None:
+        return None
+    is_folder = str(checkpoint) != "pocket" and Path(checkpoint).is_dir()
+    return str(Path(checkpoint).absolute() if is_folder else checkpoint)
 
 
 def _source(image: Source) -> str:

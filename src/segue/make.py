@@ -114,9 +114,8 @@ def make_again(
         morph = segue.redo(
             folder, key, Edit(**changed) if changed else None, candidate=candidate, callback=show, choose=chooser
         )
-        for path, film in films.items():
-            _write(morph, path, film, show)
-    _done(morph, output if output != folder else next(iter(films), folder), mode)
+        written = _rewrite(morph, films, output, show)
+    _done(morph, written, mode)
 
 
 def step_back(output: Path, *, restore: bool, loading: LoadSettings, mode: Mode) -> None:
@@ -126,9 +125,8 @@ def step_back(output: Path, *, restore: bool, loading: LoadSettings, mode: Mode)
     with showing(mode) as show:
         segue = _interpolator_of(folder, loading)
         morph = (segue.restore if restore else segue.undo)(folder, callback=show)
-        for path, film in films.items():
-            _write(morph, path, film, show)
-    _done(morph, output if output != folder else next(iter(films), folder), mode)
+        written = _rewrite(morph, films, output, show)
+    _done(morph, written, mode)
 
 
 def run_folder(output: Path) -> Path:
@@ -183,6 +181,13 @@ def _write(morph: Morph, output: Path, film: FilmSettings, show: Any) -> None:
     morph.save(output, film)
     morph.contact_sheet(morph.path / "contact-sheet.png")
     morph.remember(output, film)
+
+
+def _rewrite(morph: Morph, films: Mapping[Path, FilmSettings], output: Path, show: Any) -> Path:
+    """Write films of a run anew; what to call the outcome: what was named, or its first film for a run folder."""
+    for path, film in films.items():
+        _write(morph, path, film, show)
+    return output if output != morph.path else next(iter(films), output)
 
 
 def _films(folder: Path, output: Path) -> dict[Path, FilmSettings]:
