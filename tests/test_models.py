@@ -17,7 +17,7 @@ from tiny import tiny_controlnet, tiny_pipe
 
 from segue import models
 from segue.errors import SegueError
-from segue.models import KNOWN, Known, best_dtype, check_weights, device_of, load, locate, on_disk
+from segue.models import KNOWN, Known, best_dtype, check_weights, device_of, laid_out, load, locate, on_disk
 from segue.models.fingerprint import Fingerprint, fingerprint
 
 
@@ -283,6 +283,23 @@ def test_best_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, native=native: native)
         assert best_dtype(torch.device("cuda", 0)) == best
     assert best_dtype(torch.device("mps")) == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("can", "dtype", "last"),
+    [
+        ({"avx512_bf16": True}, torch.bfloat16, False),
+        ({"avx512_bf16": True}, torch.float32, True),
+        ({"avx512_bf16": True, "amx_bf16": True}, torch.bfloat16, True),
+    ],
+)
+def test_the_order_of_weights_follows_the_processor(
+    monkeypatch: pytest.MonkeyPatch, can: dict[str, bool], dtype: torch.dtype, last: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: can)
+    pipe = laid_out(tiny_pipe().to(dtype), torch.device("cpu"))
+    assert pipe.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last) == last
+    assert pipe.vae.encoder.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
 
 
 # Hub names, without a network.

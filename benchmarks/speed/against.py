@@ -40,7 +40,7 @@ from segue.backbone import CLEAN, Sampling
 from segue.backbone.conditioning import TextConditioning
 from segue.backbone.stable_diffusion import StableDiffusion
 from segue.files import write_json
-from segue.models import best_dtype, channels_last, device_of, quiet
+from segue.models import best_dtype, device_of, laid_out, quiet
 from segue.settings import MorphSettings
 from segue.tree import UniformTree, noise_levels
 
@@ -142,7 +142,7 @@ def real_size(procedure: Procedure, device: torch.device, dtype: torch.dtype, ar
     with quiet():
         pipe = stable_diffusion_21(torch.float32).to(device)
         # The engine's own, of the same weights, as ``models.load`` has them.
-        pipes = {one: channels_last(stable_diffusion_21(one)).to(device) for one in {torch.float32, dtype}}
+        pipes = {one: laid_out(stable_diffusion_21(one), device).to(device) for one in {torch.float32, dtype}}
     scheduler = DDIMScheduler.from_config(pipes[dtype].scheduler.config)
     steps = {
         PAPER: sum(frame_steps(procedure, scheduler)),

@@ -76,6 +76,7 @@ def main() -> None:
         "rows": rows,
     }
     if arguments.compile:
+        models.laid_out(pipe, device)
         results["compile"] = compiled(pipe, 2 * max(arguments.batches), side, device, arguments.rounds)
         print(results["compile"])
     output = arguments.output or Path(f"out/speed/network-{arguments.model}-{device.type}.json")

@@ -3,7 +3,8 @@
     python -m benchmarks.speed.shares --rounds 3
 
 Films of pocket's two example pictures, made with the model loaded, one after the other. The engine's own share is all
-time outside of the networks: noise, blends, solver, files, pictures. On a machine that is busy with other work,
+time outside of the networks: noise, blends, solver, files, pictures. Of that, what compressing and writing the files of
+the run and the film takes is told apart. On a machine that is busy with other work,
 ``--cpu-time`` with OMP_NUM_THREADS=1 measures the processor's time instead of the clock's.
 """
 
@@ -13,17 +14,21 @@ import pstats
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import nn
 
 from benchmarks.speed.meter import machine, matrix_speed, metered, operations
-from segue import Interpolator
+from segue import Interpolator, morph
 from segue.files import write_json
 from segue.pose.detect import pocket_network
+from segue.run import RunFolder
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -46,9 +51,11 @@ def main() -> None:
     speed = matrix_speed(device, dtype)
     rows = []
     for round_ in range(arguments.rounds):
-        with metered(networks, device, time.process_time if arguments.cpu_time else time.perf_counter) as meter:
+        clock = time.process_time if arguments.cpu_time else time.perf_counter
+        with metered(networks, device, clock) as meter, clocked(clock) as files:
             film(segue, arguments.num_frames, round_)
-        rows.append({"seconds": meter.seconds, "outside": meter.outside, **shares(meter.networks)})
+        taken = {"seconds": meter.seconds, "outside": meter.outside, "files": sum(files) / meter.seconds}
+        rows.append({**taken, **shares(meter.networks)})
         print(rows[-1], flush=True)
     if arguments.profile:
         with cProfile.Profile(time.thread_time) as profile:
@@ -65,13 +72,14 @@ def main() -> None:
         "rounds": rows,
         "networks": calls,
         "outside": statistics.median(row["outside"] for row in rows),
+        "files": statistics.median(row["files"] for row in rows),
         "matrix_flops": speed,
         "unet_flop_per_sample": one,
         "unet_share_of_matrix_speed": one * unet["samples"] / unet["seconds"] / speed,
     }
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     write_json(arguments.output, results)
-    print(f"outside of the networks {results['outside']:.1%}; ", end="")
+    print(f"outside of the networks {results['outside']:.1%}, {results['files']:.1%} of it files; ", end="")
     print(f"the UNet runs at {results['unet_share_of_matrix_speed']:.0%} of the matrix products' speed")
 
 
@@ -80,10 +88,37 @@ def film(segue: Interpolator, num_frames: int, seed: int, **settings: Any) -> No
     pictures = [EXAMPLES / "cat.png", EXAMPLES / "tiger.png"]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
-        morph = segue(
+        made = segue(
             *pictures, output=path / "run", num_frames=num_frames, seed=seed, prompt=("cat", "tiger"), **settings
         )
-        morph.save(path / "film.mp4")
+        made.save(path / "film.mp4")
+
+
+@contextmanager
+def clocked(clock: Callable[[], float]) -> Iterator[list[float]]:
+    """The seconds of each file that is written: pictures, latents and state of the run, and the film."""
+    found: list[float] = []
+
+    def timed(write: Callable[..., Any]) -> Callable[..., Any]:
+        def measured(*arguments: Any, **options: Any) -> Any:
+            begun = clock()
+            try:
+                return write(*arguments, **options)
+            finally:
+                found.append(clock() - begun)
+
+        return measured
+
+    with ExitStack() as patches:
+        for place, name in (
+            (RunFolder, "save_image"),
+            (RunFolder, "save_latents"),
+            (RunFolder, "write"),
+            (RunFolder, "settle"),
+            (morph, "write_film"),
+        ):
+            patches.enter_context(patch.object(place, name, timed(getattr(place, name))))
+        yield found
 
 
 def networks_of(pipe: Any) -> dict[str, nn.Module]:
