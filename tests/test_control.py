@@ -1,7 +1,9 @@
 """Poses and control images in the engine, on tiny real networks."""
 
 import json
+import shutil
 import warnings
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,9 @@ from PIL import Image
 from tiny import tiny_controlnet, tiny_pipe
 
 from segue import Edit, FrameKey, Interpolator, MorphSettings, SegueError
+from segue.backbone.conditioning import Control
 from segue.control import control_at, scale_at
+from segue.dialogue import AcceptRest, Again
 from segue.errors import SegueWarning
 from segue.pose.drawing import draw
 from segue.pose.keypoints import Person, Pose
@@ -111,10 +115,57 @@ def test_people_of_an_edit_who_are_not_guided_are_told(
 ) -> None:
     segue(*keyframes, **SETTINGS, pose=files(tmp_path, standing(5), standing(35)), output=tmp_path / "run")
     standing(2, people=2).save(tmp_path / "two.json")
-    with pytest.warns(SegueWarning, match="1 of 2 people in the pose given at 0.25 is not guided"):
-        segue.redo(tmp_path / "run", FrameKey(0, Fraction(1, 4)), Edit(pose=str(tmp_path / "two.json")))
+    with pytest.warns(SegueWarning, match=r"1 of 2 people in the pose given at 0\.5 is not guided"):
+        segue.redo(tmp_path / "run", FrameKey(0, Fraction(1, 2)), Edit(pose=str(tmp_path / "two.json")))
     with pytest.warns(SegueWarning):
         segue.redo(tmp_path / "run", FrameKey(0, Fraction(3, 4)))
+
+
+def test_a_pose_of_its_own_bends_the_path_of_descendants_only(
+    segue: Interpolator, keyframes: list[Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scaled: list[FrameKey] = []
+    drawn: dict[FrameKey, Pose | None] = {}
+
+    def scale(settings: MorphSettings, key: FrameKey) -> torch.Tensor:
+        scaled.append(key)
+        return scale_at(settings, key)
+
+    def control(pose: Pose | None, convention: Any, size: tuple[int, int], scale: torch.Tensor) -> Control:
+        drawn[scaled[-1]] = pose
+        return control_at(pose, convention, size, scale)
+
+    monkeypatch.setattr("segue.control.scale_at", scale)
+    monkeypatch.setattr("segue.control.control_at", control)
+    settings = {**SETTINGS, "num_frames": 9, "pose": files(tmp_path, standing(5), standing(35))}
+    segue(*keyframes, **settings, output=tmp_path / "run")
+    before = dict(drawn)
+    standing(2).save(tmp_path / "own.json")
+    edited = segue.redo(tmp_path / "run", FrameKey(0, Fraction(1, 4)), Edit(pose=str(tmp_path / "own.json"), seed=0))
+    frames = [np.asarray(frame) for frame in edited.frames]
+    for folder in ("frames", "pictures", "latents"):
+        shutil.rmtree(tmp_path / "run" / folder)
+    again = segue(*keyframes, **settings, output=tmp_path / "run")
+    assert {key for key, pose in drawn.items() if pose != before[key]} == {
+        FrameKey(0, Fraction(i, 8)) for i in (1, 2, 3)
+    }
+    for one, other in zip(frames, again.frames, strict=True):
+        assert np.abs(one.astype(int) - np.asarray(other)).max() <= 2  # other batches
+
+
+def test_a_pose_given_while_picking_is_kept_in_the_run(
+    segue: Interpolator, keyframes: list[Image.Image], tmp_path: Path
+) -> None:
+    standing(2).save(tmp_path / "own.json")
+    answers: Iterator[Again | AcceptRest] = iter([Again(Edit(pose=str(tmp_path / "own.json"))), AcceptRest()])
+    settings = {**SETTINGS, "pose": files(tmp_path, standing(5), standing(35))}
+    segue(*keyframes, **settings, output=tmp_path / "run", choose=lambda _candidates: next(answers))
+    (tmp_path / "own.json").unlink()
+    line = json.loads((tmp_path / "run/journal.jsonl").read_text().splitlines()[0])
+    assert Pose.load(tmp_path / "run" / line["edit"]["pose"]) == standing(2)
+    plain = Interpolator(tiny_pipe())
+    with pytest.raises(SegueError, match="a frame's pose needs a ControlNet"):
+        plain(*keyframes, **SETTINGS, choose=lambda _candidates: Again(Edit(pose="own.json")))
 
 
 def test_a_pose_that_would_change_nothing_is_refused(

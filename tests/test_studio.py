@@ -154,11 +154,16 @@ def test_only_the_frame_and_its_descendants_change(film: Session) -> None:
 
 def test_a_pose_of_its_own(film: Session) -> None:
     people = pose_editor.as_points(pose_editor.standing((64, 64)))
-    film.redo("1/4", {"pose": people})
+    film.redo("1/2", {"pose": people})
     ended(film)
     assert film.job
     assert film.job.state == "done"
     assert "nobody in keyframe 1" in film.job.message
+    film.step(back=True)
+    ended(film)
+    film.redo("1/4", {"pose": people})
+    ended(film)
+    assert not film.job.message  # the frame has its pose, and no frame is made from it
     panel = frame_panel(film, FrameKey(0, Fraction(1, 4)))
     assert (panel["pose_of"], panel["pose"]) == ("own", people)
     words = shlex.split(film.commands()[-1])

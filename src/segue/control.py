@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch import Tensor
 from segue.backbone import Backbone, Sampling
 from segue.backbone.conditioning import Control
 from segue.begin import digest
+from segue.dialogue import AcceptRest, Again, Candidates, Chooser, Pick
 from segue.errors import SegueError, SegueWarning
 from segue.history import Edit
 from segue.noise import Noise
@@ -34,9 +36,21 @@ from segue.schemes import Sample
 from segue.settings import MorphSettings
 from segue.tree import FrameKey
 
-__all__ = ["Controls", "Given", "control_at", "controls_of", "keep_given", "kept_edit", "read_given", "scale_at"]
+__all__ = [
+    "Controls",
+    "Edits",
+    "Given",
+    "control_at",
+    "controls_of",
+    "keep_given",
+    "keeping_poses",
+    "kept_edit",
+    "read_given",
+    "scale_at",
+]
 
-Controls = Callable[[Sample], tuple[Control, ...]]
+Edits = Mapping[FrameKey, Edit]
+Controls = Callable[[Sample, Edits], tuple[Control, ...]]
 
 PHOTOGRAPH = "a photograph of a person, realistic, detailed"  # what a drawing is translated to
 PHOTOGRAPH_NOISE = 0.7
@@ -97,7 +111,9 @@ def controls_of(
     backbone: Backbone,
     controlnet: str,
 ) -> Controls | None:
-    """What gives each sample its control; None where there is none to give.
+    """What gives each sample its control, given the edits of the frames that it is made from; None for no control.
+
+    The path of poses goes through the pose of an edited frame for that frame's descendants, and for no other frame.
 
     Args:
         run: the run folder, which keeps poses and control images.
@@ -114,15 +130,17 @@ def controls_of(
     if settings.control_image:
         images = [run.image(f"control/{FrameKey(i).name}.png") for i in range(len(keyframes))]
         shown = [_as_hint(image) for image in _closed(images, settings)]
-        return lambda sample: (Control(_faded(shown, sample.key), scale_at(settings, sample.key)),)
-    path = _pose_path(run, settings, keyframes, backbone)
-    if path is None or not (path.guides or run.history.edited):
+        return lambda sample, _edits: (Control(_faded(shown, sample.key), scale_at(settings, sample.key)),)
+    path = _pose_paths(run, settings, keyframes, backbone)
+    if path is None:
         return None
     convention: Any = settings.control_convention or convention_for(controlnet)
 
-    def drawn(sample: Sample) -> tuple[Control, ...]:
+    def drawn(sample: Sample, edits: Edits) -> tuple[Control, ...]:
+        if not (path({}).guides or run.history.has_poses):
+            return ()
         own = run.history.attempt_of(sample.key, sample.candidate).edit.pose
-        pose = Pose.load(run.path / own) if own else path(sample.key)
+        pose = Pose.load(run.path / own) if own else path(edits)(sample.key)
         return (control_at(pose, convention, keyframes[0].size, scale_at(settings, sample.key)),)
 
     return drawn
@@ -163,21 +181,42 @@ def kept_edit(run: RunFolder, edit: Edit, size: tuple[int, int], settings: Morph
     return replace(edit, pose=name)
 
 
-def _pose_path(
+def keeping_poses(
+    choose: Chooser, run: RunFolder, size: tuple[int, int], settings: MorphSettings, networks: int
+) -> Chooser:
+    """A chooser whose edits have their pose files copied into the run folder; see ``kept_edit``."""
+
+    def ask(candidates: Candidates) -> Pick | Again | AcceptRest:
+        answer = choose(candidates)
+        if isinstance(answer, Again) and answer.edit:
+            return replace(answer, edit=kept_edit(run, answer.edit, size, settings, networks))
+        return answer
+
+    return ask
+
+
+def _pose_paths(
     run: RunFolder, settings: MorphSettings, keyframes: Sequence[Image.Image], backbone: Backbone
-) -> PosePath | None:
-    """The path of poses over the film; says in one line who is not guided."""
+) -> Callable[[Edits], PosePath] | None:
+    """The path of poses through the keyframes and some edits; says in one line who is not guided on it."""
     if settings.pose == "off":
         return None
     poses = _poses(run, settings, keyframes, backbone)
     if poses is None:
         return None
-    edits = _edits(run)
-    given = settings.pose != "auto" and not edits  # an edit's fault must not keep the film from being made
-    path = PosePath(_closed(poses, settings), edits, settings.pose_matching, settings.pose_hold, given)
-    for message in dict.fromkeys(path.messages):
-        warnings.warn(message, SegueWarning, stacklevel=2)
-    return path
+    closed = _closed(poses, settings)
+
+    @cache
+    def through(edits: tuple[tuple[Fraction, str], ...]) -> PosePath:
+        own = {place: Pose.load(run.path / file) for place, file in edits}
+        given = settings.pose != "auto" and not own  # an edit's fault must not keep the film from being made
+        path = PosePath(closed, own, settings.pose_matching, settings.pose_hold, given)
+        for message in dict.fromkeys(path.messages):
+            warnings.warn(message, SegueWarning, stacklevel=2)
+        return path
+
+    through(())
+    return lambda edits: through(tuple(sorted((key.place, edit.pose) for key, edit in edits.items() if edit.pose)))
 
 
 def _poses(
@@ -219,12 +258,6 @@ def _photograph(
             z = backbone.denoise(point.alpha * z + point.sigma * eps, words, point, sampling=sampling)
             run.save_image(file, to_images(backbone.decode(z))[0])
     return run.image(file)
-
-
-def _edits(run: RunFolder) -> Mapping[Fraction, Pose]:
-    """The poses that redos gave to frames, by place: the path goes through them."""
-    edits = {key.place: run.history.edit(key).pose for key in run.history.edited}
-    return {place: Pose.load(run.path / file) for place, file in edits.items() if file}
 
 
 def _closed(parts: Sequence[Any], settings: MorphSettings) -> list[Any]:

@@ -39,7 +39,7 @@ class Work:
         backbone, sampling: the networks, and how they denoise.
         run: where everything made is kept.
         batch_size: samples in one network call; halved where memory does not suffice.
-        conditioning: the conditioning of a sample, a batch of one.
+        conditioning: the conditioning of a sample, a batch of one, given the edits of the frames that it is made from.
         noise: named noise, for eta.
         candidates: how many candidates a frame of a level gets.
         picture: the finished picture of a frame from its decoded image (3, H, W) in [-1, 1] and those of ``alone``.
@@ -55,7 +55,7 @@ class Work:
     sampling: Sampling
     run: RunFolder
     batch_size: int
-    conditioning: Callable[[Sample], Any]
+    conditioning: Callable[[Sample, Mapping[FrameKey, Edit]], Any]
     noise: NamedNoise
     candidates: Callable[[Level], int]
     picture: Callable[[FrameKey, Tensor, Mapping[FrameKey, Tensor]], Image.Image]
@@ -123,6 +123,7 @@ class _Driver:
         self.work = work
         self.recipes = recipes
         self.latents: dict[FrameKey, Tensor] = {}
+        self.edits: dict[FrameKey, dict[FrameKey, Edit]] = {}  # of a settled frame and of those that it is made from
         self.known: dict[Sample, str] = {}  # the recipes of the present level
         self.ask = work.choose
         self.batch_size = work.batch_size
@@ -142,18 +143,19 @@ class _Driver:
         settled = {key: self._choice(level, tries) for key, tries in attempts.items()}
         samples = [Sample(key, n) for key, tries in attempts.items() for n in _numbers(settled[key], tries)]
         self._compute(level, samples)
-        recipes = dict(self.recipes)
+        recipes, edits = dict(self.recipes), dict(self.edits)
         for key, tries in attempts.items():
             choice = settled[key] or self._chosen(level, tries)
             recipe = self._recipe(level, Sample(key, choice.candidate))
             recipes[key] = recipe
+            edits[key] = self._edits_above(level, key) | self._own_edit(level, key, choice.candidate)
             self.latents[key] = self._latent(recipe)
             if level.is_final:
                 self._show(level, choice, tries)
                 self.frames += 1
                 self._report(key, self.work.run.picture(recipe))
                 yield Made(key, level.number, level.parents[key], choice.candidate, recipe, *self._others(level, tries))
-        self.recipes = recipes
+        self.recipes, self.edits = recipes, edits
 
     def _others(self, level: Level, tries: list[Attempt]) -> tuple[dict[int, str], dict[int, float]]:
         """The candidates of a frame that are not undone and whose pictures are kept, and the scores that they got."""
@@ -270,7 +272,7 @@ class _Driver:
         z = torch.stack([level.blend(sample) for sample in batch])
         if level.start == level.stop:
             return z
-        parts = [self.work.conditioning(sample) for sample in batch]
+        parts = [self.work.conditioning(sample, self._edits_above(level, sample.key)) for sample in batch]
 
         def progress() -> None:
             self.step += len(batch)
@@ -327,6 +329,15 @@ class _Driver:
         latent = self.work.run.latent(recipe)
         assert latent is not None
         return latent
+
+    def _own_edit(self, level: Level, key: FrameKey, candidate: int) -> dict[FrameKey, Edit]:
+        """The edit that a candidate of a frame was made under, by the frame; nothing where there was none."""
+        edit = self.work.run.history.attempt_of(key, candidate).edit if level.is_final else Edit()
+        return {} if edit == Edit() else {key: edit}
+
+    def _edits_above(self, level: Level, key: FrameKey) -> dict[FrameKey, Edit]:
+        """The edits of the frames that a frame is made from, and of those that they are made from."""
+        return {k: edit for parent in level.parents[key] for k, edit in self.edits.get(parent, {}).items()}
 
     def _recipe(self, level: Level, sample: Sample) -> str:
         """The recipe of a sample: the frame's name, a digest of what it is made from, and the parent alone."""

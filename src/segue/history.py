@@ -201,6 +201,12 @@ class History:
         return frozenset(event.frame for event in self.redos)
 
     @property
+    def has_poses(self) -> bool:
+        """Whether any frame has candidates under a pose of its own."""
+        attempts = (event.attempt if isinstance(event, Redo) else event for event in self._effective())
+        return any(isinstance(attempt, Attempt) and attempt.edit.pose for attempt in attempts)
+
+    @property
     def redos(self) -> list[Redo]:
         """The redos that count, oldest first."""
         return [event for event in self._effective() if isinstance(event, Redo)]

@@ -25,7 +25,7 @@ from segue.backbone import Backbone
 from segue.backbone.stable_diffusion import StableDiffusion
 from segue.begin import BatchSize, begin, digest, opened, redone
 from segue.clip import Clip
-from segue.control import controls_of, keep_given, kept_edit, read_given
+from segue.control import controls_of, keep_given, keeping_poses, kept_edit, read_given
 from segue.dialogue import Chooser, Made, Progress
 from segue.drift import ColourMatch
 from segue.errors import SegueError
@@ -182,7 +182,8 @@ class Interpolator:
         """The steps of ``make``."""
         data = opened(run)
         settings = checked(MorphSettings, data["settings"])
-        noise = EditedNoise(run, settings.seed, self._latent_shape(data["size"]))
+        size: tuple[int, int] = tuple(data["size"])
+        noise = EditedNoise(run, settings.seed, self._latent_shape(size))
 
         # Encode the keyframes.
         keyframes = {FrameKey(i): run.shown(FrameKey(i)) for i in range(len(data["keyframes"]))}
@@ -230,7 +231,7 @@ class Interpolator:
             picture=lambda key, image, alone: to_images(match(key, fade(key, image, alone))[None])[0],
             alone=fade.alone,
             judge=judge or _judge(settings),
-            choose=choose,
+            choose=choose and keeping_poses(choose, run, size, settings, len(self.backbone.controlnets)),
             report=report,
             cost=cost_of(task, tree, settings, self.backbone, fade),
             keep_candidates=compute.keep_candidates,

@@ -13,7 +13,7 @@ from segue.backbone import Backbone
 from segue.backbone.conditioning import TextConditioning
 from segue.caption import captions
 from segue.conditioning import ConditioningPath
-from segue.control import Controls
+from segue.control import Controls, Edits
 from segue.inversion import invert
 from segue.noise import Noise
 from segue.run import RunFolder
@@ -36,15 +36,15 @@ class Words:
     controls: Controls | None = None
     known: dict[tuple[str, str], TextConditioning] = dataclasses.field(default_factory=dict)
 
-    def __call__(self, sample: Sample) -> TextConditioning:
-        """The conditioning of a sample, a batch of one."""
+    def __call__(self, sample: Sample, edits: Edits) -> TextConditioning:
+        """The conditioning of a sample, a batch of one; ``edits`` are those of the frames that it is made from."""
         words = self.path(sample.key.place)
         edit = self.run.history.attempt_of(sample.key, sample.candidate).edit
         if edit.prompt is not None:
             words = dataclasses.replace(words, prompt=self._embedded(edit.prompt, self.negative_prompt).prompt)
         if edit.negative_prompt is not None:
             words = dataclasses.replace(words, negative=self._embedded("", edit.negative_prompt).negative)
-        return dataclasses.replace(words, controls=self.controls(sample)) if self.controls else words
+        return dataclasses.replace(words, controls=self.controls(sample, edits)) if self.controls else words
 
     def _embedded(self, prompt: str, negative: str) -> TextConditioning:
         if (prompt, negative) not in self.known:

@@ -6,7 +6,6 @@ from typing import Any
 
 from segue.display import describe
 from segue.errors import SegueError
-from segue.pose.path import PosePath
 from segue.studio import pose_editor
 from segue.studio.jobs import Job
 from segue.studio.session import Session
@@ -86,7 +85,7 @@ def _run(session: Session, view: RunView) -> dict[str, Any]:
     }
 
 
-def _slot(view: RunView, slot: Slot, number: int, path: PosePath | None = None) -> dict[str, Any]:
+def _slot(view: RunView, slot: Slot, number: int, path: pose_editor.Poses | None = None) -> dict[str, Any]:
     found: dict[str, Any] = {
         "place": str(slot.key.place),
         "number": number,
@@ -133,7 +132,7 @@ def _job(session: Session, job: Job | None) -> dict[str, Any] | None:
     return {"state": job.state, "title": job.title, "text": text, "share": min(share, 1.0), "message": job.message}
 
 
-def _path(view: RunView) -> PosePath | None:
+def _path(view: RunView) -> pose_editor.Poses | None:
     """The path of poses; none where a file is damaged."""
     try:
         return pose_editor.path_of(view)

@@ -5,21 +5,20 @@ A pose is handed to the page as lists of 18 [x, y, confidence], in pixels of the
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from fractions import Fraction
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from segue.errors import SegueError
-from segue.history import History
 from segue.pose.keypoints import KEYPOINTS, Person, Pose
 from segue.pose.path import PosePath
-from segue.studio.timeline import RunView
+from segue.studio.timeline import RunView, ancestors
 from segue.tree import FrameKey
 
-__all__ = ["LIMBS", "as_points", "from_points", "kept", "path_of", "pose_of", "prepare", "standing"]
+__all__ = ["LIMBS", "Poses", "as_points", "from_points", "kept", "path_of", "pose_of", "prepare", "standing"]
 
 LIMBS = (  # the bones that the page draws: pairs of keypoints
     (1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10), (1, 11), (11, 12), (12, 13),
@@ -34,7 +33,10 @@ _STANDING = (
 )  # fmt: skip
 
 
-def pose_of(view: RunView, key: FrameKey, path: PosePath | None) -> tuple[Pose | None, str]:
+Poses = Callable[[FrameKey], Pose | None]
+
+
+def pose_of(view: RunView, key: FrameKey, path: Poses | None) -> tuple[Pose | None, str]:
     """The pose of a frame and whose it is: "own", "path" or "none"."""
     own = view.history.edit(key).pose
     if own:
@@ -43,15 +45,27 @@ def pose_of(view: RunView, key: FrameKey, path: PosePath | None) -> tuple[Pose |
     return (pose, "path") if pose and pose.people else (None, "none")
 
 
-def path_of(view: RunView) -> PosePath | None:
-    """The path of poses over a film, from what lies in its run folder; None where the keyframes have no poses."""
+def path_of(view: RunView) -> Poses | None:
+    """The pose of each frame on its path, which goes through the keyframes' poses and those of edited ancestors.
+
+    From what lies in the run folder; None where the keyframes have no poses.
+    """
     files = [view.path / "pose" / f"{FrameKey(i).name}.json" for i in range(view.keyframes)]
     if not all(file.is_file() for file in files):
         return None
     poses = [pose if pose.people else None for pose in map(Pose.load, files)]
     closed = [*poses, poses[0]] if view.settings.loop else poses
-    edits = _edits(view.path, view.history)
-    return PosePath(closed, edits, view.settings.pose_matching, view.settings.pose_hold)
+    named = {key: view.history.edit(key).pose for key in view.history.edited}
+    edits = {key: Pose.load(view.path / file) for key, file in named.items() if file}
+    above = ancestors(view.slots()) if edits else {}
+
+    @cache
+    def through(edited: frozenset[FrameKey]) -> PosePath:
+        own = {key.place: edits[key] for key in edited}
+        return PosePath(closed, own, view.settings.pose_matching, view.settings.pose_hold)
+
+    through(frozenset())  # what is wrong with a file shows here
+    return lambda key: through(frozenset(edits) & {key, *above.get(key, ())})(key)
 
 
 def prepare(run: Path, keyframes: int, size: tuple[int, int]) -> None:
@@ -92,11 +106,6 @@ def kept(pose: Pose, folder: Path) -> Path:
     path = folder / f"pose-{digest}.json"
     pose.save(path)
     return path
-
-
-def _edits(run: Path, history: History) -> Mapping[Fraction, Pose]:
-    named = {key.place: history.edit(key).pose for key in history.edited}
-    return {place: Pose.load(run / file) for place, file in named.items() if file}
 
 
 def _list(people: Any) -> Sequence[Any]:

@@ -17,7 +17,7 @@ from segue.run import RUN_FILE, read_part
 from segue.settings import MorphSettings, checked
 from segue.tree import FrameKey, UniformTree, noise_levels
 
-__all__ = ["RunView", "Slot", "again"]
+__all__ = ["RunView", "Slot", "again", "ancestors"]
 
 
 @dataclass(frozen=True)
@@ -162,6 +162,14 @@ def again(slots: Sequence[Slot], key: FrameKey) -> list[FrameKey]:
         if touched.intersection(slot.parents):
             touched.add(slot.key)
     return sorted(touched)
+
+
+def ancestors(slots: Sequence[Slot]) -> dict[FrameKey, frozenset[FrameKey]]:
+    """The frames that each frame is made from, directly and not."""
+    found: dict[FrameKey, frozenset[FrameKey]] = {}
+    for slot in sorted(slots, key=lambda slot: slot.level):
+        found[slot.key] = frozenset(slot.parents).union(*(found.get(parent, frozenset()) for parent in slot.parents))
+    return found
 
 
 def _history(path: Path) -> History:
