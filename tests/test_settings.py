@@ -25,6 +25,7 @@ from segue.settings import (
     option_name,
     preset_settings,
     updated,
+    with_preset,
 )
 
 KINDS = (InversionSettings, MorphSettings, ComputeSettings, FilmSettings)
@@ -162,6 +163,15 @@ def test_the_papers_preset() -> None:
     assert (settings.inversion_iterations, settings.candidates, settings.noise) == (500, 8, (0.30, 0.55))
     with pytest.raises(SegueError, match="unknown preset 'best'; there are paper, balanced, draft"):
         preset_settings("best")
+
+
+def test_a_preset_makes_candidates_where_something_chooses() -> None:
+    assert "candidates" not in with_preset("paper", {})
+    assert with_preset("paper", {"candidates": 3})["candidates"] == 3
+    assert with_preset("paper", {}, picked=True)["candidates"] == 8
+    for prompts in ({"rank_for": "a cat"}, {"rank_against": ["blurred"]}):
+        assert with_preset("paper", prompts)["candidates"] == 8
+        assert "candidates" not in with_preset("paper", {**prompts, "scheme": "interpolate"})
 
 
 def test_the_names_are_those_of_the_fields() -> None:

@@ -131,7 +131,7 @@ class Interpolator:
         Raises:
             SegueError: an image or setting is wrong, or the folder holds a run with other settings.
         """
-        morph_settings, compute = _settings(preset, settings)
+        morph_settings, compute = _settings(preset, settings, picked=choose is not None)
         keyframes = fitted(images, morph_settings, self.backbone)
         check_words(morph_settings, len(keyframes))
         tree_of(morph_settings, len(keyframes) - 1, [])  # an error here, before anything is overwritten
@@ -387,11 +387,14 @@ class Interpolator:
         )
 
 
-def _settings(preset: str | None, values: Mapping[str, Any]) -> tuple[MorphSettings, ComputeSettings]:
+def _settings(
+    preset: str | None, values: Mapping[str, Any], *, picked: bool = False
+) -> tuple[MorphSettings, ComputeSettings]:
     """The settings of a call by kind, over those of a preset."""
     computing = {name: value for name, value in values.items() if name in fields(ComputeSettings)}
     others = {name: value for name, value in values.items() if name not in computing}
-    return checked(MorphSettings, with_preset(preset or "balanced", others)), checked(ComputeSettings, computing)
+    begun = with_preset(preset or "balanced", others, picked=picked)
+    return checked(MorphSettings, begun), checked(ComputeSettings, computing)
 
 
 def _judge(settings: MorphSettings) -> Judge | None:

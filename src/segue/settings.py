@@ -352,7 +352,10 @@ class FilmSettings:
         easing_named(self.easing)
 
 
-PRESET_HELP = "Values to begin with: draft for a first look, balanced, or paper, slow and as published."
+PRESET_HELP = (
+    "Values to begin with: draft for a first look, balanced, or paper, slow and as published; "
+    "paper makes 8 candidates of a frame where they are ranked or picked."
+)
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "paper": {
         "solver": "ddim",
@@ -404,10 +407,15 @@ def preset_settings(name: str) -> Mapping[str, Any]:
     return PRESETS[name]
 
 
-def with_preset(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a preset under those that are given; its candidates are left out where the scheme makes none."""
+def with_preset(name: str, values: Mapping[str, Any], *, picked: bool = False) -> dict[str, Any]:
+    """The values of a preset under those that are given.
+
+    Its candidates are left out where the scheme makes none, and where nothing chooses among them: neither prompts to
+    rank for or against, nor (``picked``) a person.
+    """
     preset = dict(preset_settings(name))
-    if values.get("scheme", "branching") != "branching":
+    chosen = picked or values.get("rank_for") or values.get("rank_against")
+    if values.get("scheme", "branching") != "branching" or not chosen:
         preset.pop("candidates", None)
     return {**preset, **values}
 
