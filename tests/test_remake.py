@@ -11,7 +11,7 @@ import torch
 from shapes import QUICK, contents, interpolator, latents, picture
 
 from segue.dialogue import AcceptRest, Again, Candidates, Pick
-from segue.errors import SegueError
+from segue.errors import SegueError, SegueWarning
 from segue.history import Edit
 from segue.tree import FrameKey
 
@@ -100,7 +100,7 @@ def test_an_undo_that_was_interrupted_is_finished_by_the_next_call(run: Path, mo
     assert frames(run) == first
 
 
-@pytest.mark.parametrize("edit", [Edit(prompt="an owl"), Edit(negative_prompt="fog"), Edit(seed=5), Edit(noise=0.7)])
+@pytest.mark.parametrize("edit", [Edit(prompt="an owl"), Edit(negative_prompt="fog"), Edit(seed=5), Edit(noise=0.6)])
 def test_edits(run: Path, edit: Edit) -> None:
     segue = interpolator()
     before = latents(run)
@@ -111,6 +111,14 @@ def test_edits(run: Path, edit: Edit) -> None:
     undone = segue.undo(run)
     assert all(torch.equal(before[key], latents(run)[key]) for key in before)
     assert len(undone) == 9
+
+
+def test_noise_outside_of_the_usual_is_told(run: Path, tmp_path: Path) -> None:
+    with pytest.warns(SegueWarning, match=r"noise 0\.7: above 0\.65 frames leave their parents"):
+        interpolator().redo(run, at(3), Edit(noise=0.7))
+    with pytest.warns(SegueWarning, match=r"noise 0\.2: below 0\.25 frames look like a cross-fade"):
+        film(tmp_path / "low", noise=(0.2, 0.65))
+    film(tmp_path / "none", noise=(0.2, 0.9), scheme="interpolate")
 
 
 def test_only_the_prompt_differs_where_the_seed_is_the_same(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ from segue.keyframes import camera, encoded, fitted, image_of
 from segue.memory import within_memory
 from segue.morph import Morph
 from segue.pictures import Source, to_images
-from segue.plan import candidates_of, cost_of, motion_of, noise_of, sampling_of, tree_of
+from segue.plan import candidates_of, cost_of, motion_of, noise_of, sampling_of, tree_of, warn_of_noise
 from segue.rank import Judge
 from segue.run import RunFolder
 from segue.schemes import Latents, Task, scheme_named
@@ -137,6 +137,8 @@ class Interpolator:
         tree_of(morph_settings, len(keyframes) - 1, [])  # an error here, before anything is overwritten
         given = read_given(morph_settings, len(keyframes), keyframes[0].size, len(self.backbone.controlnets))
         judge = _judge(morph_settings)
+        if morph_settings.scheme != "interpolate":
+            warn_of_noise(morph_settings.noise_levels or morph_settings.noise)
         if morph_settings.spacing == "perceptual":
             network_kept(morph_settings.look)  # an error here too
         path = Path(output or tempfile.mkdtemp(prefix="segue-"))
@@ -271,6 +273,8 @@ class Interpolator:
             networks = len(self.backbone.controlnets)
             own = kept_edit(run, edit, tuple(data["size"]), settings, networks) if edit else None
             run.record(redone(run, settings, frame, own, candidate))
+            if edit and edit.noise is not None:
+                warn_of_noise([edit.noise])
             self.make(run, compute, callback=callback, choose=choose)
             return Morph(run.path)
 

@@ -1,12 +1,14 @@
 """What a run will compute, from its settings: the tree and its noise levels, the sampling, the camera, the cost."""
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Sequence
 
 import torch
 
 from segue.backbone import Backbone, Sampling
 from segue.dialogue import Cost
+from segue.errors import SegueWarning
 from segue.fade import Fade
 from segue.generate import price
 from segue.motion import Motion
@@ -16,9 +18,10 @@ from segue.settings import MorphSettings
 from segue.spacing import PerceptualTree
 from segue.tree import GrownTree, Midpoint, Tree, UniformTree, noise_levels
 
-__all__ = ["candidates_of", "cost_of", "motion_of", "noise_of", "sampling_of", "tree_of"]
+__all__ = ["candidates_of", "cost_of", "motion_of", "noise_of", "sampling_of", "tree_of", "warn_of_noise"]
 
 FAR = 1e9  # farther than any two frames look apart
+USUAL_NOISE = (0.25, 0.65)  # below, frames look like a cross-fade; above, they leave their parents
 
 
 def tree_of(settings: MorphSettings, pairs: int, grown: Sequence[int]) -> Tree:
@@ -50,6 +53,17 @@ def noise_of(run: RunFolder, midpoint: Midpoint) -> float:
     """The noise level of a midpoint: the tree's, or that of an edit."""
     own = run.history.edit(midpoint.key).noise
     return midpoint.noise if own is None else own
+
+
+def warn_of_noise(levels: Sequence[float]) -> None:
+    """Say what to expect of noise levels that lie outside the usual ones."""
+    low, high = USUAL_NOISE
+    if min(levels) < low:
+        text = f"noise {min(levels):g}: below {low:g} frames look like a cross-fade of their parents"
+        warnings.warn(text, SegueWarning, stacklevel=3)
+    if max(levels) > high:
+        text = f"noise {max(levels):g}: above {high:g} frames leave their parents"
+        warnings.warn(text, SegueWarning, stacklevel=3)
 
 
 def motion_of(settings: MorphSettings) -> Motion:
