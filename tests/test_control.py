@@ -21,6 +21,7 @@ from segue.dialogue import AcceptRest, Again
 from segue.errors import SegueWarning
 from segue.pose.drawing import draw
 from segue.pose.keypoints import Person, Pose
+from segue.run import RUN_FILE, RunFolder
 from segue.settings import checked
 
 SETTINGS: dict[str, Any] = {"num_frames": 5, "num_inference_steps": 2, "prompt": "a", "fade": 0.0}
@@ -78,6 +79,27 @@ def test_given_poses_guide_the_frames(segue: Interpolator, keyframes: list[Image
         segue(*keyframes, **SETTINGS, pose=paths, output=tmp_path / "other")
     again = segue.redo(tmp_path / "run", FrameKey(0, Fraction(1, 4)))
     assert np.array_equal(np.asarray(again.frames[2]), np.asarray(guided.frames[2]))
+
+
+def test_given_poses_are_in_the_run_before_it_is_one(
+    segue: Interpolator, keyframes: list[Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill at any moment leaves no run that would go and look for poses that were given."""
+    run, settings = tmp_path / "run", {**SETTINGS, "pose": files(tmp_path, standing(5), standing(35))}
+    write, kept = RunFolder.write, []
+
+    def noted(folder: RunFolder, name: str, content: Any) -> None:
+        if name == RUN_FILE:
+            kept.append([Pose.load(file) for file in sorted((run / "pose").glob("*.json"))])
+        write(folder, name, content)
+
+    monkeypatch.setattr(RunFolder, "write", noted)
+    segue(*keyframes, **settings, output=run)
+    assert kept == [[standing(5), standing(35)]]
+    (run / "pose/001.0000000.json").unlink()
+    with pytest.raises(SegueError, match=r"001\.0000000\.json is not there; the command that began the film writes"):
+        segue.redo(run, FrameKey(0, Fraction(1, 4)))
+    segue(*keyframes, **settings, output=run)
 
 
 def test_files_with_other_content_are_another_film(

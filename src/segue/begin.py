@@ -1,6 +1,5 @@
 """The beginning of a run: what determines its images, written down or compared with what the folder holds."""
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -8,17 +7,18 @@ from functools import cache
 from importlib.metadata import version
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
+from segue.control import Given, keep_given
 from segue.errors import SegueError
 from segue.history import Attempt, Edit, Redo
+from segue.pictures import digest
 from segue.plan import sizes_of
 from segue.run import RUN_FILE, RunFolder
 from segue.settings import MorphSettings, as_json, checked, differences
 from segue.tree import FrameKey, grows
 
-__all__ = ["BatchSize", "begin", "digest", "opened", "redone"]
+__all__ = ["BatchSize", "begin", "opened", "redone"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def begin(
     batch_size: BatchSize,
     model: Mapping[str, str | None],
     *,
-    given: Sequence[str],
+    given: Given,
     overwrite: bool,
 ) -> None:
     """Write what determines the images, or compare it with what the folder holds.
@@ -51,7 +51,7 @@ def begin(
         settings: what determines the images.
         batch_size: how the work is cut into batches; a run that is continued keeps its own.
         model: the name and fingerprint of the model, and what else loads it again.
-        given: digests of the poses or control images that were given for the keyframes.
+        given: the poses or control images that were given for the keyframes; they are kept in the folder.
         overwrite: begin anew where the folder holds a run with other settings.
 
     Raises:
@@ -65,7 +65,7 @@ def begin(
             {"source": source, "pixels": digest(keyframe)} for source, keyframe in zip(sources, keyframes, strict=True)
         ],
         "model": dict(model),
-        "given": list(given),
+        "given": given.digests(),
     }
     there = run.read(RUN_FILE)
     grown = list(there.get("grown", [])) if there else []
@@ -87,6 +87,7 @@ def begin(
     for i, keyframe in enumerate(keyframes):
         if there is None or not run.frame(FrameKey(i)).exists():
             run.save_keyframe(FrameKey(i), keyframe)
+    keep_given(run, given)
     run.write(RUN_FILE, {**fresh, "grown": grown, "batch_size": frames, "versions": _versions()})
 
 
@@ -148,11 +149,6 @@ def _changes(there: Mapping[str, Any], fresh: Mapping[str, Any]) -> dict[str, st
     if there.get("given", []) != fresh["given"] and name not in changed:
         changed[name] = f"{name}: files with other content"
     return changed
-
-
-def digest(picture: Image.Image) -> str:
-    """A digest of a picture's size and pixels."""
-    return hashlib.sha256(repr(picture.size).encode() + np.asarray(picture).tobytes()).hexdigest()
 
 
 @cache

@@ -21,12 +21,11 @@ from torch import Tensor
 
 from segue.backbone import Backbone, Sampling
 from segue.backbone.conditioning import Control
-from segue.begin import digest
 from segue.dialogue import AcceptRest, Again, Candidates, Chooser, Pick
 from segue.errors import SegueError, SegueWarning
 from segue.history import Edit
 from segue.noise import Noise
-from segue.pictures import fit, load, to_images, to_tensor
+from segue.pictures import digest, fit, load, to_images, to_tensor
 from segue.pose.detect import detector_of
 from segue.pose.drawing import convention_for, draw
 from segue.pose.keypoints import Pose, as_openpose, fitted
@@ -225,6 +224,9 @@ def _poses(
     """The keyframes' poses: kept in the run, given, or detected; None where nothing can detect them."""
     files = [_pose_file(run, i) for i in range(len(keyframes))]
     if not all(file.exists() for file in files):
+        if settings.pose != "auto":
+            missing = next(file for file in files if not file.exists())
+            raise SegueError(f"{missing} is not there; the command that began the film writes the given poses anew")
         try:
             detect = detector_of(settings.pose_detector or "pocket")
         except SegueError:

@@ -23,9 +23,9 @@ from PIL import Image
 from segue import models
 from segue.backbone import Backbone
 from segue.backbone.stable_diffusion import StableDiffusion
-from segue.begin import BatchSize, begin, digest, opened, redone
+from segue.begin import BatchSize, begin, opened, redone
 from segue.clip import Clip
-from segue.control import controls_of, keep_given, keeping_poses, kept_edit, read_given
+from segue.control import controls_of, keeping_poses, kept_edit, read_given
 from segue.dialogue import Chooser, Made, Progress
 from segue.drift import ColourMatch
 from segue.errors import SegueError
@@ -36,7 +36,7 @@ from segue.history import Edit, Restore, Undo
 from segue.keyframes import camera, encoded, fitted, image_of
 from segue.memory import within_memory
 from segue.morph import Morph
-from segue.pictures import Source, to_images
+from segue.pictures import Source, digest, to_images
 from segue.plan import candidates_of, cost_of, motion_of, noise_of, sampling_of, tree_of, warn_of_noise
 from segue.rank import Judge
 from segue.run import RunFolder
@@ -146,9 +146,7 @@ class Interpolator:
             with RunFolder(path) as run, self.backbone.evaluating():
                 sources = [_source(image) for image in images]
                 batch = self._batch_size(compute, keyframes[0].size)
-                digests = given.digests()
-                begin(run, keyframes, sources, morph_settings, batch, self.model, given=digests, overwrite=overwrite)
-                keep_given(run, given)
+                begin(run, keyframes, sources, morph_settings, batch, self.model, given=given, overwrite=overwrite)
                 self.make(run, compute, callback=callback, choose=choose, judge=judge)
                 return Morph(run.path, temporary=not output)
         except BaseException:
@@ -323,10 +321,9 @@ class Interpolator:
                 morph_settings,
                 self._batch_size(compute, keyframes[0].size),
                 self.model,
-                given=given.digests(),
+                given=given,
                 overwrite=False,
             )
-            keep_given(run, given)
             shown = {FrameKey(i): keyframe for i, keyframe in enumerate(keyframes)}
             latents = encoded(self.backbone, run, shown, [digest(keyframe) for keyframe in keyframes])
             self._wording(run, morph_settings, keyframes, latents, callback or (lambda _progress: None))

@@ -7,6 +7,7 @@ Placement: a point (x, y) of the source, in pixels with (0, 0) at the outer corn
 of the fitted picture. ``placement`` gives these numbers, so that poses are fitted exactly as the pictures are.
 """
 
+import hashlib
 import io
 import math
 import os
@@ -30,6 +31,7 @@ __all__ = [
     "Placement",
     "Source",
     "common_size",
+    "digest",
     "fit",
     "load",
     "placement",
@@ -190,6 +192,11 @@ def to_images(tensor: Tensor) -> list[Image.Image]:
         raise SegueError("the model gave no numbers (NaN) for a picture; a dtype of float32 or bfloat16 may mend it")
     pixels = ((values + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
     return [Image.fromarray(array) for array in pixels.numpy()]
+
+
+def digest(picture: Image.Image) -> str:
+    """A digest of a picture's size and pixels."""
+    return hashlib.sha256(repr(picture.size).encode() + np.asarray(picture).tobytes()).hexdigest()
 
 
 def _nearest(side: float, multiple: int) -> int:
