@@ -19,6 +19,7 @@ from segue import models
 from segue.errors import SegueError
 from segue.models import KNOWN, Known, best_dtype, check_weights, device_of, laid_out, load, locate, on_disk
 from segue.models.fingerprint import Fingerprint, fingerprint
+from segue.models.hub import read
 
 
 @pytest.fixture(scope="module")
@@ -311,6 +312,29 @@ def test_what_is_in_the_cache_needs_no_network(hub: Path, saved: Path) -> None:
     assert locate("someone/tiny").samefile(folder)
     pipe = load("someone/tiny", controlnet="someone/control", dtype="float32", device="cpu")
     assert fingerprint(pipe) == fingerprint(tiny_pipe())
+
+
+def test_networks_of_transformers_are_read_from_the_disk_first(
+    hub: Path, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    calls: list[bool] = []
+
+    def load_part(local: bool) -> str:
+        calls.append(local)
+        if local and len(calls) > 2:
+            raise OSError("a part of it is missing")
+        return "loaded"
+
+    monkeypatch.setattr("segue.models.hub.hf_hub_download", lambda name, _file: asked.append(name))
+    keep(hub, "someone/control", saved / "controlnet")
+    assert read(str(saved / "controlnet"), "a network", load_part) == "loaded"
+    assert read("someone/control", "a network", load_part) == "loaded"
+    assert (calls, asked) == ([True, True], [])
+    assert read("someone/control", "a network", load_part) == "loaded"
+    assert (calls[2:], asked) == ([True, False], [])
+    assert read("someone/else", "a network", load_part) == "loaded"
+    assert (calls[4:], asked) == ([False], ["someone/else"])
 
 
 def test_an_unfinished_download_is_not_taken_for_a_model(

@@ -8,6 +8,7 @@ texts for pictures; "none" leaves the prompts empty.
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -17,10 +18,10 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from segue.clip import POCKET_CLIP, Clip, unreadable
+from segue.clip import POCKET_CLIP, Clip
 from segue.errors import SegueError
 from segue.files import write_bytes
-from segue.models import quiet
+from segue.models.hub import read
 
 __all__ = ["captions", "nearest_captions", "write_caption_features", "written_captions"]
 
@@ -81,13 +82,7 @@ def write_caption_features(folder: Path) -> None:
 
 def written_captions(pictures: Sequence[Image.Image], name: str, device: str | torch.device = "cpu") -> list[str]:
     """Captions written by a transformers model for pictures to text, by name or folder; greedy, one at a time."""
-    try:
-        with quiet():
-            processor = _pil_image_processor(name)
-            tokenizer = transformers.AutoTokenizer.from_pretrained(name)
-            model = transformers.AutoModelForImageTextToText.from_pretrained(name, use_safetensors=True)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise unreadable(name, "a captioning model", error) from error
+    processor, tokenizer, model = read(name, "a captioning model", lambda local: _read(name, local))
     model = model.eval().to(device)
     texts = []
     for picture in pictures:
@@ -122,14 +117,21 @@ def _features(folder: Path, count: int) -> Tensor:
     try:
         vectors: Tensor = load_file(path)["captions"]
     except (OSError, KeyError, SafetensorError) as error:
-        raise SegueError(f"{path} holds no caption vectors; make them with write_caption_features") from error
+        raise SegueError(
+            f"{path} holds no caption vectors; install segue anew for pocket's, or make them of the texts with "
+            "segue.caption.write_caption_features"
+        ) from error
     if len(vectors) != count:
         raise SegueError(f"{path} holds {len(vectors)} vectors for {count} captions; make it anew")
     return normalize(vectors.double(), dim=-1)
 
 
-def _pil_image_processor(name: str) -> transformers.AutoImageProcessor:
-    """The image processor of a checkpoint that works on PIL images, without torchvision."""
+def _read(name: str, local: bool) -> tuple[Any, Any, Any]:
+    """The image processor, which works on PIL images without torchvision, the tokenizer and the model."""
     major = int(transformers.__version__.split(".")[0])
-    options = {"backend": "pil"} if major >= 5 else {"use_fast": False}
-    return transformers.AutoImageProcessor.from_pretrained(name, **options)
+    options: dict[str, Any] = {"backend": "pil"} if major >= 5 else {"use_fast": False}
+    return (
+        transformers.AutoImageProcessor.from_pretrained(name, local_files_only=local, **options),
+        transformers.AutoTokenizer.from_pretrained(name, local_files_only=local),
+        transformers.AutoModelForImageTextToText.from_pretrained(name, use_safetensors=True, local_files_only=local),
+    )

@@ -12,12 +12,11 @@ from typing import Any, Self
 import torch
 import transformers
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from segue.errors import SegueError
-from segue.models import quiet
+from segue.models.hub import read
 
 __all__ = ["POCKET_CLIP", "Clip"]
 
@@ -51,20 +50,7 @@ class Clip:
         source = str(POCKET_CLIP) if name in (None, "pocket") else str(name)
         if name in (None, "pocket") and not POCKET_CLIP.is_dir():
             raise SegueError(f"pocket's CLIP is not at {POCKET_CLIP}; name another CLIP model")
-        try:
-            with quiet():
-                config = transformers.AutoConfig.from_pretrained(source)
-                if config.model_type != "clip":
-                    raise SegueError(f"{source} is a model of type {config.model_type}, not a CLIP")
-                model, found = transformers.CLIPModel.from_pretrained(
-                    source, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-                )
-                if found["missing_keys"]:
-                    raise SegueError(f"{source} lacks weights of a CLIP, such as {min(found['missing_keys'])}")
-                tokenizer = transformers.CLIPTokenizer.from_pretrained(source)
-                processor = _image_processor().from_pretrained(source)
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            raise unreadable(source, "a CLIP", error) from error
+        model, tokenizer, processor = read(source, "a CLIP", lambda local: _read(source, local))
         return cls("pocket" if name is None else name, model.eval().to(device), tokenizer, processor)
 
     @torch.no_grad()
@@ -95,20 +81,18 @@ class Clip:
         return _unit(self.model.text_projection(pooled))
 
 
-def unreadable(source: str, what: str, error: Exception) -> SegueError:
-    """The one line for a model of transformers that cannot be loaded."""
-    if isinstance(error, SegueError):
-        return error
-    folder = Path(source)
-    if folder.is_dir() and not any(folder.glob("*.safetensors")):
-        pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
-        if pickled:
-            return SegueError(f"{folder / pickled[0]} is a pickle, which can run code; weights must be .safetensors")
-        return SegueError(f"{source} holds no .safetensors weights of {what}")
-    if source.startswith((".", "/", "~")) and not folder.exists():
-        return SegueError(f"{source} is not there; {what} is given by its folder or its name")
-    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return SegueError(f"{source} cannot be loaded as {what} with safetensors weights: {reason}")
+def _read(source: str, local: bool) -> tuple[Any, Any, Any]:
+    """The model, its tokenizer and its image processor."""
+    config = transformers.AutoConfig.from_pretrained(source, local_files_only=local)
+    if config.model_type != "clip":
+        raise SegueError(f"{source} is a model of type {config.model_type}, not a CLIP")
+    model, found = transformers.CLIPModel.from_pretrained(
+        source, use_safetensors=True, dtype=torch.float32, output_loading_info=True, local_files_only=local
+    )
+    if found["missing_keys"]:
+        raise SegueError(f"{source} lacks weights of a CLIP, such as {min(found['missing_keys'])}")
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(source, local_files_only=local)
+    return model, tokenizer, _image_processor().from_pretrained(source, local_files_only=local)
 
 
 def _image_processor() -> Any:

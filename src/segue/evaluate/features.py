@@ -24,12 +24,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from segue.clip import Clip, unreadable
+from segue.clip import Clip
 from segue.errors import SegueError
 from segue.evaluate import inception, lpips
 from segue.evaluate.measures import Array, SequencePath, path_of_features
 from segue.evaluate.pth import read_tensors
 from segue.files import write_bytes
+from segue.models.hub import read
 
 __all__ = ["Network", "convert", "network_named"]
 
@@ -146,13 +147,14 @@ def _clip(name: str, source: str | None, device: str) -> Network:
 
 def _dinov2(name: str, source: str, device: str) -> Network:
     """DINOv2's class token after the last norm."""
-    try:
-        model: Any = transformers.Dinov2Model.from_pretrained(source, use_safetensors=True, dtype=torch.float32)
-        processor: Any = (
-            getattr(transformers, "BitImageProcessorPil", None) or transformers.BitImageProcessor
-        ).from_pretrained(source)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise unreadable(source, "a DINOv2", error) from error
+
+    def load(local: bool) -> tuple[Any, Any]:
+        options: dict[str, Any] = {"local_files_only": local}
+        kind = getattr(transformers, "BitImageProcessorPil", None) or transformers.BitImageProcessor
+        network = transformers.Dinov2Model.from_pretrained(source, use_safetensors=True, dtype=torch.float32, **options)
+        return network, kind.from_pretrained(source, **options)
+
+    model, processor = read(source, "a DINOv2", load)
     model.eval().to(device)
 
     @torch.no_grad()
