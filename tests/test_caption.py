@@ -109,9 +109,7 @@ def test_captioners_that_are_not_there(pocket: Path, tmp_path: Path) -> None:
         captions(pictures(), str(tmp_path / "none-here"))
     with pytest.raises(SegueError, match="cannot be loaded as a captioning model"):
         captions(pictures(), str(pocket / "clip"))
-    with pytest.raises(
-        SegueError, match=r"nobody/has-this \(a captioning model\) is not on disk, and the hub"
-    ):
+    with pytest.raises(SegueError, match=r"nobody/has-this \(a captioning model\) is not on disk, and the hub"):
         captions(pictures(), "nobody/has-this")
 
 

@@ -79,3 +79,6 @@ def test_the_command_names_wrong_pictures(tmp_path: Path, capsys: pytest.Capture
     assert "two images" in capsys.readouterr().err
     assert run(["check", str(tmp_path / "a.png"), str(tmp_path / "b.png")]) == 2
     assert "b.png" in capsys.readouterr().err
+    halves(255, 0).save(tmp_path / "b.png")
+    assert run(["check", str(tmp_path / "a.png"), str(tmp_path / "b.png"), "--model", "nonsense"]) == 2
+    assert "unknown model 'nonsense'" in capsys.readouterr().err

@@ -20,6 +20,7 @@ from PIL import Image
 
 from segue.clip import Clip
 from segue.errors import SegueError
+from segue.models import named
 from segue.pictures import fit, load
 from segue.pose.detect import Detector, detector_of
 from segue.pose.keypoints import Pose
@@ -161,10 +162,12 @@ def check_films(images: Sequence[Path], *, detector: Detector | None, model: str
     """What the command ``segue check`` does: print the distances of neighbours, and what to change.
 
     Raises:
-        SegueError: fewer than two pictures, a picture that cannot be used, or a named detector that is not there.
+        SegueError: fewer than two pictures, a picture that cannot be used, an unknown model, or a named detector that is
+            not there.
     """
     if len(images) < 2:
         raise SegueError(f"a film needs two images or more, not {len(images)}")
+    named(model)
     pictures = [load(image) for image in images]
     clip, poses = Clip.load(), _poses(pictures, detector)
     gaps = zip(images, images[1:], pictures, pictures[1:], poses, poses[1:], strict=False)
@@ -174,7 +177,7 @@ def check_films(images: Sequence[Path], *, detector: Detector | None, model: str
         print(f"{left_name} to {right_name}: {', '.join(shown)}")
         if SCORE is not None:
             print(f"  difficulty {SCORE(found):.0f} of 100: of 100 benchmark pairs, so many are likely to jump less")
-        lines = advice(found, with_controlnet=model is None)
+        lines = advice(found, with_controlnet=model in (None, "pocket"))
         for line in lines or ["nothing unusual: the defaults should do"]:
             print(f"  {line}")
 

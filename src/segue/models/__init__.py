@@ -35,6 +35,7 @@ __all__ = [
     "laid_out",
     "load",
     "locate",
+    "named",
     "on_disk",
     "pocket_folder",
     "quiet",
@@ -166,6 +167,21 @@ def locate(name_or_path: str | PathLike[str] | None, *, kind: str = "model") -> 
     Raises:
         SegueError: no such name or folder, no network, or what the name stands for cannot be used.
     """
+    found = named(name_or_path, kind=kind)
+    if isinstance(found, Path):
+        return found
+    if (folder := _cached(found, kind)) is not None:
+        return folder
+    with quiet():
+        return _downloaded(found, kind)
+
+
+def named(name_or_path: str | PathLike[str] | None, *, kind: str = "model") -> Path | str:
+    """The folder of a checkpoint, or its hub name where it has one; nothing is read and the hub is not asked.
+
+    Raises:
+        SegueError: it is neither, or a single file.
+    """
     if name_or_path is None or str(name_or_path) == "pocket":
         return pocket_folder() if kind == "model" else pocket_folder() / "controlnet"
     path, name = Path(name_or_path), str(name_or_path)
@@ -182,10 +198,7 @@ def locate(name_or_path: str | PathLike[str] | None, *, kind: str = "model") -> 
     if name.count("/") != 1:
         known = ", ".join(model.name for model in KNOWN if model.kind == kind)
         raise SegueError(f"unknown {kind} '{path}': no such folder, and no hub name; known names are {known}")
-    if (folder := _cached(name, kind)) is not None:
-        return folder
-    with quiet():
-        return _downloaded(name, kind)
+    return name
 
 
 def check_folder(folder: Path, name: str) -> None:
