@@ -162,8 +162,7 @@ def check_films(images: Sequence[Path], *, detector: Detector | None, model: str
     """What the command ``segue check`` does: print the distances of neighbours, and what to change.
 
     Raises:
-        SegueError: fewer than two pictures, a picture that cannot be used, an unknown model, or a named detector that is
-            not there.
+        SegueError: fewer than two pictures, a picture that cannot be used, or a model or detector that is not there.
     """
     if len(images) < 2:
         raise SegueError(f"a film needs two images or more, not {len(images)}")
