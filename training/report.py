@@ -12,6 +12,7 @@ import torch
 from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, StableDiffusionPipeline
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
 
 from segue.clip import Clip
@@ -57,6 +58,7 @@ def main() -> None:
     for name in ("icons", "figures", "openmoji"):
         note(f"reconstruction of {name}", reconstruction(pipe, clip, held_out(name, RECONSTRUCTED)[0]))
     note("caption recall", recall(clip))
+    note("name of a picture", named(clip))
     note("error of v by timestep", losses(pipe))
     if (MODEL / "pose").exists():
         note("keypoints", keypoints())
@@ -112,6 +114,22 @@ def recall(clip: Clip) -> dict[str, float]:
     scores = clip.images([pictures[i] for i in rows.values()]) @ clip.texts(list(rows)).T
     rank = (scores > scores.diagonal()[:, None]).sum(1)
     return {"captions": len(rows), **{f"at_{k}": (rank < k).float().mean().item() for k in (1, 10)}}
+
+
+def named(clip: Clip) -> dict[str, float]:
+    """How often the nearest of pocket's captions has the name of a held-out icon, in any style; also by texts alone."""
+    pictures, records = held_out("icons", 10_000)
+    lines = (MODEL / "captions.txt").read_text().splitlines()
+    concepts = {r["caption"]: r["concept"] for r in load_array("icons")[1]}
+    names = [concepts.get(line, line) for line in lines]
+    seen = clip.images(pictures)
+
+    def right(vectors: Tensor) -> float:
+        nearest = (seen @ vectors.T).argmax(1).tolist()
+        return float(np.mean([names[row] == r["concept"] for row, r in zip(nearest, records, strict=True)]))
+
+    kept = load_file(MODEL / "captions.safetensors")["captions"].float()
+    return {"names": len(set(names)), "right": right(kept), "right_by_texts": right(clip.texts(lines))}
 
 
 @torch.no_grad()

@@ -56,7 +56,7 @@ def make_film(
     _check(images, output, str(images_settings["settings"].background))
     folder = run_folder(output)
     with showing(mode) as show:
-        segue = _loaded(folder, model)
+        segue = _loaded(read_part(folder, RUN_FILE), model)
         if film.timing == "even":
             network_kept(images_settings["settings"].look)  # an error here, not when the frames are made
         morph = segue(
@@ -87,7 +87,7 @@ def fit_words(
     _check(images, output, str(images_settings["settings"].background))
     folder = run_folder(output)
     with showing(mode) as show:
-        segue = _loaded(folder, model)
+        segue = _loaded(read_part(folder, RUN_FILE), model)
         segue.invert(*images, output=folder, preset=preset, callback=show, **images_settings["given"])
     if mode != "quiet":
         print(f"{folder}: the words are fitted; segue morph with the same settings makes the film")
@@ -211,10 +211,9 @@ def _existing(output: Path) -> Path:
     raise SegueError(f"{output} is no film and no run folder that segue made")
 
 
-def _loaded(folder: Path, model: ModelSettings) -> Interpolator:
-    """The model; in the precision that the folder's run was begun with, unless one is asked for."""
-    data = read_part(folder, RUN_FILE)
-    begun = data["model"].get("dtype") if data else None
+def _loaded(run: Mapping[str, Any] | None, model: ModelSettings) -> Interpolator:
+    """The model; in the precision that a run was begun with, where there is one, unless another is asked for."""
+    begun = run["model"].get("dtype") if run else None
     limit_threads()
     return Interpolator.loaded(updated(model, {"dtype": model.dtype or begun}))
 
@@ -226,7 +225,7 @@ def _interpolator_of(folder: Path, loading: LoadSettings) -> Interpolator:
         raise SegueError(f"{folder} holds no run any more")
     model = data["model"]
     named = {"model": model["name"], "controlnet": model.get("controlnet")}
-    return _loaded(folder, checked(ModelSettings, {**asdict(loading), **named}))
+    return _loaded(data, checked(ModelSettings, {**asdict(loading), **named}))
 
 
 def _previewing(show: Any, folder: Path) -> Any:
