@@ -16,6 +16,7 @@ morph if "pixel" is not above "unmoved" by more than that.
 
 import argparse
 import csv
+import warnings
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -37,6 +38,7 @@ FAINT = (0.001, 0.001)  # noise levels at which nothing is denoised
 
 
 def main() -> None:
+    warnings.filterwarnings("ignore", "noise 0.001")  # on purpose
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pairs", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
