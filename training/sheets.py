@@ -10,13 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from segue import Interpolator
 from training.pairs import FOLDER
-from training.report import PROMPTS, contact_sheet, generate, held_out, to_images, to_tensor
-from training.store import MODEL, ROOT
+from training.report import PROMPTS, contact_sheet, drawing_pipe, generate, held_out, to_images, to_tensor
+from training.store import ROOT
 
 OUT = ROOT / "docs" / "pocket"
 MORPHS = (
@@ -29,8 +28,7 @@ FRAMES = 9
 
 def main() -> None:
     OUT.mkdir(parents=True, exist_ok=True)
-    pipe = StableDiffusionPipeline.from_pretrained(MODEL)
-    pipe.set_progress_bar_config(disable=True)
+    pipe = drawing_pipe()
     save(contact_sheet(generate(pipe, PROMPTS), 8), "generated.png")
     originals = [held_out(name, count)[0] for name, count in (("icons", 12), ("figures", 4), ("openmoji", 4))]
     pictures = [picture for part in originals for picture in part]
