@@ -13,7 +13,8 @@ import pytest
 from PIL import Image, ImageSequence
 
 from segue.errors import SegueError, SegueWarning
-from segue.film import check_film, contact_sheet, sheet, timeline, write_film
+from segue.film import check_film, contact_sheet, sheet, write_film
+from segue.timing import on_screen, timeline
 
 COLOURS = [(200, 30, 40), (30, 180, 60), (20, 60, 210), (240, 240, 240), (10, 10, 10), (250, 220, 20), (0, 128, 128)]
 FORMATS = ["film.mp4", "film.gif", "film.webp"]
@@ -321,22 +322,12 @@ def test_nothing_can_be_written_there(name: str) -> None:
 # Times.
 
 
-def test_timeline() -> None:
-    frames, flags = ["a", "b", "c", "d", "e"], [True, False, True, False, True]
-    assert timeline(frames, flags, 10, 0.5, False) == [("a", 0.5), ("b", 0.1), ("c", 0.5), ("d", 0.1), ("e", 0.5)]
-    assert timeline(frames, flags, 10, 0, False) == [(frame, 0.1) for frame in frames]
-    assert timeline(range(3), [True, False, True], 4, 0.1, False) == [(0, 0.25), (1, 0.25), (2, 0.25)]
-    forth_and_back = timeline(frames, flags, 10, 0.5, True)
-    assert "".join(frame for frame, _ in forth_and_back) == "abcdedcb"
-    assert [seconds for _, seconds in forth_and_back] == [0.5, 0.1, 0.5, 0.1, 0.5, 0.1, 0.5, 0.1]
-    with pytest.raises(ValueError):
-        timeline(frames, flags[:-1], 10, 0, False)
-
-
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_timeline_plays_for_its_time(tmp_path: Path, name: str) -> None:
-    times = timeline(plain(), [True, False, False, True, False, False, True], 24000 / 1001, 0.4, True)
-    write_film(tmp_path / name, times)
+    flags = [True, False, False, True, False, False, True]
+    times = on_screen(timeline(flags, [1.0] * 6, 24000 / 1001, 0.4, boomerang=True))
+    frames = plain()
+    write_film(tmp_path / name, [(frames[number], seconds) for number, seconds in times])
     pixels, seconds = decoded(tmp_path / name)
     assert len(pixels) == 12
     assert sum(seconds) == pytest.approx(4 * 0.4 + 8 * 1001 / 24000, abs=0.006)

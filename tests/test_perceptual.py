@@ -114,3 +114,16 @@ def test_even_timing_gives_the_time_to_what_changes(clip: Path, tmp_path: Path) 
         with Image.open(film.save(tmp_path / f"film.{kind}", timing="even", hold=0.0, fps=1)) as image:
             lengths = [(frame.load(), frame.info["duration"])[1] / 1000 for frame in ImageSequence.Iterator(image)]
         assert np.cumsum(lengths) == pytest.approx(np.cumsum(slow), abs=tick / 2 + 1e-9)
+
+
+def test_the_seam_of_a_loop_is_timed_as_any_other_gap(clip: Path) -> None:
+    film = interpolator()(picture(0), picture(1), **QUICK, loop=True, look=f"clip:{clip}")
+    assert len(film) == len(film.distances()) == 8
+    apart = network_named(f"clip:{clip}").path([film.frames[7], film.frames[0]]).steps
+    assert film.distances()[-1] == pytest.approx(float(apart[0]))
+    eased = [seconds for _, seconds in film.timed(FilmSettings(easing="ease-in-out", hold=0.0))]
+    assert eased[:4] == pytest.approx(eased[4:])
+    assert sum(eased) == pytest.approx(8 / 12)
+    there_and_back = film.timed(FilmSettings(timing="even", hold=0.0, boomerang=True))
+    assert [number for number, _ in there_and_back] == [0, 1, 2, 3, 4, 5, 6, 7, 6, 5, 4, 3, 2, 1]
+    assert sum(seconds for _, seconds in there_and_back) == pytest.approx(14 / 12)

@@ -1,34 +1,53 @@
 import pytest
 
 from segue.errors import SegueError
-from segue.timing import EASINGS, Bezier, easing_named, screen_times
+from segue.timing import EASINGS, Bezier, easing_named, moments, on_screen, timeline
 
 
-def test_equal_steps_are_shown_for_equal_times_but_half_at_the_ends() -> None:
-    assert screen_times([1, 1, 1, 1], EASINGS["linear"]) == pytest.approx([1 / 8, 1 / 4, 1 / 4, 1 / 4, 1 / 8])
-
-
-def test_the_speed_of_an_even_film_is_constant() -> None:
+def test_an_even_film_is_as_far_as_the_time_has_gone() -> None:
+    assert moments([1, 1, 1, 1], EASINGS["linear"]) == pytest.approx([0, 1 / 4, 1 / 2, 3 / 4, 1])
     distances = [0.1, 0.5, 0.2, 0.9, 0.3]
-    shares = screen_times(distances, EASINGS["linear"])
-    # Frame i and i + 1 stand at times whose middle is the edge between them: rebuild the times from the edges.
-    edges = [sum(shares[: i + 1]) for i in range(len(shares) - 1)]
-    times = [0.0]
-    for edge in edges:
-        times.append(2 * edge - times[-1])
+    times = moments(distances, EASINGS["linear"])
     speeds = [far / (b - a) for far, a, b in zip(distances, times, times[1:], strict=False)]
     assert speeds == pytest.approx([sum(distances)] * 5, rel=1e-6)
-    assert sum(shares) == pytest.approx(1)
 
 
 def test_nothing_moves() -> None:
-    assert screen_times([0, 0], EASINGS["linear"]) == screen_times([1, 1], EASINGS["linear"])
+    assert moments([0, 0], EASINGS["linear"]) == moments([1, 1], EASINGS["linear"])
 
 
-def test_ease_in_out_shows_the_ends_for_longer() -> None:
-    shares = screen_times([1] * 8, EASINGS["ease-in-out"])
-    assert shares == pytest.approx(shares[::-1])
-    assert shares[1] > 1 / 8 > shares[4]
+def test_ease_in_out_is_slow_at_the_ends() -> None:
+    times = moments([1] * 8, EASINGS["ease-in-out"])
+    assert times == pytest.approx([1 - time for time in times[::-1]])
+    assert times[1] > 1 / 8 > times[5] - times[4]
+
+
+FLAGS = [True, False, True, False, True]
+
+
+def test_all_frames_of_a_uniform_film_have_the_same_time_but_held_keyframes() -> None:
+    shown = on_screen(timeline(FLAGS, [1.0] * 4, 10, 0.5))
+    assert [number for number, _ in shown] == [0, 1, 2, 3, 4]
+    assert [seconds for _, seconds in shown] == pytest.approx([0.5, 0.1, 0.5, 0.1, 0.5])
+    assert [seconds for _, seconds in on_screen(timeline(FLAGS, [1.0] * 4, 10, 0))] == pytest.approx([0.1] * 5)
+    assert [seconds for _, seconds in on_screen(timeline([True] * 3, [1.0] * 2, 4, 0.1))] == pytest.approx([0.25] * 3)
+    with pytest.raises(ValueError):
+        timeline(FLAGS, [1.0] * 3, 10, 0)
+
+
+def test_a_boomerang_turns_at_its_ends() -> None:
+    shown = on_screen(timeline(FLAGS, [1.0] * 4, 10, 0.5, boomerang=True))
+    assert [number for number, _ in shown] == [0, 1, 2, 3, 4, 3, 2, 1]
+    assert [seconds for _, seconds in shown] == pytest.approx([0.5, 0.1] * 4)
+    eased = on_screen(timeline(FLAGS, [1.5, 0.5, 0.5, 1.5], 1, 0, boomerang=True))
+    # It comes to a turning point as slowly as it leaves it.
+    assert [seconds for _, seconds in eased] == pytest.approx([1.5, 1.0, 0.5, 1.0, 1.5, 1.0, 0.5, 1.0])
+
+
+def test_a_closed_film_has_no_ends() -> None:
+    shown = on_screen(timeline([True, False, True, False], [1.5, 0.5, 1.5, 0.5], 1, 0, closed=True))
+    assert [seconds for _, seconds in shown] == pytest.approx([1.0] * 4)
+    assert timeline([True, False], [1.0, 3.0], 2, 0, closed=True)[-1].way == 1.5
 
 
 def test_a_bezier_curve_is_inverted() -> None:

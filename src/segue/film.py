@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 import av
 import numpy as np
@@ -23,10 +23,9 @@ from PIL import GifImagePlugin, Image, ImageDraw, ImageFont
 from segue.errors import SegueError, SegueWarning
 from segue.files import check_writable, sweep, writing, writing_folder
 
-__all__ = ["Frame", "check_film", "contact_sheet", "sheet", "timeline", "write_film"]
+__all__ = ["Frame", "check_film", "contact_sheet", "sheet", "write_film"]
 
 Frame: TypeAlias = Image.Image | str | os.PathLike[str]
-Item = TypeVar("Item")
 
 _MP4_TICKS, _WEBP_TICKS, _GIF_TICKS = 90_000, 1000, 100  # ticks in a second
 _WEBP_LEAST, _GIF_LEAST = 11, 2  # ticks; browsers show what is shorter for a tenth of a second
@@ -78,25 +77,6 @@ def check_film(path: Path) -> None:
         if path.exists():
             raise SegueError(f"{path} is a file; a film can end in {_endings()}, or be a new folder")
         check_writable(path)
-
-
-def timeline(
-    frames: Sequence[Item], keyframe_flags: Sequence[bool], fps: float, hold: float, boomerang: bool
-) -> list[tuple[Item, float]]:
-    """Which frame is on screen for how many seconds.
-
-    Args:
-        frames: the frames in order, of any kind.
-        keyframe_flags: for each frame, whether it is a keyframe.
-        fps: frames per second.
-        hold: seconds for which a keyframe stays, where that is longer than a frame.
-        boomerang: go back through the frames between the first and the last, so that a repeated film goes to and fro.
-    """
-    times = [
-        (frame, max(1 / fps, hold) if is_keyframe else 1 / fps)
-        for frame, is_keyframe in zip(frames, keyframe_flags, strict=True)
-    ]
-    return times + times[-2:0:-1] if boomerang else times
 
 
 def contact_sheet(frames: Sequence[Frame], path: str | os.PathLike[str] | None = None) -> Image.Image:

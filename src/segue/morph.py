@@ -5,6 +5,7 @@ import shutil
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
+from itertools import pairwise
 from os import PathLike
 from pathlib import Path
 from typing import Any, overload
@@ -13,12 +14,12 @@ from PIL import Image
 
 from segue.errors import SegueError
 from segue.files import write_json
-from segue.film import contact_sheet, timeline, write_film
+from segue.film import contact_sheet, write_film
 from segue.frames import network_kept
 from segue.run import RUN_FILE, read_part
 from segue.settings import FilmSettings, as_json, checked
-from segue.smooth import compensated, dissolved
-from segue.timing import Bezier, easing_named, screen_times
+from segue.smooth import Shown, compensated, dissolved
+from segue.timing import Showing, easing_named, moments, on_screen, timeline
 from segue.tree import FrameKey
 
 __all__ = ["FILMS_FILE", "Frames", "Morph"]
@@ -65,8 +66,8 @@ class Morph:
         """Open the finished run in a folder; a temporary folder is removed when its frames are gone."""
         self.path = path
         state = _read(path, "state.json")
-        loop = bool(_read(path, RUN_FILE)["settings"]["loop"])
-        frames = state["frames"][:-1] if loop else state["frames"]
+        self._is_loop = bool(_read(path, RUN_FILE)["settings"]["loop"])
+        frames = state["frames"][:-1] if self._is_loop else state["frames"]
         self.keys = tuple(FrameKey.at(Fraction(frame["place"])) for frame in frames)
         self.frames = Frames([path / "frames" / f"{frame['name']}.png" for frame in frames])
         if temporary:
@@ -92,56 +93,55 @@ class Morph:
             SegueError: an unknown ending or setting, or a place that cannot be written.
         """
         settings = film or checked(FilmSettings, values)
-        timed = self.timed(settings)
-        shown = self._smoothed(((self.frames[i], seconds) for i, seconds in timed), settings)
-        write_film(Path(path), shown, quality=settings.quality)
+        write_film(Path(path), self._shown(settings), quality=settings.quality)
         return Path(path)
 
     def timed(self, film: FilmSettings) -> list[tuple[int, float]]:
         """The numbers of the frames in the order in which they are shown, each with its seconds on screen."""
-        timed = timeline(range(len(self)), self.keyframe_flags, film.fps, film.hold, film.boomerang)
-        easing = easing_named(film.easing)
-        if film.timing == "uniform" and film.easing == "linear":
-            return list(timed)
-        own = self._screen_times(even=film.timing == "even", easing=easing)
-        return [(i, seconds + (own[i] - 1) / film.fps) for i, seconds in timed]
+        return on_screen(self._timeline(film))
 
     def distances(self) -> list[float]:
-        """How far apart neighbours look to the film's feature network (its setting ``look``).
+        """How far apart neighbours look to the film's feature network (its setting ``look``), the seam of a loop last.
 
         They are measured once, and kept in the run folder.
         """
+        paths = [*self.frames.paths, *self.frames.paths[: self._is_loop]]
         look = str(_read(self.path, RUN_FILE)["settings"]["look"])
-        names = [path.name for path in self.frames.paths]
-        digests = [f"{name} {path.stat().st_mtime_ns}" for name, path in zip(names, self.frames.paths, strict=True)]
+        digests = [f"{path.name} {path.stat().st_mtime_ns}" for path in paths]
         known = read_part(self.path, "distances.json") or {}
         if (known.get("look"), known.get("frames")) != (look, digests):
-            apart = network_kept(look).path(list(self.frames)).steps.tolist()
+            apart = network_kept(look).path(Frames(paths)).steps.tolist()
             known = {"look": look, "frames": digests, "distances": apart}
             write_json(self.path / "distances.json", known)
         return [float(distance) for distance in known["distances"]]
 
-    def _smoothed(
-        self, shown: Iterable[tuple[Image.Image, float]], film: FilmSettings
-    ) -> Iterable[tuple[Image.Image, float]]:
-        """The film with more frames between its own, where that is asked for."""
+    def _shown(self, film: FilmSettings) -> Iterable[tuple[Image.Image, float]]:
+        """The film's pictures with their seconds on screen; with more between its own, where that is asked for."""
+        if film.smooth == "none":
+            return ((self.frames[i], seconds) for i, seconds in self.timed(film))
+        frames = (Shown(self.frames[i], still, way) for i, still, way in self._timeline(film))
         if film.smooth == "dissolve":
-            return dissolved(shown, film.smooth_frames)
-        if film.smooth == "motion":
-            return compensated(shown, film.fps * (film.smooth_frames + 1))
-        return shown
+            return dissolved(frames, film.smooth_frames)
+        return compensated(frames, film.fps * (film.smooth_frames + 1))
 
-    def _screen_times(self, *, even: bool, easing: Bezier) -> list[float]:
-        """For each frame its time on screen, in frames of a uniform film; each gap between keyframes on its own."""
-        distances = self.distances() if even else [1.0] * (len(self) - 1)
+    def _timeline(self, film: FilmSettings) -> list[Showing]:
+        """What the film shows for how long."""
+        closed = self._is_loop and not film.boomerang
+        ways = self._ways(film, closed=closed)
+        return timeline(self.keyframe_flags, ways, film.fps, film.hold, boomerang=film.boomerang, closed=closed)
+
+    def _ways(self, film: FilmSettings, *, closed: bool) -> list[float]:
+        """The time from each frame to the next, in frames of a uniform film; each gap between keyframes on its own."""
+        count, easing = len(self) - 1 + closed, easing_named(film.easing)
+        if film.timing == "uniform" and film.easing == "linear":
+            return [1.0] * count
+        distances = self.distances() if film.timing == "even" else [1.0] * count
         ends = [i for i, flag in enumerate(self.keyframe_flags) if flag]
-        ends += [len(self) - 1] if ends[-1] != len(self) - 1 else []  # a loop's last gap ends before its keyframe
-        times = [0.0] * len(self)
-        for left, right in zip(ends, ends[1:], strict=False):
-            for i, share in enumerate(screen_times(distances[left:right], easing)):
-                times[left + i] += share * (right - left)
-        times[0], times[-1] = times[0] + 0.5, times[-1] + 0.5  # the ends have one gap only
-        return times
+        ways: list[float] = []
+        for left, right in pairwise(dict.fromkeys([*ends, count])):  # a loop's last gap ends where the film does
+            times = moments(distances[left:right], easing)
+            ways += [(after - before) * (right - left) for before, after in pairwise(times)]
+        return ways
 
     def contact_sheet(self, path: str | PathLike[str] | None = None) -> Image.Image:
         """All frames on one picture, also written to a path where one is given."""

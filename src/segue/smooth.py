@@ -2,66 +2,93 @@
 
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
+from typing import NamedTuple
 
 import av
 from av.filter import Graph
 from PIL import Image
 
-__all__ = ["compensated", "dissolved"]
+__all__ = ["Shown", "compensated", "dissolved"]
 
-Timed = Iterable[tuple[Image.Image, float]]
+
+class Shown(NamedTuple):
+    """A frame of a film that moves on.
+
+    Attributes:
+        image: its picture; all of a film are of one size.
+        still: seconds for which it stands.
+        way: seconds of the way to the next frame; of the last one, to the first, or 0 where the film ends.
+    """
+
+    image: Image.Image
+    still: float
+    way: float
+
 
 _TICKS = 90_000  # ticks of a second in the filter's clock
 
 
-def dissolved(frames: Timed, count: int) -> Iterator[tuple[Image.Image, float]]:
-    """Put ``count`` cross-dissolves between neighbours; each frame gives its time on screen to those after it.
+def dissolved(frames: Iterable[Shown], count: int) -> Iterator[tuple[Image.Image, float]]:
+    """Put ``count`` cross-dissolves on each way; the film lasts as long as before.
 
     Args:
-        frames: pictures of one size with their seconds on screen.
+        frames: the film.
         count: pictures between two neighbours.
     """
-    before: tuple[Image.Image, float] | None = None
-    for image, seconds in frames:
-        if before is not None:
-            shared = before[1] / (count + 1)
-            yield before[0], shared
+    for frame, after in _with_next(frames):
+        slot = frame.way / (count + 1)
+        yield frame.image, frame.still + slot
+        if after is not None:
             for i in range(1, count + 1):
-                yield Image.blend(before[0], image, i / (count + 1)), shared
-        before = image, seconds
-    if before is not None:
-        yield before
+                yield Image.blend(frame.image, after.image, i / (count + 1)), slot
 
 
-def compensated(frames: Timed, fps: float) -> Iterator[tuple[Image.Image, float]]:
+def compensated(frames: Iterable[Shown], fps: float) -> Iterator[tuple[Image.Image, float]]:
     """Interpolate along the motion between neighbours, by FFmpeg's filter minterpolate, to an even rate.
 
     Args:
-        frames: pictures of one size with their seconds on screen.
+        frames: the film.
         fps: frames per second of the result.
 
     Yields:
-        Pictures that are each on screen for 1 / fps; together as long as the frames, to one of them.
+        Pictures that are each on screen for 1 / fps; together as long as the film, to one of them.
     """
     graph: Graph | None = None
     last: Image.Image | None = None
-    shown, made = 0.0, 0
-    for image, seconds in frames:
-        graph = graph or _graph(image.size, fps)
-        graph.push(_frame(image, shown))
-        shown, last = shown + seconds, image
+    clock, made = 0.0, 0
+    for frame, after in _with_next(frames):
+        graph = graph or _graph(frame.image.size, fps)
+        graph.push(_frame(frame.image, clock))
+        clock += frame.still
+        if frame.still:  # the filter is shown where that ends
+            graph.push(_frame(frame.image, clock))
+        clock, last = clock + frame.way, after.image if after else frame.image
         for picture in _pulled(graph):
             made += 1
             yield picture, 1 / fps
     if graph is None or last is None:
         return
-    graph.push(_frame(last, shown))  # the filter needs an end for the last frame's time
+    graph.push(_frame(last, clock))  # where the last way leads to
     graph.push(None)
     for picture in _pulled(graph):
         made += 1
-        yield picture, 1 / fps
-    for _ in range(made, round(shown * fps)):
+        if made <= round(clock * fps):
+            yield picture, 1 / fps
+    for _ in range(made, round(clock * fps)):
         yield last, 1 / fps
+
+
+def _with_next(frames: Iterable[Shown]) -> Iterator[tuple[Shown, Shown | None]]:
+    """Each frame with the one that its way leads to: the next; from the last the first, or none where it has no way."""
+    first: Shown | None = None
+    before: Shown | None = None
+    for frame in frames:
+        first = first or frame
+        if before is not None:
+            yield before, frame
+        before = frame
+    if before is not None:
+        yield before, first if before.way else None
 
 
 def _graph(size: tuple[int, int], fps: float) -> Graph:
