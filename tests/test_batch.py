@@ -70,6 +70,8 @@ def frames(run: Path) -> dict[str, bytes]:
 class Here:
     """A crew of one worker in this process; ``before`` sees each order, and may answer in the worker's place."""
 
+    count = 1
+
     def __init__(self, loaded: Loaded, before: Callable[[Order], Event | None] = lambda _order: None) -> None:
         self.loaded, self.before = loaded, before
         self.found = [Event(0, "ready")]
@@ -93,6 +95,9 @@ class Here:
         if any(event.kind == "lost" for event in found):
             self.found.append(Event(0, "ready"))
         return found
+
+    def retire(self, worker: int) -> None:
+        self.count -= 1
 
     def close(self) -> None:
         self.is_closed = True
@@ -338,6 +343,45 @@ def test_a_model_that_no_worker_can_load_ends_the_batch(tmp_path: Path, loaded: 
     crew.found = [LOST, LOST, LOST]
     with pytest.raises(SegueError, match=r"lost while they load the model \(killed by signal 9\)"):
         drive.drive(rows_of(tmp_path, 1), [], crew)
+
+
+def test_rows_whose_names_meet_are_told_before_anything(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.csv"
+    for name in ("a", "b"):
+        Image.new("RGB", (64, 64), "red").save(tmp_path / f"{name}.png")
+    path.write_text("name,a,b\nx,a.png,b.png\nx.gif,a.png,b.png\nbatch.csv,a.png,b.png\n")
+    with pytest.raises(SegueError) as caught:
+        read_rows(path, tmp_path / "out", SETTINGS, preset="draft", ending=".gif")
+    assert "x.gif would also be the film of x; name it otherwise" in str(caught.value)
+    assert "batch.csv would also be the batch's table" in str(caught.value)
+
+
+def test_refined_frames_count(tmp_path: Path) -> None:
+    row = read_rows(write_manifest(tmp_path, 1), tmp_path / "out", {"refine": 4}, preset="balanced", ending=".gif")[0]
+    assert drive._State([row], [], False, Here(None)).expected == {"p0": 63}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["unfit", "lost"])
+def test_a_worker_that_cannot_load_the_model_does_not_end_what_others_make(
+    tmp_path: Path, loaded: Loaded, kind: Any
+) -> None:
+    class Two(Here):
+        count = 2
+
+        def events(self, seconds: float) -> list[Event]:
+            found, self.found = self.found, []
+            return found
+
+    crew = Two(loaded)
+    crew.found += [Event(1, kind, "no room")] * (1 if kind == "unfit" else drive.ATTEMPTS)
+    assert [o.state for o in drive.drive(rows_of(tmp_path, 2), [], crew)] == ["made", "made"]
+    assert crew.count == 1
+    # A worker that was ready and is lost while it waits is only replaced.
+    (tmp_path / "idle").mkdir()
+    crew = Two(loaded)
+    crew.found += [Event(1, "ready"), Event(1, "lost", "killed")] * drive.ATTEMPTS
+    assert [o.state for o in drive.drive(rows_of(tmp_path / "idle", 2), [], crew)] == ["made", "made"]
+    assert crew.count == 2
 
 
 # Workers on a cluster.

@@ -13,6 +13,7 @@ from shapes import QUICK, contents, interpolator, latents, picture
 from segue.dialogue import AcceptRest, Again, Candidates, Pick
 from segue.errors import SegueError, SegueWarning
 from segue.history import Edit
+from segue.settings import ComputeSettings
 from segue.tree import FrameKey
 
 NINE = {**QUICK, "num_frames": 9, "num_inference_steps": 4, "batch_size": 4}
@@ -212,6 +213,22 @@ def test_picks_are_followed(tmp_path: Path) -> None:
     asked_again = Chooser(lambda candidates, _: Pick(0))
     film(tmp_path / "run", asked_again, candidates=2)
     assert asked_again.asked == []
+
+
+def test_candidates_of_another_noise_level_stay(tmp_path: Path) -> None:
+    def state(path: Path) -> Any:
+        return json.loads((path / "state.json").read_text())["frames"][4]
+
+    film(tmp_path / "run", candidates=3, keep_candidates=True)
+    before = state(tmp_path / "run")
+    compute = ComputeSettings(keep_candidates=True)
+    interpolator().redo(tmp_path / "run", at(4), Edit(noise=0.6), compute=compute)
+    after = state(tmp_path / "run")
+    assert list(before["candidates"]) == ["0", "1", "2"]
+    assert list(after["candidates"]) == ["0", "1", "2", "3", "4", "5"]
+    assert {number: after["candidates"][number] for number in "012"} == before["candidates"]
+    interpolator().redo(tmp_path / "run", at(4), candidate=before["candidate"], compute=compute)
+    assert state(tmp_path / "run")["recipe"] == before["recipe"]
 
 
 def test_one_candidate_is_asked_about_too(tmp_path: Path) -> None:

@@ -353,7 +353,8 @@ class _Driver:
 
     def _digest(self, level: Level, key: FrameKey, number: int, edit: Edit) -> str:
         parents = [self.recipes.get(parent, "") for parent in level.parents[key]]
-        text = repr((str(key.place), parents, level.start.timestep, level.stop.timestep, number, edit))
+        start = level.usual.get(key, level.start) if edit.noise is None else self.work.backbone.point(edit.noise)
+        text = repr((str(key.place), parents, start.timestep, level.stop.timestep, number, edit))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def _count(self, level: Level, samples: int, *, skipped: bool) -> None:

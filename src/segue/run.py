@@ -163,7 +163,7 @@ class RunFolder:
             return None
         with safe_open(path, framework="pt") as file:
             tensor: Tensor = file.get_tensor(recipe)
-        return tensor
+        return tensor.clone()  # not a map of the file, of which a process can have some ten thousands
 
     def save_latents(self, latents: Mapping[str, Tensor]) -> None:
         """Keep a batch of latents in one file."""

@@ -63,6 +63,7 @@ class Level:
         stop: where the leg ends; a frame is finished where that is CLEAN.
         blend: the noisy latent (C, h, w) of a sample at ``start``.
         separable: whether ``blend`` takes samples of one parent alone.
+        usual: the noise point that the tree gives a frame, which may have another of its own at ``start``.
     """
 
     number: int
@@ -71,6 +72,7 @@ class Level:
     stop: NoisePoint
     blend: Callable[[Sample], Tensor]
     separable: bool = False
+    usual: Mapping[FrameKey, NoisePoint] = field(default_factory=dict)
 
     @property
     def is_final(self) -> bool:
@@ -139,7 +141,8 @@ def _branching_level(task: Task, made: Latents, point: NoisePoint, midpoints: li
         return _slerp(left, right, biased(midpoint, task.bias))
 
     parents = {m.key: (m.left, m.right) for m in midpoints}
-    return Level(midpoints[0].level, parents, point, CLEAN, blend, separable=True)
+    usual = {m.key: task.point(m.noise) for m in midpoints}
+    return Level(midpoints[0].level, parents, point, CLEAN, blend, separable=True, usual=usual)
 
 
 def biased(midpoint: Midpoint, bias: float) -> float:

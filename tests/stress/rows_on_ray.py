@@ -153,6 +153,15 @@ class Turns:
         """What happened."""
         return self.crew.events(seconds)
 
+    @property
+    def count(self) -> int:
+        """One worker."""
+        return self.crew.count
+
+    def retire(self, worker: int) -> None:
+        """Do without the worker."""
+        self.crew.retire(worker)
+
     def close(self) -> None:
         """End the worker."""
         self.crew.close()

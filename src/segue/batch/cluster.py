@@ -68,6 +68,11 @@ class Actors:
             self._start(worker)
 
     @property
+    def count(self) -> int:
+        """How many workers there are."""
+        return len(self._actors)
+
+    @property
     def pids(self) -> list[int]:
         """The process of each worker, where they are on this machine."""
         return [self._ray.get(actor.pid.remote()) for actor in self._actors.values()]
@@ -110,6 +115,12 @@ class Actors:
                 (self._apart.add if event.text == "apart" else self._apart.discard)(worker)
             found.append(event)
         return found
+
+    def retire(self, worker: int) -> None:
+        """Do without a worker from now on."""
+        if worker in self._actors:
+            self._ray.kill(self._actors.pop(worker))
+            self._calls = {call: number for call, number in self._calls.items() if number != worker}
 
     def close(self) -> None:
         """End all workers, and Ray where it was started here."""

@@ -63,7 +63,7 @@ def batch(
     The same command again makes only what is missing. The exit code is 1 if a row failed.
     """
     from segue.batch.drive import drive, is_made, locked, record
-    from segue.batch.rows import read_rows
+    from segue.batch.rows import TABLE, read_rows
 
     settings = {
         name: value
@@ -94,7 +94,7 @@ def batch(
                 crew.close()
     order = {row.name: i for i, row in enumerate(rows)}
     outcomes = sorted([*kept, *outcomes], key=lambda outcome: order[outcome.name])
-    _write_table(outcomes, output / "batch.csv")
+    _write_table(outcomes, output / TABLE)
     if not quiet:
         _print_table(outcomes, output, as_json)
     if any(outcome.state == "failed" for outcome in outcomes):

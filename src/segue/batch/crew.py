@@ -46,11 +46,18 @@ class Event:
 class Crew(Protocol):
     """Workers, by number from 0."""
 
+    @property
+    def count(self) -> int:
+        """How many there are."""
+
     def hand(self, worker: int, order: "Order") -> None:
         """Give a row to a worker that is ready."""
 
     def events(self, seconds: float) -> list[Event]:
         """What happened; waits so long for the first event."""
+
+    def retire(self, worker: int) -> None:
+        """Do without a worker from now on."""
 
     def close(self) -> None:
         """End all workers."""
@@ -71,6 +78,11 @@ class Processes:
         self._workers: dict[int, tuple[SpawnProcess, Connection]] = {}
         for worker in range(len(models)):
             self._start(worker)
+
+    @property
+    def count(self) -> int:
+        """How many workers there are."""
+        return len(self._workers)
 
     @property
     def pids(self) -> list[int]:
@@ -95,6 +107,12 @@ class Processes:
                 found.append(Event(worker, "lost", self._end(worker)))
                 self._start(worker)
         return found
+
+    def retire(self, worker: int) -> None:
+        """Do without a worker from now on."""
+        if worker in self._workers:
+            self._end(worker)
+            del self._workers[worker]
 
     def close(self) -> None:
         """End all workers; whatever they had finished is on disk."""

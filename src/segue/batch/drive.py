@@ -4,7 +4,7 @@ import fcntl
 import json
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -107,7 +107,7 @@ def drive(
     Raises:
         SegueError: no worker can load the model.
     """
-    state = _State(rows, kept, overwrite)
+    state = _State(rows, kept, overwrite, crew)
     callback(state.status("begin"))
     while not state.is_done:
         for worker in sorted(state.free):
@@ -126,9 +126,10 @@ def drive(
 
 
 class _State:
-    """Which rows wait, run and are through; which workers are free."""
+    """Which rows wait, run and are through; which workers can be had, and which are free."""
 
-    def __init__(self, rows: Sequence[Row], kept: Sequence[Outcome], overwrite: bool) -> None:
+    def __init__(self, rows: Sequence[Row], kept: Sequence[Outcome], overwrite: bool, crew: Crew) -> None:
+        self.crew = crew
         self.waiting = deque(_Job(Order(row, overwrite)) for row in rows)
         self.running: dict[int, _Job] = {}
         self.free: set[int] = set()
@@ -138,7 +139,8 @@ class _State:
         self.begun = time.monotonic()
         self.first: float | None = None  # when the first worker was ready
         self.frames = 0
-        self.lost_loading = 0
+        self.ready: set[int] = set()
+        self.lost_loading: Counter[int] = Counter()
 
     @property
     def is_done(self) -> bool:
@@ -157,10 +159,12 @@ class _State:
         """What an event changes."""
         job = self.running.get(event.worker)
         if event.kind == "unfit":
-            raise SegueError(event.text)
-        if event.kind == "ready":
+            self.retire(event.worker, event.text)
+        elif event.kind == "ready":
             self.first = self.first or time.monotonic()
             self.free.add(event.worker)
+            self.ready.add(event.worker)
+            self.lost_loading[event.worker] = 0
         elif event.kind == "frame":
             self.frames += 1
             yield self.status("frame", job)
@@ -171,15 +175,21 @@ class _State:
             self.running.pop(event.worker, None)
             if job is not None:
                 yield self.ended(job, Result(reason=f"its worker was lost ({event.text})", cause="lost"), finish)
-            else:
-                self.lost_loading += 1
-                if self.lost_loading >= ATTEMPTS:
-                    raise SegueError(f"workers are lost while they load the model ({event.text})")
+            elif event.worker not in self.ready:
+                self.lost_loading[event.worker] += 1
+                if self.lost_loading[event.worker] >= ATTEMPTS:
+                    self.retire(event.worker, f"workers are lost while they load the model ({event.text})")
+            self.ready.discard(event.worker)
         elif event.kind == "result" and job is not None and event.result is not None:
             del self.running[event.worker]
             self.free.add(event.worker)
-            self.lost_loading = 0
             yield self.ended(job, event.result, finish)
+
+    def retire(self, worker: int, reason: str) -> None:
+        """Do without a worker; SegueError with the reason where it was the last one."""
+        if self.crew.count <= 1:
+            raise SegueError(reason)
+        self.crew.retire(worker)
 
     def ended(self, job: _Job, result: Result, finish: Callable[[Row, Result], None]) -> Status:
         """A row is made, or tried again, or failed."""
@@ -275,4 +285,4 @@ def _frames(row: Row) -> int:
     """Frames to make for a row, at most; without the keyframes."""
     settings = row.settings
     gaps = len(row.images) - 1 + settings.loop
-    return (settings.num_frames - 2) * gaps
+    return (settings.steps - 1) * gaps

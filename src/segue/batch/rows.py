@@ -20,9 +20,10 @@ from segue.settings import (
     with_preset,
 )
 
-__all__ = ["KINDS", "Row", "read_rows", "values_of"]
+__all__ = ["KINDS", "TABLE", "Row", "read_rows", "values_of"]
 
 KINDS = (MorphSettings, ComputeSettings, FilmSettings)
+TABLE = "batch.csv"  # what became of the rows, in the output's folder
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ def read_rows(manifest: Path, output: Path, values: Mapping[str, Any], *, preset
     folder = manifest if manifest.is_dir() else manifest.parent
     shared = _absolute(values, Path.cwd())
     rows, faults = [], []
+    taken = {output.absolute() / TABLE: "the batch's table"}  # what is written where
     for pair in pairs:
         try:
             own = _absolute({name: _typed(name, value) for name, value in pair.settings.items()}, folder.absolute())
@@ -95,13 +97,18 @@ def read_rows(manifest: Path, output: Path, values: Mapping[str, Any], *, preset
             faults.append(f"{pair.place} ({pair.name}): {error}")
             continue
         film_values = _of(given, FilmSettings)
+        folder_of, film = output.absolute() / pair.name, output.absolute() / f"{pair.name}{ending}"
+        for path in (folder_of, film):
+            if path in taken:
+                faults.append(f"{pair.place} ({pair.name}): {path.name} would also be {taken[path]}; name it otherwise")
+        taken |= {folder_of: f"the run folder of {pair.name}", film: f"the film of {pair.name}"}
         rows.append(
             Row(
                 name=pair.name,
                 images=(pair.a.absolute(), pair.b.absolute()),
-                folder=output.absolute() / pair.name,
+                folder=folder_of,
                 values={name: value for name, value in given.items() if name not in film_values},
-                film=output.absolute() / f"{pair.name}{ending}",
+                film=film,
                 film_values=film_values,
             )
         )

@@ -200,8 +200,15 @@ def _film(segue: Interpolator, job: _Job, output: Path, clock: _Clock) -> tuple[
         frames=tuple(record["frames"].values()),
         positions=np.array([float(Fraction(place)) for place in record["frames"]]),
         digest=hashlib.sha256(json.dumps(job.recipe, sort_keys=True).encode()).hexdigest()[:16],
+        texts=_texts(job.recipe["settings"]),
     )
     return film, kept
+
+
+def _texts(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """The prompts of both keyframes that a film is made with and its negative prompt; none where they are found."""
+    prompts = settings["prompt"]
+    return (prompts[0], prompts[-1], settings["negative_prompt"]) if prompts else ()
 
 
 def _record(path: Path, job: _Job, output: Path) -> dict[str, Any] | None:
@@ -213,7 +220,8 @@ def _record(path: Path, job: _Job, output: Path) -> dict[str, Any] | None:
         return None
     if before != job.recipe:
         changes = differences(before["settings"], job.recipe["settings"])
-        changes += [f"another {name}" for name in ("model", "a", "b") if before[name] != job.recipe[name]]
+        names = {"model": "another model", "a": "another a", "b": "another b", "poses": "pose files with other content"}
+        changes += [text for name, text in names.items() if before.get(name) != job.recipe[name]]
         raise SegueError(f"{path} stands for a film made otherwise ({'; '.join(changes)}); choose another output")
     return record if all((output / name).is_file() for name in frames.values()) else None
 
@@ -221,7 +229,7 @@ def _record(path: Path, job: _Job, output: Path) -> dict[str, Any] | None:
 def _seen(network: Network, film: Film, output: Path, clock: _Clock) -> tuple[dict[str, Array], bool]:
     """What a network sees in a film: features, distances, the texts of its prompts; and whether it was there."""
     path = output / "features" / _folder(network) / film.scheme / f"{film.pair.name}.safetensors"
-    stamp = {"network": network.fingerprint, "film": film.digest}
+    stamp = {"network": network.fingerprint, "film": film.digest, "texts": json.dumps(film.texts)}
     there = _stored(path, stamp)
     if there is not None:
         clock.known["features"] += there[1]
@@ -241,8 +249,8 @@ def _looked(network: Network, film: Film, pictures: Sequence[Image.Image]) -> di
         seen |= {"steps": path.steps, "to_first": path.to_first, "to_last": path.to_last}
     else:
         seen["features"] = network.features(pictures)
-    if network.texts is not None and film.pair.prompts is not None:
-        seen["texts"] = network.texts([*film.pair.prompts, film.pair.negative_prompt])
+    if network.texts is not None and film.texts:
+        seen["texts"] = network.texts(film.texts)
     return seen
 
 

@@ -35,7 +35,10 @@ REPORT_FILE = "report.json"
 
 @dataclass(frozen=True)
 class Film:
-    """One film: its pair, its scheme, its frames by name in a folder, their positions, a digest of its recipe."""
+    """One film: its pair, its scheme, its frames by name in a folder, their positions, a digest of its recipe.
+
+    ``texts`` are the prompts of both keyframes that it was made with and its negative prompt, or none.
+    """
 
     pair: Pair
     scheme: str
@@ -43,6 +46,7 @@ class Film:
     frames: tuple[str, ...]
     positions: Array
     digest: str
+    texts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
