@@ -47,7 +47,24 @@ def test_undefined_values_are_left_out_in_pairs() -> None:
     nothing = st.mean_interval(np.array([np.nan]))
     assert nothing.pairs == 0
     assert np.isnan(nothing.value)
-    assert st.mean_interval(np.array([2.0])).low == 2
+
+
+def test_one_pair_has_no_interval_and_few_have_students() -> None:
+    one = st.mean_interval(np.array([2.0]))
+    assert one.value == 2
+    assert np.isnan([one.low, one.high, one.spread]).all()
+    few = normal(3, 6)
+    interval = st.mean_interval(few)
+    expected = scipy.stats.t.interval(0.95, 5, few.mean(), scipy.stats.sem(few))
+    assert (interval.low, interval.high) == pytest.approx(expected)
+    for pairs in (2, 5, 12):
+        held = [i.low <= 0 <= i.high for i in (st.mean_interval(normal(seed, pairs)) for seed in range(400))]
+        assert 0.92 <= np.mean(held) <= 0.98
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 7, 8, 30, 59])
+def test_students_t_is_scipys(freedom: int) -> None:
+    assert st.students_t(freedom) == pytest.approx(scipy.stats.t.ppf(0.975, freedom), rel=1e-9)
 
 
 def test_same_seed_same_interval() -> None:
@@ -56,27 +73,52 @@ def test_same_seed_same_interval() -> None:
     assert np.array_equal(st.resampled_pairs(9, draws=4), st.resampled_pairs(9, draws=4))
 
 
-def test_kernel_draws_are_kernel_distances_of_the_drawn_pairs() -> None:
+def test_each_pair_is_left_out_or_of_many_each_group() -> None:
+    assert [part.tolist() for part in st.parts_without(3)] == [[1, 2], [0, 2], [0, 1]]
+    assert [part.tolist() for part in st.parts_without(5, 2)] == [[1, 3], [0, 2, 4]]
+    assert len(st.parts_without(1000)) == 60
+    assert st.parts_without(2) == []
+    nothing = st.jackknife_interval(1.0, st.kernel_of_parts(normal(0, 2, 3, 4), normal(1, 2, 2, 4), []), 2)
+    assert nothing.value == 1
+    assert np.isnan([nothing.low, nothing.high]).all()
+
+
+def test_kernels_of_parts_are_kernel_distances() -> None:
     x, y = normal(0, 6, 3, 4), normal(1, 6, 2, 4) + 1
-    drawn = st.resampled_pairs(6, draws=5)
-    expected = [measures.kernel_distance(x[d].reshape(-1, 4), y[d].reshape(-1, 4)) for d in drawn]
-    assert st.kernel_draws(x, y, drawn) == pytest.approx(expected)
+    parts = [*st.parts_without(6), np.array([0, 0, 4])]
+    expected = [measures.kernel_distance(x[p].reshape(-1, 4), y[p].reshape(-1, 4)) for p in parts]
+    assert st.kernel_of_parts(x, y, parts) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("dimension", [4, 30])  # fewer and more dimensions than inputs
-def test_frechet_draws_are_frechet_distances_of_the_drawn_pairs(dimension: int) -> None:
+def test_frechets_of_parts_are_frechet_distances(dimension: int) -> None:
     x, y = normal(0, 2, 6, 3, dimension) + 0.3, normal(1, 6, 2, dimension) + 1
-    drawn = st.resampled_pairs(6, draws=4)
+    parts = st.parts_without(6)
     expected = [
-        measures.frechet_distance(x[i % 2][d].reshape(-1, dimension), y[d].reshape(-1, dimension))
-        for i, d in enumerate(drawn)
+        [measures.frechet_distance(choice[p].reshape(-1, dimension), y[p].reshape(-1, dimension)) for choice in x]
+        for p in parts
     ]
-    assert st.frechet_draws(x, y, drawn) == pytest.approx(expected)
-    assert st.frechet_draws(x[0], y, drawn)[0] == pytest.approx(expected[0])
+    assert st.frechet_of_parts(x, y, parts) == pytest.approx(np.mean(expected, axis=1))
+    assert st.frechet_of_parts(x[0], y, parts) == pytest.approx([row[0] for row in expected])
 
 
-def test_interval_of_a_measure_of_all_pairs_lies_around_its_value() -> None:
-    interval = st.spread_interval(5.0, 100 + normal(0, 4000), 60)
-    assert interval.value == 5
-    assert interval.low == pytest.approx(5 - 1.96, abs=0.15)
-    assert interval.high == pytest.approx(5 + 1.96, abs=0.15)
+def test_the_jackknife_of_a_mean_is_students_interval() -> None:
+    values = normal(4, 30)
+    without = np.array([values[part].mean() for part in st.parts_without(30)])
+    interval = st.jackknife_interval(float(values.mean()), without, 30)
+    expected = scipy.stats.t.interval(0.95, 29, values.mean(), scipy.stats.sem(values))
+    assert (interval.low, interval.high) == pytest.approx(expected)
+
+
+def test_intervals_of_fid_are_as_wide_as_fid_spreads() -> None:
+    """Over many samples of the same pairs' distribution, with the frames of each pair alike."""
+    found, reaches, pairs, parts = [], [], 40, st.parts_without(40)
+    for seed in range(60):
+        own = normal(seed, pairs, 1, 6)
+        y, x = own + 0.3 * normal(1000 + seed, pairs, 2, 6), own + 0.5 + 0.3 * normal(2000 + seed, pairs, 4, 6)
+        two = np.stack([x[:, :2], x[:, 2:]])
+        flat = [choice.reshape(-1, 6) for choice in two]
+        found.append(np.mean([measures.frechet_distance(choice, y.reshape(-1, 6)) for choice in flat]))
+        interval = st.jackknife_interval(float(found[-1]), st.frechet_of_parts(two, y, parts), pairs)
+        reaches.append((interval.high - interval.low) / 2 / st.students_t(39))
+    assert np.mean(reaches) == pytest.approx(np.std(found, ddof=1), rel=0.3)

@@ -137,7 +137,7 @@ def _table(report: Report, network: str) -> str:
     return (
         f"<h2>Measured with {escape(network)}</h2>"
         f"{grid(head, rows)}"
-        f'<p class="soft">Below each value its 95 % interval, by the bootstrap over pairs. ↓ lower, ↑ higher, '
+        f'<p class="soft">Below each value its 95 % interval over pairs. ↓ lower, ↑ higher, '
         f"→ 1 nearer to one is better; shaded: the best of a column.</p>{bias}"
     )
 

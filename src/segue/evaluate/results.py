@@ -19,17 +19,16 @@ from segue.evaluate.manifest import Pair
 from segue.evaluate.measures import Array, SequencePath
 from segue.evaluate.statistics import (
     Interval,
-    frechet_draws,
-    kernel_draws,
+    frechet_of_parts,
+    jackknife_interval,
+    kernel_of_parts,
     mean_interval,
     paired_interval,
-    resampled_pairs,
-    spread_interval,
+    parts_without,
 )
 
 __all__ = ["Cell", "Difference", "Film", "FilmReport", "Measured", "Report", "key_of", "read_report", "report_of"]
 
-SET_DRAWS = 200
 REPORT_FILE = "report.json"
 
 
@@ -259,7 +258,7 @@ def _film_columns(networks: Iterable[str], values: Iterable[Mapping[str, float]]
 def _over_sets(
     by_scheme: Mapping[str, Sequence[Measured]], networks: Sequence[str]
 ) -> tuple[list[Cell], list[Difference]]:
-    """FID and KID of each scheme with their intervals, and the differences between schemes over the same draws."""
+    """FID and KID of each scheme with their intervals, and the differences between schemes over the same parts."""
     cells: list[Cell] = []
     contrasts: list[Difference] = []
     for network in networks:
@@ -267,8 +266,8 @@ def _over_sets(
         pairs = len(next(iter(by_scheme.values())))
         for scheme, of_scheme in found.items():
             cells += [
-                _cell(scheme, name, network, "", spread_interval(value, draws, pairs))
-                for name, (value, draws) in of_scheme.items()
+                _cell(scheme, name, network, "", jackknife_interval(value, without, pairs))
+                for name, (value, without) in of_scheme.items()
             ]
         for first, second in itertools.combinations(found, 2):
             contrasts += [
@@ -277,23 +276,23 @@ def _over_sets(
                     second,
                     name,
                     network,
-                    spread_interval(value - found[second][name][0], draws - found[second][name][1], pairs),
+                    jackknife_interval(value - found[second][name][0], without - found[second][name][1], pairs),
                 )
-                for name, (value, draws) in found[first].items()
+                for name, (value, without) in found[first].items()
                 if name in found[second]
             ]
     return cells, contrasts
 
 
 def _set_values(films: Sequence[Measured], network: str) -> dict[str, tuple[float, Array]]:
-    """FID, FID over all frames and KID of one scheme, each with its values over drawn pairs."""
+    """FID, FID over all frames and KID of one scheme, each with its values where pairs are left out."""
     if len(films) < 2 or len({len(m.features[network]) for m in films}) > 1:  # films of one length are compared
         return {}
     features = np.stack([m.features[network] for m in films])  # (pairs, F, D)
     inputs, between = features[:, [0, -1]], features[:, 1:-1]
     chosen = measures.random_frames(len(films), features.shape[1])  # (choices, pairs, k)
     two = features[np.arange(len(films))[None, :, None], chosen]  # (choices, pairs, k, D)
-    drawn = resampled_pairs(len(films), draws=SET_DRAWS)
+    parts = parts_without(len(films))
 
     def flat(x: Array) -> Array:
         return x.reshape(-1, x.shape[-1])
@@ -301,10 +300,10 @@ def _set_values(films: Sequence[Measured], network: str) -> dict[str, tuple[floa
     return {
         "fid": (
             float(np.mean([measures.frechet_distance(flat(x), flat(inputs)) for x in two])),
-            frechet_draws(two, inputs, drawn),
+            frechet_of_parts(two, inputs, parts),
         ),
-        "fid_all": (measures.frechet_distance(flat(between), flat(inputs)), frechet_draws(between, inputs, drawn)),
-        "kid": (measures.kernel_distance(flat(between), flat(inputs)), kernel_draws(between, inputs, drawn)),
+        "fid_all": (measures.frechet_distance(flat(between), flat(inputs)), frechet_of_parts(between, inputs, parts)),
+        "kid": (measures.kernel_distance(flat(between), flat(inputs)), kernel_of_parts(between, inputs, parts)),
     }
 
 
