@@ -16,7 +16,7 @@ from tiny import tiny_controlnet, tiny_pipe
 
 from segue import Edit, FrameKey, Interpolator, MorphSettings, SegueError
 from segue.backbone.conditioning import Control
-from segue.control import control_at, scale_at
+from segue.control import control_at, read_given, scale_at
 from segue.dialogue import AcceptRest, Again
 from segue.errors import SegueWarning
 from segue.pose.drawing import draw
@@ -100,6 +100,21 @@ def test_given_poses_are_in_the_run_before_it_is_one(
     with pytest.raises(SegueError, match=r"001\.0000000\.json is not there; the command that began the film writes"):
         segue.redo(run, FrameKey(0, Fraction(1, 4)))
     segue(*keyframes, **settings, output=run)
+
+
+def test_control_images_are_seen_through_the_camera(keyframes: list[Image.Image], tmp_path: Path) -> None:
+    image = Image.new("RGB", (64, 64), "white")
+    image.paste("black", (24, 24, 40, 40))
+    image.save(tmp_path / "hint.png")
+    settings = checked(MorphSettings, {"control_image": [str(tmp_path / "hint.png")] * 2, "zoom": (2.0,)})
+    first, second = read_given(settings, 2, (64, 64), 1).images
+    assert np.array_equal(np.asarray(first), np.asarray(image))
+    assert np.asarray(second)[18:46, 18:46].max() < 40  # twice as large
+    standing(20).save(tmp_path / "pose.json")
+    settings = checked(MorphSettings, {"pose": ",".join([str(tmp_path / "pose.json")] * 2), "zoom": (2.0,)})
+    poses = read_given(settings, 2, (64, 64), 1).poses
+    assert poses[0] == standing(20)
+    assert poses[1].people[0].points[0, :2] == pytest.approx(2 * standing(20).people[0].points[0, :2] - 32)
 
 
 def test_files_with_other_content_are_another_film(

@@ -9,8 +9,9 @@ from PIL import Image
 from tiny import tiny_pipe
 
 from segue import Interpolator
-from segue.motion import Motion, PixelSpace, seen, shown, warp
+from segue.motion import Motion, PixelSpace, seen, shown, shown_pose, warp
 from segue.pictures import to_images, to_tensor
+from segue.pose.keypoints import Person, Pose
 from segue.tree import FrameKey
 
 
@@ -27,6 +28,25 @@ def test_a_zoom_by_two_shows_the_middle_quarter() -> None:
     apart = np.abs(np.asarray(zoomed, dtype=float) - np.asarray(middle, dtype=float))[3:-3, 3:-3]
     assert apart.mean() < 1
     assert apart.max() < 8
+
+
+def test_people_are_where_the_moved_picture_shows_them() -> None:
+    motion = Motion(zoom=(1.5,), pan=((0.1, -0.05),), rotate=(20.0,))
+    spots = [(40, 30), (60, 55), (75, 40)]
+    image = Image.new("RGB", (128, 96))
+    for i, (x, y) in enumerate(spots):
+        image.paste(tuple(255 if channel == i else 0 for channel in range(3)), (x - 2, y - 2, x + 3, y + 3))
+    points = np.zeros((18, 3))
+    points[:3] = [(x + 0.5, y + 0.5, 1) for x, y in spots]
+    there = shown_pose(motion, Fraction(1), Pose((Person(points),), 128, 96)).people[0]
+    pixels = np.asarray(shown(motion, Fraction(1), image), dtype=float)
+    rows, columns = np.mgrid[0.5:96.5, 0.5:128.5]
+    for i in range(3):
+        weight = pixels[..., i] / pixels[..., i].sum()
+        assert there.points[i, :2] == pytest.approx(((columns * weight).sum(), (rows * weight).sum()), abs=0.3)
+    assert there.visible.sum() == 3
+    same = Pose((Person(points),), 128, 96)
+    assert shown_pose(Motion(), Fraction(1), same) == same
 
 
 def test_the_zoom_is_even_in_its_logarithm() -> None:

@@ -24,8 +24,10 @@ from segue.backbone.conditioning import Control
 from segue.dialogue import AcceptRest, Again, Candidates, Chooser, Pick
 from segue.errors import SegueError, SegueWarning
 from segue.history import Edit
+from segue.motion import shown, shown_pose
 from segue.noise import Noise
 from segue.pictures import digest, fit, load, to_images, to_tensor
+from segue.plan import motion_of
 from segue.pose.detect import detector_of
 from segue.pose.drawing import convention_for, draw
 from segue.pose.keypoints import Pose, as_openpose, fitted
@@ -57,7 +59,10 @@ PHOTOGRAPH_NOISE = 0.7
 
 @dataclass(frozen=True)
 class Given:
-    """What the user gave for the keyframes, fitted to the film's size: poses, or control images, or nothing."""
+    """What the user gave for the keyframes: poses, or control images, or nothing.
+
+    Fitted to the film's size and seen through its camera, as the keyframes are.
+    """
 
     poses: tuple[Pose, ...] = ()
     images: tuple[Image.Image, ...] = ()
@@ -81,15 +86,18 @@ def read_given(settings: MorphSettings, count: int, size: tuple[int, int], netwo
         SegueError: a file is missing or broken, their number is wrong, people cannot be guided, or there is no
             ControlNet to give them to.
     """
+    motion = motion_of(settings)
     if settings.control_image:
         _check(settings.control_image, "control_image", count, networks)
         images = [load(path, background=settings.background) for path in settings.control_image]
-        return Given(images=tuple(fit(image, size, settings.fit, settings.background) for image in images))
+        images = [fit(image, size, settings.fit, settings.background) for image in images]
+        return Given(images=tuple(shown(motion, Fraction(i), image) for i, image in enumerate(images)))
     if settings.pose in ("auto", "off"):
         return Given()
     paths = settings.pose.split(",")
     _check(paths, "pose", count, networks)
-    poses = tuple(fitted(Pose.load(path), size, settings.fit) for path in paths)
+    loaded = (fitted(Pose.load(path), size, settings.fit) for path in paths)
+    poses = tuple(shown_pose(motion, Fraction(i), pose) for i, pose in enumerate(loaded))
     PosePath(_closed(poses, settings), matching=settings.pose_matching, given=True)
     return Given(poses=poses)
 
@@ -128,8 +136,8 @@ def controls_of(
         raise SegueError(f"one ControlNet can be used, not {networks}")
     if settings.control_image:
         images = [run.image(f"control/{FrameKey(i).name}.png") for i in range(len(keyframes))]
-        shown = [_as_hint(image) for image in _closed(images, settings)]
-        return lambda sample, _edits: (Control(_faded(shown, sample.key), scale_at(settings, sample.key)),)
+        hints = [_as_hint(image) for image in _closed(images, settings)]
+        return lambda sample, _edits: (Control(_faded(hints, sample.key), scale_at(settings, sample.key)),)
     path = _pose_paths(run, settings, keyframes, backbone)
     if path is None:
         return None

@@ -28,9 +28,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segue.pictures import to_images, to_tensor
+from segue.pose.keypoints import Person, Pose
 from segue.tree import FrameKey
 
-__all__ = ["Motion", "PixelSpace", "seen", "shown", "warp"]
+__all__ = ["Motion", "PixelSpace", "seen", "shown", "shown_pose", "warp"]
 
 Value = TypeVar("Value")
 Matrix = NDArray[np.float64]
@@ -106,6 +107,18 @@ def shown(motion: Motion, place: Fraction, picture: Image.Image) -> Image.Image:
     if np.array_equal(camera, np.eye(3)):
         return picture
     return to_images(warp(to_tensor([picture])[0], camera)[0].clamp(-1, 1)[None])[0]
+
+
+def shown_pose(motion: Motion, place: Fraction, pose: Pose) -> Pose:
+    """The people of a picture as the camera at a place shows them; some may then be around the picture."""
+    camera = np.linalg.inv(motion.camera(place, pose.width / pose.height))
+    people = []
+    for person in pose.people:
+        points = person.points.copy()
+        plane = np.column_stack([2 * points[:, :2] / pose.size - 1, np.ones(len(points))])  # -1 to 1 over the picture
+        points[:, :2] = ((plane @ camera.T)[:, :2] + 1) / 2 * pose.size
+        people.append(Person(points))
+    return Pose(tuple(people), *pose.size)
 
 
 def seen(motion: Motion, key: FrameKey, parents: Sequence[tuple[FrameKey, Tensor]]) -> list[Tensor]:
