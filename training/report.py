@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from segue.clip import Clip
+from segue.evaluate.measures import kernel_distance
 from segue.pose.detect import by_network
 from segue.pose.network import load
 from training.controlnet import skeleton
@@ -34,7 +35,8 @@ FIGURES = 300
 POSED = 48
 GENERATED = 40
 AMONG = 100
-STEPS = 50
+LIKENED = 200
+STEPS = 100
 GUIDANCE = 5.0
 OUT = ROOT / "docs" / "pocket" / "report.json"
 PROMPTS = (
@@ -67,6 +69,8 @@ def main() -> None:
     if (MODEL / "pose").exists():
         note("keypoints", keypoints())
     note("right caption first of 100", right_first(pipe, clip))
+    note("likeness to held-out icons", {**likeness(pipe, clip), "real": real_likeness(clip)})
+    note("likeness by the stock scheduler", likeness(StableDiffusionPipeline.from_pretrained(MODEL), clip, 7.5))
     if (MODEL / "controlnet").exists():
         note("keypoints as asked for", asked_for(pipe))
     OUT.parent.mkdir(parents=True, exist_ok=True)
@@ -182,7 +186,33 @@ def right_first(pipe: Any, clip: Clip) -> dict[str, float]:
     return {"first": (rank < 1).float().mean().item(), "first_ten": (rank < 10).float().mean().item()}
 
 
-def generate(pipe: Any, prompts: Sequence[str], **control: Any) -> list[Image.Image]:
+def likeness(pipe: Any, clip: Clip, guidance: float | None = None) -> dict[str, float]:
+    """KID, in CLIP's features, of pictures generated from held-out captions to other held-out icons."""
+    pipe.set_progress_bar_config(disable=True)
+    (_, records), (others, _) = halves()
+    pictures = generate(pipe, [r["caption"] for r in records], guidance or GUIDANCE)
+    return {"kid": kernel_distance(features(clip, pictures), features(clip, others))}
+
+
+def real_likeness(clip: Clip) -> float:
+    """KID of the held-out icons themselves to the other ones."""
+    return kernel_distance(*(features(clip, pictures) for pictures, _ in halves()))
+
+
+def halves() -> list[tuple[list[Image.Image], list[dict[str, Any]]]]:
+    """Two disjoint samples of the held-out icons, as many as LIKENED each."""
+    pictures, records = held_out("icons", 2 * LIKENED)
+    return [(pictures[i::2], records[i::2]) for i in (0, 1)]
+
+
+def features(clip: Clip, pictures: Sequence[Image.Image]) -> NDArray[np.float64]:
+    """CLIP's vectors, of length sqrt(D), (B, D)."""
+    vectors: NDArray[np.float64] = clip.images(pictures).double().numpy()
+    scaled: NDArray[np.float64] = vectors * np.sqrt(vectors.shape[1])
+    return scaled
+
+
+def generate(pipe: Any, prompts: Sequence[str], guidance: float = GUIDANCE, **control: Any) -> list[Image.Image]:
     """A picture for each prompt, with fixed noise; `control` may hold control images."""
     pictures: list[Image.Image] = []
     for i in range(0, len(prompts), 8):
@@ -192,7 +222,7 @@ def generate(pipe: Any, prompts: Sequence[str], **control: Any) -> list[Image.Im
         pictures += pipe(
             part,
             num_inference_steps=STEPS,
-            guidance_scale=GUIDANCE,
+            guidance_scale=guidance,
             generator=generators,
             height=128,
             width=128,
