@@ -44,7 +44,7 @@ def test_a_film_that_goes_round_goes_on_to_its_first_frame() -> None:
     there_and_back = [frame._replace(way=0.1) for frame in film + film[2:0:-1]]
     edges = [left_edge(image) for image, _ in compensated(there_and_back, 40)]
     assert len(edges) == 24
-    assert edges[0] - edges[-1] > -8  # the last picture is on the way to the first
+    assert edges == pytest.approx([*range(10, 34, 2), *range(34, 10, -2)], abs=4)  # on to the first frame
 
 
 def test_a_frame_that_stands_stands() -> None:

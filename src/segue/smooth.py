@@ -60,7 +60,7 @@ def compensated(frames: Iterable[Shown], fps: float) -> Iterator[tuple[Image.Ima
         graph = graph or _graph(frame.image.size, fps)
         graph.push(_frame(frame.image, clock))
         clock += frame.still
-        if frame.still:  # the filter is shown where that ends
+        if frame.still and frame.way:  # the filter is shown where that ends
             graph.push(_frame(frame.image, clock))
         clock, last = clock + frame.way, after.image if after else frame.image
         for picture in _pulled(graph):
@@ -68,7 +68,8 @@ def compensated(frames: Iterable[Shown], fps: float) -> Iterator[tuple[Image.Ima
             yield picture, 1 / fps
     if graph is None or last is None:
         return
-    graph.push(_frame(last, clock))  # where the last way leads to
+    for later in (0.0, 2 / fps):  # where the last way leads to, and beyond: the filter leaves out what comes last
+        graph.push(_frame(last, clock + later))
     graph.push(None)
     for picture in _pulled(graph):
         made += 1
