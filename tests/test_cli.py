@@ -133,6 +133,18 @@ def test_words_are_fitted_before_the_film_is_made(here: Path, model: Path, capsy
     assert (here / "film.mp4").exists()
 
 
+def test_a_copy_beside_a_film_leaves_the_film(here: Path, model: Path) -> None:
+    assert run(["morph", "a.png", "b.png", "-o", "film.gif", "--model", str(model), *FRAMES]) == 0
+    original = (here / "film.gif").read_bytes()
+    shutil.copy("film.gif", "copy.gif")
+    shutil.copytree("film", "copy")
+    assert run(["redo", "copy.gif", "--frame", "2"]) == 0
+    assert (here / "copy.gif").read_bytes() != original
+    assert run(["redo", "copy", "--frame", "2"]) == 0
+    assert (here / "film.gif").read_bytes() == original
+    assert run(["undo", "film.gif"]) == 2  # it was never made again
+
+
 def test_a_film_and_its_run_folder_move_together(here: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["morph", "a.png", "b.png", "-o", "film.gif", "--model", str(model), *FRAMES]) == 0
     original = (here / "film.gif").read_bytes()

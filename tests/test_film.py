@@ -312,6 +312,17 @@ def test_check_film(tmp_path: Path) -> None:
         check_film(photos)
 
 
+@pytest.mark.parametrize("names", [("1.png", "2.png"), ("0000.png", "0002.png"), ("20240117.png",)])
+def test_pictures_with_numbers_for_names_are_no_frames(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    with pytest.raises(SegueError, match="holds other things than frames"):
+        check_film(tmp_path)
+    for name in names:
+        (tmp_path / name).rename(tmp_path / f"{names.index(name):04d}.png")
+    check_film(tmp_path)
+
+
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="only Linux has /proc")
 @pytest.mark.parametrize("name", ["a.mp4", "frames"])
 def test_nothing_can_be_written_there(name: str) -> None:

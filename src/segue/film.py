@@ -69,8 +69,9 @@ def check_film(path: Path) -> None:
     if _writer(path) is not None:
         check_writable(path)
     elif path.is_dir():
-        others = sorted(p.name for p in path.iterdir() if not (p.suffix == ".png" and p.stem.isdecimal()))
-        if others:
+        names = sorted(p.name for p in path.iterdir())
+        frames = {f"{number:04d}.png" for number in range(len(names))}  # as they are written, none left out
+        if others := [name for name in names if name not in frames]:
             raise SegueError(f"{path} is a folder that holds other things than frames ({others[0]}); choose another")
         check_writable(path / "0000.png")
     else:

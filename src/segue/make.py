@@ -1,6 +1,7 @@
 """What the command ``segue morph`` does: check everything that can be checked, make the film, write it."""
 
 import json
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -192,11 +193,12 @@ def _rewrite(morph: Morph, films: Mapping[Path, FilmSettings], output: Path, sho
 
 def _films(folder: Path, output: Path) -> dict[Path, FilmSettings]:
     """The films to write anew after a change: those that were written of a run, and the one that is named."""
-    films = Morph(folder).films()
+    known, here = Morph(folder).films(), Path(os.path.normpath(folder.absolute()))
+    films = {path: film for path, film in known.items() if run_folder(path) == here}  # a copy leaves the original's
     if output != folder:
-        if not films:
+        if not known:
             raise SegueError(f"no film was ever written of {folder}; use segue morph, or name the run folder")
-        films.setdefault(output.absolute(), list(films.values())[-1])
+        films.setdefault(output.absolute(), list(known.values())[-1])
     return films
 
 
