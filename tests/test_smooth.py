@@ -5,13 +5,13 @@ from PIL import Image, ImageDraw
 from segue.smooth import Shown, compensated, dissolved
 
 
-def moving(count: int, step: int, way: float = 0.1) -> list[Shown]:
+def moving(count: int, step: int) -> list[Shown]:
     """A red square that moves to the right."""
     frames = []
     for i in range(count):
         image = Image.new("RGB", (96, 96), "white")
         ImageDraw.Draw(image).rectangle((10 + step * i, 40, 30 + step * i, 60), fill="red")
-        frames.append(Shown(image, 0.0, way if i < count - 1 else 0.0))
+        frames.append(Shown(image, 0.0, 0.1 if i < count - 1 else 0.0))
     return frames
 
 

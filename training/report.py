@@ -21,7 +21,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from segue.clip import Clip
-from segue.evaluate.measures import kernel_distance
+from segue.evaluate.features import network_named
+from segue.evaluate.measures import Array, kernel_distance
 from segue.pose.detect import by_network
 from segue.pose.network import load
 from training.controlnet import skeleton
@@ -70,7 +71,7 @@ def main() -> None:
         note("keypoints", keypoints())
     note("right caption first of 100", right_first(pipe, clip))
     stock = StableDiffusionPipeline.from_pretrained(MODEL)
-    found = {"ancestral": likeness(pipe, clip, GUIDANCE), "stock": likeness(stock, clip, 7.5), "real": real_kid(clip)}
+    found = {"ancestral": likeness(pipe, GUIDANCE), "stock": likeness(stock, 7.5), "real": real_kid()}
     note("KID to held-out icons", found)
     if (MODEL / "controlnet").exists():
         note("keypoints as asked for", asked_for(pipe))
@@ -187,17 +188,17 @@ def right_first(pipe: Any, clip: Clip) -> dict[str, float]:
     return {"first": (rank < 1).float().mean().item(), "first_ten": (rank < 10).float().mean().item()}
 
 
-def likeness(pipe: Any, clip: Clip, guidance: float) -> float:
+def likeness(pipe: Any, guidance: float) -> float:
     """KID, in CLIP's features, of pictures generated in 50 steps from held-out captions to other held-out icons."""
     pipe.set_progress_bar_config(disable=True)
     (_, records), (others, _) = halves()
     pictures = generate(pipe, [r["caption"] for r in records], steps=50, guidance=guidance)
-    return kernel_distance(features(clip, pictures), features(clip, others))
+    return kernel_distance(features(pictures), features(others))
 
 
-def real_kid(clip: Clip) -> float:
+def real_kid() -> float:
     """KID of one half of the held-out icons to the other."""
-    return kernel_distance(*(features(clip, pictures) for pictures, _ in halves()))
+    return kernel_distance(*(features(pictures) for pictures, _ in halves()))
 
 
 def halves() -> list[tuple[list[Image.Image], list[dict[str, Any]]]]:
@@ -206,11 +207,11 @@ def halves() -> list[tuple[list[Image.Image], list[dict[str, Any]]]]:
     return [(pictures[i::2], records[i::2]) for i in (0, 1)]
 
 
-def features(clip: Clip, pictures: Sequence[Image.Image]) -> NDArray[np.float64]:
-    """CLIP's vectors, of length sqrt(D), (B, D)."""
-    vectors: NDArray[np.float64] = clip.images(pictures).double().numpy()
-    scaled: NDArray[np.float64] = vectors * np.sqrt(vectors.shape[1])
-    return scaled
+def features(pictures: Sequence[Image.Image]) -> Array:
+    """What the evaluation's network pocket sees, (B, D)."""
+    see = network_named("pocket").features
+    assert see is not None
+    return see(pictures)
 
 
 def generate(

@@ -49,9 +49,9 @@ def main() -> None:
     networks = networks_of(pipe)
     film(segue, arguments.num_frames, 0)  # warm up
     speed = matrix_speed(device, dtype)
+    clock = time.process_time if arguments.cpu_time else time.perf_counter
     rows = []
     for round_ in range(arguments.rounds):
-        clock = time.process_time if arguments.cpu_time else time.perf_counter
         with metered(networks, device, clock) as meter, clocked(clock) as files:
             film(segue, arguments.num_frames, round_)
         taken = {"seconds": meter.seconds, "outside": meter.outside, "files": sum(files) / meter.seconds}

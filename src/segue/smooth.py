@@ -71,11 +71,12 @@ def compensated(frames: Iterable[Shown], fps: float) -> Iterator[tuple[Image.Ima
     for later in (0.0, 2 / fps):  # where the last way leads to, and beyond: the filter leaves out what comes last
         graph.push(_frame(last, clock + later))
     graph.push(None)
+    whole = round(clock * fps)
     for picture in _pulled(graph):
         made += 1
-        if made <= round(clock * fps):
+        if made <= whole:
             yield picture, 1 / fps
-    for _ in range(made, round(clock * fps)):
+    for _ in range(made, whole):
         yield last, 1 / fps
 
 

@@ -139,7 +139,6 @@ class _State:
         self.begun = time.monotonic()
         self.first: float | None = None  # when the first worker was ready
         self.frames = 0
-        self.ready: set[int] = set()
         self.lost_loading: Counter[int] = Counter()
 
     @property
@@ -163,7 +162,6 @@ class _State:
         elif event.kind == "ready":
             self.first = self.first or time.monotonic()
             self.free.add(event.worker)
-            self.ready.add(event.worker)
             self.lost_loading[event.worker] = 0
         elif event.kind == "frame":
             self.frames += 1
@@ -171,15 +169,15 @@ class _State:
         elif event.kind == "word":
             yield self.status("word", job, event.text)
         elif event.kind == "lost":
+            loading = job is None and event.worker not in self.free
             self.free.discard(event.worker)
             self.running.pop(event.worker, None)
             if job is not None:
                 yield self.ended(job, Result(reason=f"its worker was lost ({event.text})", cause="lost"), finish)
-            elif event.worker not in self.ready:
+            elif loading:
                 self.lost_loading[event.worker] += 1
                 if self.lost_loading[event.worker] >= ATTEMPTS:
                     self.retire(event.worker, f"workers are lost while they load the model ({event.text})")
-            self.ready.discard(event.worker)
         elif event.kind == "result" and job is not None and event.result is not None:
             del self.running[event.worker]
             self.free.add(event.worker)

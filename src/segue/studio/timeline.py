@@ -157,11 +157,7 @@ class RunView:
 
 def again(slots: Sequence[Slot], key: FrameKey) -> list[FrameKey]:
     """What is made again with a frame: the frame and its descendants, in the order of the film."""
-    touched = {key}
-    for slot in sorted(slots, key=lambda slot: slot.level):
-        if touched.intersection(slot.parents):
-            touched.add(slot.key)
-    return sorted(touched)
+    return sorted({key, *(other for other, above in ancestors(slots).items() if key in above)})
 
 
 def ancestors(slots: Sequence[Slot]) -> dict[FrameKey, frozenset[FrameKey]]:
