@@ -173,8 +173,52 @@ def test_every_fault_of_a_manifest_is_told_before_anything_is_made(
     assert re.search(r"line 3 \(p2\): noise is a range", lines[2])
     path = write_manifest(tmp_path, 1, p0={"number": 1})
     assert run([str(path), "-o", str(tmp_path / "out"), *OPTIONS]) == 2
+    (tmp_path / "pose.json").write_text("{}")
+    path = write_manifest(
+        tmp_path,
+        5,
+        p0={"a": "nofile.png"},
+        p1={"prompt_at": {"1.5": "x"}},
+        p2={"pose": "pose.json,pose.json"},
+        p3={"control_image": ["p0-a.png"]},
+        p4={"look": "foo"},
+    )
+    capsys.readouterr()
+    assert run([str(path), "-o", str(tmp_path / "out"), *OPTIONS]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    expected = (
+        r"5 faults",
+        r"line 1: there is no file .*nofile.png",
+        r"line 2 .*prompt_at 1.5 lies outside",
+        r"line 3 .*pose.json is not an OpenPose file",
+        r"line 4 .*control_image: 1 files for 2 keyframes",
+        r"line 5 .*unknown feature network 'foo'",
+    )
+    assert len(lines) == len(expected)
+    assert all(re.search(*pair) for pair in zip(expected, lines, strict=True)), lines
     assert not (tmp_path / "out").exists()
     assert not crews
+
+
+def test_a_film_of_another_ending_is_written(
+    tmp_path: Path, crews: list[Here], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = write_manifest(tmp_path, 1), tmp_path / "out"
+    for ending, seed in (("mp4", "1"), ("gif", "1"), ("gif", "2"), ("mp4", "2")):
+        options = [*OPTIONS, "--film", ending, "--seed", seed, "--overwrite"]
+        assert run([str(path), "-o", str(out), *options]) == 0
+        newest = max(out.glob("p0.*"), key=lambda film: film.stat().st_mtime_ns)
+        assert newest.suffix == f".{ending}"
+
+
+def test_quiet_still_tells_the_rows_that_failed(
+    tmp_path: Path, crews: list[Here], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_manifest(tmp_path, 1, p0={"ranker": "/no/such/clip", "rank_for": "x", "candidates": 2})
+    assert run([str(path), "-o", str(tmp_path / "out"), *OPTIONS, "--quiet"]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("segue: p0 failed: /no/such/clip")
 
 
 # The command.

@@ -107,12 +107,12 @@ def test_control_images_are_seen_through_the_camera(keyframes: list[Image.Image]
     image.paste("black", (24, 24, 40, 40))
     image.save(tmp_path / "hint.png")
     settings = checked(MorphSettings, {"control_image": [str(tmp_path / "hint.png")] * 2, "zoom": (2.0,)})
-    first, second = read_given(settings, 2, (64, 64), 1).images
+    first, second = read_given(settings, keyframes, (64, 64), 1).images
     assert np.array_equal(np.asarray(first), np.asarray(image))
     assert np.asarray(second)[18:46, 18:46].max() < 40  # twice as large
     standing(20).save(tmp_path / "pose.json")
     settings = checked(MorphSettings, {"pose": ",".join([str(tmp_path / "pose.json")] * 2), "zoom": (2.0,)})
-    poses = read_given(settings, 2, (64, 64), 1).poses
+    poses = read_given(settings, keyframes, (64, 64), 1).poses
     assert poses[0] == standing(20)
     assert poses[1].people[0].points[0, :2] == pytest.approx(2 * standing(20).people[0].points[0, :2] - 32)
 

@@ -3,12 +3,14 @@
 import json
 import sys
 import time
+import warnings
 from dataclasses import replace
 
 import pytest
 
 from segue.dialogue import Progress
-from segue.display import Line, describe, duration, shown_as_lines
+from segue.display import Line, describe, duration, showing, shown_as_lines
+from segue.errors import SegueWarning
 
 STATES = [Line("a", 1, 9, part=1), Line("b", part=1), Line("c", part=2, news="the news"), Line("d", plain="D", part=2)]
 
@@ -48,6 +50,23 @@ def test_a_terminal_gets_a_live_line_and_keeps_the_news(
         for state in STATES:
             show(state)
     assert "the news\n" in capsys.readouterr().err
+
+
+def test_silence_holds_for_notes_too() -> None:
+    with warnings.catch_warnings(record=True) as noted, shown_as_lines("quiet", lambda line: line, unit="rows"):
+        warnings.warn("a note", SegueWarning, stacklevel=1)
+    assert not noted
+
+
+def test_the_bar_stays_full_while_the_film_is_written(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    with showing("live") as show:
+        show(Progress("frames", level=2, levels=2, frames=3, total=3, step=42, steps=42))
+        show(Progress("film", total=5))
+    last = capsys.readouterr().err.rpartition("writing the film")[2]
+    assert "42/42" in last
 
 
 def test_progress_in_words() -> None:

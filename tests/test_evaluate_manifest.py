@@ -14,7 +14,9 @@ from segue.evaluate.manifest import read_pairs
 def folder(tmp_path: Path) -> Path:
     for name, size in (("cat", (32, 24)), ("dog", (32, 24)), ("wide", (48, 24)), ("fox", (32, 24))):
         Image.new("RGB", size, "red").save(tmp_path / f"{name}.png")
-    (tmp_path / "pose.json").write_text("{}")
+    person = {"pose_keypoints_2d": [4.0, 5.0, 1.0] * 18}
+    (tmp_path / "pose.json").write_text(json.dumps({"people": [person]}))  # of its picture's size
+    (tmp_path / "no-pose.json").write_text("{}")
     (tmp_path / "broken.png").write_bytes(b"no image")
     return tmp_path
 
@@ -84,6 +86,7 @@ def test_every_fault_with_its_line(folder: Path) -> None:
         {"name": "eleven", "a": "cat.png", "b": "dog.png", "pose_b": "pose.json"},
         {"name": "twelve", "a": 3, "b": "dog.png"},
         "[1, 2]",
+        {"name": "thirteen", "a": "cat.png", "b": "dog.png", "pose_a": "pose.json", "pose_b": "no-pose.json"},
     )
     found = faults(path)
     expected = [
@@ -100,6 +103,7 @@ def test_every_fault_with_its_line(folder: Path) -> None:
         ("line 12", "pose_a and pose_b go together"),
         ("line 13", "a: "),
         ("line 14", "not an object"),
+        ("line 15", "no-pose.json is not an OpenPose file"),
     ]
     assert len(found) == len(expected)
     for fault, (place, text) in zip(sorted(found, key=lambda f: int(f.split(":")[0][5:])), expected, strict=True):

@@ -1,5 +1,6 @@
 """From images to a film, as a user of the library sees it."""
 
+import contextlib
 import gc
 import json
 import os
@@ -13,12 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import UniPCMultistepScheduler
 from PIL import Image
 from shapes import QUICK, contents, interpolator, latents, picture
 from tiny import tiny_pipe
 
 from segue.dialogue import Progress
-from segue.errors import SegueError
+from segue.errors import SegueError, SegueWarning
 from segue.interpolate import Interpolator
 from segue.pictures import fit
 from segue.run import RunFolder
@@ -67,7 +69,8 @@ def test_three_keyframes_and_a_loop(tmp_path: Path) -> None:
 def test_nine_frames_grown_to_seventeen_are_seventeen_made_at_once(tmp_path: Path) -> None:
     levels = (0.6, 0.5, 0.4, 0.3)
     settings = {"noise_levels": levels, "num_inference_steps": 4, "batch_size": 4}
-    film(tmp_path / "grown", num_frames=9, **settings)
+    with pytest.warns(SegueWarning, match=r"noise_levels: the tree has 3 levels; not used: 0\.3"):
+        film(tmp_path / "grown", num_frames=9, **settings)
     nine = contents(tmp_path / "grown", "frames/")
     calls: list[Progress] = []
     grown = film(tmp_path / "grown", num_frames=17, callback=calls.append, **settings)
@@ -230,6 +233,13 @@ def test_a_run_killed_before_its_run_file_shows_the_new_images(tmp_path: Path, m
         ({"frames": 9}, "unknown setting 'frames'"),
         ({"preset": "best"}, "unknown preset 'best'"),
         ({"background": "not a colour"}, "background"),
+        ({"zoom": (1.5, 2.0)}, "zoom: 2 values for 1 gap between keyframes"),
+        ({"pan": "0.3"}, "pan takes two numbers for a gap, as 0.5,0, not '0.3'"),
+        ({"max_distance": 3.0}, "max_distance needs perceptual spacing"),
+        ({"look": "foo"}, "unknown feature network 'foo'"),
+        ({"look": "clip"}, "unknown feature network 'clip'; there are pixels, pocket, clip:NAME"),
+        ({"control_convention": "foo"}, "control_convention: input should be"),
+        ({"pose": "nofile.json", "control_image": "a.png"}, "pose files and control_image do not go together"),
     ],
 )
 def test_impossible_settings_leave_nothing_behind(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -243,6 +253,52 @@ def test_impossible_settings_do_not_overwrite_a_run(finished: Path) -> None:
     with pytest.raises(SegueError, match="5 frames need 2 noise levels"):
         film(finished, noise_levels=(0.5,), overwrite=True)
     assert contents(finished) == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"captioner": "/no/such/captioner", "prompt": ()}, "/no/such/captioner"),
+        ({"solver": "pipe"}, "cannot start at a noise point"),
+        ({"ranker": "/no/such/clip", "candidates": 2, "rank_for": "x"}, "/no/such/clip"),
+    ],
+)
+def test_what_cannot_be_loaded_does_not_overwrite_a_run(finished: Path, settings: dict[str, Any], message: str) -> None:
+    """The run that was there comes back, whatever of the new one proves impossible."""
+    before = contents(finished)
+    pipe = tiny_pipe()
+    pipe.scheduler = UniPCMultistepScheduler.from_config(pipe.scheduler.config)
+    segue = Interpolator(pipe, name="tiny")
+    with pytest.raises(SegueError, match=message):
+        segue(A, B, output=finished, overwrite=True, **{**QUICK, **settings})
+    assert contents(finished) == before
+
+
+def test_a_run_killed_while_it_replaced_another_gives_the_other_back(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed at each move of a part, and before the new run file: the old run is there again."""
+    moves, replace = 0, Path.replace
+
+    def stopping(path: Path, target: Path) -> Path:
+        nonlocal moves
+        moves += 1
+        if moves == stop:
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    for stop in range(1, 20):
+        run, moves = tmp_path / f"run-{stop}", 0
+        shutil.copytree(finished, run)
+        with monkeypatch.context() as patched, contextlib.suppress(KeyboardInterrupt):
+            patched.setattr(Path, "replace", stopping)
+            film(run, seed=9, overwrite=True)
+        if (run / "run.json").exists() and json.loads((run / "run.json").read_text())["settings"]["seed"] == 9:
+            break  # the new run is begun
+        with RunFolder(run):
+            pass
+        assert contents(run) == contents(finished)
+    assert stop > 5  # there were some moves before
 
 
 def test_one_image_is_no_film(tmp_path: Path) -> None:

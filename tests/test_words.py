@@ -74,8 +74,9 @@ def test_a_loop_has_places_behind_its_last_keyframe() -> None:
 @pytest.mark.parametrize(
     ("place", "message"),
     [
-        (0.0, "prompt_at 0 lies outside"),
-        (1.0, "prompt_at 1 lies outside"),
+        (0.0, "prompt_at 0 is a keyframe"),
+        (1.0, "prompt_at 1 is a keyframe"),
+        (1.5, r"prompt_at 1\.5 lies outside"),
         (-0.5, r"prompt_at -0\.5 lies outside"),
         (7.25, r"prompt_at 7\.25 lies outside"),
     ],

@@ -80,6 +80,7 @@ def begin(
                 "choose another output, or overwrite it"
             )
         elif changes:
+            run.set_aside()
             there, grown = None, []
     if there is None:  # whatever lies there is of a run that was begun, or cleared, and not recorded
         run.clear()
@@ -136,7 +137,12 @@ def _changes(there: Mapping[str, Any], fresh: Mapping[str, Any]) -> dict[str, st
     if there["size"] != fresh["size"]:
         changed["size"] = "size: {} x {}, now {} x {}".format(*there["size"], *fresh["size"])
     if there["model"]["fingerprint"] != fresh["model"]["fingerprint"]:
-        changed["model"] = f"model: {there['model']['name']}, now {fresh['model']['name']} with other weights"
+        name, now = there["model"]["name"], fresh["model"]["name"]
+        dtype, other = there["model"].get("dtype"), fresh["model"].get("dtype")
+        if name == now and dtype != other:
+            changed["dtype"] = f"dtype: {dtype}, now {other}"
+        else:
+            changed["model"] = f"model: {name}, now {now} with other weights"
     before, after = ([keyframe["pixels"] for keyframe in data["keyframes"]] for data in (there, fresh))
     sources = [[keyframe["source"] for keyframe in data["keyframes"]] for data in (there, fresh)]
     explained = changed.keys() & {"size", "width", "height", "fit", "background", "zoom", "pan", "rotate"}

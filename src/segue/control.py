@@ -26,7 +26,7 @@ from segue.errors import SegueError, SegueWarning
 from segue.history import Edit
 from segue.motion import shown, shown_pose
 from segue.noise import Noise
-from segue.pictures import digest, fit, load, to_images, to_tensor
+from segue.pictures import Source, digest, fit, load, to_images, to_tensor
 from segue.plan import motion_of
 from segue.pose.detect import detector_of
 from segue.pose.drawing import convention_for, draw
@@ -73,12 +73,12 @@ class Given:
         return [*(hashlib.sha256(pose).hexdigest() for pose in poses), *map(digest, self.images)]
 
 
-def read_given(settings: MorphSettings, count: int, size: tuple[int, int], networks: int) -> Given:
+def read_given(settings: MorphSettings, images: Sequence[Source], size: tuple[int, int], networks: int) -> Given:
     """Read the files that the settings name, before anything is written.
 
     Args:
         settings: their ``pose`` and ``control_image``.
-        count: the number of keyframes.
+        images: what the keyframes were given as; a pose file that names no size is of its picture's.
         size: of the film, (width, height).
         networks: how many ControlNets there are.
 
@@ -88,16 +88,16 @@ def read_given(settings: MorphSettings, count: int, size: tuple[int, int], netwo
     """
     motion = motion_of(settings)
     if settings.control_image:
-        _check(settings.control_image, "control_image", count, networks)
-        images = [load(path, background=settings.background) for path in settings.control_image]
-        images = [fit(image, size, settings.fit, settings.background) for image in images]
-        return Given(images=tuple(shown(motion, Fraction(i), image) for i, image in enumerate(images)))
+        _check(settings.control_image, "control_image", len(images), networks)
+        hints = [load(path, background=settings.background) for path in settings.control_image]
+        hints = [fit(hint, size, settings.fit, settings.background) for hint in hints]
+        return Given(images=tuple(shown(motion, Fraction(i), hint) for i, hint in enumerate(hints)))
     if settings.pose in ("auto", "off"):
         return Given()
     paths = settings.pose.split(",")
-    _check(paths, "pose", count, networks)
-    loaded = (fitted(Pose.load(path), size, settings.fit) for path in paths)
-    poses = tuple(shown_pose(motion, Fraction(i), pose) for i, pose in enumerate(loaded))
+    _check(paths, "pose", len(images), networks)
+    loaded = [Pose.load(path, load(image).size) for path, image in zip(paths, images, strict=True)]
+    poses = tuple(shown_pose(motion, Fraction(i), fitted(pose, size, settings.fit)) for i, pose in enumerate(loaded))
     PosePath(_closed(poses, settings), matching=settings.pose_matching, given=True)
     return Given(poses=poses)
 
@@ -180,7 +180,7 @@ def kept_edit(run: RunFolder, edit: Edit, size: tuple[int, int], settings: Morph
     if settings.pose == "off" or settings.control_image:
         other = "control images" if settings.control_image else "pose off"
         raise SegueError(f"a frame's pose changes nothing in a film with {other}")
-    pose = fitted(Pose.load(edit.pose), size, settings.fit)
+    pose = fitted(Pose.load(edit.pose, size), size, settings.fit)
     digest = hashlib.sha256(json.dumps(as_openpose(pose)).encode()).hexdigest()[:12]
     name = f"pose/edit-{digest}.json"
     (run.path / "pose").mkdir(exist_ok=True)

@@ -6,10 +6,13 @@
 import json
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from segue.errors import SegueWarning
 
 if TYPE_CHECKING:
     from segue.dialogue import Progress
@@ -65,7 +68,9 @@ def shown_as_lines(
         The callback that is handed the states.
     """
     if mode == "quiet":
-        yield lambda _state: None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SegueWarning)
+            yield lambda _state: None
     elif mode == "json" and record is not None:
         yield lambda state: print(json.dumps(record(state)), flush=True)
     elif mode == "plain" or not sys.stderr.isatty():
@@ -130,7 +135,9 @@ def _live(unit: str) -> Iterator[Callable[[Line], None]]:
         def show(line: Line) -> None:
             if line.news:
                 bar.console.print(line.news, highlight=False, markup=False)
-            bar.update(task, description=line.text, completed=line.done, total=line.total or None)
+            if line.total:
+                bar.update(task, completed=line.done, total=line.total)
+            bar.update(task, description=line.text)
 
         yield show
 

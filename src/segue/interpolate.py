@@ -37,7 +37,7 @@ from segue.keyframes import camera, encoded, fitted, image_of
 from segue.memory import within_memory
 from segue.morph import Morph
 from segue.pictures import Source, digest, to_images
-from segue.plan import candidates_of, cost_of, motion_of, noise_of, sampling_of, tree_of, warn_of_noise
+from segue.plan import candidates_of, check_counts, cost_of, motion_of, noise_of, sampling_of, tree_of, warn_of_noise
 from segue.rank import Judge
 from segue.run import RunFolder
 from segue.schemes import Latents, Task, scheme_named
@@ -134,8 +134,9 @@ class Interpolator:
         morph_settings, compute = _settings(preset, settings, picked=choose is not None)
         keyframes = fitted(images, morph_settings, self.backbone)
         check_words(morph_settings, len(keyframes))
+        check_counts(morph_settings, len(keyframes) - 1 + morph_settings.loop)
         tree_of(morph_settings, len(keyframes) - 1, [])  # an error here, before anything is overwritten
-        given = read_given(morph_settings, len(keyframes), keyframes[0].size, len(self.backbone.controlnets))
+        given = read_given(morph_settings, images, keyframes[0].size, len(self.backbone.controlnets))
         judge = _judge(morph_settings)
         if morph_settings.scheme != "interpolate":
             warn_of_noise(morph_settings.noise_levels or morph_settings.noise)
@@ -237,6 +238,7 @@ class Interpolator:
             keep_candidates=compute.keep_candidates,
         )
         recipes = {key: data["keyframes"][key.pair % count]["pixels"] for key in tree.keyframes}
+        run.drop_replaced()  # all that can be impossible has been tried
         report(Progress("frames", levels=work.cost.levels, total=work.cost.frames, steps=work.cost.steps))
         made = {frame.key: frame for frame in generate(scheme_named(settings.scheme)(task), work, recipes)}
         run.forget_frames([*tree.keyframes, *made])
@@ -311,8 +313,9 @@ class Interpolator:
             raise SegueError("inversion_iterations is 0: nothing would be fitted; the paper uses 100 to 500")
         keyframes = fitted(images, morph_settings, self.backbone)
         check_words(morph_settings, len(keyframes))
+        check_counts(morph_settings, len(keyframes) - 1 + morph_settings.loop)
         tree_of(morph_settings, len(keyframes) - 1, [])  # an error here, before anything is written
-        given = read_given(morph_settings, len(keyframes), keyframes[0].size, len(self.backbone.controlnets))
+        given = read_given(morph_settings, images, keyframes[0].size, len(self.backbone.controlnets))
         with RunFolder(Path(output)) as run:
             begin(
                 run,
@@ -337,8 +340,10 @@ class Interpolator:
         """SegueError where a run was made with another model than this."""
         model = data["model"]
         if model["fingerprint"] != self.backbone.fingerprint():
+            here, there = (f" in {m['dtype']}" if m.get("dtype") else "" for m in (self._loaded, model))
             raise SegueError(
-                f"{run.path} was made with {model['name']} (weights {model['fingerprint'][:12]}), not with {self.name}"
+                f"{run.path} was made with {model['name']}{there} (weights {model['fingerprint'][:12]}), "
+                f"not with {self.name}{here} (weights {self.backbone.fingerprint()[:12]})"
             )
 
     def _step(

@@ -1,5 +1,6 @@
 """The keyframes of a film: the images as it shows them, their latents, and how a moving camera sees them."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from functools import partial
@@ -9,8 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from segue.backbone import Backbone
-from segue.errors import SegueError
-from segue.motion import PixelSpace, seen, shown
+from segue.errors import SegueError, SegueWarning
+from segue.motion import PixelSpace, goes_beyond, seen, shown
 from segue.pictures import Source, common_size, fit, load, to_tensor
 from segue.plan import motion_of
 from segue.run import RunFolder
@@ -37,6 +38,11 @@ def fitted(images: Sequence[Source], settings: MorphSettings, backbone: Backbone
     if not settings.moves:
         return of_one_size
     motion = motion_of(settings)
+    beyond = [str(i) for i in range(len(pictures)) if goes_beyond(motion, Fraction(i), size[0] / size[1])]
+    if beyond:
+        named = f"keyframe{'s' if len(beyond) > 1 else ''} {', '.join(beyond)}"
+        text = f"the camera sees beyond the edges of {named}; what is there is their picture mirrored"
+        warnings.warn(text, SegueWarning, stacklevel=2)
     return [shown(motion, Fraction(i), picture) for i, picture in enumerate(of_one_size)]
 
 

@@ -56,7 +56,7 @@ def make_film(
     checked(ComputeSettings, computing)
     _check(images, output, str(images_settings["settings"].background))
     folder = run_folder(output)
-    with showing(mode) as show:
+    with showing(_asking(mode, pick)) as show:
         segue = _loaded(read_part(folder, RUN_FILE), model)
         if film.timing == "even":
             network_kept(images_settings["settings"].look)  # an error here, not when the frames are made
@@ -90,7 +90,9 @@ def fit_words(
     with showing(mode) as show:
         segue = _loaded(read_part(folder, RUN_FILE), model)
         segue.invert(*images, output=folder, preset=preset, callback=show, **images_settings["given"])
-    if mode != "quiet":
+    if mode == "json":
+        print(json.dumps({"stage": "done", "run": str(folder)}))
+    elif mode != "quiet":
         print(f"{folder}: the words are fitted; segue morph with the same settings makes the film")
 
 
@@ -107,9 +109,11 @@ def make_again(
     """Make one frame and its descendants again, and write the film anew."""
     folder = _existing(output)
     key = frame_named(folder, frame)
+    if key.is_keyframe:
+        raise SegueError(f"frame {frame} is a keyframe, which is shown as it was given")
     changed = {name: value for name, value in edit.items() if value is not None}
     films = _films(folder, output)
-    with showing(mode) as show:
+    with showing(_asking(mode, pick)) as show:
         segue = _interpolator_of(folder, loading)
         chooser = terminal_chooser(folder) if pick else None
         morph = segue.redo(
@@ -142,7 +146,10 @@ def frame_named(folder: Path, text: str) -> FrameKey:
     state = read_part(folder, "state.json")
     if state is None:
         raise SegueError(f"{folder} is not finished; continue it first")
-    places = [Fraction(frame["place"]) for frame in state["frames"]]
+    frames = state["frames"]
+    if (read_part(folder, RUN_FILE) or {"settings": {}})["settings"].get("loop"):
+        frames = frames[:-1]  # the film does not repeat its first frame
+    places = [Fraction(frame["place"]) for frame in frames]
     try:
         if text.isdecimal() and int(text) < len(places):
             return FrameKey.at(places[int(text)])
@@ -243,6 +250,11 @@ def _previewing(show: Any, folder: Path) -> Any:
         show(progress)
 
     return preview
+
+
+def _asking(mode: Mode, pick: bool) -> Mode:
+    """How progress is shown beside questions: a live bar would draw over them."""
+    return "plain" if pick and mode == "live" else mode
 
 
 def _done(morph: Morph, output: Path, mode: Mode) -> None:

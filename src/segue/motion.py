@@ -31,7 +31,7 @@ from segue.pictures import to_images, to_tensor
 from segue.pose.keypoints import Person, Pose
 from segue.tree import FrameKey
 
-__all__ = ["Motion", "PixelSpace", "seen", "shown", "shown_pose", "warp"]
+__all__ = ["Motion", "PixelSpace", "goes_beyond", "seen", "shown", "shown_pose", "warp"]
 
 Value = TypeVar("Value")
 Matrix = NDArray[np.float64]
@@ -82,6 +82,13 @@ class Motion:
         return np.array(
             [[cosine, -sine / aspect, 2 * x * share], [sine * aspect, cosine, 2 * y * share], [0, 0, 1]], dtype=float
         )
+
+
+def goes_beyond(motion: Motion, place: Fraction, aspect: float) -> bool:
+    """Whether the camera at a place shows more than the picture of a keyframe there holds."""
+    corners = np.array([[x, y, 1] for x in (-1, 1) for y in (-1, 1)], dtype=float)
+    reached = corners @ motion.camera(place, aspect).T
+    return bool((np.abs(reached[:, :2]) > 1 + 1e-6).any())
 
 
 def warp(image: Tensor, matrix: Matrix) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ HELP = "a number picks, Enter takes the suggestion, a makes more, p TEXT makes m
 
 
 def terminal_chooser(
-    folder: Path, ask: Callable[[str], str] = input
+    folder: Path, ask: Callable[[str], str] | None = None
 ) -> Callable[[Candidates], Pick | Again | AcceptRest]:
     """A chooser that shows the candidates of each frame and reads an answer.
 
@@ -40,7 +40,7 @@ def terminal_chooser(
             print(f"the candidates are in {path}", file=sys.stderr)
         while True:
             try:
-                answer = ask(f"candidate [{candidates.best}], or ? for help: ").strip()
+                answer = (ask or _asked)(f"candidate [{candidates.best}], or ? for help: ").strip()
             except EOFError:
                 return AcceptRest()
             if (reply := parse(answer, candidates)) is not None:
@@ -48,6 +48,12 @@ def terminal_chooser(
             print(HELP, file=sys.stderr)
 
     return choose
+
+
+def _asked(question: str) -> str:
+    """A line from the terminal; asked on standard error, for standard output may be read by a program."""
+    print(question, end="", file=sys.stderr, flush=True)
+    return input()
 
 
 def parse(answer: str, candidates: Candidates) -> Pick | Again | AcceptRest | None:

@@ -8,7 +8,7 @@ import torch
 
 from segue.backbone import Backbone, Sampling
 from segue.dialogue import Cost
-from segue.errors import SegueWarning
+from segue.errors import SegueError, SegueWarning
 from segue.fade import Fade
 from segue.generate import price
 from segue.motion import Motion
@@ -18,7 +18,16 @@ from segue.settings import MorphSettings
 from segue.spacing import PerceptualTree
 from segue.tree import GrownTree, Midpoint, Tree, UniformTree, noise_levels
 
-__all__ = ["candidates_of", "cost_of", "motion_of", "noise_of", "sampling_of", "tree_of", "warn_of_noise"]
+__all__ = [
+    "candidates_of",
+    "check_counts",
+    "cost_of",
+    "motion_of",
+    "noise_of",
+    "sampling_of",
+    "tree_of",
+    "warn_of_noise",
+]
 
 FAR = 1e9  # farther than any two frames look apart
 USUAL_NOISE = (0.25, 0.65)  # below, frames look like a cross-fade; above, they leave their parents
@@ -33,6 +42,22 @@ def tree_of(settings: MorphSettings, pairs: int, grown: Sequence[int]) -> Tree:
         for num_frames in sizes_of(settings, grown)
     )
     return GrownTree(stages) if len(stages) > 1 else stages[0]
+
+
+def check_counts(settings: MorphSettings, gaps: int) -> None:
+    """SegueError where a setting has more values than the film has gaps; tell noise levels that are not used."""
+    for name in ("zoom", "pan", "rotate"):
+        if len(values := getattr(settings, name)) > gaps:
+            raise SegueError(f"{name}: {len(values)} values for {_counted(gaps, 'gap')} between keyframes")
+    if settings.noise_levels and settings.spacing == "uniform":
+        depth = UniformTree.depth(settings.steps + 1, settings.branching)
+        if unused := settings.noise_levels[depth:]:  # a film that grows needs them
+            text = f"noise_levels: the tree has {_counted(depth, 'level')}; not used: {', '.join(map(str, unused))}"
+            warnings.warn(text, SegueWarning, stacklevel=3)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def sizes_of(settings: MorphSettings, grown: Sequence[int]) -> list[int]:

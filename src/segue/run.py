@@ -7,6 +7,7 @@ frames/         the film's frames, named by their place: 000.2500000.png
 pictures/       what was made, by recipe; a frame is a link to one of these
 latents/        the latents of each batch, by recipe
 words/, pose/   cached inversions and captions; poses and control images
+replaced/       the run that this one overwrites, until its first frames are made
 """
 
 import fcntl
@@ -33,6 +34,7 @@ __all__ = ["RUN_FILE", "InUseError", "RunFolder", "read_part"]
 
 RUN_FILE = "run.json"
 LOCK = "lock"
+REPLACED = "replaced"
 NEEDS = {RUN_FILE: ("settings", "size", "keyframes", "model"), "state.json": ("frames",)}
 COMPRESSION = 4  # of PNGs: half the time of the usual 6, for a hundredth more bytes
 PARTS = (  # what a run folder holds beside its run file and its lock
@@ -66,8 +68,10 @@ class RunFolder:
         self.path = path
         self._is_new_folder = not path.exists()
         self._lock = _locked(path)
-        self._is_new_run = not (path / RUN_FILE).exists()
         try:
+            if (path / REPLACED).is_dir() and not all(((path / REPLACED / RUN_FILE).exists(), self._is_begun)):
+                self._put_back()  # it was killed while the old run was moved
+            self._is_new_run = not self._is_begun
             for folder in ("", "frames", "pictures", "latents", "words", "pose"):
                 sweep(path / folder)
             self.reset()
@@ -91,8 +95,10 @@ class RunFolder:
     ) -> None:
         made = any((self.path / part).exists() for part in ("pictures", "words"))
         try:
-            if self._is_new_run and isinstance(error, SegueError) and not made:
-                self.clear()  # what was asked for is impossible: nothing is left of it
+            if isinstance(error, Exception) and (self.path / REPLACED).is_dir():
+                self._put_back()  # what was asked for is impossible: what was there is as it was
+            elif self._is_new_run and isinstance(error, SegueError) and not made:
+                self.clear()  # and nothing is left of it
         finally:
             self.close()
         if isinstance(error, OSError | SafetensorError) and not isinstance(error, BrokenPipeError):
@@ -101,7 +107,7 @@ class RunFolder:
     def close(self) -> None:
         """Give the lock back; a folder that holds nothing else goes."""
         try:
-            if not (self.path / RUN_FILE).exists() and [part.name for part in self.path.iterdir()] == [LOCK]:
+            if not self._is_begun and [part.name for part in self.path.iterdir()] == [LOCK]:
                 (self.path / LOCK).unlink()
                 if self._is_new_folder:
                     self.path.rmdir()
@@ -123,12 +129,39 @@ class RunFolder:
         """Empty the folder of the run; the run file goes first, so that no half of a run is left."""
         (self.path / RUN_FILE).unlink(missing_ok=True)
         for name in PARTS:
-            path = self.path / name
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+            _remove(self.path / name)
         self.reset()
+
+    def set_aside(self) -> None:
+        """Empty the folder for a run that overwrites the one that is there, which comes back if the new one fails."""
+        aside = self.path / REPLACED
+        if aside.is_dir():  # the run that is there has made nothing yet: the one before it stays what comes back
+            self.clear()
+            return
+        aside.mkdir()
+        for name in (*PARTS, RUN_FILE):  # the run file goes last: with it the old run is aside as a whole
+            if (self.path / name).exists():
+                (self.path / name).replace(aside / name)
+        self.reset()
+
+    def drop_replaced(self) -> None:
+        """Give up the run that this one overwrites: from now on its own frames are made."""
+        _remove(self.path / REPLACED)
+
+    def _put_back(self) -> None:
+        """Have the run that was set aside again, instead of the one that is there."""
+        aside = self.path / REPLACED
+        if (aside / RUN_FILE).exists():
+            self.clear()
+            (aside / RUN_FILE).replace(self.path / RUN_FILE)
+        for part in aside.iterdir():
+            part.replace(self.path / part.name)
+        aside.rmdir()
+        self.reset()
+
+    @property
+    def _is_begun(self) -> bool:
+        return (self.path / RUN_FILE).exists()
 
     # Settings and state.
 
@@ -283,7 +316,7 @@ def _locked(path: Path) -> int:
             raise SegueError(f"{path} is a file; a run needs a folder")
         names = {part.name for part in path.iterdir()} if path.exists() else set()
         # A run that was killed at its beginning left its lock, parts of it, and unfinished files.
-        others = {name for name in names - {LOCK, *PARTS} if not name.endswith(".part")}
+        others = {name for name in names - {LOCK, REPLACED, *PARTS} if not name.endswith(".part")}
         if names and RUN_FILE not in names and (LOCK not in names or others):
             raise SegueError(f"{path} holds other files and no run; choose another output")
         path.mkdir(parents=True, exist_ok=True)
@@ -296,6 +329,14 @@ def _locked(path: Path) -> int:
         os.close(lock)
         raise InUseError(f"{path} is in use by another process") from error
     return lock
+
+
+def _remove(path: Path) -> None:
+    """Delete a file, or a folder with all that it holds, where there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> Image.Image:

@@ -33,6 +33,7 @@ __all__ = [
     "checked",
     "differences",
     "fields",
+    "look_parts",
     "option_name",
     "preset_settings",
     "updated",
@@ -47,6 +48,14 @@ SCHEMES = (
     "denoise-interpolate-denoise-unshared",
 )
 SOLVERS = ("dpm++", "ddim", "euler", "pipe")
+LOOKS = {
+    "pixels": "",
+    "pocket": "",
+    "clip": "NAME",
+    "dinov2": "",
+    "inception": "FILE.safetensors",
+    "lpips": "FILE.safetensors",
+}
 
 Scheme = Literal[
     "branching",
@@ -68,7 +77,11 @@ def _shifts(value: object) -> object:
     values = (value,) if isinstance(value, str) else value
     if not isinstance(values, list | tuple):
         return value
-    return tuple(shift.split(",") if isinstance(shift, str) else shift for shift in values)
+    shifts = tuple(shift.split(",") if isinstance(shift, str) else shift for shift in values)
+    for given, shift in zip(values, shifts, strict=True):
+        if not isinstance(shift, list | tuple) or len(shift) != 2:
+            raise SegueError(f"pan takes two numbers for a gap, as 0.5,0, not {given!r}")
+    return shifts
 
 
 Texts = Annotated[tuple[str, ...], BeforeValidator(_several)]
@@ -215,9 +228,9 @@ class MorphSettings(InversionSettings):
     control_flat: bool = Field(default=False, description="Keep the ControlNet's strength the same in all frames.")
     control_start: float = Field(default=0.0, ge=0, le=1, description="Share of the denoising at which control begins.")
     control_end: float = Field(default=1.0, ge=0, le=1, description="Share of the denoising at which control ends.")
-    control_convention: str | None = Field(
+    control_convention: Literal["controlnet1.0", "controlnet1.1", "thick"] | None = Field(
         default=None,
-        description="How skeletons are drawn: controlnet1.0, controlnet1.1, thick; by the name if not given.",
+        description="How skeletons are drawn; as the ControlNet's name says if not given.",
     )
 
     width: int | None = Field(default=None, ge=8, le=16384, description="Width of the frames in pixels.")
@@ -296,6 +309,11 @@ class MorphSettings(InversionSettings):
             raise SegueError(f"candidates need the scheme branching, not {self.scheme}")
         if self.noise_levels and self.scheme != "branching":
             raise SegueError(f"noise_levels need the scheme branching, not {self.scheme}, which takes noise")
+        if self.max_distance and self.spacing != "perceptual":
+            raise SegueError("max_distance needs perceptual spacing: set spacing to perceptual")
+        if self.control_image and self.pose not in ("auto", "off"):
+            raise SegueError("pose files and control_image do not go together: the ControlNet takes one of them")
+        look_parts(self.look)
         if self.eta and self.solver != "ddim":
             raise SegueError(f"eta needs the solver ddim, not {self.solver}")
 
@@ -378,6 +396,22 @@ def fields(kind: type[Any]) -> dict[str, FieldInfo]:
     """The fields of a settings class by name, with default, bounds and description."""
     found: dict[str, FieldInfo] = kind.__pydantic_fields__
     return found
+
+
+def look_parts(name: str) -> tuple[str, str]:
+    """Kind and source of a feature network: ("clip", NAME) for clip:NAME; SegueError where there is none such."""
+    kind, _, source = name.partition(":")
+    if kind not in LOOKS or (source and kind in ("pixels", "pocket")) or (LOOKS[kind] and not source):
+        known = [f"{look}:{needs}" if needs else look for look, needs in LOOKS.items()]
+        raise SegueError(
+            f"unknown feature network '{name}'; there are {', '.join(known)}"
+            + (
+                "; segue evaluate --convert makes the files (docs/evaluate.md)"
+                if kind in ("inception", "lpips")
+                else ""
+            )
+        )
+    return kind, source
 
 
 def option_name(field: str) -> str:

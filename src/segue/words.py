@@ -57,10 +57,10 @@ def anchors(settings: MorphSettings, count: int) -> list[tuple[Fraction, int | s
     placed: dict[Fraction, int | str] = {Fraction(i): i % count for i in range(end + 1)}
     for number, text in settings.prompt_at.items():
         place = Fraction(repr(number))  # what was written: 0.1 is 1/10
+        if place.denominator == 1 and 0 <= place <= end:
+            raise SegueError(f"prompt_at {number:g} is a keyframe; give its prompt with prompt")
         if not 0 < place < end:
             raise SegueError(f"prompt_at {number:g} lies outside the film, whose places go from 0 to {end}")
-        if place.denominator == 1:
-            raise SegueError(f"prompt_at {number:g} is a keyframe; give its prompt with prompt")
         if not text.strip():
             raise SegueError(f"prompt_at {number:g}: an empty text")
         placed[place] = text

@@ -97,6 +97,10 @@ def batch(
     _write_table(outcomes, output / TABLE)
     if not quiet:
         _print_table(outcomes, output, as_json)
+    elif not as_json:
+        for outcome in outcomes:
+            if outcome.state == "failed":
+                print(f"segue: {outcome.name} failed: {outcome.reason}", file=sys.stderr)
     if any(outcome.state == "failed" for outcome in outcomes):
         raise typer.Exit(1)
 

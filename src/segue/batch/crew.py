@@ -156,23 +156,24 @@ def _serve(connection: Connection, worker: int, model: ModelSettings, threads: i
     from segue.batch.work import Loaded
     from segue.errors import SegueError
 
+    def say(kind: Kind, text: str = "", result: "Result | None" = None) -> None:
+        try:
+            connection.send(Event(worker, kind, text, result))
+        except OSError:  # the driver listens no more: it was interrupted
+            os._exit(1)
+
     try:
         loaded = Loaded.load(model, threads)
     except SegueError as error:
-        connection.send(Event(worker, "unfit", " ".join(str(error).split())))
+        say("unfit", " ".join(str(error).split()))
         return
-    connection.send(Event(worker, "ready"))
+    say("ready")
     while True:
         try:
             order = connection.recv()
-        except EOFError:
+        except (EOFError, OSError):
             return
-        result = loaded.make(
-            order,
-            frame=lambda: connection.send(Event(worker, "frame")),
-            say=lambda text: connection.send(Event(worker, "word", text)),
-        )
-        connection.send(Event(worker, "result", result=result))
+        say("result", result=loaded.make(order, frame=lambda: say("frame"), say=lambda text: say("word", text)))
 
 
 def _end_with_driver() -> None:

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any, get_origin
 
 from segue.errors import SegueError
-from segue.evaluate.manifest import COLUMNS, Pair, faults_message, read_pairs
+from segue.evaluate.manifest import COLUMNS, Pair, faults_message, pairs_and_faults
+from segue.pictures import load
+from segue.plan import check_counts, tree_of
+from segue.pose.keypoints import Pose
 from segue.settings import (
     ComputeSettings,
     FilmSettings,
@@ -19,6 +22,7 @@ from segue.settings import (
     fields,
     with_preset,
 )
+from segue.words import check_words
 
 __all__ = ["KINDS", "TABLE", "Row", "read_rows", "values_of"]
 
@@ -57,11 +61,14 @@ class Row:
         poses = [Path(pose) for pose in self.settings.pose.split(",")] if _is_files(self.settings.pose) else []
         return (*self.images, *poses, *(Path(image) for image in self.settings.control_image))
 
+    def _film_recipe(self, ending: str) -> dict[str, Any]:
+        return {"ending": ending, **as_json(checked(FilmSettings, self.film_values))}
+
     def recipe(self, model: ModelSettings) -> dict[str, Any]:
         """What the film is made of, as plain values that can be compared."""
         return {
             "settings": as_json(self.settings),
-            "film": None if self.film is None else as_json(checked(FilmSettings, self.film_values)),
+            "film": None if self.film is None else self._film_recipe(self.film.suffix),
             "model": {"name": model.model, "controlnet": model.controlnet, "dtype": model.dtype},
             "files": [hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in self.inputs],
         }
@@ -81,16 +88,16 @@ def read_rows(manifest: Path, output: Path, values: Mapping[str, Any], *, preset
         SegueError: anything is wrong; the message lists every fault with its line or row.
     """
     names = {name for kind in KINDS for name in fields(kind)} - set(COLUMNS)
-    pairs = read_pairs(manifest, settings=names, one_size=False)
+    pairs, faults = pairs_and_faults(manifest, names, one_size=False)
     folder = manifest if manifest.is_dir() else manifest.parent
     shared = _absolute(values, Path.cwd())
-    rows, faults = [], []
+    rows = []
     taken = {output.absolute() / TABLE: "the batch's table"}  # what is written where
     for pair in pairs:
         try:
             own = _absolute({name: _typed(name, value) for name, value in pair.settings.items()}, folder.absolute())
             given = values_of(pair, with_preset(preset, {**shared, **own}))
-            checked(MorphSettings, _of(given, MorphSettings))
+            _check(checked(MorphSettings, _of(given, MorphSettings)), pair)
             checked(ComputeSettings, _of(given, ComputeSettings))
             checked(FilmSettings, _of(given, FilmSettings))
         except SegueError as error:
@@ -127,6 +134,22 @@ def values_of(pair: Pair, settings: Mapping[str, Any]) -> dict[str, Any]:
     if pair.pose_a is not None and pair.pose_b is not None:
         values["pose"] = f"{pair.pose_a.absolute()},{pair.pose_b.absolute()}"
     return values
+
+
+def _check(settings: MorphSettings, pair: Pair) -> None:
+    """SegueError where settings do not fit a film of two images, or a file that they name is missing or broken."""
+    check_words(settings, 2)
+    gaps = 1 + settings.loop
+    check_counts(settings, gaps)
+    tree_of(settings, gaps, [])
+    poses = settings.pose.split(",") if _is_files(settings.pose) else []
+    for name, paths in (("pose", poses), ("control_image", settings.control_image)):
+        if paths and len(paths) != 2:
+            raise SegueError(f"{name}: {len(paths)} files for 2 keyframes; give one for each")
+    for path, image in zip(poses, (pair.a, pair.b), strict=False):
+        Pose.load(path, load(image).size)
+    for path in settings.control_image:
+        load(path)
 
 
 def _of(values: Mapping[str, Any], kind: type[Any]) -> dict[str, Any]:

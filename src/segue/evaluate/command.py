@@ -141,6 +141,7 @@ def _compare(inputs: list[Path], output: Path | None, quiet: bool) -> None:
         for part in comparison_tables(comparison):
             console.print(part, highlight=False, markup=False)
     if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
         write_text(output, comparison_page(comparison))
 
 

@@ -61,6 +61,7 @@ def comparison_of(first: Report, second: Report, names: tuple[str, str]) -> Comp
             if network in second.networks and second.networks[network] != mark
         ),
         *differences(first.settings, second.settings),
+        *([] if first.pairs == second.pairs else ["other pairs: measures of a whole set, as FID, are not compared"]),
     ]
     return Comparison(names, tuple(changes), len(pairs), tuple(_rows(first, second, schemes, pairs, columns)))
 
@@ -117,8 +118,9 @@ def _rows(
         for measure, network in columns:
             if measure in of_sets:
                 cells = (report.cell(scheme, measure, network) for report in (first, second))
-                before, after = (cell.value if cell else None for cell in cells)
-                value = None if before is None or after is None or first.pairs != second.pairs else after - before
+                same = first.pairs == second.pairs
+                before, after = (cell.value if cell and same else None for cell in cells)
+                value = None if before is None or after is None else after - before
                 yield (
                     scheme,
                     before,

@@ -31,6 +31,7 @@ from segue.evaluate.measures import Array, SequencePath, path_of_features
 from segue.evaluate.pth import read_tensors
 from segue.files import write_bytes
 from segue.models.hub import read
+from segue.settings import look_parts
 
 __all__ = ["Network", "convert", "network_named"]
 
@@ -64,25 +65,18 @@ def network_named(name: str, device: str = "cpu") -> Network:
     Raises:
         SegueError: there is no such network, or it cannot be loaded.
     """
-    kind, _, source = name.partition(":")
-    if name == "pixels":
-        return _of_features(name, "pixels", _pixels)
-    if name == "pocket":
-        return _clip(name, None, device)
-    if kind == "clip" and source:
-        return _clip(name, source, device)
-    if kind == "dinov2":
-        return _dinov2(name, source or DINOV2, device)
-    if kind in ("inception", "lpips"):
-        if not source:
-            raise SegueError(
-                f"{kind} needs its weights: {kind}:FILE.safetensors, made from the published .pth files by "
-                "segue evaluate --convert (docs/evaluate.md says which)"
-            )
-        return (_inception if kind == "inception" else _lpips)(name, Path(source), device)
-    raise SegueError(
-        f"unknown feature network '{name}'; there are pixels, pocket, clip:NAME, dinov2, inception:FILE, lpips:FILE"
-    )
+    kind, source = look_parts(name)
+    match kind:
+        case "pixels":
+            return _of_features(name, "pixels", _pixels)
+        case "dinov2":
+            return _dinov2(name, source or DINOV2, device)
+        case "inception":
+            return _inception(name, Path(source), device)
+        case "lpips":
+            return _lpips(name, Path(source), device)
+        case _:  # "pocket", without a source, or "clip"
+            return _clip(name, source or None, device)
 
 
 def convert(sources: Sequence[Path], output: Path) -> int:

@@ -17,8 +17,9 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from segue.errors import SegueError
+from segue.pose.keypoints import Pose
 
-__all__ = ["COLUMNS", "Pair", "faults_message", "read_pairs"]
+__all__ = ["COLUMNS", "Pair", "faults_message", "pairs_and_faults", "read_pairs"]
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 SHOWN = 50  # faults; more than these are only counted
@@ -77,6 +78,16 @@ def read_pairs(path: Path, settings: Collection[str] = (), *, one_size: bool = T
     Raises:
         SegueError: anything is wrong; the message lists every fault with its line.
     """
+    pairs, faults = pairs_and_faults(path, settings, one_size=one_size)
+    if faults:
+        raise SegueError(faults_message(path, faults))
+    return pairs
+
+
+def pairs_and_faults(
+    path: Path, settings: Collection[str] = (), *, one_size: bool = True
+) -> tuple[tuple[Pair, ...], list[str]]:
+    """The pairs of a manifest or folder in which nothing is wrong, and all faults of the others; see ``read_pairs``."""
     faults: list[str] = []
     pairs: dict[str, tuple[str, Pair]] = {}
     for place, row in _rows(path, (*COLUMNS, *settings), faults):
@@ -86,11 +97,9 @@ def read_pairs(path: Path, settings: Collection[str] = (), *, one_size: bool = T
         if pair.name in pairs:
             faults.append(f"{place}: the name '{pair.name}' is taken by {pairs[pair.name][0]}")
         pairs.setdefault(pair.name, (place, pair))
-    if faults:
-        raise SegueError(faults_message(path, faults))
-    if not pairs:
+    if not pairs and not faults:
         raise SegueError(f"{path} holds no pairs; a folder needs NAME-a.png and NAME-b.png")
-    return tuple(pair for _, pair in pairs.values())
+    return tuple(pair for _, pair in pairs.values()), faults
 
 
 def faults_message(path: Path, faults: Sequence[str]) -> str:
@@ -208,6 +217,12 @@ def _checked(
             faults.append(f"{place}: {first} and {second} go together")
     faults += [f"{place}: there is no file {files[n]}" for n in files if not _is_file(files[n])]
     sizes = {n: _size(files[n], place, faults) for n in ("a", "b") if _is_file(files[n])}
+    for pose, image in (("pose_a", "a"), ("pose_b", "b")):
+        if pose in files and _is_file(files[pose]):
+            try:
+                Pose.load(files[pose], sizes.get(image))
+            except SegueError as error:
+                faults.append(f"{place}: {error}")
     if one_size and len(sizes) == 2 and None not in sizes.values() and sizes["a"] != sizes["b"]:
         shown = {n: "{} x {}".format(*(size or ())) for n, size in sizes.items()}
         faults.append(f"{place}: a is {shown['a']} pixels, b is {shown['b']}; a pair needs one size")

@@ -351,7 +351,7 @@ def _best(report: Report, measure: str, network: str) -> set[str]:
 def _value(cell: Cell | None, best: bool) -> str:
     if cell is None or cell.value is None:
         return "<td>–</td>"
-    interval = f"<small>{number(cell.low)} to {number(cell.high)}</small>"
+    interval = "" if cell.low is None else f"<small>{number(cell.low)} to {number(cell.high)}</small>"
     return (
         f'<td class="best">{number(cell.value)}{interval}</td>' if best else f"<td>{number(cell.value)}{interval}</td>"
     )

@@ -44,6 +44,8 @@ def show_poses(
             shown = zip(KEYPOINTS, person.points, person.visible, strict=True)
             points = [f"{point} ({x:.0f}, {y:.0f}) {c:.2f}" for point, (x, y, c), visible in shown if visible]
             print(f"  person {number}: " + "; ".join(points))
+        for place in filter(None, (output, drawing)):
+            place.parent.mkdir(parents=True, exist_ok=True)
         if output:
             pose.save(output)
         if drawing:
