@@ -1,6 +1,7 @@
 """The command line as a user meets it: what it makes, and one line for whatever is wrong."""
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -109,7 +110,8 @@ def test_redo_undo_restore(here: Path, model: Path, capsys: pytest.CaptureFixtur
     capsys.readouterr()
     for command, message in (
         (["redo", "film.mp4", "--frame", "9"], "film has no frame 9"),
-        (["redo", "film.mp4", "--frame", "0"], "is a keyframe"),
+        (["redo", "film.mp4", "--frame", "0"], "frame 0 is a keyframe"),
+        (["redo", "film.mp4", "--frame", "4"], "frame 4 is a keyframe"),
         (["redo", "film.mp4", "--frame", "1/4", "--candidate", "7"], "has candidates 0 to 3, not 7"),
         (["redo", "film.mp4", "--frame", "1/4", "--noise", "1.5"], "noise level lies between 0 and 1"),
         (["redo", "film.mp4", "--frame", "1/4", "--seed", "-1"], "seed lies between 0 and"),
@@ -121,6 +123,34 @@ def test_redo_undo_restore(here: Path, model: Path, capsys: pytest.CaptureFixtur
     assert tree(here / "film/frames") == after
 
 
+def test_a_loop_has_no_frame_for_its_end(here: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["morph", "a.png", "b.png", "-o", "film.mp4", "--model", str(model), "--loop", *FRAMES]) == 0
+    capsys.readouterr()
+    assert run(["redo", "film.mp4", "--frame", "8"]) == 2
+    check_line(capsys, "film has no frame 8; frames are numbered 0 to 7")
+
+
+def test_another_precision_is_named(here: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["morph", "a.png", "b.png", "-o", "film.mp4", "--model", str(model), *FRAMES, "--dtype"]
+    assert run([*command, "float32"]) == 0
+    capsys.readouterr()
+    assert run([*command, "bfloat16"]) == 2
+    check_line(capsys, "with other settings (dtype: float32, now bfloat16)")
+    assert run(["redo", "film.mp4", "--frame", "2", "--dtype", "bfloat16"]) == 2
+    check_line(capsys, "in float32 (weights ")
+
+
+def test_questions_are_not_asked_on_standard_output(
+    here: Path, model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("1\nr\n"))
+    pick = ["--candidates", "2", "--pick", "--json"]
+    assert run(["morph", "a.png", "b.png", "-o", "film.mp4", "--model", str(model), *FRAMES, *pick]) == 0
+    said = capsys.readouterr()
+    assert [json.loads(line) for line in said.out.splitlines()][-1]["stage"] == "done"
+    assert "candidate [0], or ? for help: " in said.err
+
+
 def test_words_are_fitted_before_the_film_is_made(here: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fitted = ["a.png", "b.png", "-o", "film.mp4", "--model", str(model), "--inversion-iterations", "2", *FRAMES]
     assert run(["invert", *fitted, "--preset", "draft"]) == 0
@@ -130,6 +160,9 @@ def test_words_are_fitted_before_the_film_is_made(here: Path, model: Path, capsy
     assert words
     assert run(["morph", *fitted, "--preset", "draft"]) == 0
     assert tree(here / "film/words") == words
+    capsys.readouterr()
+    assert run(["invert", *fitted, "--preset", "draft", "--json"]) == 0
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()][-1] == {"stage": "done", "run": "film"}
     assert (here / "film.mp4").exists()
 
 
@@ -235,6 +268,11 @@ def test_no_picture_is_replaced_by_its_pose(
     assert run(["pose", *arguments]) == 2
     check_line(capsys, message)
     assert tree(here) == before
+
+
+def test_a_pose_is_written_and_drawn_into_new_folders(here: Path) -> None:
+    assert run(["pose", "a.png", "-o", "new/pose.json", "--draw", "other/new/drawn.png"]) == 0
+    assert {"new/pose.json", "other/new/drawn.png"} <= tree(here).keys()
 
 
 def test_json_lines(here: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ from segue.control import control_at, read_given, scale_at
 from segue.dialogue import AcceptRest, Again
 from segue.errors import SegueWarning
 from segue.pose.drawing import draw
-from segue.pose.keypoints import Person, Pose
+from segue.pose.keypoints import Person, Pose, as_openpose
 from segue.run import RUN_FILE, RunFolder
 from segue.settings import checked
 
@@ -100,6 +100,17 @@ def test_given_poses_are_in_the_run_before_it_is_one(
     with pytest.raises(SegueError, match=r"001\.0000000\.json is not there; the command that began the film writes"):
         segue.redo(run, FrameKey(0, Fraction(1, 4)))
     segue(*keyframes, **settings, output=run)
+
+
+def test_a_pose_file_without_a_size_is_of_its_picture(keyframes: list[Image.Image], tmp_path: Path) -> None:
+    content = as_openpose(standing(20))
+    del content["canvas_width"], content["canvas_height"]
+    (tmp_path / "pose.json").write_text(json.dumps(content))
+    large = [picture.resize((128, 128)) for picture in keyframes]
+    settings = checked(MorphSettings, {"pose": ",".join([str(tmp_path / "pose.json")] * 2)})
+    for pictures, factor in ((keyframes, 1.0), (large, 0.5)):
+        (first, _) = read_given(settings, pictures, (64, 64), 1).poses
+        assert first.people[0].points[0, 0] == pytest.approx(factor * standing(20).people[0].points[0, 0])
 
 
 def test_control_images_are_seen_through_the_camera(keyframes: list[Image.Image], tmp_path: Path) -> None:

@@ -77,6 +77,24 @@ def test_from_pairs_to_comparison(folder: Path, capsys: pytest.CaptureFixture[st
     assert "two against one" in (folder / "both.html").read_text()
 
 
+def test_measures_of_other_pairs_are_not_compared(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"name": name, "a": "pairs/x-a.png", "b": "pairs/x-b.png"} for name in ("x", "z")]
+    (folder / "one.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert typed("pairs", "-o", "two", "--schemes", "branching", "-q", *SMALL) == 0
+    assert typed("one.jsonl", "-o", "one", "--schemes", "branching", "-q", *SMALL) == 0
+    assert typed("--compare", "one", "two", "-o", "new/both.html") == 0
+    shown = capsys.readouterr().out
+    assert "two against one, 1 pairs" in shown
+    assert "other pairs: measures of a whole set, as FID, are not compared" in shown
+    of_sets = [line for line in shown.splitlines() if "FID" in line and "(pixels)" in line]
+    assert of_sets
+    assert not any(re.search(r"\d", line) for line in of_sets), of_sets
+    assert "other pairs" in (folder / "new/both.html").read_text()
+    (folder / "one.jsonl").write_text(json.dumps(rows[0]))
+    assert typed("one.jsonl", "-o", "single", "--schemes", "branching", "-q", *SMALL) == 0
+    assert "– to –" not in (folder / "single/report.html").read_text()  # one pair has no interval
+
+
 def test_faults_of_a_manifest_come_line_by_line_before_anything(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

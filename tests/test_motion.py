@@ -9,7 +9,8 @@ from PIL import Image
 from tiny import tiny_pipe
 
 from segue import Interpolator
-from segue.motion import Motion, PixelSpace, seen, shown, shown_pose, warp
+from segue.errors import SegueWarning
+from segue.motion import Motion, PixelSpace, goes_beyond, seen, shown, shown_pose, warp
 from segue.pictures import to_images, to_tensor
 from segue.pose.keypoints import Person, Pose
 from segue.tree import FrameKey
@@ -158,6 +159,15 @@ def test_warp_by_nothing_changes_nothing() -> None:
     warped, inside = warp(image, np.eye(3))
     assert torch.allclose(warped, image, atol=1e-6)
     assert torch.all(inside == 1)
+
+
+def test_a_camera_that_sees_beyond_a_keyframe_is_told() -> None:
+    segue = Interpolator(tiny_pipe())
+    for zoom, pan in ((0.5, (0.0, 0.0)), (1.0, (0.3, 0.0))):
+        with pytest.warns(SegueWarning, match="sees beyond the edges of keyframe 1; what is there is .* mirrored"):
+            segue(picture(), picture(), num_frames=3, num_inference_steps=2, prompt="a", zoom=(zoom,), pan=(pan,))
+    assert not goes_beyond(Motion(zoom=(2.0,), pan=((0.25, -0.25),)), Fraction(1), 1.5)
+    assert goes_beyond(Motion(rotate=(10.0,)), Fraction(1), 1.5)
 
 
 def test_keyframes_of_a_moving_film_are_seen_through_the_camera() -> None:
