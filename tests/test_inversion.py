@@ -509,6 +509,37 @@ def test_an_exception_keeps_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "words").exists() or not list((tmp_path / "words").iterdir())
 
 
+@pytest.mark.parametrize("negative", [True, False])
+def test_an_interrupted_fit_goes_on_to_the_same_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, negative: bool
+) -> None:
+    backbone = StableDiffusion(tiny_pipe())
+    settings = replace(FEW, inversion_iterations=5, inversion_negative=negative)
+    unbroken = fitted(backbone, settings)
+    monkeypatch.setattr(segue.inversion, "KEPT_SECONDS", 0.0)
+
+    def stop_at(step: int, _steps: int) -> None:
+        steps.append(step)
+        if step == 3:
+            raise KeyboardInterrupt
+
+    steps: list[int] = []
+    with pytest.raises(KeyboardInterrupt):
+        fitted(backbone, settings, folder=tmp_path, progress=stop_at)
+    (left,) = tmp_path.iterdir()
+    assert left.suffix == ".unfinished"
+    resumed = fitted(backbone, settings, folder=tmp_path, progress=lambda step, _steps: steps.append(step))
+    assert steps == [1, 2, 3, 4, 5]
+    assert torch.equal(resumed.words.prompt, unbroken.words.prompt)
+    assert torch.equal(resumed.words.negative, unbroken.words.negative)
+    assert resumed.losses == unbroken.losses
+    assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"]
+
+    left.write_bytes(b"damaged")  # it is begun anew
+    next(tmp_path.glob("*.safetensors")).unlink()
+    assert fitted(backbone, settings, folder=tmp_path).losses == unbroken.losses
+
+
 def test_places_of_keys_are_exact() -> None:
     """A loop's closing keyframe has a key of its own, so a key is not confused with another's."""
     generators = [Noise(0).generator("inversion", FrameKey.at(Fraction(i))) for i in range(2)]

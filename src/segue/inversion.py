@@ -20,13 +20,17 @@ two steps an iteration.)
 
 The embeddings are float32 masters over a network of any precision. The loss is scaled to the sum over the latent's
 elements for the way back through the network, so that float16 gradients do not vanish, and scaled back after it.
+
+What is fitted so far is kept every few seconds, with Adam's moments: a fit that was interrupted goes on there, and ends
+with the same numbers, for its noise depends on the iteration and not on what was drawn before.
 """
 
 import hashlib
 import json
 import math
+import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -55,6 +59,7 @@ LARGE = 200_000_000  # parameters from which a network trades time for memory by
 TIMESTEPS = {"all": (0.0, 1.0), "middle": (1 / 3, 2 / 3)}  # the range of noise levels f that are drawn from
 CLOSEST = 1e-3  # how near f comes to the schedule's ends
 SMALLEST_CROP = 0.7  # of the area
+KEPT_SECONDS = 10.0  # between two times at which an unfinished fit is kept
 JITTER = 0.1  # brightness, contrast and saturation change by up to this factor
 
 
@@ -96,7 +101,8 @@ def invert(
         noise: named noise; noise, noise levels and crops of a keyframe depend on its key and the iteration alone.
         keys: the keyframes' keys.
         pictures: the keyframes as they were encoded; needed for augmentation.
-        folder: where results are kept and found again, by what they are made from; none are without it.
+        folder: where results, and fits that are not finished, are kept and found again, by what they are made from;
+            none are without it.
         progress: called after each iteration with how many are done and how many there will be.
 
     Raises:
@@ -115,9 +121,11 @@ def invert(
     if path and (found := _kept(path, words)):
         return found
     with backbone.evaluating(), torch.enable_grad(), _checkpointed(backbone):
-        inverted = _fitted(backbone, latents, words, settings, noise, keys, pictures, progress)
+        unfinished = path.with_suffix(".unfinished") if path else None
+        inverted = _fitted(backbone, latents, words, settings, noise, keys, pictures, unfinished, progress)
     if path:
         _keep(path, inverted)
+        path.with_suffix(".unfinished").unlink(missing_ok=True)
     return inverted
 
 
@@ -165,9 +173,10 @@ def _fitted(
     noise: Noise,
     keys: Sequence[FrameKey],
     pictures: Sequence[Image.Image],
+    unfinished: Path | None,
     progress: Callable[[int, int], None] | None,
 ) -> Inverted:
-    """Adam on the embeddings."""
+    """Adam on the embeddings, from where an unfinished fit was left."""
     guidance_scale = settings.guidance_scale if settings.inversion_guidance else 1.0
     guided = guidance_scale > 1
     prompt = words.prompt.detach().clone().requires_grad_()  # (N, L, D)
@@ -178,8 +187,9 @@ def _fitted(
     draws = settings.inversion_batch
     who = torch.arange(len(keys)).repeat_interleave(draws)  # (N draws,), the keyframe of each draw
     elements = latents[0].numel()
-    losses: list[float] = []
-    for i in range(settings.inversion_iterations):
+    losses = _begun(unfinished, masters, adam) if unfinished else []
+    kept = time.monotonic()
+    for i in range(len(losses), settings.inversion_iterations):
         if images is not None:
             with torch.no_grad():
                 latents = backbone.encode(augmented(images, [noise.generator("augment", key, step=i) for key in keys]))
@@ -202,6 +212,9 @@ def _fitted(
                 "load it with dtype bfloat16 or float32"
             )
         adam.step()
+        if unfinished and time.monotonic() - kept >= KEPT_SECONDS:
+            _keep_unfinished(unfinished, masters, adam, losses)
+            kept = time.monotonic()
         if progress:
             progress(i + 1, settings.inversion_iterations)
     fitted = negative.detach().expand(len(keys), -1, -1).clone() if settings.inversion_negative else words.negative
@@ -301,13 +314,40 @@ def _bytes(tensor: Tensor) -> bytes:
 
 def _keep(path: Path, inverted: Inverted) -> None:
     """Write a result."""
+    tensors = {"prompt": inverted.words.prompt, "negative": inverted.words.negative}
+    _write(path, tensors, inverted.losses)
+
+
+MOMENTS = ("exp_avg", "exp_avg_sq")  # Adam's, as torch names them
+
+
+def _keep_unfinished(path: Path, masters: Sequence[Tensor], adam: torch.optim.Adam, losses: Sequence[float]) -> None:
+    """Write what is fitted so far, with Adam's moments."""
+    tensors = {f"{i}.value": master.detach() for i, master in enumerate(masters)}
+    tensors |= {f"{i}.{name}": adam.state[master][name] for i, master in enumerate(masters) for name in MOMENTS}
+    _write(path, tensors, losses)
+
+
+def _begun(path: Path, masters: Sequence[Tensor], adam: torch.optim.Adam) -> list[float]:
+    """Go on where an unfinished fit was left; its losses so far, none where there is none."""
+    try:
+        tensors = load_file(path)
+        values = [tensors[f"{i}.value"] for i in range(len(masters))]
+        moments = [{name: tensors[f"{i}.{name}"] for name in MOMENTS} for i in range(len(masters))]
+        losses: list[float] = tensors["losses"].tolist()
+    except (OSError, KeyError, SafetensorError):  # none, or a damaged one
+        return []
+    for master, value, state in zip(masters, values, moments, strict=True):
+        with torch.no_grad():
+            master.copy_(value)
+        adam.state[master] = {"step": torch.tensor(float(len(losses))), **state}
+    return losses
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], losses: Sequence[float]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        "prompt": inverted.words.prompt.contiguous(),
-        "negative": inverted.words.negative.contiguous(),
-        "losses": torch.tensor(inverted.losses, dtype=torch.float64),
-    }
-    write_bytes(path, save(tensors))
+    found = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    write_bytes(path, save({**found, "losses": torch.tensor(losses, dtype=torch.float64)}))
 
 
 def _kept(path: Path, words: TextConditioning) -> Inverted | None:
