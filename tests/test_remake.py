@@ -10,6 +10,7 @@ import pytest
 import torch
 from shapes import QUICK, contents, interpolator, latents, picture
 
+from segue.backbone.stable_diffusion import StableDiffusion
 from segue.dialogue import AcceptRest, Again, Candidates, Pick
 from segue.errors import SegueError, SegueWarning
 from segue.history import Edit
@@ -242,6 +243,17 @@ def test_one_candidate_is_asked_about_too(tmp_path: Path) -> None:
 def test_candidates_are_kept_when_asked_for(tmp_path: Path) -> None:
     film(tmp_path / "run", candidates=2, keep_candidates=True)
     assert len(list((tmp_path / "run" / "pictures").iterdir())) == 14
+
+
+def test_candidates_of_a_finished_film_come_back_without_the_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    film(tmp_path / "kept", candidates=2, keep_candidates=True)
+    film(tmp_path / "run", candidates=2)
+    assert len(list((tmp_path / "run" / "pictures").iterdir())) == 7
+    monkeypatch.setattr(StableDiffusion, "denoise", lambda *_a, **_k: pytest.fail("the network was called"))
+    film(tmp_path / "run", candidates=2, keep_candidates=True)
+    assert contents(tmp_path / "run", "pictures/") == contents(tmp_path / "kept", "pictures/")
 
 
 def test_again_makes_other_candidates(tmp_path: Path) -> None:

@@ -143,6 +143,9 @@ class _Driver:
         settled = {key: self._choice(level, tries) for key, tries in attempts.items()}
         samples = [Sample(key, n) for key, tries in attempts.items() for n in _numbers(settled[key], tries)]
         self._compute(level, samples)
+        if self.work.keep_candidates and level.is_final:  # of frames that were settled without being kept, too
+            count, history = self.work.candidates(level), self.work.run.history
+            self._draw(level, [Sample(key, n) for key in level.parents for n in history.candidates(key, count)])
         recipes, edits = dict(self.recipes), dict(self.edits)
         for key, tries in attempts.items():
             choice = settled[key] or self._chosen(level, tries)
