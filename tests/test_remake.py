@@ -240,6 +240,19 @@ def test_one_candidate_is_asked_about_too(tmp_path: Path) -> None:
     assert state[1]["candidate"] == 1  # without a ranking the newest is suggested
 
 
+def test_a_redo_asks_about_no_other_frame_than_those_it_makes(tmp_path: Path) -> None:
+    film(tmp_path / "run")
+    chooser = Chooser(lambda candidates, number: Again() if number == 2 else Pick(max(candidates.pictures)))
+    interpolator().redo(tmp_path / "run", at(2), choose=chooser)
+    assert [key for key, _ in chooser.asked] == [at(2), at(1), at(1), at(3)]
+    before = contents(tmp_path / "run", "frames/")
+    interpolator().undo(tmp_path / "run")
+    film(tmp_path / "fresh")
+    assert contents(tmp_path / "run", "frames/") == contents(tmp_path / "fresh", "frames/")
+    interpolator().restore(tmp_path / "run")
+    assert contents(tmp_path / "run", "frames/") == before
+
+
 def test_candidates_are_kept_when_asked_for(tmp_path: Path) -> None:
     film(tmp_path / "run", candidates=2, keep_candidates=True)
     assert len(list((tmp_path / "run" / "pictures").iterdir())) == 14

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from segue.errors import SegueError
 from segue.smooth import Shown, compensated, dissolved
 
 
@@ -62,6 +63,12 @@ def test_motion_is_followed() -> None:
     assert sum(seconds for _, seconds in shown) == pytest.approx(0.5)
     # From the second interval on the square moves by a quarter of a step in each picture, where a dissolve shows two.
     assert [left_edge(image) for image, _ in shown[5:20]] == pytest.approx(list(range(20, 50, 2)), abs=1)
+
+
+def test_frames_that_are_too_small_to_follow_are_named() -> None:
+    small = [Shown(Image.new("RGB", (64, 30)), 0.0, 0.1)] * 2
+    with pytest.raises(SegueError, match="32 x 32 pixels or more, not 64 x 30"):
+        list(compensated(small, 24))
 
 
 def test_one_frame_and_none() -> None:

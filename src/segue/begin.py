@@ -121,7 +121,8 @@ def redone(run: RunFolder, settings: MorphSettings, frame: FrameKey, edit: Edit 
     if edit is not None:
         raise SegueError("a candidate that is there already cannot take another prompt, seed, noise level or pose")
     if not 0 <= candidate < next_candidate:
-        raise SegueError(f"frame {frame} has candidates 0 to {next_candidate - 1}, not {candidate}")
+        there = f"candidates 0 to {next_candidate - 1}" if next_candidate > 1 else "only candidate 0"
+        raise SegueError(f"frame {frame} has {there}, not {candidate}")
     return Redo(key=frame, candidate=candidate)
 
 

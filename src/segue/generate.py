@@ -178,13 +178,18 @@ class _Driver:
         return self.work.run.history.attempts(key, count, lambda attempt: self._context(level, attempt))
 
     def _choice(self, level: Level, tries: list[Attempt]) -> Choice | None:
-        """The choice that is made already, or that is none because there is one candidate."""
-        last = tries[-1]
-        if level.is_final and (choice := self.work.run.history.choice(last.key, self._context(level, last))):
+        """The choice that is made already, or that is none because there is one candidate.
+
+        A person is asked about a single candidate too, unless the film shows it already.
+        """
+        last, run = tries[-1], self.work.run
+        if level.is_final and (choice := run.history.choice(last.key, self._context(level, last))):
             return choice
-        if _numbers(None, tries) == [last.first] and not (self.ask and level.is_final):
-            return Choice(last.key, last.first, "", "first")
-        return None
+        if _numbers(None, tries) != [last.first]:
+            return None
+        only = Sample(last.key, last.first)
+        is_asked = self.ask and level.is_final and not run.shows(only.key, self._recipe(level, only))
+        return None if is_asked else Choice(only.key, only.candidate, "", "first")
 
     def _show(self, level: Level, choice: Choice, tries: list[Attempt]) -> None:
         """Show the chosen candidate as the frame; the pictures of the others go."""

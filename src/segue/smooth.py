@@ -8,6 +8,8 @@ import av
 from av.filter import Graph
 from PIL import Image
 
+from segue.errors import SegueError
+
 __all__ = ["Shown", "compensated", "dissolved"]
 
 
@@ -25,6 +27,7 @@ class Shown(NamedTuple):
     way: float
 
 
+SMALLEST = 32  # pixels along a side of the pictures that FFmpeg's filter takes
 _TICKS = 90_000  # ticks of a second in the filter's clock
 
 
@@ -94,7 +97,12 @@ def _with_next(frames: Iterable[Shown]) -> Iterator[tuple[Shown, Shown | None]]:
 
 
 def _graph(size: tuple[int, int], fps: float) -> Graph:
-    """The filter's graph for pictures of one size."""
+    """The filter's graph for pictures of one size; SegueError where they are too small for it."""
+    if min(size) < SMALLEST:
+        raise SegueError(
+            f"smooth motion needs frames of {SMALLEST} x {SMALLEST} pixels or more, not {size[0]} x {size[1]}; "
+            "smooth dissolve takes any"
+        )
     graph = Graph()
     source = graph.add_buffer(
         width=size[0], height=size[1], format=av.VideoFormat("yuv444p"), time_base=Fraction(1, _TICKS)
