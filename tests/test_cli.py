@@ -18,6 +18,8 @@ from tiny import tiny_pipe
 
 from segue import __version__, make
 from segue.cli import run
+from segue.interpolate import Interpolator
+from segue.run import RunFolder
 
 FRAMES = ["--num-frames", "5", "--num-inference-steps", "4", "--prompt", "cat"]
 
@@ -245,6 +247,36 @@ def test_an_interrupt_says_how_to_go_on(
     monkeypatch.setattr(make, "make_film", interrupt)
     assert run(["morph", "a.png", "b.png", "-o", "film.mp4"]) == 130
     check_line(capsys, "stopped; the same command continues where it was")
+
+
+def test_an_interrupted_redo_is_told_of_once_it_is_begun(
+    here: Path, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["morph", "a.png", "b.png", "-o", "film.gif", "--model", str(model), *FRAMES]) == 0
+
+    def interrupt(*_arguments: object, **_keywords: object) -> None:
+        raise KeyboardInterrupt
+
+    for part, told in (("redo", False), ("make", True)):
+        with monkeypatch.context() as patched:
+            patched.setattr(Interpolator, part, interrupt)
+            capsys.readouterr()
+            assert run(["redo", "film.gif", "--frame", "2"]) == 130
+        said = capsys.readouterr().err
+        assert ("segue undo takes it back" in said) == told
+        assert said.endswith("segue: stopped\n")
+    assert run(["undo", "film.gif"]) == 0
+
+
+def test_a_film_that_was_being_overwritten_is_found(here: Path, model: Path) -> None:
+    """A kill between the old run and the new one."""
+    assert run(["morph", "a.png", "b.png", "-o", "film.gif", "--model", str(model), *FRAMES]) == 0
+    assert run(["redo", "film.gif", "--frame", "2"]) == 0
+    with RunFolder(here / "film") as folder:
+        folder.set_aside()
+    assert not (here / "film/run.json").exists()
+    assert run(["undo", "film.gif"]) == 0
+    assert not (here / "film/replaced").exists()
 
 
 @pytest.mark.parametrize(

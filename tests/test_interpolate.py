@@ -1,6 +1,7 @@
 """From images to a film, as a user of the library sees it."""
 
 import contextlib
+import errno
 import gc
 import json
 import os
@@ -19,6 +20,8 @@ from PIL import Image
 from shapes import QUICK, contents, interpolator, latents, picture
 from tiny import tiny_pipe
 
+from segue import inversion
+from segue.backbone.stable_diffusion import StableDiffusion
 from segue.dialogue import Progress
 from segue.errors import SegueError, SegueWarning
 from segue.interpolate import Interpolator
@@ -274,31 +277,109 @@ def test_what_cannot_be_loaded_does_not_overwrite_a_run(finished: Path, settings
     assert contents(finished) == before
 
 
-def test_a_run_killed_while_it_replaced_another_gives_the_other_back(
+def test_a_run_killed_while_it_replaces_another_is_one_of_them(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed at each move of a part, and before the new run file: the old run is there again."""
-    moves, replace = 0, Path.replace
+    """Killed at every rename, deletion or new folder: the old run comes back whole, or the new one is made."""
+    film(tmp_path / "fresh", seed=9)
+    fresh, old, steps = contents(tmp_path / "fresh"), contents(finished), 0
+    names = ("replace", "rename", "unlink", "remove", "rmdir", "mkdir", "link")
 
-    def stopping(path: Path, target: Path) -> Path:
-        nonlocal moves
-        moves += 1
-        if moves == stop:
-            raise KeyboardInterrupt
-        return replace(path, target)
+    def stopping(name: str) -> Any:
+        real = getattr(os, name)
 
-    for stop in range(1, 20):
-        run, moves = tmp_path / f"run-{stop}", 0
+        def call(*arguments: Any, **options: Any) -> Any:
+            nonlocal steps
+            steps += 1
+            if steps == stop:
+                os._exit(3)
+            return real(*arguments, **options)
+
+        return call
+
+    came_back = 0
+    for stop in range(1, 1000):
+        run = tmp_path / f"run-{stop}"
         shutil.copytree(finished, run)
-        with monkeypatch.context() as patched, contextlib.suppress(KeyboardInterrupt):
-            patched.setattr(Path, "replace", stopping)
-            film(run, seed=9, overwrite=True)
-        if (run / "run.json").exists() and json.loads((run / "run.json").read_text())["settings"]["seed"] == 9:
-            break  # the new run is begun
+        child = os.fork()
+        if not child:
+            for name in names:
+                monkeypatch.setattr(os, name, stopping(name))
+            with contextlib.suppress(BaseException):
+                film(run, seed=9, overwrite=True)
+            os._exit(0)
+        ended = os.waitpid(child, 0)[1] == 0
         with RunFolder(run):
-            pass
-        assert contents(run) == contents(finished)
-    assert stop > 5  # there were some moves before
+            came_back += contents(run) == old
+        film(run, seed=9, overwrite=True)
+        assert contents(run) == fresh, stop
+        shutil.rmtree(run)
+        if ended:
+            break
+    assert ended
+    assert came_back > 5
+
+
+def begun_anew(run: Path, **settings: Any) -> None:
+    """Begin to overwrite a run, and interrupt it while its words are fitted."""
+
+    def stop(progress: Progress) -> None:
+        if progress.stage == "words" and progress.step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        film(run, seed=9, inversion_iterations=3, overwrite=True, callback=stop, **settings)
+
+
+def test_a_run_that_was_to_be_overwritten_can_be_had_again(tmp_path: Path) -> None:
+    """With its redos: no frame of the other run was made."""
+    film(tmp_path / "run", candidates=2)
+    interpolator().redo(tmp_path / "run", FrameKey(0, Fraction(1, 2)))
+    before = contents(tmp_path / "run")
+    begun_anew(tmp_path / "run")
+    film(tmp_path / "run", candidates=2, overwrite=True)
+    assert contents(tmp_path / "run") == before
+
+
+def test_an_error_of_another_command_changes_nothing_of_a_run_that_overwrites(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inversion, "KEPT_SECONDS", 0.0)
+    film(tmp_path / "run")
+    begun_anew(tmp_path / "run")
+    before = contents(tmp_path / "run")
+    assert any(name.endswith(".unfinished") for name in before)
+    with pytest.raises(SegueError, match="is not finished"):
+        interpolator().redo(tmp_path / "run", FrameKey(0, Fraction(1, 2)))
+    with pytest.raises(SegueError, match="other settings"):
+        film(tmp_path / "run", seed=8)
+    assert contents(tmp_path / "run") == before
+
+    def full(*_arguments: Any, **_options: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StableDiffusion, "predict", full)
+        with pytest.raises(SegueError, match="the same command continues the film"):
+            film(tmp_path / "run", seed=9, inversion_iterations=3)
+    assert contents(tmp_path / "run") == before
+    film(tmp_path / "run", seed=9, inversion_iterations=3)
+    film(tmp_path / "fresh", seed=9, inversion_iterations=3)
+    assert contents(tmp_path / "run") == contents(tmp_path / "fresh")
+
+
+def test_a_run_with_settings_that_are_refused_now_is_named_and_can_be_overwritten(
+    finished: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    file = tmp_path / "run" / "run.json"
+    data = json.loads(file.read_text())
+    data["settings"]["max_distance"] = 0.5
+    file.write_text(json.dumps(data))
+    with pytest.raises(SegueError, match=r"run/run\.json: max_distance needs perceptual spacing"):
+        film(tmp_path / "run")
+    film(tmp_path / "run", overwrite=True)
+    assert contents(tmp_path / "run", "frames/") == contents(finished, "frames/")
 
 
 def test_one_image_is_no_film(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from segue.run import RUN_FILE, RunFolder
 from segue.settings import MorphSettings, as_json, checked, differences
 from segue.tree import FrameKey, grows
 
-__all__ = ["BatchSize", "begin", "opened", "redone"]
+__all__ = ["BatchSize", "begin", "opened", "redone", "settings_of"]
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,14 @@ def begin(
         "given": given.digests(),
     }
     there = run.read(RUN_FILE)
+    if overwrite and (replaced := run.replaced) is not None and not _changes(replaced, fresh):
+        run.put_back()  # another run had begun to overwrite it
+        there = replaced
     grown = list(there.get("grown", [])) if there else []
     if there is not None:
-        before = checked(MorphSettings, there["settings"])  # with the defaults of settings that are newer than the run
-        changes = _changes({**there, "settings": as_json(before)}, fresh)
-        if settings.can_grow and _grows(changes, before, settings):
+        before = _settings_before(run, there, overwrite)
+        changes = _changes({**there, "settings": as_json(before) if before else there["settings"]}, fresh)
+        if before and settings.can_grow and _grows(changes, before, settings):
             grown = sizes_of(before, grown)
         elif changes and not overwrite:
             raise SegueError(
@@ -100,6 +103,14 @@ def opened(run: RunFolder) -> dict[str, Any]:
     return data
 
 
+def settings_of(run: RunFolder, data: Mapping[str, Any]) -> MorphSettings:
+    """The settings of a run, with the defaults of those that are newer; SegueError where they are not valid now."""
+    try:
+        return checked(MorphSettings, data["settings"])
+    except SegueError as error:
+        raise SegueError(f"{run.path / RUN_FILE}: {error}") from error
+
+
 def redone(run: RunFolder, settings: MorphSettings, frame: FrameKey, edit: Edit | None, candidate: int | None) -> Redo:
     """The journal's line for making a frame again."""
     if settings.scheme != "branching":
@@ -124,6 +135,16 @@ def redone(run: RunFolder, settings: MorphSettings, frame: FrameKey, edit: Edit 
         there = f"candidates 0 to {next_candidate - 1}" if next_candidate > 1 else "only candidate 0"
         raise SegueError(f"frame {frame} has {there}, not {candidate}")
     return Redo(key=frame, candidate=candidate)
+
+
+def _settings_before(run: RunFolder, there: Mapping[str, Any], overwrite: bool) -> MorphSettings | None:
+    """The settings of the run that is there; None where they are not valid and the run is overwritten anyway."""
+    try:
+        return settings_of(run, there)
+    except SegueError:
+        if overwrite:
+            return None
+        raise
 
 
 def _grows(changes: Mapping[str, str], before: MorphSettings, after: MorphSettings) -> bool:

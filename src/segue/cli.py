@@ -31,10 +31,7 @@ from segue.studio.command import studio
 __all__ = ["app", "main"]
 
 STOPPED = 130  # the exit code of a process that was interrupted
-CONTINUED = {
-    **dict.fromkeys(("morph", "invert", "batch", "evaluate"), "; the same command continues where it was"),
-    "redo": "; the film's segue morph command goes on with the frame, segue undo takes it back",
-}
+CONTINUED = dict.fromkeys(("morph", "invert", "batch", "evaluate"), "; the same command continues where it was")
 GARBAGE = 50_000  # new objects before garbage is looked for; Python's own number is 700
 
 app = typer.Typer(

@@ -22,6 +22,7 @@ __all__ = [
     "check_writable",
     "read_json",
     "sweep",
+    "temporary_name",
     "write_bytes",
     "write_json",
     "write_text",
@@ -48,7 +49,7 @@ def writing(path: Path, *, flush: bool = True) -> Iterator[Path]:
         SegueError: the operating system refused, in here or in the block; the message names ``path``.
     """
     target = _target(path)
-    temporary = _temporary(target)
+    temporary = temporary_name(target)
     try:
         yield temporary
         if flush:
@@ -70,22 +71,19 @@ def writing_folder(path: Path) -> Iterator[Path]:
         SegueError: the operating system refused; the folder that was there is as it was.
     """
     target = _target(path)
-    temporary, old = _temporary(target), _temporary(target)
+    temporary, old = temporary_name(target), temporary_name(target)
     try:
         temporary.mkdir()
         yield temporary
         if target.exists():
             target.replace(old)
-        try:
-            temporary.replace(target)
-        except OSError:
-            if old.exists():
-                old.replace(target)
-            raise
+        temporary.replace(target)
         _flush_folder(target.parent)
     except OSError as error:
         raise _refused(path, error) from error
     finally:
+        if old.exists() and not target.exists():  # interrupted, or refused, between the two
+            old.replace(target)
         for folder in (temporary, old):
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -178,7 +176,7 @@ def check_writable(path: Path) -> None:
             folder = folder.parent
         if not folder.is_dir():
             raise SegueError(f"{path} cannot be written: {folder} is no folder")
-        temporary = _temporary(folder / target.name)
+        temporary = temporary_name(folder / target.name)
         try:
             temporary.touch(exist_ok=False)
         finally:
@@ -223,7 +221,7 @@ def _target(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def _temporary(path: Path) -> Path:
+def temporary_name(path: Path) -> Path:
     """A name beside ``path`` that nobody has yet."""
     return path.parent / f".{_shortened(path.name)}.{secrets.token_hex(4)}.part"
 

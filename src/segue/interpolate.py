@@ -23,7 +23,7 @@ from PIL import Image
 from segue import models
 from segue.backbone import Backbone
 from segue.backbone.stable_diffusion import StableDiffusion
-from segue.begin import BatchSize, begin, opened, redone
+from segue.begin import BatchSize, begin, opened, redone, settings_of
 from segue.clip import Clip
 from segue.control import controls_of, keeping_poses, kept_edit, read_given
 from segue.dialogue import Chooser, Made, Progress
@@ -182,7 +182,7 @@ class Interpolator:
     ) -> None:
         """The steps of ``make``."""
         data = opened(run)
-        settings = checked(MorphSettings, data["settings"])
+        settings = settings_of(run, data)
         size: tuple[int, int] = tuple(data["size"])
         noise = EditedNoise(run, settings.seed, self._latent_shape(size))
 
@@ -269,7 +269,7 @@ class Interpolator:
         with RunFolder(Path(output)) as run:
             data = opened(run)
             self._same_model(run, data)
-            settings = checked(MorphSettings, data["settings"])
+            settings = settings_of(run, data)
             networks = len(self.backbone.controlnets)
             own = kept_edit(run, edit, tuple(data["size"]), settings, networks) if edit else None
             run.record(redone(run, settings, frame, own, candidate))

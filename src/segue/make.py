@@ -2,8 +2,10 @@
 
 import json
 import os
+import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
@@ -21,7 +23,7 @@ from segue.morph import FILMS_FILE, Morph
 from segue.options import given
 from segue.pick import terminal_chooser
 from segue.pictures import load
-from segue.run import RUN_FILE, read_part
+from segue.run import RUN_FILE, read_part, recovered
 from segue.settings import (
     ComputeSettings,
     FilmSettings,
@@ -116,11 +118,26 @@ def make_again(
     with showing(_asking(mode, pick)) as show:
         segue = _interpolator_of(folder, loading)
         chooser = terminal_chooser(folder) if pick else None
-        morph = segue.redo(
-            folder, key, Edit(**changed) if changed else None, candidate=candidate, callback=show, choose=chooser
-        )
+        with _telling(folder):
+            morph = segue.redo(
+                folder, key, Edit(**changed) if changed else None, candidate=candidate, callback=show, choose=chooser
+            )
         written = _rewrite(morph, films, output, show)
     _done(morph, written, mode)
+
+
+@contextmanager
+def _telling(folder: Path) -> Iterator[None]:
+    """Say of a redo that is interrupted what becomes of it, if it was begun."""
+    journal = folder / "journal.jsonl"
+    before = journal.stat().st_size if journal.exists() else 0
+    try:
+        yield
+    except KeyboardInterrupt:
+        if journal.exists() and journal.stat().st_size > before:
+            text = "the frame is made by the film's segue morph command, or by the next redo; segue undo takes it back"
+            print(f"segue: {text}", file=sys.stderr)
+        raise
 
 
 def step_back(output: Path, *, restore: bool, loading: LoadSettings, mode: Mode) -> None:
@@ -213,6 +230,7 @@ def _existing(output: Path) -> Path:
     """The run folder that a film or a run folder stands for."""
     for folder in (output, run_folder(output)):
         try:
+            recovered(folder)
             if (folder / RUN_FILE).exists():
                 return folder
         except OSError as error:

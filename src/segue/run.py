@@ -16,6 +16,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -26,11 +27,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from segue.errors import SegueError
-from segue.files import append_line, read_json, sweep, write_bytes, write_json, write_text, writing
+from segue.files import append_line, read_json, sweep, temporary_name, write_bytes, write_json, write_text, writing
 from segue.history import Event, History, event_from_json, event_to_json
 from segue.tree import FrameKey
 
-__all__ = ["RUN_FILE", "InUseError", "RunFolder", "read_part"]
+__all__ = ["REPLACED", "RUN_FILE", "InUseError", "RunFolder", "read_part", "recovered"]
 
 RUN_FILE = "run.json"
 LOCK = "lock"
@@ -68,9 +69,10 @@ class RunFolder:
         self.path = path
         self._is_new_folder = not path.exists()
         self._lock = _locked(path)
+        self._sets_aside = False
         try:
             if (path / REPLACED).is_dir() and not all(((path / REPLACED / RUN_FILE).exists(), self._is_begun)):
-                self._put_back()  # it was killed while the old run was moved
+                self.put_back()  # it was killed while the old run was moved
             self._is_new_run = not self._is_begun
             for folder in ("", "frames", "pictures", "latents", "words", "pose"):
                 sweep(path / folder)
@@ -95,8 +97,8 @@ class RunFolder:
     ) -> None:
         made = any((self.path / part).exists() for part in ("pictures", "words"))
         try:
-            if isinstance(error, Exception) and (self.path / REPLACED).is_dir():
-                self._put_back()  # what was asked for is impossible: what was there is as it was
+            if isinstance(error, Exception) and self._sets_aside and not made:
+                self.put_back()  # what was asked for is impossible: what was there is as it was
             elif self._is_new_run and isinstance(error, SegueError) and not made:
                 self.clear()  # and nothing is left of it
         finally:
@@ -138,6 +140,7 @@ class RunFolder:
         if aside.is_dir():  # the run that is there has made nothing yet: the one before it stays what comes back
             self.clear()
             return
+        self._sets_aside = True
         aside.mkdir()
         for name in (*PARTS, RUN_FILE):  # the run file goes last: with it the old run is aside as a whole
             if (self.path / name).exists():
@@ -146,10 +149,20 @@ class RunFolder:
 
     def drop_replaced(self) -> None:
         """Give up the run that this one overwrites: from now on its own frames are made."""
-        _remove(self.path / REPLACED)
+        self._sets_aside = False
+        with suppress(FileNotFoundError):
+            dropped = temporary_name(self.path / REPLACED)  # which is swept away if this process is killed now
+            (self.path / REPLACED).replace(dropped)
+            _remove(dropped)
 
-    def _put_back(self) -> None:
+    @property
+    def replaced(self) -> dict[str, Any] | None:
+        """The run file of the run that this one overwrites; None where there is none."""
+        return read_part(self.path / REPLACED, RUN_FILE)
+
+    def put_back(self) -> None:
         """Have the run that was set aside again, instead of the one that is there."""
+        self._sets_aside = False
         aside = self.path / REPLACED
         if (aside / RUN_FILE).exists():
             self.clear()
@@ -302,6 +315,13 @@ class RunFolder:
             except (KeyError, TypeError, ValueError) as error:
                 raise SegueError(f"{path}, line {number}: no event of a run: {line[:80]}") from error
         return events
+
+
+def recovered(path: Path) -> None:
+    """Bring the run back that a process was overwriting when it was killed, where it had begun no other."""
+    if (path / REPLACED / RUN_FILE).exists() and not (path / RUN_FILE).exists():
+        with RunFolder(path):
+            return
 
 
 def read_part(folder: Path, name: str) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ film. The run takes its place in the output's folder as a whole.
 """
 
 import io
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -14,7 +15,8 @@ from pathlib import Path
 from segue.batch.rows import Row
 from segue.batch.work import Loaded, Order, Result
 from segue.files import write_bytes, writing_folder
-from segue.morph import Morph
+from segue.morph import FILMS_FILE, Morph
+from segue.run import REPLACED
 from segue.settings import FilmSettings, checked
 
 __all__ = ["make_apart", "packed", "unpack"]
@@ -55,6 +57,8 @@ def unpack(row: Row, data: bytes) -> None:
     """Put a run and its film, which came back from afar, in their places; SegueError if the disk refuses."""
     with zipfile.ZipFile(io.BytesIO(data)) as parcel:
         with writing_folder(row.folder) as folder:
+            if (films := row.folder / FILMS_FILE).exists():
+                shutil.copy(films, folder / FILMS_FILE)
             for name in parcel.namelist():
                 if name.startswith("run/"):
                     path = folder / name.removeprefix("run/")
@@ -91,5 +95,10 @@ def _add_run(parcel: zipfile.ZipFile, folder: Path) -> None:
     """What there is of a run, but its lock and what names other places."""
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_file() and name not in (LOCK, "films.json") and not name.endswith(".part"):
+        if (
+            path.is_file()
+            and name not in (LOCK, FILMS_FILE)
+            and not name.endswith(".part")
+            and not name.startswith(f"{REPLACED}/")
+        ):
             parcel.write(path, f"run/{name}")

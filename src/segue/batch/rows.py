@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_origin
 
-from segue.errors import SegueError
+from segue.errors import SegueError, SegueWarning
 from segue.evaluate.manifest import COLUMNS, Pair, faults_message, pairs_and_faults
 from segue.pictures import load
 from segue.plan import check_counts, tree_of
@@ -140,7 +141,9 @@ def _check(settings: MorphSettings, pair: Pair) -> None:
     """SegueError where settings do not fit a film of two images, or a file that they name is missing or broken."""
     check_words(settings, 2)
     gaps = 1 + settings.loop
-    check_counts(settings, gaps)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SegueWarning)  # told when the row is made
+        check_counts(settings, gaps)
     tree_of(settings, gaps, [])
     poses = settings.pose.split(",") if _is_files(settings.pose) else []
     for name, paths in (("pose", poses), ("control_image", settings.control_image)):

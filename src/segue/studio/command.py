@@ -102,13 +102,14 @@ def size_of(text: str) -> int:
 def _opened(run: Path | None) -> Path | None:
     """The run folder that a film or a folder stands for; it may be begun here."""
     from segue.make import run_folder
-    from segue.run import RUN_FILE
+    from segue.run import RUN_FILE, recovered
 
     if run is None:
         return None
     run = run.absolute()
     if run.suffix and not (run / RUN_FILE).exists():
         run = run_folder(run)
+    recovered(run)
     if run.exists() and not (run.is_dir() and ((run / RUN_FILE).exists() or not any(run.iterdir()))):
         raise SegueError(f"{run} is no film and no run folder that segue made")
     return run
