@@ -26,8 +26,9 @@ from segue.batch.rows import Row, read_rows
 from segue.batch.work import Loaded, Order, failed, make_row
 from segue.errors import SegueError
 from segue.interpolate import Interpolator
+from segue.morph import Morph
 from segue.run import RunFolder
-from segue.settings import ModelSettings
+from segue.settings import FilmSettings, ModelSettings
 
 SETTINGS: dict[str, Any] = {"num_frames": 5, "num_inference_steps": 2, "prompt": ("cat",), "batch_size": 2}
 OPTIONS = ["--num-frames", "5", "--num-inference-steps", "2", "--prompt", "cat", "--batch-size", "2", "--film", "gif"]
@@ -214,7 +215,9 @@ def test_a_film_of_another_ending_is_written(
 def test_quiet_still_tells_the_rows_that_failed(
     tmp_path: Path, crews: list[Here], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = write_manifest(tmp_path, 1, p0={"ranker": "/no/such/clip", "rank_for": "x", "candidates": 2})
+    levels = [0.6, 0.5, 0.4, 0.3]
+    own = {"ranker": "/no/such/clip", "rank_for": "x", "candidates": 2, "noise_levels": levels}
+    path = write_manifest(tmp_path, 1, p0=own)  # with levels that are not used, of which nothing is said
     assert run([str(path), "-o", str(tmp_path / "out"), *OPTIONS, "--quiet"]) == 1
     said = capsys.readouterr()
     assert said.out == ""
@@ -475,7 +478,9 @@ def test_a_row_made_apart_comes_back_as_if_it_were_made_here(tmp_path: Path, loa
     again = make_apart(loaded, packed(Order(apart)), lambda: None, said.append)
     assert again.parcel is not None
     before = {path: path.read_bytes() for path in apart.folder.glob("latents/*")}
+    Morph(apart.folder).remember(tmp_path / "other.gif", FilmSettings())  # a film of the run that was written by hand
     unpack(apart, again.parcel)
+    assert len(json.loads((apart.folder / "films.json").read_text())) == 2
     assert {path: path.read_bytes() for path in apart.folder.glob("latents/*")} == before
 
 

@@ -204,6 +204,31 @@ def test_long_names(tmp_path: Path) -> None:
     assert names(tmp_path) == [path.name]
 
 
+def test_a_folder_that_is_interrupted_between_old_and_new_is_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, replace, moves = tmp_path / "frames", Path.replace, 0
+    path.mkdir()
+    (path / "old").touch()
+
+    def interrupted(source: Path, target: Path) -> Path:
+        nonlocal moves
+        moves += 1
+        if moves == 2:
+            raise KeyboardInterrupt
+        return replace(source, target)
+
+    def write() -> None:
+        with writing_folder(path) as temporary:
+            (temporary / "new").touch()
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    assert [file.name for file in path.iterdir()] == ["old"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
     path = tmp_path / "frames"
     for content in (["0000", "0001", "0002"], ["0000"]):

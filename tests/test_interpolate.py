@@ -303,6 +303,7 @@ def test_a_run_killed_while_it_replaces_another_is_one_of_them(
         shutil.copytree(finished, run)
         child = os.fork()
         if not child:
+            torch.set_num_threads(1)  # threads do not live on in a fork
             for name in names:
                 monkeypatch.setattr(os, name, stopping(name))
             with contextlib.suppress(BaseException):
