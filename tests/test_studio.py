@@ -1,6 +1,7 @@
 """The studio without a browser and without Gradio: sessions, the queue, the timeline, controls, poses."""
 
 import json
+import os
 import shlex
 import threading
 import time
@@ -16,8 +17,10 @@ from tiny import tiny_controlnet, tiny_pipe
 
 from segue.dialogue import Progress
 from segue.errors import SegueError
+from segue.history import Edit
 from segue.interpolate import Interpolator
-from segue.settings import ModelSettings, MorphSettings, as_json, fields
+from segue.morph import films_of
+from segue.settings import FilmSettings, ModelSettings, MorphSettings, as_json, fields
 from segue.studio import pose_editor
 from segue.studio.change import frame_at
 from segue.studio.controls import Control, command_line, controls, groups, read, shown
@@ -400,6 +403,72 @@ def test_a_run_of_the_command_line_is_opened_and_changed(tmp_path: Path) -> None
     ended(session)
     assert RunView(tmp_path / "morph").history.edit(MIDDLE).seed == 7
     assert "--frame 1/2 --seed 7" in session.commands()[1]
+
+
+def test_a_film_keeps_the_settings_that_it_was_written_with(tmp_path: Path) -> None:
+    sources = [picture(tmp_path / f"{name}.png", name) for name in ("red", "blue")]
+    morph = tiny_model()(*sources, output=tmp_path / "morph", **FAST)
+    slow = FilmSettings(fps=3, hold=0.7)
+    morph.save(tmp_path / "morph.mp4", slow)
+    morph.remember(tmp_path / "morph.mp4", slow)
+    session = tiny_studio(tmp_path / "root", opened=tmp_path / "morph").session("c" * 32)
+    assert "--fps 3 --hold 0.7" in session.commands()[0]
+    session.redo("1/2", {"seed": "7"})
+    ended(session)
+    assert films_of(tmp_path / "morph") == {tmp_path / "morph.mp4": slow}
+
+    session.keyframes.replace(())
+    for source in reversed(sources):
+        session.keyframes.add(source, source.name)
+    made(session)
+    session.film({"fps": "8"})
+    ended(session)
+    assert "--fps 8" in session.commands()[0]
+    session.open("morph")
+    assert "--fps 3 --hold 0.7" in session.commands()[0]
+    assert session.data["film"]["fps"] == 3
+
+
+def test_a_frame_keeps_its_words_beside_a_pose_and_gives_them_up_when_they_are_emptied(film: Session) -> None:
+    people = pose_editor.as_points(pose_editor.standing((64, 64)))
+    quarter = FrameKey(0, Fraction(1, 4))
+
+    def edited(change: dict[str, Any]) -> Edit:
+        film.redo("1/4", change)
+        ended(film)
+        return film.view().history.edit(quarter)
+
+    empty = {"prompt": "", "negative_prompt": "", "seed": "", "noise": ""}
+    edited({**empty, "prompt": "a fox", "seed": "7"})
+    posed = edited({"pose": people})
+    assert (posed.prompt, posed.seed, bool(posed.pose)) == ("a fox", 7, True)
+    assert edited({}).prompt == "a fox"  # other noise alone
+    assert edited(empty) == Edit(pose=posed.pose)
+    for _ in range(4):
+        film.step(back=True)
+        ended(film)
+
+
+def test_a_frame_of_a_film_that_is_not_on_the_table_is_refused(film: Session) -> None:
+    with pytest.raises(SegueError, match="is on the table now, not film-7"):
+        film.redo("1/2", {}, "film-7")
+
+
+def test_a_film_whose_writing_was_cut_off_is_continued(tmp_path: Path) -> None:
+    session = made(begun(tiny_studio(tmp_path / "root"), tmp_path))
+    assert table(session)["run"]["written"]
+    assert session.run
+    output = session.output(session.run)
+    for is_begun in (False, True):
+        if is_begun:  # a redo was made, and the film shows what was there before
+            os.utime(output, (0, 0))
+        else:
+            (session.run / "films.json").unlink()
+        assert not table(session)["run"]["written"]
+        assert session.download("mp4") != output  # which may show what the run was before
+        session.resume()
+        ended(session)
+        assert table(session)["run"]["written"]
 
 
 # The queue.

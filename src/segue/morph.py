@@ -161,11 +161,16 @@ class Morph:
 
     def films(self) -> dict[Path, FilmSettings]:
         """The films that were written of this run, with their settings."""
-        here = self.path.absolute()
-        return {Path(os.path.normpath(here / name)): checked(FilmSettings, v) for name, v in self._films().items()}
+        return films_of(self.path)
 
     def _films(self) -> dict[str, Any]:
         return read_part(self.path, FILMS_FILE) or {}
+
+
+def films_of(folder: Path) -> dict[Path, FilmSettings]:
+    """The films that were written of the run in a folder, with their settings; none of one that is not finished."""
+    here, found = folder.absolute(), read_part(folder, FILMS_FILE) or {}
+    return {Path(os.path.normpath(here / name)): checked(FilmSettings, values) for name, values in found.items()}
 
 
 def _read(folder: Path, name: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What the page asks of a frame, read as an edit of the frame."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,14 @@ _NUMBERS: Mapping[str, Callable[[Any], float]] = {"seed": int, "noise": float}
 
 
 def edit_of(view: RunView, key: FrameKey, change: Mapping[str, Any], folder: Path) -> Edit | None:
-    """What changes at a frame; None where only its noise is new. What is not named stays as it was.
+    """What changes at a frame; None where only its noise is new.
+
+    A pose leaves the frame's other own values, and other values leave its pose; of these, an empty one is the film's.
 
     Args:
         view: the run.
         key: the frame.
-        change: what the page sent: prompt, negative_prompt, seed, noise and pose, each where it is changed.
+        change: what the page sent: prompt, negative_prompt, seed and noise, or a pose; nothing for other noise alone.
         folder: where the file of a pose is kept.
 
     Raises:
@@ -48,9 +50,15 @@ def edit_of(view: RunView, key: FrameKey, change: Mapping[str, Any], folder: Pat
         pose = pose_editor.from_points(change["pose"], view.size)
         folder.mkdir(parents=True, exist_ok=True)
         edit["pose"] = str(pose_editor.kept(pose, folder))
-    elif edit and (own := view.history.edit(key).pose):
+        edit = _kept(view.history.edit(key), ("prompt", "negative_prompt", "seed", "noise")) | edit
+    elif change and (own := view.history.edit(key).pose):
         edit["pose"] = str(view.path / own)
-    return Edit(**edit) if edit else None
+    return Edit(**edit) if change else None
+
+
+def _kept(edit: Edit, names: Sequence[str]) -> dict[str, Any]:
+    """What an edit changed, of some names."""
+    return {name: value for name in names if (value := getattr(edit, name)) is not None}
 
 
 def frame_at(place: str) -> FrameKey:

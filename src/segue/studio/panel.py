@@ -1,6 +1,5 @@
 """What the page is told: the visitor's table, and the panel of one frame, as plain values."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ from segue.errors import SegueError
 from segue.studio import pose_editor
 from segue.studio.jobs import Job
 from segue.studio.session import Session
-from segue.studio.timeline import RunView, Slot, again
+from segue.studio.timeline import RunView, Slot, again, written_at
 from segue.tree import FrameKey
 
 __all__ = ["frame_panel", "table"]
@@ -73,13 +72,14 @@ def _run(session: Session, view: RunView) -> dict[str, Any]:
     return {
         "name": view.path.name,
         "finished": view.is_finished,
+        "written": session.is_written(view),
         "size": list(view.size),
         "frames": [_slot(view, slot, number, path) for number, slot in enumerate(slots)],
         "levels": max((slot.level for slot in slots), default=-1) + 1,
         "undo": view.history.undoable is not None,
         "restore": view.history.restorable,
-        "film": _url("film", view.path.name, output.name, stamp=_stamp(output)) if output.exists() else None,
-        "before": _url("before", view.path.name, output.name, stamp=_stamp(before)) if before.exists() else None,
+        "film": _url("film", view.path.name, output.name, stamp=written_at(output)) if output.exists() else None,
+        "before": _url("before", view.path.name, output.name, stamp=written_at(before)) if before.exists() else None,
         "commands": session.commands(),
         "loop": view.settings.loop,
     }
@@ -114,7 +114,7 @@ def _keyframe(session: Session, keyframe: dict[str, Any]) -> dict[str, Any]:
 
 
 def _keyframe_url(path: Path) -> str:
-    return _url("keyframes", path.name, stamp=_stamp(path))
+    return _url("keyframes", path.name, stamp=written_at(path))
 
 
 def _job(session: Session, job: Job | None) -> dict[str, Any] | None:
@@ -143,10 +143,3 @@ def _path(view: RunView) -> pose_editor.Poses | None:
 def _url(*parts: str, stamp: int = 0) -> str:
     """The address of a file; the stamp makes the browser read it anew when it changed."""
     return "/files/" + "/".join(parts) + (f"?v={stamp}" if stamp else "")
-
-
-def _stamp(path: "os.PathLike[str]") -> int:
-    try:
-        return os.stat(path).st_mtime_ns  # noqa: PTH116
-    except OSError:
-        return 0

@@ -58,7 +58,7 @@ ACTIONS: Mapping[str, Action] = {
     "pause": lambda session, _body: session.pause(),
     "stop": lambda session, _body: session.stop(),
     "resume": lambda session, _body: session.resume(),
-    "redo": lambda session, body: session.redo(str(body["place"]), body["change"]),
+    "redo": lambda session, body: session.redo(str(body["place"]), body["change"], body.get("run")),
     "undo": lambda session, _body: session.step(back=True),
     "restore": lambda session, _body: session.step(back=False),
     "film": lambda session, body: session.film(body["values"]),

@@ -18,7 +18,7 @@ from segue.dialogue import Progress
 from segue.errors import SegueError
 from segue.files import read_json, write_json, writing
 from segue.interpolate import Interpolator
-from segue.morph import Morph
+from segue.morph import Morph, films_of
 from segue.run import RUN_FILE, RunFolder
 from segue.settings import (
     ComputeSettings,
@@ -36,7 +36,7 @@ from segue.studio.controls import check_public, command_line, controls, read, re
 from segue.studio.download import written
 from segue.studio.jobs import Job, Queue
 from segue.studio.keyframes import MOST, Keyframes
-from segue.studio.timeline import RunView
+from segue.studio.timeline import RunView, written_at
 from segue.tree import FrameKey, grows
 
 __all__ = ["Session", "Studio"]
@@ -173,6 +173,7 @@ class Session:
             if view.keyframes > MOST:
                 raise SegueError(f"{name} has {view.keyframes} keyframes; {MOST} are the most on this page")
             self.data["run"] = name
+            self.data["film"] = as_json(self._film_settings(path))
             self._keep(view.settings, "balanced")
             if known:
                 self.keyframes.replace(known)
@@ -241,9 +242,14 @@ class Session:
         if (path / RUN_FILE).exists():
             self._add("Continuing", self._continued(path))
 
-    def redo(self, place: str, change: Mapping[str, Any]) -> None:
-        """Make a frame again: another candidate, or a new attempt under its own prompt, seed, noise or pose."""
+    def redo(self, place: str, change: Mapping[str, Any], run: str | None = None) -> None:
+        """Make a frame again: another candidate, or a new attempt under its own prompt, seed, noise or pose.
+
+        A frame of another ``run`` than the one on the table, which a second tab may have laid there, is refused.
+        """
         view, key = self.view(), frame_at(place)
+        if run is not None and run != view.path.name:
+            raise SegueError(f"{view.path.name} is on the table now, not {run}; show {run} again to change it")
         view.frame(key)
         candidate = change.get("candidate")
         edit = edit_of(view, key, change, self.folder / "poses") if candidate is None else None
@@ -288,30 +294,37 @@ class Session:
         with self.lock:
             self.data["film"] = as_json(settings)
             self.save()
-        self._add("Writing the film", lambda report: self._film(Morph(view.path), report))
+        self._add("Writing the film", lambda report: self._film(Morph(view.path), report, settings))
 
     def download(self, kind: str) -> Path:
         """The film as a file of a kind of ``download.FORMATS``."""
         view = self.view()
         if not view.is_finished:
             raise SegueError("the film is not finished; continue it first")
-        if kind == "mp4" and self.output(view.path).exists():
+        if kind == "mp4" and self.output(view.path).exists() and self.is_written(view):
             return self.output(view.path)
         folder = self.folder / "downloads" / view.path.name
         folder.mkdir(parents=True, exist_ok=True)
-        return written(Morph(view.path), kind, folder, self._film_settings)
+        return written(Morph(view.path), kind, folder, self._film_settings(view.path))
 
     def commands(self) -> list[str]:
         """The command lines that make the same film."""
         view = self.view()
         output = str(self.output(view.path))
         sources = [keyframe["source"] for keyframe in view.data["keyframes"]]
-        lines = [command_line(sources, output, view.settings, self._film_settings, view.data["model"])]
+        lines = [command_line(sources, output, view.settings, self._film_settings(view.path), view.data["model"])]
         return lines + [redo_line(output, view.path, redo) for redo in view.history.redos]
 
     def output(self, path: Path) -> Path:
         """The film of a run."""
         return path.with_name(f"{path.name}.mp4")
+
+    def is_written(self, view: RunView) -> bool:
+        """Whether the film shows what its run now is: its writing was not cut off."""
+        output = self.output(view.path)
+        return bool(films_of(view.path)) and (
+            not output.exists() or written_at(output) >= written_at(view.path / "state.json")
+        )
 
     def before(self, path: Path) -> Path:
         """The film of a run as it was before its last change."""
@@ -329,9 +342,11 @@ class Session:
         self.data["settings"] = {name: value for name, value in as_json(settings).items() if name != "prompt"}
         self.data["preset"] = preset
 
-    @property
-    def _film_settings(self) -> FilmSettings:
-        return checked(FilmSettings, self.data["film"])
+    def _film_settings(self, path: Path) -> FilmSettings:
+        """Those that the film of a run was written with; else those of the film that was last on the page."""
+        films = films_of(path)
+        written = films.get(self.output(path).absolute(), next(iter(films.values()), None))
+        return written or checked(FilmSettings, self.data["film"])
 
     def _continued(self, path: Path) -> Callable[[Callable[[Progress], None]], None]:
         """Make what is missing of a run, and write its film."""
@@ -348,10 +363,10 @@ class Session:
 
         return work
 
-    def _film(self, morph: Morph, report: Callable[[Progress], None]) -> None:
+    def _film(self, morph: Morph, report: Callable[[Progress], None], settings: FilmSettings | None = None) -> None:
         """Write the film and its contact sheet, and remember the film's settings for a redo; keep the film before."""
         report(Progress("film", total=len(morph)))
-        output, film = self.output(morph.path), self._film_settings
+        output, film = self.output(morph.path), settings or self._film_settings(morph.path)
         if output.exists():
             before = self.before(morph.path)
             before.parent.mkdir(exist_ok=True)

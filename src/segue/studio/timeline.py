@@ -17,7 +17,7 @@ from segue.run import RUN_FILE, read_part
 from segue.settings import MorphSettings, checked
 from segue.tree import FrameKey, UniformTree, noise_levels
 
-__all__ = ["RunView", "Slot", "again", "ancestors"]
+__all__ = ["RunView", "Slot", "again", "ancestors", "written_at"]
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ class RunView:
     @property
     def is_finished(self) -> bool:
         """Whether everything that was asked for is made."""
-        state = _stamp(self.path / "state.json")
-        return bool(state) and state >= max(_stamp(self.path / RUN_FILE), _stamp(self.path / "journal.jsonl"))
+        state = written_at(self.path / "state.json")
+        return bool(state) and state >= max(written_at(self.path / RUN_FILE), written_at(self.path / "journal.jsonl"))
 
     def slots(self) -> list[Slot]:
         """All frames in order, those still to be made included (where the tree is known beforehand)."""
@@ -116,7 +116,7 @@ class RunView:
         planned: tuple[int, tuple[FrameKey, ...]] | None,
         edited: bool,
     ) -> Slot:
-        stamp = _stamp(self.path / "frames" / f"{key.name}.png")
+        stamp = written_at(self.path / "frames" / f"{key.name}.png")
         level, parents = planned or (-1, ())
         if known and not known["keyframe"]:
             level, parents = known["level"], tuple(FrameKey.at(Fraction(place)) for place in known["parents"])
@@ -181,7 +181,8 @@ def _history(path: Path) -> History:
     return History(events)
 
 
-def _stamp(path: Path) -> int:
+def written_at(path: Path) -> int:
+    """When a file was last written, in nanoseconds; 0 where there is none."""
     try:
         return path.stat().st_mtime_ns
     except OSError:

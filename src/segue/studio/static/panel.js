@@ -10,7 +10,7 @@ export function drawPanel() {
 
 function framePanel(p) {
   const off = isBusy() || !p.can_redo;
-  const send = change => { forgetTyped(); act("redo", { place: p.place, change }); };
+  const send = change => { forgetTyped(); act("redo", { run: view.state.run?.name, place: p.place, change }); };
   return h("div", { class: "panel", id: "sg-panel", "data-place": p.place, role: "region", "aria-label": "The chosen frame" },
     h("div", { class: "look" }, ...picture(p)),
     h("div", { class: "facts" },
@@ -71,7 +71,7 @@ function form(p, off, send) {
     h("h4", {}, "This frame's own"),
     h("div", { class: "pair" }, field("prompt", "--prompt", { rows: 2 }, "textarea"), field("negative_prompt", "--negative-prompt", { rows: 2 }, "textarea"),
       field("seed", "--seed", { type: "number", min: 0, step: 1 }),
-      field("noise", "--noise", { type: "number", min: 0.05, max: 0.95, step: 0.01, placeholder: p.noise === null ? "" : p.noise.toFixed(2) })),
+      field("noise", "--noise", { type: "number", min: 0.05, max: 0.95, step: "any", placeholder: p.noise === null ? "" : p.noise.toFixed(2) })),
     h("div", { class: "bar" },
       h("button", { class: "main", type: "submit", disabled: off, "data-f": "remake" }, `Make again${count}`),
       button("more", "More candidates", () => send({}), { disabled: off })));

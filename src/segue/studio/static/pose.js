@@ -82,7 +82,7 @@ export function poseTools(panel, off) {
       pose ? button("pose-make", "Make with this pose", () => {
         const people = view.pose;
         Object.assign(view, { pose: null, joint: null });
-        act("redo", { place: panel.place, change: { pose: people } });
+        act("redo", { run: view.state.run?.name, place: panel.place, change: { pose: people } });
       }, { class: "small main", disabled: off || panel.control === false }) : null,
       pose ? button("pose-no", "Leave as it was", () => { Object.assign(view, { pose: null, joint: null }); redraw(); }, { class: "small" }) : null));
 }

@@ -59,22 +59,23 @@ export async function refresh() {
 }
 
 function take(answer) {
-  const before = view.state?.job?.state;
+  const before = view.state?.job?.state, shown = view.state?.run?.name;
   view.state = answer;
+  if (view.place && shown !== answer.run?.name) leave(); // another tab has laid another film on the table
   view.render();
   if (view.place && before !== answer.job?.state) choose(view.place, true);
 }
 
 export async function add(files) {
+  const faults = [];
   for (const file of files) {
     try {
       take(await ask(`/studio/keyframes?name=${encodeURIComponent(file.name)}`, { method: "POST", body: file }));
-      say("");
     } catch (error) {
-      say(error.message.includes(file.name) ? error.message : `${file.name}: ${error.message}`);
-      return;
+      faults.push(error.message.includes(file.name) ? error.message : `${file.name}: ${error.message}`);
     }
   }
+  say(faults.join(" · "));
 }
 
 // Show a frame's panel; again quietly when it may have changed.

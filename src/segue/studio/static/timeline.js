@@ -12,13 +12,14 @@ export function drawFilm() {
 
 function films() {
   const { runs, run } = view.state;
-  if (runs.length < 2) return null;
+  if (!runs.length || (runs.length === 1 && run)) return null;
   const open = async event => {
     leave();
     view.beside = "";
     if (await act("open", { name: event.target.value })) $("reload-settings")?.click();
   };
   return h("label", { class: "inline" }, "Show", h("select", { "data-f": "runs", "aria-label": "Film", onchange: open },
+    run ? null : h("option", { value: "", selected: true, disabled: true }, "choose a film"),
     runs.map(name => h("option", { value: name, selected: run?.name === name }, name))));
 }
 
@@ -43,9 +44,10 @@ function progress() {
     parts.push(h("div", { class: failed ? "notice bad" : "notice", role: "status", id: "sg-ended" },
       failed ? `${job.title} failed: ${text}. What is finished is kept; mend it and continue.` : `${text}.`));
   }
-  if ((run && !run.finished) || (!run && begun)) {
-    parts.push(h("div", { class: "bar unfinished" }, h("span", {}, "This film is not finished."),
-      button("continue", "Continue", () => act("resume"), { class: "main", id: "sg-continue" })));
+  if ((run && !(run.finished && run.written)) || (!run && begun)) {
+    const resume = () => run ? act("resume") : $("make").click(); // with the settings as they now are on the page
+    parts.push(h("div", { class: "bar unfinished" }, h("span", {}, run?.finished ? "The film is not written yet." : "This film is not finished."),
+      button("continue", "Continue", resume, { class: "main", id: "sg-continue" })));
   } else if (!run) {
     parts.push(h("div", { class: "nothing" }, h("strong", {}, keyframes.length < 2 ? "Nothing here yet" : "Ready"),
       h("p", { class: "quiet" }, (keyframes.length < 2 ? "Add two pictures, then press “Make the film”. " : "Press “Make the film”. ")
@@ -110,7 +112,7 @@ function tools(run) {
 
 // Ctrl+Z and Ctrl+Shift+Z, where no text is being typed.
 export function onKey(event) {
-  if (!(event.ctrlKey || event.metaKey) || event.key.toLowerCase() !== "z" || event.target.closest("input, textarea")) return;
+  if (!(event.ctrlKey || event.metaKey) || event.key.toLowerCase() !== "z" || event.target.closest("input, textarea, [data-joint]")) return;
   const run = view.state?.run;
   if (!run || isBusy() || !(event.shiftKey ? run.restore : run.undo)) return;
   event.preventDefault();
