@@ -26,7 +26,7 @@ from segue.errors import SegueError, SegueWarning
 from segue.history import Edit
 from segue.motion import shown, shown_pose
 from segue.noise import Noise
-from segue.pictures import Source, digest, fit, load, to_images, to_tensor
+from segue.pictures import digest, fit, load, to_images, to_tensor
 from segue.plan import motion_of
 from segue.pose.detect import detector_of
 from segue.pose.drawing import convention_for, draw
@@ -41,6 +41,7 @@ __all__ = [
     "Controls",
     "Edits",
     "Given",
+    "check_number",
     "control_at",
     "controls_of",
     "keep_given",
@@ -73,12 +74,14 @@ class Given:
         return [*(hashlib.sha256(pose).hexdigest() for pose in poses), *map(digest, self.images)]
 
 
-def read_given(settings: MorphSettings, images: Sequence[Source], size: tuple[int, int], networks: int) -> Given:
+def read_given(
+    settings: MorphSettings, given: Sequence[tuple[int, int]], size: tuple[int, int], networks: int
+) -> Given:
     """Read the files that the settings name, before anything is written.
 
     Args:
         settings: their ``pose`` and ``control_image``.
-        images: what the keyframes were given as; a pose file that names no size is of its picture's.
+        given: (width, height) of each keyframe as it was given, which is that of a pose file that names none.
         size: of the film, (width, height).
         networks: how many ControlNets there are.
 
@@ -88,16 +91,16 @@ def read_given(settings: MorphSettings, images: Sequence[Source], size: tuple[in
     """
     motion = motion_of(settings)
     if settings.control_image:
-        _check(settings.control_image, "control_image", len(images), networks)
-        hints = [load(path, background=settings.background) for path in settings.control_image]
-        hints = [fit(hint, size, settings.fit, settings.background) for hint in hints]
-        return Given(images=tuple(shown(motion, Fraction(i), hint) for i, hint in enumerate(hints)))
+        _check(settings.control_image, "control_image", len(given), networks)
+        images = [load(path, background=settings.background) for path in settings.control_image]
+        images = [fit(image, size, settings.fit, settings.background) for image in images]
+        return Given(images=tuple(shown(motion, Fraction(i), image) for i, image in enumerate(images)))
     if settings.pose in ("auto", "off"):
         return Given()
     paths = settings.pose.split(",")
-    _check(paths, "pose", len(images), networks)
-    loaded = [Pose.load(path, load(image).size) for path, image in zip(paths, images, strict=True)]
-    poses = tuple(shown_pose(motion, Fraction(i), fitted(pose, size, settings.fit)) for i, pose in enumerate(loaded))
+    _check(paths, "pose", len(given), networks)
+    loaded = (fitted(Pose.load(path, of), size, settings.fit) for path, of in zip(paths, given, strict=True))
+    poses = tuple(shown_pose(motion, Fraction(i), pose) for i, pose in enumerate(loaded))
     PosePath(_closed(poses, settings), matching=settings.pose_matching, given=True)
     return Given(poses=poses)
 
@@ -275,12 +278,17 @@ def _closed(parts: Sequence[Any], settings: MorphSettings) -> list[Any]:
     return [*parts, parts[0]] if settings.loop else list(parts)
 
 
+def check_number(paths: Sequence[str], setting: str, count: int) -> None:
+    """SegueError for another number of files than there are keyframes."""
+    if len(paths) != count:
+        raise SegueError(f"{setting}: {len(paths)} files for {count} keyframes; give one for each")
+
+
 def _check(paths: Sequence[str], setting: str, count: int, networks: int) -> None:
     """SegueError for a wrong number of files, or where there is no ControlNet to give them to."""
     if not networks:
         raise SegueError(f"{setting} needs a ControlNet; name one with controlnet")
-    if len(paths) != count:
-        raise SegueError(f"{setting}: {len(paths)} files for {count} keyframes; give one for each")
+    check_number(paths, setting, count)
 
 
 def _pose_file(run: RunFolder, index: int) -> Path:

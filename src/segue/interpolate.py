@@ -25,7 +25,7 @@ from segue.backbone import Backbone
 from segue.backbone.stable_diffusion import StableDiffusion
 from segue.begin import BatchSize, begin, opened, redone, settings_of
 from segue.clip import Clip
-from segue.control import controls_of, keeping_poses, kept_edit, read_given
+from segue.control import Given, controls_of, keeping_poses, kept_edit, read_given
 from segue.dialogue import Chooser, Made, Progress
 from segue.drift import ColourMatch
 from segue.errors import SegueError
@@ -33,11 +33,11 @@ from segue.fade import Fade, Losses
 from segue.frames import DecidedTree, EditedNoise, Look, network_kept
 from segue.generate import Work, generate
 from segue.history import Edit, Restore, Undo
-from segue.keyframes import camera, encoded, fitted, image_of
+from segue.keyframes import camera, encoded, fitted, image_of, loaded
 from segue.memory import within_memory
 from segue.morph import Morph
 from segue.pictures import Source, digest, to_images
-from segue.plan import candidates_of, check_counts, cost_of, motion_of, noise_of, sampling_of, tree_of, warn_of_noise
+from segue.plan import candidates_of, check_plan, cost_of, motion_of, noise_of, sampling_of, tree_of, warn_of_noise
 from segue.rank import Judge
 from segue.run import RunFolder
 from segue.schemes import Latents, Task, scheme_named
@@ -45,7 +45,6 @@ from segue.settings import ComputeSettings, ModelSettings, MorphSettings, checke
 from segue.spacing import PerceptualTree
 from segue.tree import FrameKey
 from segue.wording import Words, wording
-from segue.words import check_words
 
 __all__ = ["Callback", "Interpolator"]
 
@@ -132,11 +131,7 @@ class Interpolator:
             SegueError: an image or setting is wrong, or the folder holds a run with other settings.
         """
         morph_settings, compute = _settings(preset, settings, picked=choose is not None)
-        keyframes = fitted(images, morph_settings, self.backbone)
-        check_words(morph_settings, len(keyframes))
-        check_counts(morph_settings, len(keyframes) - 1 + morph_settings.loop)
-        tree_of(morph_settings, len(keyframes) - 1, [])  # an error here, before anything is overwritten
-        given = read_given(morph_settings, images, keyframes[0].size, len(self.backbone.controlnets))
+        keyframes, given = self._prepared(images, morph_settings)
         judge = _judge(morph_settings)
         if morph_settings.scheme != "interpolate":
             warn_of_noise(morph_settings.noise_levels or morph_settings.noise)
@@ -311,11 +306,7 @@ class Interpolator:
         morph_settings, compute = _settings(preset, settings)
         if not morph_settings.inversion_iterations:
             raise SegueError("inversion_iterations is 0: nothing would be fitted; the paper uses 100 to 500")
-        keyframes = fitted(images, morph_settings, self.backbone)
-        check_words(morph_settings, len(keyframes))
-        check_counts(morph_settings, len(keyframes) - 1 + morph_settings.loop)
-        tree_of(morph_settings, len(keyframes) - 1, [])  # an error here, before anything is written
-        given = read_given(morph_settings, images, keyframes[0].size, len(self.backbone.controlnets))
+        keyframes, given = self._prepared(images, morph_settings)
         with RunFolder(Path(output)) as run:
             begin(
                 run,
@@ -330,6 +321,14 @@ class Interpolator:
             shown = {FrameKey(i): keyframe for i, keyframe in enumerate(keyframes)}
             latents = encoded(self.backbone, run, shown, [digest(keyframe) for keyframe in keyframes])
             self._wording(run, morph_settings, keyframes, latents, callback or (lambda _progress: None))
+
+    def _prepared(self, images: Sequence[Source], settings: MorphSettings) -> tuple[list[Image.Image], Given]:
+        """The keyframes, and what is given for them; errors come here, before anything is written or overwritten."""
+        pictures = loaded(images, settings)
+        keyframes = fitted(pictures, settings, self.backbone)
+        check_plan(settings, len(keyframes))
+        sizes = [picture.size for picture in pictures]
+        return keyframes, read_given(settings, sizes, keyframes[0].size, len(self.backbone.controlnets))
 
     @property
     def model(self) -> dict[str, str | None]:

@@ -60,6 +60,7 @@ TIMESTEPS = {"all": (0.0, 1.0), "middle": (1 / 3, 2 / 3)}  # the range of noise 
 CLOSEST = 1e-3  # how near f comes to the schedule's ends
 SMALLEST_CROP = 0.7  # of the area
 KEPT_SECONDS = 10.0  # between two times at which an unfinished fit is kept
+MOMENTS = ("exp_avg", "exp_avg_sq")  # Adam's, as torch names them
 JITTER = 0.1  # brightness, contrast and saturation change by up to this factor
 
 
@@ -120,12 +121,12 @@ def invert(
     )
     if path and (found := _kept(path, words)):
         return found
+    unfinished = path.with_suffix(".unfinished") if path else None
     with backbone.evaluating(), torch.enable_grad(), _checkpointed(backbone):
-        unfinished = path.with_suffix(".unfinished") if path else None
         inverted = _fitted(backbone, latents, words, settings, noise, keys, pictures, unfinished, progress)
-    if path:
+    if path and unfinished:
         _keep(path, inverted)
-        path.with_suffix(".unfinished").unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
     return inverted
 
 
@@ -314,11 +315,7 @@ def _bytes(tensor: Tensor) -> bytes:
 
 def _keep(path: Path, inverted: Inverted) -> None:
     """Write a result."""
-    tensors = {"prompt": inverted.words.prompt, "negative": inverted.words.negative}
-    _write(path, tensors, inverted.losses)
-
-
-MOMENTS = ("exp_avg", "exp_avg_sq")  # Adam's, as torch names them
+    _write(path, {"prompt": inverted.words.prompt, "negative": inverted.words.negative}, inverted.losses)
 
 
 def _keep_unfinished(path: Path, masters: Sequence[Tensor], adam: torch.optim.Adam, losses: Sequence[float]) -> None:

@@ -19,18 +19,22 @@ from segue.schemes import Seen
 from segue.settings import MorphSettings
 from segue.tree import FrameKey
 
-__all__ = ["camera", "encoded", "fitted", "image_of"]
+__all__ = ["camera", "encoded", "fitted", "image_of", "loaded"]
 
 
-def fitted(images: Sequence[Source], settings: MorphSettings, backbone: Backbone) -> list[Image.Image]:
-    """The images as the film shows them: fitted to one size, seen through the moving camera.
+def loaded(images: Sequence[Source], settings: MorphSettings) -> list[Image.Image]:
+    """The images as they were given.
 
     Raises:
         SegueError: there are fewer than two images, or one of them cannot be read.
     """
     if len(images) < 2:
         raise SegueError(f"a film needs two images or more, not {len(images)}")
-    pictures = [load(image, background=settings.background) for image in images]
+    return [load(image, background=settings.background) for image in images]
+
+
+def fitted(pictures: Sequence[Image.Image], settings: MorphSettings, backbone: Backbone) -> list[Image.Image]:
+    """The images as the film shows them: fitted to one size, seen through the moving camera."""
     # Of the area that the checkpoint was made for, unless a size is asked for.
     longest = round(backbone.native_size * (max(pictures[0].size) / min(pictures[0].size)) ** 0.5)
     size = common_size(pictures, backbone.multiple_of, settings.width, settings.height, longest)

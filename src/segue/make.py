@@ -160,13 +160,9 @@ def run_folder(output: Path) -> Path:
 
 def frame_named(folder: Path, text: str) -> FrameKey:
     """The frame that a user names: by its number in the film, or by its place as 0.5 or 1/2."""
-    state = read_part(folder, "state.json")
-    if state is None:
+    if not (folder / "state.json").exists():
         raise SegueError(f"{folder} is not finished; continue it first")
-    frames = state["frames"]
-    if (read_part(folder, RUN_FILE) or {"settings": {}})["settings"].get("loop"):
-        frames = frames[:-1]  # the film does not repeat its first frame
-    places = [Fraction(frame["place"]) for frame in frames]
+    places = [key.place for key in Morph(folder).keys]
     try:
         if text.isdecimal() and int(text) < len(places):
             return FrameKey.at(places[int(text)])

@@ -156,21 +156,22 @@ class Morph:
 
         Its place is kept as seen from the run folder: a film and its run folder can be copied or moved together.
         """
-        films = {**self._films(), os.path.relpath(path.absolute(), self.path.absolute()): as_json(film)}
+        films = {**_films(self.path), os.path.relpath(path.absolute(), self.path.absolute()): as_json(film)}
         write_json(self.path / FILMS_FILE, films)
 
     def films(self) -> dict[Path, FilmSettings]:
         """The films that were written of this run, with their settings."""
         return films_of(self.path)
 
-    def _films(self) -> dict[str, Any]:
-        return read_part(self.path, FILMS_FILE) or {}
-
 
 def films_of(folder: Path) -> dict[Path, FilmSettings]:
     """The films that were written of the run in a folder, with their settings; none of one that is not finished."""
-    here, found = folder.absolute(), read_part(folder, FILMS_FILE) or {}
-    return {Path(os.path.normpath(here / name)): checked(FilmSettings, values) for name, values in found.items()}
+    here = folder.absolute()
+    return {Path(os.path.normpath(here / name)): checked(FilmSettings, v) for name, v in _films(folder).items()}
+
+
+def _films(folder: Path) -> dict[str, Any]:
+    return read_part(folder, FILMS_FILE) or {}
 
 
 def _read(folder: Path, name: str) -> dict[str, Any]:

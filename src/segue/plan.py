@@ -17,10 +17,11 @@ from segue.schemes import Level, Task, scheme_named
 from segue.settings import MorphSettings
 from segue.spacing import PerceptualTree
 from segue.tree import GrownTree, Midpoint, Tree, UniformTree, noise_levels
+from segue.words import check_words
 
 __all__ = [
     "candidates_of",
-    "check_counts",
+    "check_plan",
     "cost_of",
     "motion_of",
     "noise_of",
@@ -44,8 +45,17 @@ def tree_of(settings: MorphSettings, pairs: int, grown: Sequence[int]) -> Tree:
     return GrownTree(stages) if len(stages) > 1 else stages[0]
 
 
-def check_counts(settings: MorphSettings, gaps: int) -> None:
-    """SegueError where a setting has more values than the film has gaps; tell noise levels that are not used."""
+def check_plan(settings: MorphSettings, keyframes: int) -> None:
+    """Check that settings fit a film of so many keyframes; nothing is loaded or captioned.
+
+    Raises:
+        SegueError: prompts, noise levels, or values for gaps do not fit it.
+
+    Warns:
+        SegueWarning: it has noise levels that are not used.
+    """
+    check_words(settings, keyframes)
+    gaps = keyframes - 1 + settings.loop
     for name in ("zoom", "pan", "rotate"):
         if len(values := getattr(settings, name)) > gaps:
             raise SegueError(f"{name}: {len(values)} values for {_counted(gaps, 'gap')} between keyframes")
@@ -54,6 +64,7 @@ def check_counts(settings: MorphSettings, gaps: int) -> None:
         if unused := settings.noise_levels[depth:]:  # a film that grows needs them
             text = f"noise_levels: the tree has {_counted(depth, 'level')}; not used: {', '.join(map(str, unused))}"
             warnings.warn(text, SegueWarning, stacklevel=3)
+    tree_of(settings, gaps, [])
 
 
 def _counted(count: int, noun: str) -> str:

@@ -71,7 +71,7 @@ class RunFolder:
         self._lock = _locked(path)
         self._sets_aside = False
         try:
-            if (path / REPLACED).is_dir() and not all(((path / REPLACED / RUN_FILE).exists(), self._is_begun)):
+            if (path / REPLACED).is_dir() and not (self._is_begun and (path / REPLACED / RUN_FILE).exists()):
                 self.put_back()  # it was killed while the old run was moved
             self._is_new_run = not self._is_begun
             for folder in ("", "frames", "pictures", "latents", "words", "pose"):

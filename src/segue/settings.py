@@ -403,14 +403,8 @@ def look_parts(name: str) -> tuple[str, str]:
     kind, _, source = name.partition(":")
     if kind not in LOOKS or (source and kind in ("pixels", "pocket")) or (LOOKS[kind] and not source):
         known = [f"{look}:{needs}" if needs else look for look, needs in LOOKS.items()]
-        raise SegueError(
-            f"unknown feature network '{name}'; there are {', '.join(known)}"
-            + (
-                "; segue evaluate --convert makes the files (docs/evaluate.md)"
-                if kind in ("inception", "lpips")
-                else ""
-            )
-        )
+        made = "; segue evaluate --convert makes the files (docs/evaluate.md)" if kind in ("inception", "lpips") else ""
+        raise SegueError(f"unknown feature network '{name}'; there are {', '.join(known)}{made}")
     return kind, source
 
 

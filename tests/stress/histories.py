@@ -113,20 +113,10 @@ class Film:
         return self._counts()
 
     def undo(self) -> str:
-        if len(self.counted) == 1:
-            return ""
-        self.steps.append("undo")
-        self.segue.undo(self.run, compute=self._compute)
-        self.undone.append(self.counted.pop())
-        return "" if self.shown() == self.counted[-1] else "undo brings other frames back"
+        return self._moved("undo", self.counted, self.undone) if len(self.counted) > 1 else ""
 
     def restore(self) -> str:
-        if not self.undone:
-            return ""
-        self.steps.append("restore")
-        self.segue.restore(self.run, compute=self._compute)
-        self.counted.append(self.undone.pop())
-        return "" if self.shown() == self.counted[-1] else "restore brings other frames back"
+        return self._moved("restore", self.undone, self.counted) if self.undone else ""
 
     def grow(self) -> str:
         if "spacing" in self.settings or self.settings["num_frames"] == 9:
@@ -203,6 +193,13 @@ class Film:
             return self.chance.choice(answers)
 
         return answer
+
+    def _moved(self, name: str, source: list[Frames], target: list[Frames]) -> str:
+        """Undo or restore, and what the film must show then."""
+        self.steps.append(name)
+        getattr(self.segue, name)(self.run, compute=self._compute)
+        target.append(source.pop())
+        return "" if self.shown() == self.counted[-1] else f"{name} brings other frames back"
 
     def _counts(self) -> str:
         self.counted.append(self.shown())

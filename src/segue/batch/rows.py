@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_origin
 
+from segue.control import check_number
 from segue.errors import SegueError, SegueWarning
-from segue.evaluate.manifest import COLUMNS, Pair, faults_message, pairs_and_faults
+from segue.evaluate.manifest import COLUMNS, Pair, faults_message, pairs_and_faults, shown_size
 from segue.pictures import load
-from segue.plan import check_counts, tree_of
+from segue.plan import check_plan
 from segue.pose.keypoints import Pose
 from segue.settings import (
     ComputeSettings,
@@ -23,7 +24,6 @@ from segue.settings import (
     fields,
     with_preset,
 )
-from segue.words import check_words
 
 __all__ = ["KINDS", "TABLE", "Row", "read_rows", "values_of"]
 
@@ -59,17 +59,15 @@ class Row:
     @property
     def inputs(self) -> tuple[Path, ...]:
         """All files that the film is made of: images, poses, control images."""
-        poses = [Path(pose) for pose in self.settings.pose.split(",")] if _is_files(self.settings.pose) else []
-        return (*self.images, *poses, *(Path(image) for image in self.settings.control_image))
-
-    def _film_recipe(self, ending: str) -> dict[str, Any]:
-        return {"ending": ending, **as_json(checked(FilmSettings, self.film_values))}
+        settings = self.settings
+        return (*self.images, *map(Path, _poses(settings)), *map(Path, settings.control_image))
 
     def recipe(self, model: ModelSettings) -> dict[str, Any]:
         """What the film is made of, as plain values that can be compared."""
+        film = self.film and {"ending": self.film.suffix, **as_json(checked(FilmSettings, self.film_values))}
         return {
             "settings": as_json(self.settings),
-            "film": None if self.film is None else self._film_recipe(self.film.suffix),
+            "film": film,
             "model": {"name": model.model, "controlnet": model.controlnet, "dtype": model.dtype},
             "files": [hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in self.inputs],
         }
@@ -139,20 +137,22 @@ def values_of(pair: Pair, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check(settings: MorphSettings, pair: Pair) -> None:
     """SegueError where settings do not fit a film of two images, or a file that they name is missing or broken."""
-    check_words(settings, 2)
-    gaps = 1 + settings.loop
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SegueWarning)  # told when the row is made
-        check_counts(settings, gaps)
-    tree_of(settings, gaps, [])
-    poses = settings.pose.split(",") if _is_files(settings.pose) else []
-    for name, paths in (("pose", poses), ("control_image", settings.control_image)):
-        if paths and len(paths) != 2:
-            raise SegueError(f"{name}: {len(paths)} files for 2 keyframes; give one for each")
-    for path, image in zip(poses, (pair.a, pair.b), strict=False):
-        Pose.load(path, load(image).size)
-    for path in settings.control_image:
-        load(path)
+        check_plan(settings, 2)
+        poses = _poses(settings)
+        for name, paths in (("pose", poses), ("control_image", settings.control_image)):
+            if paths:
+                check_number(paths, name, 2)
+        for path, image in zip(poses, (pair.a, pair.b), strict=False):
+            Pose.load(path, shown_size(image))
+        for path in settings.control_image:
+            load(path)
+
+
+def _poses(settings: MorphSettings) -> list[str]:
+    """The pose files that settings name."""
+    return settings.pose.split(",") if _is_files(settings.pose) else []
 
 
 def _of(values: Mapping[str, Any], kind: type[Any]) -> dict[str, Any]:

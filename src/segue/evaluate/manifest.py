@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from segue.errors import SegueError
 from segue.pose.keypoints import Pose
 
-__all__ = ["COLUMNS", "Pair", "faults_message", "pairs_and_faults", "read_pairs"]
+__all__ = ["COLUMNS", "Pair", "faults_message", "pairs_and_faults", "read_pairs", "shown_size"]
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 SHOWN = 50  # faults; more than these are only counted
@@ -239,12 +239,17 @@ def _is_file(path: Path) -> bool:
         return False
 
 
+def shown_size(file: Path) -> tuple[int, int]:
+    """Width and height of an image as it is shown, from its header."""
+    with Image.open(file) as image:
+        turned = image.getexif().get(EXIF_ORIENTATION, 1) >= 5
+        return (image.height, image.width) if turned else (image.width, image.height)
+
+
 def _size(file: Path, place: str, faults: list[str]) -> tuple[int, int] | None:
-    """Width and height of an image as it is shown."""
+    """Width and height of an image as it is shown; None where it cannot be read."""
     try:
-        with Image.open(file) as image:
-            turned = image.getexif().get(EXIF_ORIENTATION, 1) >= 5
-            return (image.height, image.width) if turned else (image.width, image.height)
+        return shown_size(file)
     except Exception:  # decoders raise whatever they like
         faults.append(f"{place}: {file} is no image that can be read")
         return None

@@ -1,7 +1,8 @@
 """What the page asks of a frame, read as an edit of the frame."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -46,19 +47,15 @@ def edit_of(view: RunView, key: FrameKey, change: Mapping[str, Any], folder: Pat
                 raise SegueError(f"{name}: a number, not '{value}'") from None
     if edit.get("seed", 0) < 0:
         raise SegueError("seed: a whole number from 0 on")
+    own = view.history.edit(key)
     if change.get("pose"):
         pose = pose_editor.from_points(change["pose"], view.size)
         folder.mkdir(parents=True, exist_ok=True)
         edit["pose"] = str(pose_editor.kept(pose, folder))
-        edit = _kept(view.history.edit(key), ("prompt", "negative_prompt", "seed", "noise")) | edit
-    elif change and (own := view.history.edit(key).pose):
-        edit["pose"] = str(view.path / own)
+        edit = {**asdict(own), **edit}
+    elif change and own.pose:
+        edit["pose"] = str(view.path / own.pose)
     return Edit(**edit) if change else None
-
-
-def _kept(edit: Edit, names: Sequence[str]) -> dict[str, Any]:
-    """What an edit changed, of some names."""
-    return {name: value for name in names if (value := getattr(edit, name)) is not None}
 
 
 def frame_at(place: str) -> FrameKey:
