@@ -294,7 +294,9 @@ class Session:
         with self.lock:
             self.data["film"] = as_json(settings)
             self.save()
-        self._add("Writing the film", lambda report: self._film(Morph(view.path), report, settings))
+        morph = Morph(view.path)
+        morph.remember(self.output(view.path), settings)  # at once, for the page's command line
+        self._add("Writing the film", lambda report: self._film(morph, report))
 
     def download(self, kind: str) -> Path:
         """The film as a file of a kind of ``download.FORMATS``."""
@@ -363,10 +365,10 @@ class Session:
 
         return work
 
-    def _film(self, morph: Morph, report: Callable[[Progress], None], settings: FilmSettings | None = None) -> None:
+    def _film(self, morph: Morph, report: Callable[[Progress], None]) -> None:
         """Write the film and its contact sheet, and remember the film's settings for a redo; keep the film before."""
         report(Progress("film", total=len(morph)))
-        output, film = self.output(morph.path), settings or self._film_settings(morph.path)
+        output, film = self.output(morph.path), self._film_settings(morph.path)
         if output.exists():
             before = self.before(morph.path)
             before.parent.mkdir(exist_ok=True)
