@@ -108,7 +108,7 @@ def test_controls_give_the_settings_back() -> None:
     from segue.settings import checked
 
     settings = MorphSettings(
-        noise=(0.2, 0.6),
+        noise=(0.2, 0.6123456789),
         zoom=(1.5, 2.0),
         pan=((0.5, 0.0),),
         prompt_at={0.5: "a fox"},
@@ -118,8 +118,12 @@ def test_controls_give_the_settings_back() -> None:
     values = as_json(settings)
     found = {name: read(name, shown(name, values[name])) for name in controls()}
     assert checked(MorphSettings, {name: value for name, value in found.items() if value is not None}) == settings
+    assert read("prompt_at", "1/2 = a fox") == {0.5: "a fox"}
     with pytest.raises(SegueError, match="noise: numbers"):
         read("noise", "a lot")
+    for text in ("1/0=a fox", "a fox", "1/=a fox", "1e999999999/2=a fox\n2="):
+        with pytest.raises(SegueError, match="prompt_at takes PLACE=TEXT"):
+            read("prompt_at", text)
 
 
 def test_the_command_line_names_what_differs() -> None:
@@ -182,7 +186,7 @@ def test_everything_is_there_again_in_a_new_server(film: Session) -> None:
     fresh = tiny_studio(film.studio.root).session(film.name)
     assert table(fresh)["keyframes"] == table(film)["keyframes"]
     assert table(fresh)["run"] == table(film)["run"]
-    assert fresh.data["settings"]["num_frames"] == 5
+    assert fresh.data["controls"]["num_frames"] == 5
 
 
 def test_downloads(film: Session) -> None:
@@ -218,7 +222,7 @@ def test_other_settings_begin_another_film(film: Session) -> None:
     made(film, seed=1)
     assert list(film.runs()) == ["film-1", "film-2"]
     film.open("film-1")
-    assert film.data["settings"]["seed"] == 0
+    assert film.data["controls"].get("seed", 0) == 0
 
 
 @pytest.mark.parametrize(
@@ -324,8 +328,8 @@ def test_an_example_begins_anew_with_the_quickest_settings(tmp_path: Path) -> No
     session = begun(tiny_studio(tmp_path / "root", examples={"dots": pictures}), tmp_path)
     session.example("dots")
     assert [keyframe["name"] for keyframe in session.data["keyframes"]] == ["red.png", "blue.png"]
-    assert (session.data["preset"], session.data["settings"]["num_frames"]) == ("draft", 9)
-    assert session.data["settings"]["num_inference_steps"] == 6
+    assert (session.data["preset"], session.data["controls"]["num_frames"]) == ("draft", 9)
+    assert session.data["controls"]["num_inference_steps"] == 6
     with pytest.raises(SegueError, match="no example none"):
         session.example("none")
 
@@ -444,7 +448,9 @@ def test_a_frame_keeps_its_words_beside_a_pose_and_gives_them_up_when_they_are_e
     assert (posed.prompt, posed.seed, bool(posed.pose)) == ("a fox", 7, True)
     assert edited({}).prompt == "a fox"  # other noise alone
     assert edited(empty) == Edit(pose=posed.pose)
-    for _ in range(4):
+    assert edited({"pose": []}) == Edit()  # nothing of its own is left
+    assert film.commands()[-1].endswith("--frame 1/4 --reset")
+    for _ in range(5):
         film.step(back=True)
         ended(film)
 
@@ -452,6 +458,112 @@ def test_a_frame_keeps_its_words_beside_a_pose_and_gives_them_up_when_they_are_e
 def test_a_frame_of_a_film_that_is_not_on_the_table_is_refused(film: Session) -> None:
     with pytest.raises(SegueError, match="is on the table now, not film-7"):
         film.redo("1/2", {}, "film-7")
+
+
+def test_what_is_not_made_yet_waits_on_its_table(tmp_path: Path) -> None:
+    studio = tiny_studio(tmp_path / "root")
+    session = made(begun(studio, tmp_path))
+    pictures = [keyframe["id"] for keyframe in session.data["keyframes"]]
+
+    def on_table() -> list[str]:
+        return [keyframe["name"] for keyframe in session.keyframes.entries]
+
+    # Changes of a film, and a new one, are there again when they are shown again.
+    session.keyframes.crop(pictures[0], (0.25, 0.25, 0.75, 0.75))
+    session.keep("draft", {**FAST, "seed": "not a number"}, {"fps": 3})
+    session.clear()
+    assert (on_table(), session.data["run"]) == ([], None)
+    session.keyframes.add(picture(tmp_path / "green.png", "green"), "green.png")
+    session.keep("balanced", {"seed": 4}, {})
+    session.open("film-1")
+    assert session.keyframes.entries[0]["crop"] == [0.25, 0.25, 0.75, 0.75]
+    assert (session.data["preset"], session.data["controls"]["seed"]) == ("draft", "not a number")
+    assert session.data["film_controls"] == {"fps": 3}
+    session = tiny_studio(tmp_path / "root").session("a" * 32)  # and by a new server
+    session.clear()
+    assert (on_table(), session.data["controls"]) == (["green.png"], {"seed": 4})
+
+    # An emptied table of a new film is brought back.
+    session.clear()
+    assert on_table() == []
+    session.bring_back()
+    assert on_table() == ["green.png"]
+    with pytest.raises(SegueError, match="nothing to bring back"):
+        session.bring_back()
+
+    # What was changed belongs to the film that is made of it; the one before is as it was made.
+    session.open("film-1")
+    session.keep("draft", FAST, {})
+    made(session, seed=5)
+    assert session.data["run"] == "film-2"
+    session.open("film-1")
+    assert [keyframe["crop"] for keyframe in session.keyframes.entries] == [None, None]
+    assert session.data["controls"]["seed"] == 0
+
+
+def test_a_film_of_which_nothing_is_made_can_be_shown_again(tmp_path: Path) -> None:
+    studio = tiny_studio(tmp_path / "root")
+    session = begun(studio, tmp_path)
+    studio.load = lambda: exec("raise SegueError('no model')", {"SegueError": SegueError})  # type: ignore[assignment]
+    session.make(FAST)
+    ended(session)
+    assert not session.runs()
+    session.clear()
+    assert (table(session)["job"], session.films()) == (None, {"film-1": None})  # whose end is not told beside another film
+    session.open("film-1")
+    assert table(session)["job"]["message"] == "no model"
+    assert [keyframe["name"] for keyframe in session.keyframes.entries] == ["red.png", "blue.png"]
+
+
+def test_a_damaged_run_leaves_a_way_out(tmp_path: Path) -> None:
+    from segue.studio.command import _opened
+
+    session = made(begun(tiny_studio(tmp_path / "root"), tmp_path))
+    assert session.run
+    (session.run / "run.json").write_text("{")
+    assert "run.json" in table(session)["fault"]
+    with pytest.raises(SegueError, match=r"run\.json"):
+        _opened(session.run)
+    made(session)
+    assert (session.data["run"], table(session)["fault"]) == ("film-2", "")
+
+
+def test_the_film_that_is_named_is_shown(tmp_path: Path) -> None:
+    sources = [picture(tmp_path / f"{name}.png", name) for name in ("red", "blue")]
+    tiny_model()(*sources, output=tmp_path / "morph", **FAST)
+    session = tiny_studio(tmp_path / "root", opened=tmp_path / "morph").session("c" * 32)
+    session.clear()
+    session.keyframes.add(sources[0], "red.png")
+    again = tiny_studio(tmp_path / "root", opened=tmp_path / "morph").session("c" * 32)
+    assert again.run == tmp_path / "morph"
+    again.clear()
+    assert [keyframe["name"] for keyframe in again.keyframes.entries] == ["red.png"]
+
+
+def test_a_captioner_that_is_only_typed_describes(tmp_path: Path) -> None:
+    asked: list[str | None] = []
+    for is_public in (False, True):
+        studio = tiny_studio(tmp_path / f"root-{is_public}", public=is_public)
+        studio.describe = lambda _picture, captioner: str(asked.append(captioner) or "a dot")
+        session = begun(studio, tmp_path)
+        session.keep("balanced", {"captioner": "a/model"}, {})
+        if is_public:
+            with pytest.raises(SegueError, match="captioner: a shared studio"):
+                session.describe(session.keyframes.entries[0]["id"])
+        else:
+            session.describe(session.keyframes.entries[0]["id"])
+    assert asked == ["a/model"]
+
+
+def test_a_make_that_changes_nothing_leaves_the_film_before(tmp_path: Path) -> None:
+    session = made(begun(tiny_studio(tmp_path / "root"), tmp_path))
+    assert session.run
+    first = session.output(session.run).read_bytes()
+    session.redo("1/2", {"seed": "7"})
+    ended(session)
+    made(session)
+    assert session.output(session.run).read_bytes() != first
+    assert session.before(session.run).read_bytes() == first
 
 
 def test_a_film_whose_writing_was_cut_off_is_continued(tmp_path: Path) -> None:

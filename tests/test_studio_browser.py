@@ -19,6 +19,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from test_studio import picture
 from tiny import tiny_pipe
 
 from segue.studio.timeline import RunView
+from segue.tree import FrameKey
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
@@ -644,6 +646,90 @@ def test_stop_and_continue(browser: Any, served: Served, tmp_path: Path) -> None
     page.click("#sg-continue")
     wait_done(page)
     assert all(frames(served.run(page))[name] == pixels for name, pixels in made.items())
+    page.context.close()
+
+
+def test_what_is_typed_waits_for_its_place(browser: Any, served: Served, tmp_path: Path) -> None:
+    page = opened(browser, served)
+    two_dots(page, tmp_path)
+    page.get_by_label("--num-frames").fill("5")
+    page.click("#make")
+    page.wait_for_selector(".progress")
+    wait_done(page)
+    page.locator("[data-f=speed]").select_option("2")
+    page.get_by_label("Loop", exact=True).uncheck()
+
+    # A prompt and a pose of one frame, while another one and a candidate are looked at.
+    choose(page, "1/2")
+    page.fill("#sg-panel [name=prompt]", "a fox")
+    choose(page, "1/4")
+    assert page.input_value("#sg-panel [name=prompt]") == ""
+    page.click("#sg-pose summary")
+    page.get_by_role("button", name="Standing figure").click()
+    choose(page, "1/2")
+    assert page.input_value("#sg-panel [name=prompt]") == "a fox"
+    assert page.locator("svg.edit").count() == 0
+    choose(page, "1/4")
+    page.wait_for_selector("svg.edit")
+
+    # A pose of its own is made, and given up again.
+    run, before = served.run(page), frames(served.run(page))
+    page.get_by_role("button", name="Make with this pose").click()
+    page.wait_for_selector(".progress")
+    wait_done(page)
+    assert page.input_value("[data-f=speed]") == "2"
+    assert not page.get_by_label("Loop", exact=True).is_checked()
+    assert page.eval_on_selector("#sg-video", "v => [v.playbackRate, v.loop]") == [2, False]
+    assert frames(run) != before
+    page.get_by_role("button", name="Make without its own pose").click()
+    page.wait_for_selector(".progress")
+    wait_done(page)
+    page.wait_for_function("() => !document.querySelector('[data-f=pose-reset]')")
+    assert RunView(run).history.edit(FrameKey(0, Fraction(1, 4))).pose is None
+    choose(page, "1/2")
+    assert page.input_value("#sg-panel [name=prompt]") == "a fox"
+
+    # A crop that is being drawn, while a picture is added and looked at; the keyboard is where the crop is.
+    page.get_by_label("Crop, keyframe 1").click()
+    assert page.evaluate("document.activeElement.dataset.side") == "0"
+    page.keyboard.type("30")
+    page.locator("[data-f^=d-]").first.click()
+    page.wait_for_function("() => document.querySelectorAll('.card textarea')[0].value.length > 3")
+    assert page.eval_on_selector('.crop [data-side="0"]', "input => input.value") == "30"
+    page.locator(".card.editing").get_by_role("button", name="Crop", exact=True).click()
+    page.wait_for_function("() => document.activeElement.ariaLabel === 'Crop, keyframe 1'")
+
+    # Settings and a prompt outlast a reload, a new film and the film that was shown before; a cleared table comes back.
+    page.get_by_label("--num-frames").fill("9")
+    page.locator(".card textarea").first.fill("half a wor")
+    page.wait_for_function("() => fetch('/studio/state').then(r => r.ok)")
+    page.reload()
+    page.wait_for_function("() => document.querySelector('#segue-settings input[type=number]')?.value === '9'")
+    page.wait_for_function("() => document.querySelector('.card textarea')?.value === 'half a wor'")
+    page.get_by_role("button", name="New film").click()
+    page.wait_for_function("() => !document.querySelector('.card')")
+    add(page, picture(tmp_path / "green.png", "green"))
+    page.get_by_label("--num-frames").fill("3")
+    page.wait_for_timeout(500)  # typed, and told to the server
+    page.get_by_label("Film", exact=True).select_option("film-1")
+    page.wait_for_function("() => document.querySelector('#segue-settings input[type=number]')?.value === '9'")
+    assert page.locator(".card textarea").first.input_value() == "half a wor"
+    page.get_by_role("button", name="New film").click()
+    page.wait_for_function("() => document.querySelector('#segue-settings input[type=number]')?.value === '3'")
+    page.get_by_role("button", name="Clear").click()
+    page.get_by_role("button", name="Bring the picture back").click()
+    page.wait_for_function("() => document.querySelector('.card .name')?.textContent === 'green.png'")
+
+    # A film that is not finished is none to compare with; a damaged one leaves a way out.
+    page.get_by_label("Film", exact=True).select_option("film-1")
+    page.wait_for_selector("#sg-video")
+    assert page.locator("[data-f=beside] option").all_inner_texts() == ["nothing", "the film before its last change"]
+    (run / "run.json").write_text("{")
+    page.wait_for_selector("#sg-fault")
+    assert "run.json" in page.inner_text("#sg-fault")
+    page.get_by_role("button", name="New film").click()
+    page.wait_for_function("() => document.querySelector('.card .name')?.textContent === 'green.png'")
+    assert page.astray == []
     page.context.close()
 
 

@@ -178,7 +178,7 @@ def test_websockets_are_refused(server: Server) -> None:
 
 def test_another_visitor_sees_nothing_of_it(server: Server) -> None:
     assert server.raw("/files/run/film-1/frames/000.5000000.png", "e" * 32)[0] == 404
-    assert json.loads(server.raw("/studio/state", "e" * 32)[1])["runs"] == []
+    assert json.loads(server.raw("/studio/state", "e" * 32)[1])["films"] == []
     status, body = server.raw("/studio/state", "../../etc")
     assert status == 200  # a new visitor
     assert json.loads(body)["keyframes"] == []
@@ -187,7 +187,7 @@ def test_another_visitor_sees_nothing_of_it(server: Server) -> None:
 def test_other_programs_cookies_do_not_hide_the_visitor(server: Server) -> None:
     """Browsers send the cookies of all ports of this machine, in any form."""
     known = server.raw("/studio/state")
-    assert json.loads(known[1])["runs"]
+    assert json.loads(known[1])["films"]
     for other in ("x[y]=1", 'p={"a": 1}', "u=a b", "a@b=1", "plain", "=", "a{b}=1"):
         for cookie in (f"{other}; segue={VISITOR}", f"segue={VISITOR}; {other}"):
             assert server.raw("/studio/state", None, Cookie=cookie) == known

@@ -95,6 +95,7 @@ def redo(
     seed: Annotated[int | None, typer.Option(help="The frame's own seed.")] = None,
     noise: Annotated[float | None, typer.Option(help="The frame's own noise level.")] = None,
     pose: Annotated[Path | None, typer.Option(help="The frame's own pose, an OpenPose JSON file.")] = None,
+    reset: Annotated[bool, typer.Option("--reset", help="Give up all that the frame has of its own.")] = False,
     candidate: Annotated[int | None, typer.Option(help="Show this candidate instead of making new ones.")] = None,
     pick: PickOption = False,
     quiet: Quiet = False,
@@ -102,17 +103,14 @@ def redo(
     **values: Any,
 ) -> None:
     """Make one frame and its descendants again, and nothing else."""
+    from segue.history import Edit
     from segue.make import make_again
 
-    edit = {
-        "prompt": prompt,
-        "negative_prompt": negative_prompt,
-        "seed": seed,
-        "noise": noise,
-        "pose": str(pose.absolute()) if pose else None,
-    }
-    mode = mode_of(quiet, as_json)
-    loading = checked(LoadSettings, values)
+    own = Edit(prompt, negative_prompt, seed, noise, str(pose.absolute()) if pose else None)
+    if reset and (own != Edit() or candidate is not None):
+        raise SegueError("--reset gives up a frame's own words, seed, noise and pose; it goes with none of them")
+    edit = own if reset or own != Edit() else None
+    loading, mode = checked(LoadSettings, values), mode_of(quiet, as_json)
     make_again(run, frame, edit, candidate=candidate, pick=pick, loading=loading, mode=mode)
 
 

@@ -101,7 +101,7 @@ def fit_words(
 def make_again(
     output: Path,
     frame: str,
-    edit: Mapping[str, Any],
+    edit: Edit | None,
     *,
     candidate: int | None,
     pick: bool,
@@ -113,15 +113,12 @@ def make_again(
     key = frame_named(folder, frame)
     if key.is_keyframe:
         raise SegueError(f"frame {frame} is a keyframe, which is shown as it was given")
-    changed = {name: value for name, value in edit.items() if value is not None}
     films = _films(folder, output)
     with showing(_asking(mode, pick)) as show:
         segue = _interpolator_of(folder, loading)
         chooser = terminal_chooser(folder) if pick else None
         with _telling(folder):
-            morph = segue.redo(
-                folder, key, Edit(**changed) if changed else None, candidate=candidate, callback=show, choose=chooser
-            )
+            morph = segue.redo(folder, key, edit, candidate=candidate, callback=show, choose=chooser)
         written = _rewrite(morph, films, output, show)
     _done(morph, written, mode)
 

@@ -12,7 +12,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from segue.errors import SegueError
-from segue.settings import fields, option_name
+from segue.settings import fields, option_name, texts_by_place
 
 __all__ = ["faults_as_lines", "given", "mode_of", "with_settings"]
 
@@ -137,18 +137,4 @@ def _value(name: str, value: Any, field: FieldInfo) -> Any:
     """What the settings take for what was typed."""
     if get_origin(field.annotation) is not dict:
         return value
-    pairs = [text.partition("=") for text in value]
-    if wrong := [text for text, pair in zip(value, pairs, strict=True) if not pair[1] or not _is_number(pair[0])]:
-        raise SegueError(f"{option_name(name)} takes PLACE=TEXT, such as 0.5=\"a red fox\", not '{wrong[0]}'")
-    places = [float(place) for place, _, _ in pairs]
-    if twice := [place for place in places if places.count(place) > 1]:
-        raise SegueError(f"{option_name(name)} has two texts for the place {twice[0]:g}")
-    return {float(place): text for place, _, text in pairs}
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    return texts_by_place(option_name(name), value)

@@ -7,7 +7,8 @@ a different run. This module imports no torch.
 
 import dataclasses
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
@@ -36,6 +37,7 @@ __all__ = [
     "look_parts",
     "option_name",
     "preset_settings",
+    "texts_by_place",
     "updated",
     "with_preset",
 ]
@@ -411,6 +413,29 @@ def look_parts(name: str) -> tuple[str, str]:
 def option_name(field: str) -> str:
     """The command line's name of a setting: --num-frames for num_frames."""
     return "--" + field.replace("_", "-")
+
+
+def texts_by_place(name: str, lines: Sequence[str]) -> dict[float, str]:
+    """What lines of PLACE=TEXT say, where a place is typed as 0.5 or 1/2.
+
+    Raises:
+        SegueError: a line is something else, or a place has two texts; the message begins with ``name``.
+    """
+    found: dict[float, str] = {}
+    for line in lines:
+        typed, equals, text = line.partition("=")
+        over, slash, under = typed.partition("/")
+        try:
+            place = float(over) / float(under if slash else 1)
+        except (ValueError, ZeroDivisionError):
+            place = math.nan
+        if not equals or not math.isfinite(place):
+            example = '0.5="a red fox" or 1/2="a red fox"'
+            raise SegueError(f"{name} takes PLACE=TEXT, such as {example}, not '{line}'")
+        if place in found:
+            raise SegueError(f"{name} has two texts for the place {place:g}")
+        found[place] = text.strip()
+    return found
 
 
 def checked(kind: type[Settings], values: Mapping[str, Any]) -> Settings:

@@ -23,7 +23,7 @@ _NUMBERS: Mapping[str, Callable[[Any], float]] = {"seed": int, "noise": float}
 def edit_of(view: RunView, key: FrameKey, change: Mapping[str, Any], folder: Path) -> Edit | None:
     """What changes at a frame; None where only its noise is new.
 
-    A pose leaves the frame's other own values, and other values leave its pose; of these, an empty one is the film's.
+    A pose leaves the frame's other own values, and other values leave its pose; what is empty is given up.
 
     Args:
         view: the run.
@@ -48,14 +48,20 @@ def edit_of(view: RunView, key: FrameKey, change: Mapping[str, Any], folder: Pat
     if edit.get("seed", 0) < 0:
         raise SegueError("seed: a whole number from 0 on")
     own = view.history.edit(key)
-    if change.get("pose"):
-        pose = pose_editor.from_points(change["pose"], view.size)
-        folder.mkdir(parents=True, exist_ok=True)
-        edit["pose"] = str(pose_editor.kept(pose, folder))
-        edit = {**asdict(own), **edit}
+    if change.get("pose") is not None:
+        edit = {**asdict(own), **edit, "pose": _pose_file(change["pose"], view.size, folder)}
     elif change and own.pose:
         edit["pose"] = str(view.path / own.pose)
     return Edit(**edit) if change else None
+
+
+def _pose_file(people: Any, size: tuple[int, int], folder: Path) -> str | None:
+    """The file of a frame's own pose; None where nobody is in it, which gives its own pose up."""
+    if people == []:
+        return None
+    pose = pose_editor.from_points(people, size)
+    folder.mkdir(parents=True, exist_ok=True)
+    return str(pose_editor.kept(pose, folder))
 
 
 def frame_at(place: str) -> FrameKey:

@@ -102,7 +102,7 @@ def size_of(text: str) -> int:
 def _opened(run: Path | None) -> Path | None:
     """The run folder that a film or a folder stands for; it may be begun here."""
     from segue.make import run_folder
-    from segue.run import RUN_FILE, recovered
+    from segue.run import RUN_FILE, read_part, recovered
 
     if run is None:
         return None
@@ -112,6 +112,7 @@ def _opened(run: Path | None) -> Path | None:
     recovered(run)
     if run.exists() and not (run.is_dir() and ((run / RUN_FILE).exists() or not any(run.iterdir()))):
         raise SegueError(f"{run} is no film and no run folder that segue made")
+    read_part(run, RUN_FILE)  # a damaged one is refused here
     return run
 
 

@@ -14,8 +14,17 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from segue.errors import SegueError
-from segue.history import Redo
-from segue.settings import FilmSettings, InversionSettings, MorphSettings, as_json, checked, fields, option_name
+from segue.history import Edit, Redo
+from segue.settings import (
+    FilmSettings,
+    InversionSettings,
+    MorphSettings,
+    as_json,
+    checked,
+    fields,
+    option_name,
+    texts_by_place,
+)
 
 __all__ = ["FOLDED", "SHOWN", "Control", "check_public", "command_line", "controls", "read", "redo_line", "shown"]
 
@@ -89,8 +98,9 @@ def shown(name: str, value: Any, kind: type[Any] = MorphSettings) -> Any:
     """A setting's value as its control shows it."""
     control = controls(kind)[name]
     if control.kind == "lines":
-        items = [f"{float(place):g}={text}" for place, text in value.items()] if isinstance(value, dict) else value
-        return "\n".join(_typed(item) for item in items)
+        if isinstance(value, dict):
+            value = [f"{_typed(float(place))}={text}" for place, text in value.items()]
+        return "\n".join(_typed(item) for item in value)
     if isinstance(value, tuple | list):
         return " ".join(_typed(item) for item in value)
     return "" if value is None and control.kind in ("choice", "text") else value
@@ -112,7 +122,7 @@ def read(name: str, value: Any, kind: type[Any] = MorphSettings) -> Any:
         return int(number)
     if control.kind == "lines":
         lines = [line.strip() for line in str(value).splitlines() if line.strip()]
-        return _places(name, lines) if get_origin(fields(kind)[name].annotation) is dict else tuple(lines)
+        return texts_by_place(name, lines) if get_origin(fields(kind)[name].annotation) is dict else tuple(lines)
     if get_origin(fields(kind)[name].annotation) is tuple:
         return _numbers(name, str(value))
     return value
@@ -150,8 +160,8 @@ def command_line(
     return shlex.join(words)
 
 
-def redo_line(output: str, run: Path, redo: Redo) -> str:
-    """The command that makes a frame again as a redo did in a run folder."""
+def redo_line(output: str, run: Path, redo: Redo, earlier: Sequence[Redo]) -> str:
+    """The command that makes a frame again as a redo did in a run folder, after the earlier ones."""
     words = ["segue", "redo", output, "--frame", str(_place(redo.frame.place))]
     if redo.candidate is not None:
         words += ["--candidate", str(redo.candidate)]
@@ -165,6 +175,8 @@ def redo_line(output: str, run: Path, redo: Redo) -> str:
             "--pose": None if edit.pose is None else str(run / edit.pose),
         }
         words += [word for option, value in named.items() if value is not None for word in (option, _typed(value))]
+        if edit == Edit() and any(other.frame == redo.frame for other in earlier):
+            words.append("--reset")  # without it the frame would keep what it had of its own
     return shlex.join(words)
 
 
@@ -215,7 +227,7 @@ def _plain(annotation: Any) -> Any:
 def _typed(value: Any) -> str:
     if isinstance(value, tuple | list):
         return ",".join(_typed(item) for item in value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)  # all digits of a number
 
 
 def _numbers(name: str, text: str) -> tuple[Any, ...]:
@@ -225,15 +237,3 @@ def _numbers(name: str, text: str) -> tuple[Any, ...]:
     except ValueError:
         raise SegueError(f"{name}: numbers with spaces between them, not '{text}'") from None
     return tuple(item if len(item) > 1 else item[0] for item in items)
-
-
-def _places(name: str, lines: Sequence[str]) -> dict[float, str]:
-    """PLACE=TEXT lines."""
-    found = {}
-    for line in lines:
-        place, _, text = line.partition("=")
-        try:
-            found[float(place)] = text.strip()
-        except ValueError:
-            raise SegueError(f"{name}: lines of PLACE=TEXT, such as 0.5=a red fox, not '{line}'") from None
-    return found

@@ -35,6 +35,7 @@ class Job:
         owner: the visitor.
         title: what it does, in words.
         work: does it; is handed the progress callback.
+        film: the name of the run that it is for.
         state: where it is in its life; message: how it ended.
         progress: the last one.
     """
@@ -42,6 +43,7 @@ class Job:
     owner: str
     title: str
     work: Work
+    film: str = ""
     state: State = "waiting"
     message: str = ""
     progress: Progress | None = None

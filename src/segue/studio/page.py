@@ -96,22 +96,26 @@ def page(studio: Studio) -> Any:
             return _said(lambda: _session(studio, request).film(dict(zip(filmed, values, strict=True))))
 
         def loading(request: gr.Request) -> list[Any]:
-            session = _session(studio, request)
-            table = {**as_json(MorphSettings()), **session.data["settings"]}
-            films = {**as_json(FilmSettings()), **session.data["film"]}
-            return [
-                session.data["preset"],
-                *(shown(name, table[name]) for name in made),
-                *(shown(name, films[name], FilmSettings) for name in filmed),
-            ]
+            data = _session(studio, request).data
+            table = _shown(MorphSettings) | data["controls"]
+            films = _shown(FilmSettings, data["film"]) | data["film_controls"]
+            return [data["preset"], *(table[name] for name in made), *(films[name] for name in filmed)]
+
+        def keeping(request: gr.Request, chosen: str, *values: Any) -> None:
+            given, written = values[: len(made)], values[len(made) :]
+            typed = dict(zip(made, given, strict=True)), dict(zip(filmed, written, strict=True))
+            _session(studio, request).keep(chosen, *typed)
 
         said = {"fn": None, "inputs": [answer], "js": "text => window.segue && window.segue.said(text)"}
         quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
         make.click(making, [preset, *made.values()], [answer], **quick).then(**said, queue=False)
         write.click(writing, list(filmed.values()), [answer], **quick).then(**said, queue=False)
         changed = sorted({name for values in PRESETS.values() for name in values})
-        preset.input(lambda name: _preset(name, changed), [preset], [made[field] for field in changed], **quick)
         shown_ones = [preset, *made.values(), *filmed.values()]
+        kept = {"fn": keeping, "inputs": shown_ones, "outputs": None, **quick}
+        by_preset = [made[field] for field in changed]
+        preset.input(lambda name: _preset(name, changed), [preset], by_preset, **quick).then(**kept)
+        gr.on([one.input for one in shown_ones[1:]], trigger_mode="always_last", **kept)
         blocks.load(loading, None, shown_ones, **quick)
         reload.click(loading, None, shown_ones, **quick)
     return blocks
@@ -122,16 +126,22 @@ def _place(name: str) -> None:
     gr.HTML(f'<div id="{name}" class="sg"></div>', apply_default_css=False)
 
 
+def _shown(kind: type[Any], given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What the controls show of settings, the defaults where none are given."""
+    values = {**as_json(kind()), **(given or {})}
+    return {name: shown(name, values[name], kind) for name in controls(kind)}
+
+
 def _preset(name: str, changed: list[str]) -> list[Any]:
     """What the controls show under a preset."""
-    values = {**as_json(MorphSettings()), **preset_settings(name)}
-    return [shown(field, values[field]) for field in changed]
+    values = _shown(MorphSettings, preset_settings(name))
+    return [values[field] for field in changed]
 
 
 def _component(control: Control, kind: type[Any]) -> Any:
     """Gradio's component for a control."""
-    default: Mapping[str, Any] = as_json(kind())
-    common = {"label": control.label, "info": control.help, "value": shown(control.name, default[control.name], kind)}
+    value = shown(control.name, as_json(kind())[control.name], kind)
+    common = {"label": control.label, "info": control.help, "value": value}
     match control.kind:
         case "flag":
             return gr.Checkbox(**common)

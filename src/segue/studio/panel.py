@@ -16,7 +16,7 @@ __all__ = ["frame_panel", "table"]
 
 def table(session: Session) -> dict[str, Any]:
     """Everything that the page shows beside a frame's panel."""
-    path = session.run
+    run, fault = _run_of(session)
     return {
         "keyframes": [_keyframe(session, keyframe) for keyframe in session.keyframes.entries],
         "examples": [
@@ -24,10 +24,11 @@ def table(session: Session) -> dict[str, Any]:
             for name, pictures in session.studio.examples.items()
         ],
         "job": _job(session, session.job),
-        "runs": list(session.runs()),
-        "run": _run(session, RunView(path)) if path else None,
+        "cleared": len(session.data["cleared"]),
+        "films": [{"name": name, "url": _film(session, path)} for name, path in session.films().items()],
+        "run": run,
+        "fault": fault,
         "begun": session.data["run"],
-        "film": session.data["film"],
     }
 
 
@@ -65,10 +66,23 @@ def frame_panel(session: Session, key: FrameKey) -> dict[str, Any]:
     }
 
 
+def _run_of(session: Session) -> tuple[dict[str, Any] | None, str]:
+    """The run on the table, and what is wrong with it where it cannot be shown."""
+    try:
+        return (_run(session, RunView(session.run)) if session.run else None), ""
+    except SegueError as error:
+        return None, " ".join(str(error).split())
+
+
+def _film(session: Session, path: Path | None) -> str | None:
+    """The address of a run's film; None where none is written."""
+    stamp = written_at(session.output(path)) if path else 0
+    return _url("film", path.name, session.output(path).name, stamp=stamp) if path and stamp else None
+
+
 def _run(session: Session, view: RunView) -> dict[str, Any]:
     slots = view.slots()
-    output, before = session.output(view.path), session.before(view.path)
-    path = _path(view)
+    before, path = session.before(view.path), _path(view)
     return {
         "name": view.path.name,
         "finished": view.is_finished,
@@ -78,8 +92,8 @@ def _run(session: Session, view: RunView) -> dict[str, Any]:
         "levels": max((slot.level for slot in slots), default=-1) + 1,
         "undo": view.history.undoable is not None,
         "restore": view.history.restorable,
-        "film": _url("film", view.path.name, output.name, stamp=written_at(output)) if output.exists() else None,
-        "before": _url("before", view.path.name, output.name, stamp=written_at(before)) if before.exists() else None,
+        "film": _film(session, view.path),
+        "before": _url("before", view.path.name, before.name, stamp=written_at(before)) if before.exists() else None,
         "commands": session.commands(),
         "loop": view.settings.loop,
     }
@@ -118,17 +132,18 @@ def _keyframe_url(path: Path) -> str:
 
 
 def _job(session: Session, job: Job | None) -> dict[str, Any] | None:
-    if job is None:
+    is_elsewhere = job is not None and job.film != session.data["run"]
+    if job is None or (is_elsewhere and not job.is_open):  # how another film ended is said where it is shown
         return None
-    progress = job.progress
+    progress, title = job.progress, f"{job.film}: {job.title}" if is_elsewhere else job.title
     share = progress.step / progress.steps if progress and progress.steps else 0.0
     if job.state == "waiting":
         before = session.studio.queue.place(job)
-        text = f"{job.title}: waiting for {before} other film{'s' if before > 1 else ''}"
+        text = f"{title}: waiting for {before} other film{'s' if before > 1 else ''}"
     elif progress is None or progress.stage == "model":
-        text = f"{job.title}: loading the model"
+        text = f"{title}: loading the model"
     else:
-        text = f"{job.title}: {describe(progress)}"
+        text = f"{title}: {describe(progress)}"
     return {"state": job.state, "title": job.title, "text": text, "share": min(share, 1.0), "message": job.message}
 
 

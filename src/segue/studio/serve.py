@@ -54,6 +54,7 @@ ACTIONS: Mapping[str, Action] = {
     "describe": lambda session, body: session.describe(body["id"]),
     "example": lambda session, body: session.example(str(body["name"])),
     "clear": lambda session, _body: session.clear(),
+    "bring_back": lambda session, _body: session.bring_back(),
     "open": lambda session, body: session.open(str(body["name"])),
     "pause": lambda session, _body: session.pause(),
     "stop": lambda session, _body: session.stop(),

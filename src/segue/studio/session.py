@@ -5,7 +5,7 @@ run folder and a film for each, as the command line would write them. Nothing el
 finds everything there.
 """
 
-import shutil
+import copy
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from PIL import Image
 
 from segue.dialogue import Progress
 from segue.errors import SegueError
-from segue.files import read_json, write_json, writing
+from segue.files import read_json, write_bytes, write_json
 from segue.interpolate import Interpolator
 from segue.morph import Morph, films_of
 from segue.run import RUN_FILE, RunFolder
@@ -43,6 +43,8 @@ __all__ = ["Session", "Studio"]
 
 KEEP = ComputeSettings(keep_candidates=True)
 QUICKEST = "draft"
+TABLE = ("keyframes", "preset", "controls", "film_controls")  # what lies on a table
+NEW = ""  # the name of the table on which no film is begun yet
 
 
 @dataclass
@@ -103,23 +105,27 @@ class Session:
         self.job: Job | None = None
         self.data: dict[str, Any] = {
             "keyframes": [],
-            "settings": {},
             "preset": "balanced",
-            "film": {},
+            "controls": {},  # what stands in the page's controls, by setting, read or not; and in those of the film
+            "film_controls": {},
+            "film": {},  # the settings of the film that was last on the page
             "run": None,
-            "begun": {},
+            "begun": {},  # the keyframes that each film was begun with
+            "tables": {},  # those that are not on the page, as they were left, by film
+            "cleared": [],  # the keyframes that were taken off the table of a new film
         }
         self.data |= read_json(folder / "studio.json") or {}
         self.keyframes = Keyframes(folder / "keyframes", self.data["keyframes"], self.lock, self.save)
-        if studio.opened and (studio.opened / RUN_FILE).exists() and self.data["run"] is None:
-            self.open(studio.opened.name)
+        opened = studio.opened
+        if opened and (opened / RUN_FILE).exists() and self.data["run"] != opened.name:
+            self.open(opened.name)
 
     # Keyframes.
 
     def describe(self, number: str) -> str:
         """Write a prompt for a keyframe by looking at it."""
         with Image.open(self.keyframes.path(self.keyframes[number])) as picture:
-            prompt = self.studio.describe(picture.convert("RGB"), self.data["settings"].get("captioner"))
+            prompt = self.studio.describe(picture.convert("RGB"), self._captioner())
         if not prompt:
             raise SegueError("nothing was found to say about this picture; write the prompt yourself")
         self.keyframes.word(number, prompt)
@@ -131,17 +137,38 @@ class Session:
         if not pictures:
             raise SegueError(f"there is no example {name}")
         with self.lock:
+            self._put_away()
+            self._lay(NEW)
             self.clear()
             for picture in pictures:
                 self.keyframes.add(picture, picture.name)
-            self._keep(checked(MorphSettings, preset_settings(QUICKEST)), QUICKEST)
+            self._show(checked(MorphSettings, preset_settings(QUICKEST)), QUICKEST)
             self.save()
 
     def clear(self) -> None:
-        """An empty table; the films stay."""
+        """The table of a new film, as it was left; where it is on the page already, an empty one."""
         with self.lock:
-            self.keyframes.replace(())
-            self.data["run"] = None
+            if self.data["run"] is not None:
+                self._put_away()
+                self._lay(NEW)
+            elif self.keyframes.entries:
+                self.data["cleared"] = self.keyframes.copies()
+                self.keyframes.replace(())
+            self.save()
+
+    def bring_back(self) -> None:
+        """The keyframes that were last taken off the table of a new film."""
+        with self.lock:
+            if self.data["run"] is not None or self.keyframes.entries or not self.data["cleared"]:
+                raise SegueError("there is nothing to bring back to this table")
+            self.keyframes.replace(self.data["cleared"])
+            self.data["cleared"] = []
+            self.save()
+
+    def keep(self, preset: str, controls: Mapping[str, Any], film_controls: Mapping[str, Any]) -> None:
+        """Remember what stands in the page's controls, as it is typed."""
+        with self.lock:
+            self.data |= {"preset": preset, "controls": dict(controls), "film_controls": dict(film_controls)}
             self.save()
 
     # Films.
@@ -151,6 +178,11 @@ class Session:
         opened = [self.studio.opened] if self.studio.opened else []
         films = sorted((self.folder / "films").glob("*/"), key=lambda path: (len(path.name), path.name))
         return {path.name: path for path in [*opened, *films] if (path / RUN_FILE).is_file() and not path.is_symlink()}
+
+    def films(self) -> dict[str, Path | None]:
+        """The run folders of the films that can be shown, by name; None where nothing is made yet."""
+        runs = self.runs()
+        return {**runs, **{name: None for name in self.data["tables"] if name not in (NEW, *runs)}}
 
     @property
     def run(self) -> Path | None:
@@ -164,28 +196,21 @@ class Session:
         return RunView(self.run)
 
     def open(self, name: str) -> None:
-        """Lay another run on the table, with its pictures and settings."""
+        """Lay another film on the table: as it was left, or else with its own pictures and settings."""
         with self.lock:
             path = self.runs().get(name)
-            if path is None:
+            if path is None and name not in self.data["tables"]:
                 raise SegueError(f"there is no film {name}")
-            view, known = RunView(path), self.data["begun"].get(name)
-            if view.keyframes > MOST:
+            view = RunView(path) if path else None
+            if view and view.keyframes > MOST:
                 raise SegueError(f"{name} has {view.keyframes} keyframes; {MOST} are the most on this page")
-            self.data["run"] = name
-            self.data["film"] = as_json(self._film_settings(path))
-            self._keep(view.settings, "balanced")
-            if known:
-                self.keyframes.replace(known)
-            else:
-                prompts = list(view.settings.prompt)
-                prompts = prompts * view.keyframes if len(prompts) == 1 else prompts
-                self.keyframes.replace(())
-                for i in range(view.keyframes):
-                    source = Path(view.data["keyframes"][i]["source"]).name
-                    picture = path / "frames" / f"{FrameKey(i).name}.png"
-                    self.keyframes.add(picture, source, prompts[i] if prompts else "")
-                self.data["begun"][name] = self.keyframes.copies()
+            self._put_away()
+            if view:
+                self.data["film"] = as_json(self._film_settings(view.path))
+            if name in self.data["tables"]:
+                self._lay(name)
+            elif view:
+                self._lay_made(view)
             self.save()
 
     def settings(self, values: Mapping[str, Any], preset: str) -> MorphSettings:
@@ -214,11 +239,10 @@ class Session:
                 morph = self.studio.model(*pictures, output=path, keep_candidates=True, callback=report, **chosen)
                 self._film(morph, report)
 
-            self._add("Making the film", work)
+            self._add("Making the film", work, name)
             self.data["run"] = name
             self.data["begun"][name] = fresh
-            self._keep(settings, preset)
-            self.save()
+            self.keep(preset, values, self.data["film_controls"])
 
     def pause(self) -> None:
         """Hold the job at its next step."""
@@ -237,10 +261,10 @@ class Session:
             return
         path = self.run
         if path is None:  # begun, and ended before anything was written
-            self.make(self._values(), self.data["preset"])
+            self.make(self.data["controls"], self.data["preset"])
             return
         if (path / RUN_FILE).exists():
-            self._add("Continuing", self._continued(path))
+            self._add("Continuing", self._continued(path), path.name)
 
     def redo(self, place: str, change: Mapping[str, Any], run: str | None = None) -> None:
         """Make a frame again: another candidate, or a new attempt under its own prompt, seed, noise or pose.
@@ -266,7 +290,7 @@ class Session:
             morph = segue.redo(path, key, edit, candidate=number, compute=KEEP, callback=report)
             self._film(morph, report)
 
-        self._add(f"Making frame {key} again", work)
+        self._add(f"Making frame {key} again", work, path.name)
 
     def step(self, *, back: bool) -> None:
         """Undo the last redo, or take the last undo back."""
@@ -282,7 +306,7 @@ class Session:
             morph = (segue.undo if back else segue.restore)(view.path, compute=KEEP, callback=report)
             self._film(morph, report)
 
-        self._add("Undoing" if back else "Restoring", work)
+        self._add("Undoing" if back else "Restoring", work, view.path.name)
 
     def film(self, values: Mapping[str, Any]) -> None:
         """Write the film anew with other settings of the film; costs no network call."""
@@ -292,11 +316,11 @@ class Session:
         if not view.is_finished:
             raise SegueError("the film is not finished; continue it first")
         with self.lock:
-            self.data["film"] = as_json(settings)
+            self.data |= {"film": as_json(settings), "film_controls": {}}
             self.save()
         morph = Morph(view.path)
         morph.remember(self.output(view.path), settings)  # at once, for the page's command line
-        self._add("Writing the film", lambda report: self._film(morph, report))
+        self._add("Writing the film", lambda report: self._film(morph, report), view.path.name)
 
     def download(self, kind: str) -> Path:
         """The film as a file of a kind of ``download.FORMATS``."""
@@ -315,7 +339,8 @@ class Session:
         output = str(self.output(view.path))
         sources = [keyframe["source"] for keyframe in view.data["keyframes"]]
         lines = [command_line(sources, output, view.settings, self._film_settings(view.path), view.data["model"])]
-        return lines + [redo_line(output, view.path, redo) for redo in view.history.redos]
+        redos = view.history.redos
+        return lines + [redo_line(output, view.path, redo, redos[:i]) for i, redo in enumerate(redos)]
 
     def output(self, path: Path) -> Path:
         """The film of a run."""
@@ -339,10 +364,58 @@ class Session:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / "studio.json", self.data)
 
-    def _keep(self, settings: MorphSettings, preset: str) -> None:
+    def _show(self, settings: MorphSettings, preset: str) -> None:
         """Have the page's controls show these settings; the prompts stand at the keyframes."""
-        self.data["settings"] = {name: value for name, value in as_json(settings).items() if name != "prompt"}
-        self.data["preset"] = preset
+        values, known = as_json(settings), controls()
+        shown_values = {name: shown(name, value) for name, value in values.items() if name in known}
+        self.data |= {"preset": preset, "controls": shown_values, "film_controls": {}}
+
+    def _put_away(self) -> None:
+        """Keep what is on the table for when its film is shown again, where it is not what the film was made of."""
+        name = self.data["run"] or NEW
+        if not self._is_as_made() and (name or self.keyframes.entries):
+            self.data["tables"][name] = {part: copy.deepcopy(self.data[part]) for part in TABLE}
+
+    def _lay(self, name: str) -> None:
+        """Lay a table that was put away; an empty one under the present settings where there is none."""
+        table = self.data["tables"].pop(name, {"keyframes": [], "film_controls": {}})
+        self.keyframes.replace(table.pop("keyframes"))
+        self.data |= {**table, "run": name or None}
+
+    def _lay_made(self, view: RunView) -> None:
+        """Lay the pictures and settings that a run was made of."""
+        name = view.path.name
+        self._show(view.settings, "balanced")
+        self.data["run"] = name
+        if known := self.data["begun"].get(name):
+            self.keyframes.replace(known)
+            return
+        prompts = list(view.settings.prompt)
+        prompts = prompts * view.keyframes if len(prompts) == 1 else prompts
+        self.keyframes.replace(())
+        for i in range(view.keyframes):
+            source = Path(view.data["keyframes"][i]["source"]).name
+            picture = view.path / "frames" / f"{FrameKey(i).name}.png"
+            self.keyframes.add(picture, source, prompts[i] if prompts else "")
+        self.data["begun"][name] = self.keyframes.copies()
+
+    def _is_as_made(self) -> bool:
+        """Whether the keyframes and settings on the table are those of its run, and nothing else is typed."""
+        path, name = self.run, self.data["run"]
+        if path is None or self.data["begun"].get(name) != self.keyframes.entries or self.data["film_controls"]:
+            return False
+        try:
+            settings = self.settings(self.data["controls"], self.data["preset"])
+            return not differences(as_json(RunView(path).settings), as_json(settings))
+        except SegueError:  # what is typed is no setting, or the run is damaged
+            return False
+
+    def _captioner(self) -> str | None:
+        """The captioner that the page's controls name, as a film would take it."""
+        given = read("captioner", self.data["controls"].get("captioner"))
+        if self.studio.public:
+            check_public({"captioner": given})
+        return None if given is None else str(given)
 
     def _film_settings(self, path: Path) -> FilmSettings:
         """Those that the film of a run was written with; else those of the film that was last on the page."""
@@ -369,17 +442,17 @@ class Session:
         """Write the film and its contact sheet, and remember the film's settings for a redo; keep the film before."""
         report(Progress("film", total=len(morph)))
         output, film = self.output(morph.path), self._film_settings(morph.path)
-        if output.exists():
+        was = output.read_bytes() if output.exists() else None
+        morph.save(output, film)
+        if was is not None and was != output.read_bytes():
             before = self.before(morph.path)
             before.parent.mkdir(exist_ok=True)
-            with writing(before) as temporary:
-                shutil.copyfile(output, temporary)
-        morph.save(output, film)
+            write_bytes(before, was)
         morph.contact_sheet(morph.path / "contact-sheet.png")
         morph.remember(output, film)
 
-    def _add(self, title: str, work: Callable[[Callable[[Progress], None]], None]) -> None:
-        job = Job(self.name, title, work)
+    def _add(self, title: str, work: Callable[[Callable[[Progress], None]], None], film: str) -> None:
+        job = Job(self.name, title, work, film)
         self.studio.queue.add(job)
         self.job = job
 
@@ -391,8 +464,10 @@ class Session:
         path = self.runs().get(name)
         if path is None:
             return str(name)
-        there = RunView(path)
-        before, after = as_json(there.settings), as_json(settings)
+        try:
+            before, after = as_json(RunView(path).settings), as_json(settings)
+        except SegueError:  # it is damaged, so another one is begun
+            return None
         if not differences(before, after):
             return str(name)
         is_more = {**before, "num_frames": after["num_frames"]} == after and settings.scheme == "branching"
@@ -414,7 +489,3 @@ class Session:
             return self.studio.opened
         (self.folder / "films").mkdir(parents=True, exist_ok=True)
         return self.folder / "films" / name
-
-    def _values(self) -> dict[str, Any]:
-        """The settings on the table, as controls show them."""
-        return {name: shown(name, value) for name, value in self.data["settings"].items() if name in controls()}

@@ -1,23 +1,29 @@
 // The keyframes: dropping, ordering, cropping, describing; and the examples of an empty table.
 import { $, button, draw, forget, h, icon } from "./dom.js";
-import { act, add, leave, view } from "./server.js";
+import { act, add, leave, reloadSettings, view } from "./server.js";
 
 const DRAGGED = "text/segue-keyframe";
 const SIDES = ["left", "top", "right", "bottom"];
 
 export function drawKeyframes() {
-  draw("sg-keyframes", [view.state.keyframes, view.state.examples], keyframes);
+  const { keyframes: frames, examples: given, begun, cleared } = view.state;
+  draw("sg-keyframes", [frames, given, begun, cleared, view.reading], keyframes);
 }
 
-function redraw() {
+// Draw anew what only the page knows; the focus goes to the control that is named.
+function redraw(focus) {
   forget("sg-keyframes");
   view.render();
+  if (focus) $("sg-keyframes").querySelector(`[data-f="${CSS.escape(focus)}"]`)?.focus();
 }
 
 function keyframes() {
-  const frames = view.state.keyframes, count = frames.length;
+  const { keyframes: frames, begun, cleared } = view.state, count = frames.length;
+  const turn = action => async () => { leave(); if (await act(action)) reloadSettings(); };
   const head = h("div", { class: "bar top" }, h("h2", {}, "Keyframes"),
-    count ? button("clear", "New film", () => { leave(); act("clear"); }, { class: "small" }) : null);
+    begun ? button("clear", "New film", turn("clear"), { class: "small" })
+      : count ? button("clear", "Clear", turn("clear"), { class: "small", title: "Take these pictures away; they can be brought back" })
+        : cleared ? button("back", `Bring ${cleared > 1 ? `the ${cleared} pictures` : "the picture"} back`, turn("bring_back"), { class: "small" }) : null);
   if (!count) return [head, drop("Drop two or more pictures here", "or click to choose them", "large"), examples()];
   const hint = count === 1 ? "One more picture is needed." : "The film goes from the first to the last.";
   return [head, h("div", { class: "cards" }, frames.map((frame, i) => card(frame, i, count)), drop("Add a picture", hint))];
@@ -29,7 +35,7 @@ function drop(title, hint, size = "") {
   const over = (event, is) => { event.preventDefault(); event.currentTarget.classList.toggle("over", is); };
   return h("label", { class: `drop ${size}`, ondragover: event => over(event, true), ondragleave: event => over(event, false),
     ondrop: event => { over(event, false); add([...event.dataTransfer.files]); } },
-    file, icon("add"), h("strong", {}, title), h("span", { class: "quiet" }, hint));
+    file, icon("add"), h("strong", { "aria-live": "polite" }, view.reading ? `Reading ${view.reading} …` : title), h("span", { class: "quiet" }, hint));
 }
 
 function examples() {
@@ -37,7 +43,7 @@ function examples() {
   return h("div", { class: "examples" }, h("span", { class: "quiet" }, "Or begin with an example:"),
     view.state.examples.map(({ name, urls }) => button(`ex-${name}`, [
       h("img", { src: urls[0], alt: "" }), icon("arrow"), h("img", { src: urls[urls.length - 1], alt: "" }), h("span", {}, name),
-    ], async () => { if (await act("example", { name })) $("reload-settings")?.click(); }, { class: "example" })));
+    ], async () => { if (await act("example", { name })) reloadSettings(); }, { class: "example" })));
 }
 
 function card(frame, i, count) {
@@ -65,7 +71,10 @@ function card(frame, i, count) {
       h("textarea", { rows: 2, placeholder: "Prompt: what is in the picture", "data-f": `p-${id}`,
         "aria-label": `Prompt of keyframe ${i + 1}`, value: view.typed[id] ?? frame.prompt,
         oninput: event => { view.typed[id] = event.target.value; },
-        onchange: event => { delete view.typed[id]; act("prompt", { id, prompt: event.target.value }); } }),
+        onchange: async event => {
+          const prompt = event.target.value;
+          if (await act("prompt", { id, prompt }) && view.typed[id] === prompt) delete view.typed[id];
+        } }),
       h("div", { class: "bar tools" },
         tool("d", "Describe it", "Describe it", async event => {
           event.target.disabled = true;
@@ -74,7 +83,7 @@ function card(frame, i, count) {
           await act("describe", { id });
           redraw();
         }),
-        tool("c", "Crop", icon("crop"), () => { view.cropping = id; redraw(); }),
+        tool("c", "Crop", icon("crop"), () => { view.cropping = id; redraw(`cr-${id}-0`); }),
         tool("l", "Move left", icon("left"), () => act("move", { id, by: -1 }), i === 0),
         tool("r", "Move right", icon("right"), () => act("move", { id, by: 1 }), i === count - 1),
         tool("x", "Remove", icon("close"), () => act("remove", { id })))]);
@@ -83,7 +92,7 @@ function card(frame, i, count) {
 // Cropping: drag a box over the picture, or type its sides.
 function cropTools(picture, frame, i) {
   const id = frame.id, box = h("div", { class: "box" });
-  const sides = [...(frame.crop || [0, 0, 1, 1])];
+  const sides = view.crops[id] ??= [...(frame.crop || [0, 0, 1, 1])];
   const [width, height] = frame.size, big = Math.max(width, height);
   const inner = { x: (1 - width / big) / 2, y: (1 - height / big) / 2, w: width / big, h: height / big };
   const show = () => {
@@ -111,7 +120,12 @@ function cropTools(picture, frame, i) {
   });
   picture.append(box);
   show();
-  const done = async crop => { view.cropping = null; await act("crop", { id, box: crop }); redraw(); };
+  const done = async crop => {
+    if (!await act("crop", { id, box: crop })) return;
+    delete view.crops[id];
+    view.cropping = null;
+    redraw(`c-${id}`);
+  };
   return h("div", { class: "cropping" }, h("p", { class: "quiet" }, "Drag over the picture, or type per cent."),
     h("div", { class: "crop" }, inputs.map((input, n) => h("label", {}, SIDES[n], input))),
     h("div", { class: "bar" }, button(`cs-${id}`, "Crop", () => done(sides), { class: "small main" }),

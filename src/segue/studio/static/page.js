@@ -37,4 +37,8 @@ document.addEventListener("paste", event => {
   const files = [...(event.clipboardData?.files || [])];
   if (files.length) add(files);
 });
+// A prompt that is still being typed when the page is left.
+addEventListener("pagehide", () => {
+  for (const [id, prompt] of Object.entries(view.typed)) navigator.sendBeacon("/studio/act/prompt", JSON.stringify({ id, prompt }));
+});
 window.segue = { said: text => { say(text || ""); refresh(); }, refresh, panelMs: null };

@@ -1,16 +1,17 @@
 // A frame's panel: what it is made from, its candidates, what can be changed, and a slider that compares.
 import { button, draw, h, icon, laidOver } from "./dom.js";
-import { act, choose, forgetTyped, isBusy, leave, view } from "./server.js";
+import { act, choose, draft, isBusy, leave, view } from "./server.js";
 import { poseEditor, poseTools } from "./pose.js";
 
 export function drawPanel() {
   const { panel, against, joint, state } = view;
-  draw("sg-panel-place", [panel, against, view.pose, joint, state.job?.state, state.run?.finished], () => panel ? framePanel(panel) : []);
+  const posed = panel && draft().pose;
+  draw("sg-panel-place", [panel, against, posed, joint, state.job?.state, state.run?.finished], () => panel ? framePanel(panel) : []);
 }
 
 function framePanel(p) {
   const off = isBusy() || !p.can_redo;
-  const send = change => { forgetTyped(); act("redo", { run: view.state.run?.name, place: p.place, change }); };
+  const send = change => act("redo", { run: view.state.run?.name, place: p.place, change });
   return h("div", { class: "panel", id: "sg-panel", "data-place": p.place, role: "region", "aria-label": "The chosen frame" },
     h("div", { class: "look" }, ...picture(p)),
     h("div", { class: "facts" },
@@ -31,7 +32,7 @@ function about(p) {
 }
 
 function picture(p) {
-  const { against, pose } = view;
+  const { against } = view, { pose } = draft();
   const others = [...p.parents.map((parent, i) => [parent.url, `the parent ${i ? "after" : "before"}`]),
     ...p.candidates.filter(c => !c.chosen).map(c => [c.url, `candidate ${c.number}`])].filter(([url]) => url);
   const stage = h("div", { class: "stage" }, h("img", { src: p.url, alt: p.keyframe ? `keyframe at ${p.label}` : `frame ${p.number}` }));
@@ -63,11 +64,16 @@ function candidates(p, off, send) {
 }
 
 function form(p, off, send) {
+  const mine = draft();
   const field = (name, label, props = {}, tag = "input") => h("label", { class: "field" }, label,
-    h(tag, { name, "data-f": `e-${name}`, value: view.typed[`e-${name}`] ?? p.edit[name] ?? "",
-      oninput: event => { view.typed[`e-${name}`] = event.target.value; }, ...props }));
+    h(tag, { name, "data-f": `e-${name}`, value: mine.texts[name] ?? p.edit[name] ?? "",
+      oninput: event => { mine.texts[name] = event.target.value; }, ...props }));
   const count = p.again.length > 1 ? ` (${p.again.length} frames)` : "";
-  return h("form", { onsubmit: event => { event.preventDefault(); send(Object.fromEntries(new FormData(event.target))); } },
+  const submit = async event => {
+    event.preventDefault();
+    if (await send(Object.fromEntries(new FormData(event.target)))) mine.texts = {};
+  };
+  return h("form", { onsubmit: submit },
     h("h4", {}, "This frame's own"),
     h("div", { class: "pair" }, field("prompt", "--prompt", { rows: 2 }, "textarea"), field("negative_prompt", "--negative-prompt", { rows: 2 }, "textarea"),
       field("seed", "--seed", { type: "number", min: 0, step: 1 }),

@@ -1,6 +1,6 @@
 // Poses: the skeleton over a picture, its editor, and its tools.
 import { button, forget, h } from "./dom.js";
-import { act, view } from "./server.js";
+import { act, draft, view } from "./server.js";
 
 const LIMBS = [[1, 2], [1, 5], [2, 3], [3, 4], [5, 6], [6, 7], [1, 8], [8, 9], [9, 10], [1, 11], [11, 12], [12, 13],
   [1, 0], [0, 14], [14, 16], [0, 15], [15, 17]];
@@ -22,13 +22,13 @@ export function skeleton(people, size, attributes = {}) {
 
 // The skeleton with joints to click: a joint, then where it goes.
 export function poseEditor(panel) {
-  const size = panel.size, svg = skeleton(view.pose, size, { class: "edit", "aria-label": "Pose editor" });
+  const { pose } = draft(), size = panel.size, svg = skeleton(pose, size, { class: "edit", "aria-label": "Pose editor" });
   svg.addEventListener("click", event => {
     if (!view.joint) return;
     const at = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
     moveJoint(at.x, at.y, size);
   });
-  view.pose.forEach((points, person) => points.forEach((point, n) => {
+  pose.forEach((points, person) => points.forEach((point, n) => {
     if (point[2] > 0) svg.append(jointDot(point, person, n, size));
   }));
   return svg;
@@ -45,14 +45,14 @@ function jointDot([x, y], person, n, size) {
       if (!way && !["Enter", " ", "Delete"].includes(event.key)) return;
       event.preventDefault();
       if (way) { view.joint = [person, n]; moveJoint(x + way[0] * by, y + way[1] * by, size, true); }
-      else if (event.key === "Delete") { view.pose[person][n] = [0, 0, 0]; view.joint = null; redraw(); }
+      else if (event.key === "Delete") { draft().pose[person][n] = [0, 0, 0]; view.joint = null; redraw(); }
       else pick();
     } }, h("title", {}, JOINTS[n]));
 }
 
 function moveJoint(x, y, size, keep = false) {
   const [person, n] = view.joint, clip = (value, most) => Math.round(Math.min(most, Math.max(0, value)) * 100) / 100;
-  view.pose[person][n] = [clip(x, size[0]), clip(y, size[1]), 1];
+  draft().pose[person][n] = [clip(x, size[0]), clip(y, size[1]), 1];
   if (!keep) view.joint = null;
   redraw();
 }
@@ -63,8 +63,12 @@ function redraw() {
 }
 
 export function poseTools(panel, off) {
-  const { pose, joint, state } = view;
-  const copy = people => { view.pose = JSON.parse(JSON.stringify(people)); view.joint = null; redraw(); };
+  const { state } = view, mine = draft(), { pose } = mine;
+  const edit = people => { mine.pose = people; view.joint = null; redraw(); };
+  const copy = people => edit(structuredClone(people));
+  const send = async people => {
+    if (await act("redo", { run: state.run?.name, place: panel.place, change: { pose: people } })) edit(null);
+  };
   const others = state.run.frames.filter(frame => frame.pose?.length && frame.place !== panel.place);
   const missing = (pose || []).flatMap((points, person) => points.map((point, n) => [person, n]).filter(([, n]) => points[n][2] <= 0));
   const option = ([person, n], i) => h("option", { value: i }, pose.length > 1 ? `${JOINTS[n]} of ${person + 1}` : JOINTS[n]);
@@ -79,18 +83,15 @@ export function poseTools(panel, off) {
       missing.length ? h("select", { "data-f": "pose-add", "aria-label": "Add a joint",
         onchange: event => { if (event.target.value) { view.joint = missing[event.target.value]; redraw(); } } },
         h("option", { value: "" }, "Add a joint …"), missing.map(option)) : null,
-      pose ? button("pose-make", "Make with this pose", () => {
-        const people = view.pose;
-        Object.assign(view, { pose: null, joint: null });
-        act("redo", { run: view.state.run?.name, place: panel.place, change: { pose: people } });
-      }, { class: "small main", disabled: off || panel.control === false }) : null,
-      pose ? button("pose-no", "Leave as it was", () => { Object.assign(view, { pose: null, joint: null }); redraw(); }, { class: "small" }) : null));
+      pose ? button("pose-make", "Make with this pose", () => send(pose), { class: "small main", disabled: off || panel.control === false }) : null,
+      pose ? button("pose-no", "Leave as it was", () => edit(null), { class: "small" })
+        : panel.pose_of === "own" ? button("pose-reset", "Make without its own pose", () => send([]), { class: "small", disabled: off }) : null));
 }
 
 function hint(panel) {
   if (panel.control === false) return "This model has no ControlNet, so a pose would change nothing; start the studio with --controlnet.";
   if (view.joint) return `Now click where the ${JOINTS[view.joint[1]]} goes.`;
-  if (view.pose) return "Click a joint, then where it goes; or Tab to it and use the arrow keys, Delete takes it away.";
+  if (draft().pose) return "Click a joint, then where it goes; or Tab to it and use the arrow keys, Delete takes it away.";
   return { own: "This frame has a pose of its own.", path: "This frame's pose lies on the path between its neighbours' poses." }[panel.pose_of]
     || "Nobody was found; begin with a standing figure, or copy a pose.";
 }

@@ -8,18 +8,25 @@ export const view = {
   state: null, // what the server told: the visitor's table
   place: null, // the frame that is chosen, and its panel
   panel: null,
-  typed: {}, // texts that are not sent yet, by field
-  cropping: null,
-  pose: null, // the pose that is being edited, and the joint [person, number] that goes next
-  joint: null,
+  typed: {}, // prompts that are not sent yet, by keyframe
+  cropping: null, // the keyframe that is being cropped, and the sides of its crop that are not sent yet, by keyframe
+  crops: {},
+  reading: "", // the picture that is on its way to the server
+  drafts: {}, // what is typed and posed for a frame and not sent yet, by film and place
+  joint: null, // of the pose that is being edited: the joint [person, number] that goes next
   showPoses: false,
   against: "", // what the chosen frame is compared with
   beside: "", // what the film is compared with, and how
   mode: "slider",
+  speed: 1, // how the film plays
+  loops: true,
   render: () => {},
 };
 
 export const isBusy = () => Boolean(view.state?.job && OPEN.includes(view.state.job.state));
+
+// What is typed and posed for the frame of the panel and not sent yet; it waits there until the frame is chosen again.
+export const draft = () => view.drafts[`${view.state.run?.name} ${view.panel.place}`] ??= { texts: {}, pose: null };
 
 export async function ask(path, options = {}) {
   let response, answer;
@@ -69,22 +76,23 @@ function take(answer) {
 export async function add(files) {
   const faults = [];
   for (const file of files) {
+    view.reading = file.name;
+    view.render();
     try {
       take(await ask(`/studio/keyframes?name=${encodeURIComponent(file.name)}`, { method: "POST", body: file }));
     } catch (error) {
       faults.push(error.message.includes(file.name) ? error.message : `${file.name}: ${error.message}`);
     }
   }
+  view.reading = "";
+  view.render();
   say(faults.join(" · "));
 }
 
 // Show a frame's panel; again quietly when it may have changed.
 export async function choose(place, again = false) {
   const begun = performance.now();
-  if (!again) {
-    if (view.place !== place) forgetTyped();
-    Object.assign(view, { place, pose: null, joint: null, against: "" });
-  }
+  if (!again) Object.assign(view, { place, joint: null, against: "" });
   try {
     const found = await ask(`/studio/frame?place=${encodeURIComponent(place)}`);
     if (view.place !== place) return;
@@ -98,13 +106,11 @@ export async function choose(place, again = false) {
 }
 
 export function leave() {
-  forgetTyped();
-  Object.assign(view, { place: null, panel: null, pose: null, joint: null });
+  Object.assign(view, { place: null, panel: null, joint: null });
 }
 
-export function forgetTyped() {
-  for (const name of Object.keys(view.typed)) if (name.startsWith("e-")) delete view.typed[name];
-}
+// Have the settings show what belongs to the table.
+export const reloadSettings = () => $("reload-settings")?.click();
 
 // A message that stays until it is closed or something goes well; an empty one goes.
 export function say(text) {

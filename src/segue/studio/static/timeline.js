@@ -1,30 +1,32 @@
 // Making: progress, the timeline on which frames appear, undo and redo.
 import { $, button, draw, h, icon } from "./dom.js";
-import { act, choose, isBusy, leave, say, view } from "./server.js";
+import { act, choose, isBusy, leave, reloadSettings, say, view } from "./server.js";
 import { skeleton } from "./pose.js";
 
 export function drawFilm() {
   const { state, place, panel, showPoses } = view, run = state.run;
-  draw("sg-making", [state.job, run?.name, run?.finished, state.runs, state.keyframes.length, state.begun],
+  draw("sg-making", [state.job, run?.name, run?.finished, run?.written, names(), state.keyframes.length, state.begun, state.fault],
     () => [h("div", { class: "bar top" }, h("h2", {}, "Film"), films()), ...progress()]);
   draw("sg-timeline", [run, isBusy(), place, panel?.again, showPoses], () => run ? [timeline(run), tools(run)] : []);
 }
 
+const names = () => view.state.films.map(film => film.name);
+
 function films() {
-  const { runs, run } = view.state;
-  if (!runs.length || (runs.length === 1 && run)) return null;
+  const { run } = view.state, all = names();
+  if (!all.length || (all.length === 1 && run)) return null;
   const open = async event => {
     leave();
     view.beside = "";
-    if (await act("open", { name: event.target.value })) $("reload-settings")?.click();
+    if (await act("open", { name: event.target.value })) reloadSettings();
   };
   return h("label", { class: "inline" }, "Show", h("select", { "data-f": "runs", "aria-label": "Film", onchange: open },
     run ? null : h("option", { value: "", selected: true, disabled: true }, "choose a film"),
-    runs.map(name => h("option", { value: name, selected: run?.name === name }, name))));
+    all.map(name => h("option", { value: name, selected: run?.name === name }, name))));
 }
 
 function progress() {
-  const { job, run, begun, keyframes } = view.state;
+  const { job, run, begun, fault, keyframes } = view.state;
   if (isBusy()) {
     const paused = job.state === "paused", share = Math.round(job.share * 100), fill = h("i");
     fill.style.width = `${share}%`;
@@ -44,7 +46,10 @@ function progress() {
     parts.push(h("div", { class: failed ? "notice bad" : "notice", role: "status", id: "sg-ended" },
       failed ? `${job.title} failed: ${text}. What is finished is kept; mend it and continue.` : `${text}.`));
   }
-  if ((run && !(run.finished && run.written)) || (!run && begun)) {
+  if (fault) {
+    parts.push(h("div", { class: "notice bad", role: "status", id: "sg-fault" },
+      `${begun} cannot be shown: ${fault}. Make its pictures into another film, or show another one.`));
+  } else if ((run && !(run.finished && run.written)) || (!run && begun)) {
     const resume = () => run ? act("resume") : $("make").click(); // with the settings as they now are on the page
     parts.push(h("div", { class: "bar unfinished" }, h("span", {}, run?.finished ? "The film is not written yet." : "This film is not finished."),
       button("continue", "Continue", resume, { class: "main", id: "sg-continue" })));

@@ -8,9 +8,9 @@ const GAP_MS = 2000; // from one keyframe to the next in the coarse film
 const still = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 
 export function drawWatch() {
-  const { run, runs } = view.state, made = run && !run.finished ? run.frames.filter(frame => frame.made) : [];
+  const { run, films } = view.state, made = run && !run.finished ? run.frames.filter(frame => frame.made) : [];
   if (run?.film && run.finished) {
-    draw("sg-watch", ["film", run.film, run.before, run.commands, runs, view.beside, view.mode], () => film(run));
+    draw("sg-watch", ["film", run.film, run.before, run.commands, films, view.beside, view.mode], () => film(run));
   } else {
     draw("sg-watch", ["coarse", made.map(frame => frame.url)], () => coarse(run, made));
   }
@@ -49,8 +49,9 @@ function coarse(run, made) {
 
 function film(run) {
   const show = (src, label, props = {}) => {
-    const video = h("video", { src, loop: true, playsinline: true, muted: true, preload: "auto", "aria-label": label, ...props });
+    const video = h("video", { src, loop: view.loops, playsinline: true, muted: true, preload: "auto", "aria-label": label, ...props });
     video.muted = true; // the attribute alone does not hold for elements made by a script
+    video.defaultPlaybackRate = video.playbackRate = view.speed;
     return video;
   };
   const other = otherFilm(run), first = show(run.film, "The film", { id: "sg-video" });
@@ -69,11 +70,11 @@ function film(run) {
 }
 
 function otherFilm(run) {
-  if (view.beside === "before") return run.before;
-  if (!view.beside || !view.state.runs.includes(view.beside)) return null;
-  const name = encodeURIComponent(view.beside);
-  return `/files/film/${name}/${name}.mp4`;
+  return view.beside === "before" ? run.before : others(run).find(film => film.name === view.beside)?.url;
 }
+
+// The other films that there are to see.
+const others = run => view.state.films.filter(film => film.url && film.name !== run.name);
 
 // Play, scrub, speed and loop, of both films at once.
 function player(first, second) {
@@ -91,20 +92,19 @@ function player(first, second) {
   for (const kind of ["play", "pause"]) first.addEventListener(kind, () => { shown(); second?.[kind]?.()?.catch?.(() => {}); });
   return h("div", { class: "player" }, scrub, h("div", { class: "bar" }, toggle, time,
     h("label", { class: "inline" }, "Speed", h("select", { "data-f": "speed", "aria-label": "Speed",
-      onchange: event => { for (const one of films) one.playbackRate = Number(event.target.value); } },
-      SPEEDS.map(speed => h("option", { value: speed, selected: speed === 1 }, `${speed} ×`)))),
-    h("label", { class: "inline" }, h("input", { type: "checkbox", checked: true, "data-f": "loop",
-      onchange: event => { for (const one of films) one.loop = event.target.checked; } }), "Loop")));
+      onchange: event => { view.speed = Number(event.target.value); for (const one of films) one.playbackRate = view.speed; } },
+      SPEEDS.map(speed => h("option", { value: speed, selected: speed === view.speed }, `${speed} ×`)))),
+    h("label", { class: "inline" }, h("input", { type: "checkbox", checked: view.loops, "data-f": "loop",
+      onchange: event => { view.loops = event.target.checked; for (const one of films) one.loop = view.loops; } }), "Loop")));
 }
 
 function compare(run) {
-  const others = [...(run.before ? [["before", "the film before its last change"]] : []),
-    ...view.state.runs.filter(name => name !== run.name).map(name => [name, name])];
-  if (!others.length) return null;
+  const choices = [...(run.before ? [["before", "the film before its last change"]] : []), ...others(run).map(({ name }) => [name, name])];
+  if (!choices.length) return null;
   const set = values => { Object.assign(view, values); view.render(); };
   return h("div", {}, h("h4", {}, "Compare with"), h("div", { class: "bar" },
     h("select", { "data-f": "beside", "aria-label": "Compare with", onchange: event => set({ beside: event.target.value }) },
-      h("option", { value: "" }, "nothing"), others.map(([value, name]) => h("option", { value, selected: value === view.beside }, name))),
+      h("option", { value: "" }, "nothing"), choices.map(([value, name]) => h("option", { value, selected: value === view.beside }, name))),
     view.beside ? h("div", { class: "either", role: "group", "aria-label": "How to compare" }, [["slider", "Slider"], ["beside", "Side by side"]].map(([mode, name]) =>
       button(`mode-${mode}`, name, () => set({ mode }), { class: "small", "aria-pressed": String(view.mode === mode) }))) : null));
 }
