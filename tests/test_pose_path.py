@@ -67,8 +67,8 @@ def test_frames_beside_a_keyframe_with_nobody_are_not_guided() -> None:
         assert path(Fraction(3, 2)) is None
         assert path(Fraction(5, 2)) is not None
         assert path.messages == (
-            "pose: there is somebody in keyframe 1 but nobody in keyframe 2: made without poses between them",
-            "pose: there is somebody in keyframe 3 but nobody in keyframe 2: made without poses between them",
+            "pose: there is somebody in the keyframe at 0 but nobody in the keyframe at 1: made without poses between them",
+            "pose: there is somebody in the keyframe at 2 but nobody in the keyframe at 1: made without poses between them",
         )
     assert not PosePath([None, None]).guides
     assert PosePath([None, None]).messages == ()
@@ -79,7 +79,7 @@ def test_an_edit_bends_the_path_through_it() -> None:
     path = PosePath([LEFT, RIGHT], edits={Fraction(1, 4): edit})
     assert path(FrameKey(0, Fraction(1, 4))) == edit
     assert places(path(Fraction(1, 8))) == {0: (10, 50), 1: (10, 40)}
-    # A third of the way from the edit at 1/4 to keyframe 2 at 1.
+    # A third of the way from the edit at 1/4 to the keyframe at 1.
     assert places(path(Fraction(1, 2)))[0] == pytest.approx((10 + 40 / 3, 80 - 20 / 3))
 
 
@@ -88,7 +88,7 @@ def test_edits_guide_between_each_other_where_the_keyframes_have_nobody() -> Non
     assert places(path(Fraction(1, 2))) == {0: (30, 40), 1: (20, 40)}
     assert path(Fraction(1, 8)) is None
     assert path(Fraction(7, 8)) is None
-    assert path.messages[0].startswith("pose: there is somebody in the pose given at 0.25 but nobody in keyframe 1")
+    assert path.messages[0].startswith("pose: there is somebody in the pose given at 0.25 but nobody in the keyframe at 0")
 
 
 def test_an_edit_at_a_keyframe_replaces_its_pose() -> None:
@@ -114,12 +114,12 @@ def test_unmatched_people_are_left_out_and_counted() -> None:
     middle = path(Fraction(1, 2))
     assert middle is not None
     assert len(middle.people) == 1
-    assert path.messages == ("pose: 1 of 2 people in keyframe 1 is not guided",)
+    assert path.messages == ("pose: 1 of 2 people in the keyframe at 0 is not guided",)
 
 
 def test_given_files_with_faults_are_refused() -> None:
     PosePath([LEFT, RIGHT], given=True)
-    with pytest.raises(SegueError, match="somebody in keyframe 1 but nobody in keyframe 2"):
+    with pytest.raises(SegueError, match="somebody in the keyframe at 0 but nobody in the keyframe at 1"):
         PosePath([LEFT, NOBODY], given=True)
 
 

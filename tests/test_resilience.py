@@ -136,7 +136,7 @@ def test_a_picture_or_keyframe_without_numbers_is_named(
     assert not frames(tmp_path / "decode")
     nan = Wrapped(segue.backbone, encode=lambda x: segue.backbone.encode(x) * float("inf"))
     other.backbone = nan
-    with pytest.raises(SegueError, match=r"keyframe 0: .*NaN.*dtype float32"):
+    with pytest.raises(SegueError, match=r"the keyframe at 0: .*NaN.*dtype float32"):
         other(*images, output=tmp_path / "encode", **SETTINGS)
     assert not list((tmp_path / "encode").glob("latents/*"))
 

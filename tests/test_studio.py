@@ -165,7 +165,7 @@ def test_a_pose_of_its_own(film: Session) -> None:
     ended(film)
     assert film.job
     assert film.job.state == "done"
-    assert "nobody in keyframe 1" in film.job.message
+    assert "nobody in the keyframe at 0" in film.job.message
     film.step(back=True)
     ended(film)
     film.redo("1/4", {"pose": people})

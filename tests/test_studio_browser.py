@@ -59,6 +59,7 @@ studio = tiny_studio(Path(sys.argv[1]), examples=examples())
 app = application(studio, most_bytes=2**20, hosts=frozenset({"127.0.0.1"}))
 uvicorn.run(app, port=int(sys.argv[2]), log_level="error")
 """
+CLIPPED = "all => all.filter(e => e.scrollWidth > e.clientWidth + 1 && e.offsetParent && e.clientWidth).map(e => e.innerText)"
 COMMAND = """
 import sys
 from segue.cli import run
@@ -451,6 +452,10 @@ def looks(browser: Any, served: Served, page: Any) -> None:
         shot(other, name)
         other.click("#all-settings > button")
         assert other.evaluate("document.documentElement.scrollWidth") == width
+        other.click("#film-settings > button")
+        for narrow in (width, 700):
+            other.set_viewport_size({"width": narrow, "height": 844})
+            assert other.eval_on_selector_all("#film-settings .form *", CLIPPED) == []
         assert other.astray == []
         other.context.close()
 

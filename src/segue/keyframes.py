@@ -44,7 +44,7 @@ def fitted(pictures: Sequence[Image.Image], settings: MorphSettings, backbone: B
     motion = motion_of(settings)
     beyond = [str(i) for i in range(len(pictures)) if goes_beyond(motion, Fraction(i), size[0] / size[1])]
     if beyond:
-        named = f"keyframe{'s' if len(beyond) > 1 else ''} {', '.join(beyond)}"
+        named = f"the keyframe{'s' if len(beyond) > 1 else ''} at {', '.join(beyond)}"
         text = f"the camera sees beyond the edges of {named}; what is there is their picture mirrored"
         warnings.warn(text, SegueWarning, stacklevel=2)
     return [shown(motion, Fraction(i), picture) for i, picture in enumerate(of_one_size)]
@@ -72,7 +72,7 @@ def encoded(
                 z = backbone.encode(to_tensor([picture]))[0]
             if not torch.isfinite(z).all():
                 raise SegueError(
-                    f"keyframe {key.pair}: the model gave no numbers (NaN) for it; "
+                    f"the keyframe at {key.pair}: the model gave no numbers (NaN) for it; "
                     "load it with dtype float32 (or bfloat16)"
                 )
             run.save_latents({recipe: z})

@@ -93,7 +93,7 @@ class PosePath:
     def _name(self, place: Fraction) -> str:
         if place in self.edits:
             return f"the pose given at {float(place):g}"
-        return f"keyframe {place + 1}"
+        return f"the keyframe at {place}"
 
 
 def between(left: Pose, right: Pose, pairs: Sequence[tuple[int, int]], weight: float, *, hold: bool = False) -> Pose:
