@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -18,8 +19,10 @@ from tiny import tiny_pipe
 
 from segue import __version__, make
 from segue.cli import run
+from segue.history import Edit
 from segue.interpolate import Interpolator
 from segue.run import RunFolder
+from segue.tree import FrameKey
 
 FRAMES = ["--num-frames", "5", "--num-inference-steps", "4", "--prompt", "cat"]
 
@@ -117,12 +120,20 @@ def test_redo_undo_restore(here: Path, model: Path, capsys: pytest.CaptureFixtur
         (["redo", "film.mp4", "--frame", "1/4", "--candidate", "7"], "has candidates 0 to 3, not 7"),
         (["redo", "film.mp4", "--frame", "1/4", "--noise", "1.5"], "noise level lies between 0 and 1"),
         (["redo", "film.mp4", "--frame", "1/4", "--seed", "-1"], "seed lies between 0 and"),
+        (["redo", "film.mp4", "--frame", "1/4", "--reset", "--noise", "0.5"], "--reset gives up"),
+        (["redo", "film.mp4", "--frame", "1/4", "--reset", "--candidate", "0"], "--reset gives up"),
         (["restore", "film.mp4"], "no undo to take back"),
         (["undo", "nothing.mp4"], "nothing.mp4 is no film"),
     ):
         assert run(command) == 2
         assert message in capsys.readouterr().err
     assert tree(here / "film/frames") == after
+
+    # Made again as it is, the frame keeps its own words; with --reset it has nothing of its own.
+    for options, prompt in ([], "dog"), (["--reset"], None):
+        assert run(["redo", "film.mp4", "--frame", "1", *options]) == 0
+        with RunFolder(here / "film") as folder:
+            assert folder.history.edit(FrameKey(0, Fraction(1, 4))) == Edit(prompt=prompt)
 
 
 def test_a_loop_has_no_frame_for_its_end(here: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:

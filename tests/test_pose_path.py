@@ -66,9 +66,10 @@ def test_frames_beside_a_keyframe_with_nobody_are_not_guided() -> None:
         assert path(FrameKey(1)) is None
         assert path(Fraction(3, 2)) is None
         assert path(Fraction(5, 2)) is not None
-        assert path.messages == (
-            "pose: there is somebody in the keyframe at 0 but nobody in the keyframe at 1: made without poses between them",
-            "pose: there is somebody in the keyframe at 2 but nobody in the keyframe at 1: made without poses between them",
+        assert path.messages == tuple(
+            f"pose: there is somebody in the keyframe at {place} but nobody in the keyframe at 1: "
+            "made without poses between them"
+            for place in (0, 2)
         )
     assert not PosePath([None, None]).guides
     assert PosePath([None, None]).messages == ()
@@ -88,7 +89,7 @@ def test_edits_guide_between_each_other_where_the_keyframes_have_nobody() -> Non
     assert places(path(Fraction(1, 2))) == {0: (30, 40), 1: (20, 40)}
     assert path(Fraction(1, 8)) is None
     assert path(Fraction(7, 8)) is None
-    assert path.messages[0].startswith("pose: there is somebody in the pose given at 0.25 but nobody in the keyframe at 0")
+    assert "somebody in the pose given at 0.25 but nobody in the keyframe at 0" in path.messages[0]
 
 
 def test_an_edit_at_a_keyframe_replaces_its_pose() -> None:

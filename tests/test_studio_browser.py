@@ -59,7 +59,7 @@ studio = tiny_studio(Path(sys.argv[1]), examples=examples())
 app = application(studio, most_bytes=2**20, hosts=frozenset({"127.0.0.1"}))
 uvicorn.run(app, port=int(sys.argv[2]), log_level="error")
 """
-CLIPPED = "all => all.filter(e => e.scrollWidth > e.clientWidth + 1 && e.offsetParent && e.clientWidth).map(e => e.innerText)"
+CLIPPED = "all => all.filter(e => e.clientWidth && e.scrollWidth > e.clientWidth + 1).map(e => e.innerText)"
 COMMAND = """
 import sys
 from segue.cli import run

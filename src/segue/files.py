@@ -10,7 +10,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ __all__ = [
     "check_apart",
     "check_writable",
     "read_json",
+    "remove",
     "sweep",
     "temporary_name",
     "write_bytes",
@@ -210,10 +211,16 @@ def sweep(folder: Path, name: str | None = None) -> None:
         found = _TEMPORARY.fullmatch(path.name)
         if found is None or (name is not None and found[1] != _shortened(name)):
             continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        with suppress(OSError):  # what can neither be read nor removed harms nobody
+            remove(path)
+
+
+def remove(path: Path) -> None:
+    """Delete a file, or a folder with all that it holds, where there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _target(path: Path) -> Path:

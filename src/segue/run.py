@@ -14,7 +14,6 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -27,7 +26,17 @@ from safetensors.torch import save
 from torch import Tensor
 
 from segue.errors import SegueError
-from segue.files import append_line, read_json, sweep, temporary_name, write_bytes, write_json, write_text, writing
+from segue.files import (
+    append_line,
+    read_json,
+    remove,
+    sweep,
+    temporary_name,
+    write_bytes,
+    write_json,
+    write_text,
+    writing,
+)
 from segue.history import Event, History, event_from_json, event_to_json
 from segue.tree import FrameKey
 
@@ -131,7 +140,7 @@ class RunFolder:
         """Empty the folder of the run; the run file goes first, so that no half of a run is left."""
         (self.path / RUN_FILE).unlink(missing_ok=True)
         for name in PARTS:
-            _remove(self.path / name)
+            remove(self.path / name)
         self.reset()
 
     def set_aside(self) -> None:
@@ -153,7 +162,7 @@ class RunFolder:
         with suppress(FileNotFoundError):
             dropped = temporary_name(self.path / REPLACED)  # which is swept away if this process is killed now
             (self.path / REPLACED).replace(dropped)
-            _remove(dropped)
+            remove(dropped)
 
     @property
     def replaced(self) -> dict[str, Any] | None:
@@ -349,14 +358,6 @@ def _locked(path: Path) -> int:
         os.close(lock)
         raise InUseError(f"{path} is in use by another process") from error
     return lock
-
-
-def _remove(path: Path) -> None:
-    """Delete a file, or a folder with all that it holds, where there is one."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> Image.Image:
