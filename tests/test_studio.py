@@ -456,8 +456,9 @@ def test_a_frame_keeps_its_words_beside_a_pose_and_gives_them_up_when_they_are_e
 
 
 def test_a_frame_of_a_film_that_is_not_on_the_table_is_refused(film: Session) -> None:
-    with pytest.raises(SegueError, match="is on the table now, not film-7"):
-        film.redo("1/2", {}, "film-7")
+    film.check("film-1")
+    with pytest.raises(SegueError, match="film-1 is on the table now, not film-7"):
+        film.check("film-7")
 
 
 def test_what_is_not_made_yet_waits_on_its_table(tmp_path: Path) -> None:
@@ -470,22 +471,27 @@ def test_what_is_not_made_yet_waits_on_its_table(tmp_path: Path) -> None:
 
     # Changes of a film, and a new one, are there again when they are shown again.
     session.keyframes.crop(pictures[0], (0.25, 0.25, 0.75, 0.75))
-    session.keep("draft", {**FAST, "seed": "not a number"}, {"fps": 3})
-    session.clear()
+    session.tables.keep("controls", {"seed": "not a number"}, preset="draft")
+    session.tables.keep("film_controls", {"fps": 3})
+    session.new()
     assert (on_table(), session.data["run"]) == ([], None)
     session.keyframes.add(picture(tmp_path / "green.png", "green"), "green.png")
-    session.keep("balanced", {"seed": 4}, {})
+    session.tables.keep("controls", {"seed": 4})
     session.open("film-1")
     assert session.keyframes.entries[0]["crop"] == [0.25, 0.25, 0.75, 0.75]
     assert (session.data["preset"], session.data["controls"]["seed"]) == ("draft", "not a number")
     assert session.data["film_controls"] == {"fps": 3}
     session = tiny_studio(tmp_path / "root").session("a" * 32)  # and by a new server
-    session.clear()
-    assert (on_table(), session.data["controls"]) == (["green.png"], {"seed": 4})
+    session.new()
+    assert (on_table(), session.data["controls"]["seed"]) == (["green.png"], 4)
 
     # An emptied table of a new film is brought back.
     session.clear()
-    assert on_table() == []
+    session.keyframes.add(picture(tmp_path / "black.png", "black"), "black.png")
+    session.clear()
+    session.bring_back()
+    assert on_table() == ["black.png"]
+    session.keyframes.remove(session.keyframes.entries[0]["id"])
     session.bring_back()
     assert on_table() == ["green.png"]
     with pytest.raises(SegueError, match="nothing to bring back"):
@@ -493,7 +499,8 @@ def test_what_is_not_made_yet_waits_on_its_table(tmp_path: Path) -> None:
 
     # What was changed belongs to the film that is made of it; the one before is as it was made.
     session.open("film-1")
-    session.keep("draft", FAST, {})
+    with pytest.raises(SegueError, match="film-1 is on the table now, not a new film"):
+        session.clear()
     made(session, seed=5)
     assert session.data["run"] == "film-2"
     session.open("film-1")
@@ -511,7 +518,7 @@ def test_a_film_of_which_nothing_is_made_can_be_shown_again(tmp_path: Path) -> N
     session.make(FAST)
     ended(session)
     assert not session.runs()
-    session.clear()
+    session.new()
     assert session.films() == {"film-1": None}
     assert table(session)["job"] is None  # how it ended is not told beside another film
     session.open("film-1")
@@ -526,21 +533,84 @@ def test_a_damaged_run_leaves_a_way_out(tmp_path: Path) -> None:
     assert session.run
     (session.run / "run.json").write_text("{")
     assert "run.json" in table(session)["fault"]
+    session.new()
+    session.open("film-1")  # its pictures are still there
+    assert "run.json" in table(session)["fault"]
+    assert len(session.keyframes) == 2
     with pytest.raises(SegueError, match=r"run\.json"):
         _opened(session.run)
     made(session)
     assert (session.data["run"], table(session)["fault"]) == ("film-2", "")
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("state.json", b'{"frames": [{}]}'), ("state.json", b"["), ("films.json", b"{"), ("journal.jsonl", b"\xff\xfe\n")],
+)
+def test_other_damaged_files_leave_the_page(tmp_path: Path, name: str, content: bytes) -> None:
+    session = made(begun(tiny_studio(tmp_path / "root"), tmp_path))
+    assert session.run
+    (session.run / name).write_bytes(content)
+    for fresh in (session, tiny_studio(tmp_path / "root", opened=session.run).session("c" * 32)):
+        fault = table(fresh)["fault"]
+        assert "damaged" in fault if name != "journal.jsonl" else not fault  # whose whole lines count
+        fresh.new()
+        fresh.open("film-1")
+        assert len(fresh.keyframes) == 2 or fresh is not session
+
+
+def test_a_damaged_table_is_put_aside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    session = made(begun(tiny_studio(tmp_path / "root"), tmp_path))
+    (session.folder / "studio.json").write_text("{")
+    fresh = tiny_studio(tmp_path / "root").session(session.name)
+    assert (list(fresh.films()), len(fresh.keyframes)) == (["film-1"], 0)
+    assert (session.folder / "studio.damaged.json").read_text() == "{"
+    assert "studio.damaged.json" in capsys.readouterr().err
+
+
+def test_what_belongs_to_another_table_goes_there(tmp_path: Path) -> None:
+    session = made(begun(tiny_studio(tmp_path / "root"), tmp_path))
+    red = session.keyframes.entries[0]["id"]
+    session.new()
+    # Arriving late, or from a tab that shows the film: a picture, a prompt, a setting.
+    session.tables.keyframes_of("film-1").add(picture(tmp_path / "green.png", "green"), "green.png")
+    session.tables.keyframes_of("film-1").word(red, "a red dot")
+    session.tables.keep("controls", {"seed": 9, "noise": float("nan")}, name="film-1")
+    assert len(session.keyframes) == 0
+    session.open("film-1")
+    assert [keyframe["name"] for keyframe in session.keyframes.entries] == ["red.png", "blue.png", "green.png"]
+    assert session.keyframes[red]["prompt"] == "a red dot"
+    assert (session.data["controls"]["seed"], session.data["controls"]["num_frames"]) == (9, 5)
+
+
+def test_a_film_is_written_with_the_film_settings_of_when_it_was_asked_for(tmp_path: Path) -> None:
+    session = made(begun(tiny_studio(tmp_path / "root"), tmp_path))
+    session.film({"fps": "24"})
+    ended(session)
+    gate = threading.Event()
+    session.studio.queue.add(Job("b" * 32, "Work", lambda _report: _wait(gate)))
+    session.make({**FAST, "seed": 1})
+    session.open("film-1")
+    with pytest.raises(SegueError, match="still being made"):
+        session.film({"fps": "3"})
+    assert "--fps 24" in session.commands()[0]
+    session.open("film-2")
+    session.data["film"] = as_json(FilmSettings(fps=5))  # as another film that is laid does
+    gate.set()
+    ended(session)
+    assert session.run
+    assert [film.fps for film in films_of(session.run).values()] == [24]
+
+
 def test_the_film_that_is_named_is_shown(tmp_path: Path) -> None:
     sources = [picture(tmp_path / f"{name}.png", name) for name in ("red", "blue")]
     tiny_model()(*sources, output=tmp_path / "morph", **FAST)
     session = tiny_studio(tmp_path / "root", opened=tmp_path / "morph").session("c" * 32)
-    session.clear()
+    session.new()
     session.keyframes.add(sources[0], "red.png")
     again = tiny_studio(tmp_path / "root", opened=tmp_path / "morph").session("c" * 32)
     assert again.run == tmp_path / "morph"
-    again.clear()
+    again.new()
     assert [keyframe["name"] for keyframe in again.keyframes.entries] == ["red.png"]
 
 
@@ -555,7 +625,7 @@ def test_a_captioner_that_is_only_typed_describes(tmp_path: Path) -> None:
 
         studio.describe = describe
         session = begun(studio, tmp_path)
-        session.keep("balanced", {"captioner": "a/model"}, {})
+        session.tables.keep("controls", {"captioner": "a/model"})
         if is_public:
             with pytest.raises(SegueError, match="captioner: a shared studio"):
                 session.describe(session.keyframes.entries[0]["id"])

@@ -169,9 +169,13 @@ def frames(run: Path) -> dict[str, bytes]:
 
 
 def wait_state(page: Any, state: str) -> None:
-    page.wait_for_function(
-        f"() => fetch('/studio/state').then(r => r.json()).then(s => s.job && s.job.state === '{state}')"
-    )
+    for _ in range(1800):
+        told = page.evaluate("() => fetch('/studio/state').then(r => r.json())")
+        if told["job"] and told["job"]["state"] == state:
+            break
+        page.wait_for_timeout(50)
+    else:
+        raise AssertionError(f"the job does not become {state}: {told['job']}")
     page.evaluate("() => window.segue.refresh()")
     page.wait_for_function("() => !document.querySelector('.progress')")
 
@@ -707,7 +711,7 @@ def test_what_is_typed_waits_for_its_place(browser: Any, served: Served, tmp_pat
     # Settings and a prompt outlast a reload, a new film and the film that was shown before; a cleared table comes back.
     page.get_by_label("--num-frames").fill("9")
     page.locator(".card textarea").first.fill("half a wor")
-    page.wait_for_function("() => fetch('/studio/state').then(r => r.ok)")
+    page.wait_for_timeout(500)  # typed, and told to the server
     page.reload()
     page.wait_for_function("() => document.querySelector('#segue-settings input[type=number]')?.value === '9'")
     page.wait_for_function("() => document.querySelector('.card textarea')?.value === 'half a wor'")

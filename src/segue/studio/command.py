@@ -103,6 +103,7 @@ def _opened(run: Path | None) -> Path | None:
     """The run folder that a film or a folder stands for; it may be begun here."""
     from segue.make import run_folder
     from segue.run import RUN_FILE, read_part, recovered
+    from segue.studio.keyframes import MOST
 
     if run is None:
         return None
@@ -112,7 +113,9 @@ def _opened(run: Path | None) -> Path | None:
     recovered(run)
     if run.exists() and not (run.is_dir() and ((run / RUN_FILE).exists() or not any(run.iterdir()))):
         raise SegueError(f"{run} is no film and no run folder that segue made")
-    read_part(run, RUN_FILE)  # a damaged one is refused here
+    found = read_part(run, RUN_FILE)  # a damaged one is refused here
+    if found and len(found["keyframes"]) > MOST:
+        raise SegueError(f"{run} has {len(found['keyframes'])} keyframes; {MOST} are the most in the studio")
     return run
 
 

@@ -3,6 +3,7 @@
 Names, defaults, bounds and help come from ``settings``; a control's value is read as the command line reads an option.
 """
 
+import math
 import shlex
 import types
 from collections.abc import Mapping, Sequence
@@ -117,7 +118,7 @@ def read(name: str, value: Any, kind: type[Any] = MorphSettings) -> Any:
         return None
     if control.kind == "whole":
         number = float(value)
-        if number != int(number):
+        if not math.isfinite(number) or number != int(number):
             raise SegueError(f"{name}: a whole number, not {value}")
         return int(number)
     if control.kind == "lines":

@@ -95,9 +95,8 @@ class Queue:
     def add(self, job: Job) -> None:
         """Let a job wait for its turn; SegueError where too many wait, or its owner has one that is not ended."""
         with self._wake:
+            self.check(job.owner)
             waiting = [other for other in self._jobs if other.is_open]
-            if any(other.owner == job.owner for other in waiting):
-                raise SegueError("your last film is still being made; stop it or wait until it is done")
             if len(waiting) > self.most:
                 raise SegueError(f"{len(waiting)} films are waiting already; try again in a few minutes")
             self._jobs = deque([*waiting, job])
@@ -105,6 +104,12 @@ class Queue:
                 self._thread = threading.Thread(target=self._run, daemon=True, name="segue-studio")
                 self._thread.start()
             self._wake.notify_all()
+
+    def check(self, owner: str) -> None:
+        """Refuse another job of an owner whose last one is not ended."""
+        with self._wake:
+            if any(other.owner == owner and other.is_open for other in self._jobs):
+                raise SegueError("your last film is still being made; stop it or wait until it is done")
 
     def place(self, job: Job) -> int:
         """How many jobs are before this one."""

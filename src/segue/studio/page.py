@@ -87,37 +87,52 @@ def page(studio: Studio) -> Any:
                         filmed = {name: _component(control, FilmSettings) for name, control in film.items()}
                     write = gr.Button("Write the film anew", elem_id="write-film")
         answer = gr.Textbox(visible="hidden", elem_id="segue-answer")
+        table = gr.Textbox(visible="hidden", elem_id="segue-table")  # the film that the settings belong to
         reload = gr.Button("Show the settings of the table", visible="hidden", elem_id="reload-settings")
 
-        def making(request: gr.Request, chosen: str, *values: Any) -> str:
-            return _said(lambda: _session(studio, request).make(dict(zip(made, values, strict=True)), chosen))
+        def making(request: gr.Request, film: str, chosen: str, *values: Any) -> tuple[str, str]:
+            session = _session(studio, request)
+            said = _said(session, film, lambda: session.make(dict(zip(made, values, strict=True)), chosen))
+            return said, film if said else session.tables.name
 
-        def writing(request: gr.Request, *values: Any) -> str:
-            return _said(lambda: _session(studio, request).film(dict(zip(filmed, values, strict=True))))
+        def writing(request: gr.Request, film: str, *values: Any) -> str:
+            session = _session(studio, request)
+            return _said(session, film, lambda: session.film(dict(zip(filmed, values, strict=True))))
 
         def loading(request: gr.Request) -> list[Any]:
-            data = _session(studio, request).data
-            table = _shown(MorphSettings) | data["controls"]
+            session = _session(studio, request)
+            data = session.data
+            images = _shown(MorphSettings, preset_settings(data["preset"])) | data["controls"]
             films = _shown(FilmSettings, data["film"]) | data["film_controls"]
-            return [data["preset"], *(table[name] for name in made), *(films[name] for name in filmed)]
+            return [
+                session.tables.name, data["preset"], *(images[name] for name in made), *(films[name] for name in filmed)
+            ]  # fmt: skip
 
-        def keeping(request: gr.Request, chosen: str, *values: Any) -> None:
-            given, written = values[: len(made)], values[len(made) :]
-            typed = dict(zip(made, given, strict=True)), dict(zip(filmed, written, strict=True))
-            _session(studio, request).keep(chosen, *typed)
+        def choosing(request: gr.Request, film: str, chosen: str) -> list[Any]:
+            values = _shown(MorphSettings, preset_settings(chosen))
+            found = {name: values[name] for name in changed}
+            _session(studio, request).tables.keep("controls", found, name=film, preset=chosen)
+            return list(found.values())
+
+        def keeping(part: str, name: str) -> Callable[[gr.Request, str, Any], None]:
+            def keep(request: gr.Request, film: str, value: Any) -> None:
+                _session(studio, request).tables.keep(part, {name: value}, name=film)
+
+            return keep
 
         said = {"fn": None, "inputs": [answer], "js": "text => window.segue && window.segue.said(text)"}
         quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-        make.click(making, [preset, *made.values()], [answer], **quick).then(**said, queue=False)
-        write.click(writing, list(filmed.values()), [answer], **quick).then(**said, queue=False)
+        make.click(making, [table, preset, *made.values()], [answer, table], **quick).then(**said, queue=False)
+        write.click(writing, [table, *filmed.values()], [answer], **quick).then(**said, queue=False)
         changed = sorted({name for values in PRESETS.values() for name in values})
-        shown_ones = [preset, *made.values(), *filmed.values()]
-        kept = {"fn": keeping, "inputs": shown_ones, "outputs": None, **quick}
-        by_preset = [made[field] for field in changed]
-        preset.input(lambda name: _preset(name, changed), [preset], by_preset, **quick).then(**kept)
-        gr.on([one.input for one in shown_ones[1:]], trigger_mode="always_last", **kept)
-        blocks.load(loading, None, shown_ones, **quick)
-        reload.click(loading, None, shown_ones, **quick)
+        preset.input(choosing, [table, preset], [made[name] for name in changed], **quick)
+        for part, components in (("controls", made), ("film_controls", filmed)):
+            for name, component in components.items():
+                keep = keeping(part, name)
+                component.input(keep, [table, component], None, trigger_mode="always_last", **quick)
+        settings = [table, preset, *made.values(), *filmed.values()]
+        blocks.load(loading, None, settings, **quick)
+        reload.click(loading, None, settings, **quick)
     return blocks
 
 
@@ -130,12 +145,6 @@ def _shown(kind: type[Any], given: Mapping[str, Any] | None = None) -> dict[str,
     """What the controls show of settings, the defaults where none are given."""
     values = {**as_json(kind()), **(given or {})}
     return {name: shown(name, values[name], kind) for name in controls(kind)}
-
-
-def _preset(name: str, changed: list[str]) -> list[Any]:
-    """What the controls show under a preset."""
-    values = _shown(MorphSettings, preset_settings(name))
-    return [values[field] for field in changed]
 
 
 def _component(control: Control, kind: type[Any]) -> Any:
@@ -164,10 +173,12 @@ def _session(studio: Studio, request: gr.Request) -> Session:
     return studio.session(visitor)
 
 
-def _said(act: Callable[[], None]) -> str:
-    """What went wrong, in one line; nothing where all is well."""
+def _said(session: Session, film: str, act: Callable[[], None]) -> str:
+    """What went wrong with what is meant for a film, in one line; nothing where all is well."""
     try:
-        act()
+        with session.lock:
+            session.check(film)
+            act()
     except SegueError as error:
         return " ".join(str(error).split())
     except OSError as error:

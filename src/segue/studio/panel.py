@@ -24,11 +24,11 @@ def table(session: Session) -> dict[str, Any]:
             for name, pictures in session.studio.examples.items()
         ],
         "job": _job(session, session.job),
-        "cleared": len(session.data["cleared"]),
+        "cleared": session.tables.cleared,
         "films": [{"name": name, "url": _film(session, path)} for name, path in session.films().items()],
         "run": run,
         "fault": fault,
-        "begun": session.data["run"],
+        "begun": session.tables.name,
     }
 
 
@@ -68,10 +68,13 @@ def frame_panel(session: Session, key: FrameKey) -> dict[str, Any]:
 
 def _run_of(session: Session) -> tuple[dict[str, Any] | None, str]:
     """The run on the table, and what is wrong with it where it cannot be shown."""
+    path = session.run
     try:
-        return (_run(session, RunView(session.run)) if session.run else None), ""
+        return (_run(session, RunView(path)) if path else None), ""
     except SegueError as error:
         return None, " ".join(str(error).split())
+    except (AttributeError, LookupError, TypeError, ValueError) as error:  # a file whose JSON says something else
+        return None, f"{path} is damaged ({type(error).__name__}: {error})"
 
 
 def _film(session: Session, path: Path | None) -> str | None:
@@ -132,7 +135,7 @@ def _keyframe_url(path: Path) -> str:
 
 
 def _job(session: Session, job: Job | None) -> dict[str, Any] | None:
-    is_elsewhere = job is not None and job.film != session.data["run"]
+    is_elsewhere = job is not None and job.film != session.tables.name
     if job is None or (is_elsewhere and not job.is_open):  # how another film ended is said where it is shown
         return None
     progress, title = job.progress, f"{job.film}: {job.title}" if is_elsewhere else job.title

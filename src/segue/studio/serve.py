@@ -46,20 +46,25 @@ POLICY = (
 
 Action: TypeAlias = Callable[[Session, Mapping[str, Any]], Any]
 
+# What is done whichever table is on the page; to keyframes, on the table of the film that the body names.
 ACTIONS: Mapping[str, Action] = {
-    "remove": lambda session, body: session.keyframes.remove(body["id"]),
-    "move": lambda session, body: session.keyframes.move(body["id"], int(body["by"])),
-    "prompt": lambda session, body: session.keyframes.word(body["id"], str(body["prompt"])),
-    "crop": lambda session, body: session.keyframes.crop(body["id"], body["box"]),
-    "describe": lambda session, body: session.describe(body["id"]),
+    "remove": lambda session, body: session.tables.keyframes_of(body.get("film")).remove(body["id"]),
+    "move": lambda session, body: session.tables.keyframes_of(body.get("film")).move(body["id"], int(body["by"])),
+    "prompt": lambda session, body: session.tables.keyframes_of(body.get("film")).word(body["id"], str(body["prompt"])),
+    "crop": lambda session, body: session.tables.keyframes_of(body.get("film")).crop(body["id"], body["box"]),
+    "describe": lambda session, body: session.describe(body["id"], body.get("film")),
     "example": lambda session, body: session.example(str(body["name"])),
-    "clear": lambda session, _body: session.clear(),
-    "bring_back": lambda session, _body: session.bring_back(),
+    "new": lambda session, _body: session.new(),
     "open": lambda session, body: session.open(str(body["name"])),
     "pause": lambda session, _body: session.pause(),
     "stop": lambda session, _body: session.stop(),
+}
+# What is refused where the body names another film than the one on the table.
+ON_TABLE: Mapping[str, Action] = {
+    "clear": lambda session, _body: session.clear(),
+    "bring_back": lambda session, _body: session.bring_back(),
     "resume": lambda session, _body: session.resume(),
-    "redo": lambda session, body: session.redo(str(body["place"]), body["change"], body.get("run")),
+    "redo": lambda session, body: session.redo(str(body["place"]), body["change"]),
     "undo": lambda session, _body: session.step(back=True),
     "restore": lambda session, _body: session.step(back=False),
     "film": lambda session, body: session.film(body["values"]),
@@ -88,7 +93,7 @@ def api(studio: Studio, most_bytes: int) -> FastAPI:
         return JSONResponse(panel, headers={"Cache-Control": "no-store"})
 
     @app.post("/studio/keyframes")
-    async def add(request: Request, name: str = "the picture") -> JSONResponse:
+    async def add(request: Request, name: str = "the picture", film: str | None = None) -> JSONResponse:
         session = _session(studio, request)
         session.folder.mkdir(parents=True, exist_ok=True)
         temporary = session.folder / f".{secrets.token_hex(8)}.upload"
@@ -100,7 +105,7 @@ def api(studio: Studio, most_bytes: int) -> FastAPI:
                     if size > most_bytes:
                         raise SegueError(f"{name} is too large: the most is {megabytes(most_bytes)}; make it smaller")
                     await run_in_threadpool(file.write, part)
-            await run_in_threadpool(session.keyframes.add, temporary, name[:200])
+            await run_in_threadpool(session.tables.keyframes_of(film).add, temporary, name[:200])
         except OSError as error:
             raise SegueError(f"{name} cannot be kept: {error.strerror}") from error
         finally:
@@ -109,12 +114,12 @@ def api(studio: Studio, most_bytes: int) -> FastAPI:
 
     @app.post("/studio/act/{action}")
     async def act(request: Request, action: str) -> JSONResponse:
-        if action not in ACTIONS:
+        if action not in {**ACTIONS, **ON_TABLE}:
             raise SegueError(f"the studio cannot {action}")
         try:
             body = json.loads(await request.body() or b"{}")
-            answer = await run_in_threadpool(ACTIONS[action], _session(studio, request), body)
-        except (KeyError, TypeError, ValueError) as error:
+            answer = await run_in_threadpool(_done, _session(studio, request), action, body)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             if isinstance(error, SegueError):
                 raise
             raise SegueError(f"{action}: the request lacks something ({error})") from error
@@ -131,10 +136,10 @@ def api(studio: Studio, most_bytes: int) -> FastAPI:
         return FileResponse(found, media_type=KINDS[found.suffix], headers=headers)
 
     @app.get("/download/{kind}")
-    def download(request: Request, kind: str) -> FileResponse:
+    def download(request: Request, kind: str, film: str | None = None) -> FileResponse:
         session = _session(studio, request)
-        path = session.download(kind)
-        return FileResponse(path, filename=f"{session.data['run']}-{FORMATS[kind]}")
+        path = session.download(kind, film)
+        return FileResponse(path, filename=f"{film or session.tables.name}-{FORMATS[kind]}")
 
     @app.get("/studio/page/{name}")
     def part(name: str) -> Response:
@@ -150,6 +155,15 @@ def api(studio: Studio, most_bytes: int) -> FastAPI:
         return FileResponse(pictures[number], media_type="image/png", headers={"Cache-Control": "max-age=3600"})
 
     return app
+
+
+def _done(session: Session, action: str, body: Mapping[str, Any]) -> Any:
+    """Do what the page asks for; SegueError where it is meant for a film that is not on the table."""
+    if action in ACTIONS:
+        return ACTIONS[action](session, body)
+    with session.lock:
+        session.check(body.get("film"))
+        return ON_TABLE[action](session, body)
 
 
 def file_of(session: Session, path: str) -> Path | None:

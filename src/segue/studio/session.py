@@ -6,8 +6,10 @@ finds everything there.
 """
 
 import copy
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,7 @@ from segue.studio.controls import check_public, command_line, controls, read, re
 from segue.studio.download import written
 from segue.studio.jobs import Job, Queue
 from segue.studio.keyframes import MOST, Keyframes
+from segue.studio.tables import NEW, Table, Tables
 from segue.studio.timeline import RunView, written_at
 from segue.tree import FrameKey, grows
 
@@ -43,8 +46,6 @@ __all__ = ["Session", "Studio"]
 
 KEEP = ComputeSettings(keep_candidates=True)
 QUICKEST = "draft"
-TABLE = ("keyframes", "preset", "controls", "film_controls")  # what lies on a table
-NEW = ""  # the name of the table on which no film is begun yet
 
 
 @dataclass
@@ -106,29 +107,45 @@ class Session:
         self.data: dict[str, Any] = {
             "keyframes": [],
             "preset": "balanced",
-            "controls": {},  # what stands in the page's controls, by setting, read or not; and in those of the film
-            "film_controls": {},
+            "controls": {},  # what stands in the page's controls, by setting, where it is not the default
+            "film_controls": {},  # and in those of the film, where it is only typed
             "film": {},  # the settings of the film that was last on the page
             "run": None,
             "begun": {},  # the keyframes that each film was begun with
-            "tables": {},  # those that are not on the page, as they were left, by film
-            "cleared": [],  # the keyframes that were taken off the table of a new film
+            "tables": {},
+            "cleared": [],
         }
-        self.data |= read_json(folder / "studio.json") or {}
-        self.keyframes = Keyframes(folder / "keyframes", self.data["keyframes"], self.lock, self.save)
+        self.data |= _stored(folder / "studio.json")
+        self.tables = Tables(folder / "keyframes", self.data, self.lock, self.save, self._made)
         opened = studio.opened
-        if opened and (opened / RUN_FILE).exists() and self.data["run"] != opened.name:
+        if opened and (opened / RUN_FILE).exists() and self.tables.name != opened.name:
             self.open(opened.name)
 
-    # Keyframes.
+    # The table.
 
-    def describe(self, number: str) -> str:
+    @property
+    def keyframes(self) -> Keyframes:
+        """The keyframes on the table."""
+        return self.tables.keyframes
+
+    def check(self, film: str | None) -> None:
+        """Refuse what is meant for another film than the one on the table, which a second tab may have laid there.
+
+        Raises:
+            SegueError: ``film`` (None for whatever is there) is not on the table.
+        """
+        if film is not None and film != self.tables.name:
+            here, there = (name or "a new film" for name in (self.tables.name, film))
+            raise SegueError(f"{here} is on the table now, not {there}; show {there} again to change it")
+
+    def describe(self, number: str, film: str | None = None) -> str:
         """Write a prompt for a keyframe by looking at it."""
-        with Image.open(self.keyframes.path(self.keyframes[number])) as picture:
+        keyframes = self.tables.keyframes_of(film)
+        with Image.open(keyframes.path(keyframes[number])) as picture:
             prompt = self.studio.describe(picture.convert("RGB"), self._captioner())
         if not prompt:
             raise SegueError("nothing was found to say about this picture; write the prompt yourself")
-        self.keyframes.word(number, prompt)
+        keyframes.word(number, prompt)
         return prompt
 
     def example(self, name: str) -> None:
@@ -137,38 +154,32 @@ class Session:
         if not pictures:
             raise SegueError(f"there is no example {name}")
         with self.lock:
-            self._put_away()
-            self._lay(NEW)
+            self.new()
             self.clear()
             for picture in pictures:
                 self.keyframes.add(picture, picture.name)
-            self._show(checked(MorphSettings, preset_settings(QUICKEST)), QUICKEST)
+            settings = checked(MorphSettings, preset_settings(QUICKEST))
+            self.data |= {"preset": QUICKEST, "controls": _as_controls(settings), "film_controls": {}}
             self.save()
 
-    def clear(self) -> None:
-        """The table of a new film, as it was left; where it is on the page already, an empty one."""
+    def new(self) -> None:
+        """Lay the table of a new film, as it was left."""
         with self.lock:
-            if self.data["run"] is not None:
-                self._put_away()
-                self._lay(NEW)
-            elif self.keyframes.entries:
-                self.data["cleared"] = self.keyframes.copies()
-                self.keyframes.replace(())
+            if self.tables.name != NEW:
+                self.tables.lay(NEW, keep=not self._is_as_made())
+                self.save()
+
+    def clear(self) -> None:
+        """Empty the table of a new film."""
+        with self.lock:
+            self.check(NEW)
+            self.tables.clear()
             self.save()
 
     def bring_back(self) -> None:
-        """The keyframes that were last taken off the table of a new film."""
+        """Lay the table of a new film again as it was before it was emptied."""
         with self.lock:
-            if self.data["run"] is not None or self.keyframes.entries or not self.data["cleared"]:
-                raise SegueError("there is nothing to bring back to this table")
-            self.keyframes.replace(self.data["cleared"])
-            self.data["cleared"] = []
-            self.save()
-
-    def keep(self, preset: str, controls: Mapping[str, Any], film_controls: Mapping[str, Any]) -> None:
-        """Remember what stands in the page's controls, as it is typed."""
-        with self.lock:
-            self.data |= {"preset": preset, "controls": dict(controls), "film_controls": dict(film_controls)}
+            self.tables.bring_back()
             self.save()
 
     # Films.
@@ -182,12 +193,12 @@ class Session:
     def films(self) -> dict[str, Path | None]:
         """The run folders of the films that can be shown, by name; None where nothing is made yet."""
         runs = self.runs()
-        return {**runs, **{name: None for name in self.data["tables"] if name not in (NEW, *runs)}}
+        return {**runs, **{name: None for name in self.tables.waiting if name not in runs}}
 
     @property
     def run(self) -> Path | None:
         """The run folder on the table."""
-        return self.runs().get(self.data["run"] or "")
+        return self.runs().get(self.tables.name)
 
     def view(self) -> RunView:
         """The run on the table; SegueError where there is none."""
@@ -198,19 +209,18 @@ class Session:
     def open(self, name: str) -> None:
         """Lay another film on the table: as it was left, or else with its own pictures and settings."""
         with self.lock:
-            path = self.runs().get(name)
-            if path is None and name not in self.data["tables"]:
+            path, count = self.runs().get(name), 0
+            if path is None and name not in self.tables.waiting:
                 raise SegueError(f"there is no film {name}")
-            view = RunView(path) if path else None
-            if view and view.keyframes > MOST:
-                raise SegueError(f"{name} has {view.keyframes} keyframes; {MOST} are the most on this page")
-            self._put_away()
-            if view:
-                self.data["film"] = as_json(self._film_settings(view.path))
-            if name in self.data["tables"]:
-                self._lay(name)
-            elif view:
-                self._lay_made(view)
+            if name == self.tables.name:
+                return
+            with suppress(SegueError):  # a damaged film is shown as far as it is known, with what is wrong with it
+                if path:
+                    count = RunView(path).keyframes
+                    self.data["film"] = as_json(self._film_settings(path))
+            if count > MOST:
+                raise SegueError(f"{name} has {count} keyframes; {MOST} are the most on this page")
+            self.tables.lay(name, keep=not self._is_as_made())
             self.save()
 
     def settings(self, values: Mapping[str, Any], preset: str) -> MorphSettings:
@@ -229,6 +239,7 @@ class Session:
             fresh = self.keyframes.copies()
             name = self._same(settings, fresh) or self._new_name()
             path = self.runs().get(name) or self._place(name)
+            film = self._film_settings(path)
             pictures = [self.keyframes.path(keyframe) for keyframe in fresh]
             if (path / RUN_FILE).is_file() and name == (self.studio.opened or path).name and self.studio.opened == path:
                 pictures = [path / "frames" / f"{FrameKey(i).name}.png" for i in range(len(fresh))]
@@ -237,12 +248,13 @@ class Session:
                 report(Progress("model"))
                 chosen = {name: getattr(settings, name) for name in as_json(settings)}
                 morph = self.studio.model(*pictures, output=path, keep_candidates=True, callback=report, **chosen)
-                self._film(morph, report)
+                self._film(morph, report, film)
 
             self._add("Making the film", work, name)
-            self.data["run"] = name
+            if name != self.tables.name:
+                self.data |= {"run": name, "film_controls": {}}
             self.data["begun"][name] = fresh
-            self.keep(preset, values, self.data["film_controls"])
+            self.tables.keep("controls", values, preset=preset)
 
     def pause(self) -> None:
         """Hold the job at its next step."""
@@ -266,29 +278,23 @@ class Session:
         if (path / RUN_FILE).exists():
             self._add("Continuing", self._continued(path), path.name)
 
-    def redo(self, place: str, change: Mapping[str, Any], run: str | None = None) -> None:
-        """Make a frame again: another candidate, or a new attempt under its own prompt, seed, noise or pose.
-
-        A frame of another ``run`` than the one on the table, which a second tab may have laid there, is refused.
-        """
+    def redo(self, place: str, change: Mapping[str, Any]) -> None:
+        """Make a frame again: another candidate, or a new attempt under its own prompt, seed, noise or pose."""
         view, key = self.view(), frame_at(place)
-        if run is not None and run != view.path.name:
-            raise SegueError(f"{view.path.name} is on the table now, not {run}; show {run} again to change it")
         view.frame(key)
-        candidate = change.get("candidate")
+        candidate = None if change.get("candidate") is None else int(change["candidate"])
         edit = edit_of(view, key, change, self.folder / "poses") if candidate is None else None
-        path = view.path
+        path, film = view.path, self._film_settings(view.path)
 
         def work(report: Callable[[Progress], None]) -> None:
             report(Progress("model"))
-            number = None if candidate is None else int(candidate)
             segue = self.studio.model
             if edit and edit.pose and not segue.backbone.controlnets:
                 raise SegueError("this model has no ControlNet, so a pose changes nothing; start with --controlnet")
             if edit and edit.pose:
                 pose_editor.prepare(path, view.keyframes, view.size)
-            morph = segue.redo(path, key, edit, candidate=number, compute=KEEP, callback=report)
-            self._film(morph, report)
+            morph = segue.redo(path, key, edit, candidate=candidate, compute=KEEP, callback=report)
+            self._film(morph, report, film)
 
         self._add(f"Making frame {key} again", work, path.name)
 
@@ -299,12 +305,13 @@ class Session:
             raise SegueError("there is nothing to undo")
         if not back and not view.history.restorable:
             raise SegueError("there is no undo to take back")
+        film = self._film_settings(view.path)
 
         def work(report: Callable[[Progress], None]) -> None:
             report(Progress("model"))
             segue = self.studio.model
             morph = (segue.undo if back else segue.restore)(view.path, compute=KEEP, callback=report)
-            self._film(morph, report)
+            self._film(morph, report, film)
 
         self._add("Undoing" if back else "Restoring", work, view.path.name)
 
@@ -316,15 +323,19 @@ class Session:
         if not view.is_finished:
             raise SegueError("the film is not finished; continue it first")
         with self.lock:
+            self.studio.queue.check(self.name)
+            morph = Morph(view.path)
+            morph.remember(self.output(view.path), settings)  # at once, for the page's command line
+            self._add("Writing the film", lambda report: self._film(morph, report, settings), view.path.name)
             self.data |= {"film": as_json(settings), "film_controls": {}}
             self.save()
-        morph = Morph(view.path)
-        morph.remember(self.output(view.path), settings)  # at once, for the page's command line
-        self._add("Writing the film", lambda report: self._film(morph, report), view.path.name)
 
-    def download(self, kind: str) -> Path:
-        """The film as a file of a kind of ``download.FORMATS``."""
-        view = self.view()
+    def download(self, kind: str, film: str | None = None) -> Path:
+        """A film, the one on the table if none is named, as a file of a kind of ``download.FORMATS``."""
+        path = self.runs().get(self.tables.name if film is None else film)
+        if path is None:
+            raise SegueError("there is no such film")
+        view = RunView(path)
         if not view.is_finished:
             raise SegueError("the film is not finished; continue it first")
         if kind == "mp4" and self.output(view.path).exists() and self.is_written(view):
@@ -364,40 +375,28 @@ class Session:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / "studio.json", self.data)
 
-    def _show(self, settings: MorphSettings, preset: str) -> None:
-        """Have the page's controls show these settings; the prompts stand at the keyframes."""
-        values, known = as_json(settings), controls()
-        shown_values = {name: shown(name, value) for name, value in values.items() if name in known}
-        self.data |= {"preset": preset, "controls": shown_values, "film_controls": {}}
-
-    def _put_away(self) -> None:
-        """Keep what is on the table for when its film is shown again, where it is not what the film was made of."""
-        name = self.data["run"] or NEW
-        if not self._is_as_made() and (name or self.keyframes.entries):
-            self.data["tables"][name] = {part: copy.deepcopy(self.data[part]) for part in TABLE}
-
-    def _lay(self, name: str) -> None:
-        """Lay a table that was put away; an empty one under the present settings where there is none."""
-        table = self.data["tables"].pop(name, {"keyframes": [], "film_controls": {}})
-        self.keyframes.replace(table.pop("keyframes"))
-        self.data |= {**table, "run": name or None}
-
-    def _lay_made(self, view: RunView) -> None:
-        """Lay the pictures and settings that a run was made of."""
-        name = view.path.name
-        self._show(view.settings, "balanced")
-        self.data["run"] = name
-        if known := self.data["begun"].get(name):
-            self.keyframes.replace(known)
-            return
-        prompts = list(view.settings.prompt)
-        prompts = prompts * view.keyframes if len(prompts) == 1 else prompts
-        self.keyframes.replace(())
-        for i in range(view.keyframes):
-            source = Path(view.data["keyframes"][i]["source"]).name
-            picture = view.path / "frames" / f"{FrameKey(i).name}.png"
-            self.keyframes.add(picture, source, prompts[i] if prompts else "")
-        self.data["begun"][name] = self.keyframes.copies()
+    def _made(self, name: str) -> Table:
+        """The table of what a film was made of: its own pictures, prompts and settings."""
+        path, known = self.runs().get(name), self.data["begun"].get(name)
+        table: Table = {"keyframes": copy.deepcopy(known or []), "preset": "balanced", "controls": {}}
+        if path is None:
+            return {**table, "film_controls": {}}
+        try:
+            view = RunView(path)
+        except SegueError:
+            if known:
+                return {**table, "film_controls": {}}
+            raise
+        if not known:  # made elsewhere
+            prompts = list(view.settings.prompt)
+            prompts = prompts * view.keyframes if len(prompts) == 1 else prompts
+            keyframes = Keyframes(self.folder / "keyframes", table["keyframes"], self.lock, lambda: None)
+            for i in range(view.keyframes):
+                source = Path(view.data["keyframes"][i]["source"]).name
+                picture = path / "frames" / f"{FrameKey(i).name}.png"
+                keyframes.add(picture, source, prompts[i] if prompts else "")
+            self.data["begun"][name] = keyframes.copies()
+        return {**table, "controls": _as_controls(view.settings), "film_controls": {}}
 
     def _is_as_made(self) -> bool:
         """Whether the keyframes and settings on the table are those of its run, and nothing else is typed."""
@@ -425,6 +424,7 @@ class Session:
 
     def _continued(self, path: Path) -> Callable[[Callable[[Progress], None]], None]:
         """Make what is missing of a run, and write its film."""
+        film = self._film_settings(path)
 
         def work(report: Callable[[Progress], None]) -> None:
             report(Progress("model"))
@@ -434,14 +434,14 @@ class Session:
                 if there.get("fingerprint") != segue.model["fingerprint"]:
                     raise SegueError(f"{path.name} was made with {there.get('name')}, not with {segue.name}")
                 segue.make(run, KEEP, callback=report)
-            self._film(Morph(path), report)
+            self._film(Morph(path), report, film)
 
         return work
 
-    def _film(self, morph: Morph, report: Callable[[Progress], None]) -> None:
+    def _film(self, morph: Morph, report: Callable[[Progress], None], film: FilmSettings) -> None:
         """Write the film and its contact sheet, and remember the film's settings for a redo; keep the film before."""
         report(Progress("film", total=len(morph)))
-        output, film = self.output(morph.path), self._film_settings(morph.path)
+        output = self.output(morph.path)
         was = output.read_bytes() if output.exists() else None
         morph.save(output, film)
         if was is not None and was != output.read_bytes():
@@ -477,8 +477,9 @@ class Session:
 
     def _new_name(self) -> str:
         """The name of the next film."""
-        if self.studio.opened and not (self.studio.opened / RUN_FILE).exists():
-            return self.studio.opened.name
+        opened = self.studio.opened
+        if opened and not (opened / RUN_FILE).exists() and opened.name not in self.tables.waiting:
+            return opened.name
         number = 1
         while (self.folder / "films" / f"film-{number}").exists() or f"film-{number}" in self.data["begun"]:
             number += 1
@@ -489,3 +490,20 @@ class Session:
             return self.studio.opened
         (self.folder / "films").mkdir(parents=True, exist_ok=True)
         return self.folder / "films" / name
+
+
+def _as_controls(settings: MorphSettings) -> dict[str, Any]:
+    """What the page's controls show of settings; the prompts stand at the keyframes."""
+    values = as_json(settings)
+    return {name: shown(name, values[name]) for name in controls()}
+
+
+def _stored(file: Path) -> dict[str, Any]:
+    """What a ``studio.json`` holds; a damaged one is put aside, and the films are still there."""
+    try:
+        return read_json(file) or {}
+    except SegueError as error:
+        aside = file.with_suffix(".damaged.json")
+        print(f"segue: {error}; it is kept as {aside.name}, and its table is empty now", file=sys.stderr)
+        file.replace(aside)
+        return {}

@@ -173,7 +173,7 @@ def _history(path: Path) -> History:
     if not path.exists():
         return History()
     events = []
-    for line in path.read_text().splitlines():
+    for line in path.read_bytes().splitlines():
         try:
             events.append(event_from_json(json.loads(line)))
         except (KeyError, TypeError, ValueError):

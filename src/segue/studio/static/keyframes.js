@@ -1,6 +1,6 @@
 // The keyframes: dropping, ordering, cropping, describing; and the examples of an empty table.
 import { $, button, draw, forget, h, icon } from "./dom.js";
-import { act, add, leave, reloadSettings, view } from "./server.js";
+import { act, add, reloadSettings, sendPrompt, view } from "./server.js";
 
 const DRAGGED = "text/segue-keyframe";
 const SIDES = ["left", "top", "right", "bottom"];
@@ -19,11 +19,15 @@ function redraw(focus) {
 
 function keyframes() {
   const { keyframes: frames, begun, cleared } = view.state, count = frames.length;
-  const turn = action => async () => { leave(); if (await act(action)) reloadSettings(); };
+  const turn = (action, label, title = null) => button("table", label, async event => {
+    if (event.detail > 1) return; // the second click of two, which meets another button
+    if (await act(action)) reloadSettings();
+    if (document.activeElement === document.body) $("sg-keyframes").querySelector("[data-f=file]").focus();
+  }, { class: "small", title });
   const head = h("div", { class: "bar top" }, h("h2", {}, "Keyframes"),
-    begun ? button("clear", "New film", turn("clear"), { class: "small" })
-      : count ? button("clear", "Clear", turn("clear"), { class: "small", title: "Take these pictures away; they can be brought back" })
-        : cleared ? button("back", `Bring ${cleared > 1 ? `the ${cleared} pictures` : "the picture"} back`, turn("bring_back"), { class: "small" }) : null);
+    begun ? turn("new", "New film")
+      : count ? turn("clear", "Clear", "Take these pictures away; they can be brought back")
+        : cleared ? turn("bring_back", `Bring ${cleared > 1 ? `the ${cleared} pictures` : "the picture"} back`) : null);
   if (!count) return [head, drop("Drop two or more pictures here", "or click to choose them", "large"), examples()];
   const hint = count === 1 ? "One more picture is needed." : "The film goes from the first to the last.";
   return [head, h("div", { class: "cards" }, frames.map((frame, i) => card(frame, i, count)), drop("Add a picture", hint))];
@@ -71,10 +75,7 @@ function card(frame, i, count) {
       h("textarea", { rows: 2, placeholder: "Prompt: what is in the picture", "data-f": `p-${id}`,
         "aria-label": `Prompt of keyframe ${i + 1}`, value: view.typed[id] ?? frame.prompt,
         oninput: event => { view.typed[id] = event.target.value; },
-        onchange: async event => {
-          const prompt = event.target.value;
-          if (await act("prompt", { id, prompt }) && view.typed[id] === prompt) delete view.typed[id];
-        } }),
+        onchange: event => sendPrompt(id, event.target.value) }),
       h("div", { class: "bar tools" },
         tool("d", "Describe it", "Describe it", async event => {
           event.target.disabled = true;
@@ -120,14 +121,11 @@ function cropTools(picture, frame, i) {
   });
   picture.append(box);
   show();
-  const done = async crop => {
-    if (!await act("crop", { id, box: crop })) return;
-    delete view.crops[id];
-    view.cropping = null;
-    redraw(`c-${id}`);
-  };
-  return h("div", { class: "cropping" }, h("p", { class: "quiet" }, "Drag over the picture, or type per cent."),
+  const leave = () => { delete view.crops[id]; view.cropping = null; redraw(`c-${id}`); };
+  const done = async crop => { if (await act("crop", { id, box: crop })) leave(); };
+  return h("div", { class: "cropping", onkeydown: event => { if (event.key === "Escape") leave(); } }, h("p", { class: "quiet" }, "Drag over the picture, or type per cent."),
     h("div", { class: "crop" }, inputs.map((input, n) => h("label", {}, SIDES[n], input))),
     h("div", { class: "bar" }, button(`cs-${id}`, "Crop", () => done(sides), { class: "small main" }),
-      button(`cw-${id}`, "Whole", () => done(null), { class: "small", title: "Show the whole picture" })));
+      button(`cw-${id}`, "Whole", () => done(null), { class: "small", title: "Show the whole picture" }),
+      button(`cl-${id}`, "Leave it", leave, { class: "small", title: "Leave the crop as it was" })));
 }

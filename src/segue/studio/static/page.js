@@ -39,6 +39,8 @@ document.addEventListener("paste", event => {
 });
 // A prompt that is still being typed when the page is left.
 addEventListener("pagehide", () => {
-  for (const [id, prompt] of Object.entries(view.typed)) navigator.sendBeacon("/studio/act/prompt", JSON.stringify({ id, prompt }));
+  for (const [id, prompt] of Object.entries(view.typed)) {
+    navigator.sendBeacon("/studio/act/prompt", JSON.stringify({ film: view.state.begun, id, prompt }));
+  }
 });
 window.segue = { said: text => { say(text || ""); refresh(); }, refresh, panelMs: null };

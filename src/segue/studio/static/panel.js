@@ -1,6 +1,6 @@
 // A frame's panel: what it is made from, its candidates, what can be changed, and a slider that compares.
 import { button, draw, h, icon, laidOver } from "./dom.js";
-import { act, choose, draft, isBusy, leave, view } from "./server.js";
+import { act, choose, draft, isBusy, leave, make, view } from "./server.js";
 import { poseEditor, poseTools } from "./pose.js";
 
 export function drawPanel() {
@@ -11,7 +11,7 @@ export function drawPanel() {
 
 function framePanel(p) {
   const off = isBusy() || !p.can_redo;
-  const send = change => act("redo", { run: view.state.run?.name, place: p.place, change });
+  const send = change => act("redo", { place: p.place, change });
   return h("div", { class: "panel", id: "sg-panel", "data-place": p.place, role: "region", "aria-label": "The chosen frame" },
     h("div", { class: "look" }, ...picture(p)),
     h("div", { class: "facts" },
@@ -69,10 +69,7 @@ function form(p, off, send) {
     h(tag, { name, "data-f": `e-${name}`, value: mine.texts[name] ?? p.edit[name] ?? "",
       oninput: event => { mine.texts[name] = event.target.value; }, ...props }));
   const count = p.again.length > 1 ? ` (${p.again.length} frames)` : "";
-  const submit = async event => {
-    event.preventDefault();
-    if (await send(Object.fromEntries(new FormData(event.target)))) mine.texts = {};
-  };
+  const submit = event => { event.preventDefault(); make("texts", Object.fromEntries(new FormData(event.target))); };
   return h("form", { onsubmit: submit },
     h("h4", {}, "This frame's own"),
     h("div", { class: "pair" }, field("prompt", "--prompt", { rows: 2 }, "textarea"), field("negative_prompt", "--negative-prompt", { rows: 2 }, "textarea"),

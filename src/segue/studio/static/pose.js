@@ -1,6 +1,6 @@
 // Poses: the skeleton over a picture, its editor, and its tools.
 import { button, forget, h } from "./dom.js";
-import { act, draft, view } from "./server.js";
+import { draft, make, view } from "./server.js";
 
 const LIMBS = [[1, 2], [1, 5], [2, 3], [3, 4], [5, 6], [6, 7], [1, 8], [8, 9], [9, 10], [1, 11], [11, 12], [12, 13],
   [1, 0], [0, 14], [14, 16], [0, 15], [15, 17]];
@@ -66,9 +66,6 @@ export function poseTools(panel, off) {
   const { state } = view, mine = draft(), { pose } = mine;
   const edit = people => { mine.pose = people; view.joint = null; redraw(); };
   const copy = people => edit(structuredClone(people));
-  const send = async people => {
-    if (await act("redo", { run: state.run?.name, place: panel.place, change: { pose: people } })) edit(null);
-  };
   const others = state.run.frames.filter(frame => frame.pose?.length && frame.place !== panel.place);
   const missing = (pose || []).flatMap((points, person) => points.map((point, n) => [person, n]).filter(([, n]) => points[n][2] <= 0));
   const option = ([person, n], i) => h("option", { value: i }, pose.length > 1 ? `${JOINTS[n]} of ${person + 1}` : JOINTS[n]);
@@ -83,9 +80,9 @@ export function poseTools(panel, off) {
       missing.length ? h("select", { "data-f": "pose-add", "aria-label": "Add a joint",
         onchange: event => { if (event.target.value) { view.joint = missing[event.target.value]; redraw(); } } },
         h("option", { value: "" }, "Add a joint …"), missing.map(option)) : null,
-      pose ? button("pose-make", "Make with this pose", () => send(pose), { class: "small main", disabled: off || panel.control === false }) : null,
+      pose ? button("pose-make", "Make with this pose", () => make("pose", { pose }), { class: "small main", disabled: off || panel.control === false }) : null,
       pose ? button("pose-no", "Leave as it was", () => edit(null), { class: "small" })
-        : panel.pose_of === "own" ? button("pose-reset", "Make without its own pose", () => send([]), { class: "small", disabled: off }) : null));
+        : panel.pose_of === "own" ? button("pose-reset", "Make without its own pose", () => make("pose", { pose: [] }), { class: "small", disabled: off }) : null));
 }
 
 function hint(panel) {

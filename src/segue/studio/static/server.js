@@ -12,7 +12,8 @@ export const view = {
   cropping: null, // the keyframe that is being cropped, and the sides of its crop that are not sent yet, by keyframe
   crops: {},
   reading: "", // the picture that is on its way to the server
-  drafts: {}, // what is typed and posed for a frame and not sent yet, by film and place
+  drafts: {}, // what is typed and posed for a frame and not made yet, by film and place
+  sent: null, // what was sent of a draft, until it is made
   joint: null, // of the pose that is being edited: the joint [person, number] that goes next
   showPoses: false,
   against: "", // what the chosen frame is compared with
@@ -25,8 +26,8 @@ export const view = {
 
 export const isBusy = () => Boolean(view.state?.job && OPEN.includes(view.state.job.state));
 
-// What is typed and posed for the frame of the panel and not sent yet; it waits there until the frame is chosen again.
-export const draft = () => view.drafts[`${view.state.run?.name} ${view.panel.place}`] ??= { texts: {}, pose: null };
+// What is typed and posed for the frame of the panel and not made yet; it waits there until the frame is chosen again.
+export const draft = () => view.drafts[`${view.state.begun} ${view.panel.place}`] ??= { texts: {}, pose: null };
 
 export async function ask(path, options = {}) {
   let response, answer;
@@ -40,11 +41,14 @@ export async function ask(path, options = {}) {
   return answer;
 }
 
+// Do something with the film that the page shows; null where it was refused, which is said.
 export async function act(action, body = {}) {
   try {
-    const answer = await ask(`/studio/act/${action}`, { method: "POST", body: JSON.stringify(body) });
+    const asked = { film: view.state.begun, ...body };
+    const answer = await ask(`/studio/act/${action}`, { method: "POST", body: JSON.stringify(asked) });
     say("");
     take(answer);
+    soon();
     return answer;
   } catch (error) {
     say(error.message);
@@ -62,24 +66,68 @@ export async function refresh() {
   } catch (error) {
     if ($("sg-offline")) $("sg-offline").textContent = error.message;
   }
+  soon();
+}
+
+function soon() {
+  clearTimeout(timer);
   timer = setTimeout(refresh, isBusy() ? 500 : 4000);
 }
 
 function take(answer) {
-  const before = view.state?.job?.state, shown = view.state?.run?.name;
+  const before = view.state?.job?.state, shown = view.state?.begun;
   view.state = answer;
-  if (view.place && shown !== answer.run?.name) leave(); // another tab has laid another film on the table
+  if (shown !== answer.begun) leave(); // this tab or another one has laid another film on the table
+  settle(answer.job?.state);
   view.render();
   if (view.place && before !== answer.job?.state) choose(view.place, true);
+  follow(answer.begun);
+  if (shown !== answer.begun) sendTyped();
+}
+
+// Forget of a draft what is made now, where it was not changed since; what failed is still to be sent.
+function settle(state) {
+  if (!view.sent || OPEN.includes(state)) return;
+  const { mine, part, value } = view.sent;
+  if (state === "done" && JSON.stringify(mine[part]) === value) mine[part] = part === "texts" ? {} : null;
+  view.sent = null;
+}
+
+// Make the panel's frame again as a part of its draft says, "texts" or "pose".
+export async function make(part, change) {
+  const mine = draft(), value = JSON.stringify(mine[part]), place = view.panel.place;
+  if (await act("redo", { place, change })) view.sent = { mine, part, value };
+}
+
+// Have the settings show what belongs to the film on the table.
+let asked = { film: null, at: 0 };
+function follow(film) {
+  const shown = $("segue-table")?.querySelector("input, textarea");
+  if (!shown || shown.value === film || (asked.film === film && Date.now() - asked.at < 3000)) return;
+  asked = { film, at: Date.now() };
+  reloadSettings();
+}
+
+// Send the prompts that are typed for the keyframes on the table and wait there, but the one that is being typed.
+async function sendTyped() {
+  for (const { id } of view.state.keyframes) {
+    const prompt = view.typed[id];
+    if (prompt === undefined || document.activeElement?.dataset.f === `p-${id}`) continue;
+    await sendPrompt(id, prompt);
+  }
+}
+
+export async function sendPrompt(id, prompt) {
+  if (await act("prompt", { id, prompt }) && view.typed[id] === prompt) delete view.typed[id];
 }
 
 export async function add(files) {
-  const faults = [];
+  const faults = [], film = encodeURIComponent(view.state.begun);
   for (const file of files) {
     view.reading = file.name;
     view.render();
     try {
-      take(await ask(`/studio/keyframes?name=${encodeURIComponent(file.name)}`, { method: "POST", body: file }));
+      take(await ask(`/studio/keyframes?film=${film}&name=${encodeURIComponent(file.name)}`, { method: "POST", body: file }));
     } catch (error) {
       faults.push(error.message.includes(file.name) ? error.message : `${file.name}: ${error.message}`);
     }
@@ -109,7 +157,6 @@ export function leave() {
   Object.assign(view, { place: null, panel: null, joint: null });
 }
 
-// Have the settings show what belongs to the table.
 export const reloadSettings = () => $("reload-settings")?.click();
 
 // A message that stays until it is closed or something goes well; an empty one goes.

@@ -1,6 +1,6 @@
 // Making: progress, the timeline on which frames appear, undo and redo.
 import { $, button, draw, h, icon } from "./dom.js";
-import { act, choose, isBusy, leave, reloadSettings, say, view } from "./server.js";
+import { act, choose, isBusy, say, view } from "./server.js";
 import { skeleton } from "./pose.js";
 
 export function drawFilm() {
@@ -13,16 +13,12 @@ export function drawFilm() {
 const names = () => view.state.films.map(film => film.name);
 
 function films() {
-  const { run } = view.state, all = names();
+  const { run, begun } = view.state, all = names();
   if (!all.length || (all.length === 1 && run)) return null;
-  const open = async event => {
-    leave();
-    view.beside = "";
-    if (await act("open", { name: event.target.value })) reloadSettings();
-  };
+  const open = event => { view.beside = ""; act("open", { name: event.target.value }); };
   return h("label", { class: "inline" }, "Show", h("select", { "data-f": "runs", "aria-label": "Film", onchange: open },
-    run ? null : h("option", { value: "", selected: true, disabled: true }, "choose a film"),
-    all.map(name => h("option", { value: name, selected: run?.name === name }, name))));
+    all.includes(begun) ? null : h("option", { value: "", selected: true, disabled: true }, "choose a film"),
+    all.map(name => h("option", { value: name, selected: name === begun }, name))));
 }
 
 function progress() {

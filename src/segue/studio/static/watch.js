@@ -110,8 +110,9 @@ function compare(run) {
 }
 
 function downloads() {
+  const film = encodeURIComponent(view.state.begun);
   return h("div", {}, h("h4", {}, "Download"), h("div", { class: "bar" }, KINDS.map(([kind, name]) =>
-    h("a", { class: "button small", href: `/download/${kind}`, download: true, "data-f": `dl-${kind}`, onclick: download }, icon("down"), name))));
+    h("a", { class: "button small", href: `/download/${kind}?film=${film}`, download: true, "data-f": `dl-${kind}`, onclick: download }, icon("down"), name))));
 }
 
 // Fetched first, so that a refusal is a message and not a broken file.
