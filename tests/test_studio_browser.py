@@ -742,6 +742,107 @@ def test_what_is_typed_waits_for_its_place(browser: Any, served: Served, tmp_pat
     page.context.close()
 
 
+def test_two_tabs_change_the_film_that_each_shows(browser: Any, served: Served, tmp_path: Path) -> None:
+    page = opened(browser, served)
+    two_dots(page, tmp_path)
+    page.get_by_label("--num-frames").fill("3")
+    page.click("#make")
+    page.wait_for_selector(".progress")
+    wait_done(page)
+    page.get_by_label("--seed").first.fill("22")
+    page.click("#make")
+    page.wait_for_selector(".progress")
+    wait_done(page)
+    page.wait_for_function(
+        "() => document.querySelector('#segue-table').querySelector('input, textarea').value === 'film-2'"
+    )
+    run = served.run(page)
+
+    # The second tab lays the first film; until it has heard of it, the first one's requests are refused.
+    other = opened(browser, served, storage_state=page.context.storage_state())
+    other.wait_for_selector("#sg-video")
+    choose(page, "1/2")
+    page.evaluate(
+        "() => { const ask = window.fetch; window.held = []; window.fetch = (path, options) =>"
+        " path === '/studio/state' ? new Promise(() => {}) : ask(path, options); }"
+    )
+    page.wait_for_timeout(5000)  # no poll of the first tab is on its way any more
+    other.get_by_label("Film", exact=True).select_option("film-1")
+    playwright.expect(other.get_by_label("--seed").first).to_have_value("0")
+    page.get_by_role("button", name="More candidates").click()
+    page.wait_for_function(
+        "() => document.querySelector('#sg-notice').textContent.includes('film-1 is on the table now, not film-2')"
+    )
+    assert len(RunView(run).history.redos) == 0
+    page.get_by_label("--seed").first.fill("77")
+    page.click("#make")
+    page.wait_for_timeout(1000)
+    assert page.inner_text("#sg-notice") == "film-1 is on the table now, not film-2; show film-2 again to change it"
+
+    # Each tab's settings follow the film, and what was typed for one is there when it is shown again.
+    page.reload()
+    playwright.expect(page.get_by_label("--seed").first).to_have_value("0")
+    other.get_by_label("Film", exact=True).select_option("film-2")
+    playwright.expect(other.get_by_label("--seed").first).to_have_value("77")
+    playwright.expect(page.get_by_label("--seed").first).to_have_value("77", timeout=15_000)
+
+    # A double click does not go through to the button that comes next; Escape leaves a crop as it was.
+    page.get_by_role("button", name="New film").dblclick()
+    page.wait_for_function("() => !document.querySelector('.card')")
+    add(page, tmp_path / "red.png")
+    page.get_by_label("Crop, keyframe 1").click()
+    page.keyboard.type("30")
+    page.keyboard.press("Escape")
+    page.wait_for_function("() => document.activeElement.ariaLabel === 'Crop, keyframe 1'")
+    page.get_by_label("Crop, keyframe 1").click()
+    assert page.input_value('.crop [data-side="0"]') == "0"
+    page.get_by_role("button", name="Leave it").click()
+    page.get_by_label("Film", exact=True).select_option("film-2")
+    page.wait_for_selector("#sg-video")
+    page.get_by_role("button", name="New film").dblclick()
+    page.wait_for_function("() => document.querySelector('.card .name')?.textContent === 'red.png'")
+    page.wait_for_timeout(500)
+    assert page.locator(".card").count() == 1
+    assert other.astray == page.astray == []
+    other.context.close()
+    page.context.close()
+
+
+def test_what_was_not_made_is_still_there_to_be_sent(browser: Any, served: Served, tmp_path: Path) -> None:
+    page = opened(browser, served)
+    two_dots(page, tmp_path)
+    page.get_by_label("--num-frames").fill("3")
+    page.click("#make")
+    page.wait_for_selector(".progress")
+    wait_done(page)
+    busy = opened(browser, served)
+    two_dots(busy, tmp_path)
+    busy.get_by_label("--num-frames").fill("17")
+    setting(busy, "Denoising", "--num-inference-steps", "400")
+    busy.click("#make")
+    busy.wait_for_selector('.timeline button[data-place="1/2"] img')
+    choose(page, "1/2")
+    page.fill("#sg-panel [name=prompt]", "a fox")
+    page.get_by_role("button", name="Make again").click()
+    page.wait_for_selector("text=waiting for 1 other film")
+    page.get_by_role("button", name="Stop").click()
+    page.wait_for_selector("text=Stopped before it began")
+    choose(page, "0")
+    choose(page, "1/2")
+    assert page.input_value("#sg-panel [name=prompt]") == "a fox"
+    busy.get_by_role("button", name="Stop").click()
+    wait_state(busy, "stopped")
+    page.get_by_role("button", name="Make again").click()
+    page.wait_for_selector(".progress")
+    wait_done(page)
+    page.click('[data-f="undo"]:not(:disabled)')
+    page.wait_for_selector(".progress")
+    wait_done(page)
+    page.wait_for_function("() => document.querySelector('#sg-panel [name=prompt]').value === ''")
+    busy.context.close()
+    page.context.close()
+
+
 @pytest.mark.parametrize("name", ["cat and tiger", "apple and moon"])
 def test_an_example_runs_on_the_embedded_model(browser: Any, pocket: Served, name: str) -> None:
     page = opened(browser, pocket)
