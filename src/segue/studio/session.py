@@ -5,7 +5,6 @@ run folder and a film for each, as the command line would write them. Nothing el
 finds everything there.
 """
 
-import copy
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -107,7 +106,7 @@ class Session:
         self.data: dict[str, Any] = {
             "keyframes": [],
             "preset": "balanced",
-            "controls": {},  # what stands in the page's controls, by setting, where it is not the default
+            "controls": {},  # what stands in the page's controls, by setting; in the others, what the preset says
             "film_controls": {},  # and in those of the film, where it is only typed
             "film": {},  # the settings of the film that was last on the page
             "run": None,
@@ -378,29 +377,33 @@ class Session:
     def _made(self, name: str) -> Table:
         """The table of what a film was made of: its own pictures, prompts and settings."""
         path, known = self.runs().get(name), self.data["begun"].get(name)
-        table: Table = {"keyframes": copy.deepcopy(known or []), "preset": "balanced", "controls": {}}
-        if path is None:
-            return {**table, "film_controls": {}}
+        table: Table = {"keyframes": known or [], "preset": "balanced", "controls": {}, "film_controls": {}}
         try:
-            view = RunView(path)
+            view = RunView(path) if path else None
         except SegueError:
-            if known:
-                return {**table, "film_controls": {}}
-            raise
-        if not known:  # made elsewhere
-            prompts = list(view.settings.prompt)
-            prompts = prompts * view.keyframes if len(prompts) == 1 else prompts
-            keyframes = Keyframes(self.folder / "keyframes", table["keyframes"], self.lock, lambda: None)
-            for i in range(view.keyframes):
-                source = Path(view.data["keyframes"][i]["source"]).name
-                picture = path / "frames" / f"{FrameKey(i).name}.png"
-                keyframes.add(picture, source, prompts[i] if prompts else "")
-            self.data["begun"][name] = keyframes.copies()
-        return {**table, "controls": _as_controls(view.settings), "film_controls": {}}
+            if not known:
+                raise
+            return table
+        if view:
+            table["controls"] = _as_controls(view.settings)
+        if view and not known:
+            table["keyframes"] = self.data["begun"][name] = self._pictures(view)
+        return table
+
+    def _pictures(self, view: RunView) -> list[dict[str, Any]]:
+        """The keyframes of a run that was made elsewhere, each with its prompt."""
+        prompts = list(view.settings.prompt)
+        prompts = prompts * view.keyframes if len(prompts) == 1 else prompts
+        keyframes = Keyframes(self.folder / "keyframes", [], self.lock, lambda: None)
+        for i in range(view.keyframes):
+            source = Path(view.data["keyframes"][i]["source"]).name
+            picture = view.path / "frames" / f"{FrameKey(i).name}.png"
+            keyframes.add(picture, source, prompts[i] if prompts else "")
+        return keyframes.entries
 
     def _is_as_made(self) -> bool:
         """Whether the keyframes and settings on the table are those of its run, and nothing else is typed."""
-        path, name = self.run, self.data["run"]
+        path, name = self.run, self.tables.name
         if path is None or self.data["begun"].get(name) != self.keyframes.entries or self.data["film_controls"]:
             return False
         try:
@@ -458,21 +461,21 @@ class Session:
 
     def _same(self, settings: MorphSettings, keyframes: Sequence[Mapping[str, Any]]) -> str | None:
         """The run on the table, where these settings and keyframes continue or grow it."""
-        name = self.data["run"]
-        if not name or self.data["begun"].get(name) != keyframes:
+        name = self.tables.name
+        if name == NEW or self.data["begun"].get(name) != keyframes:
             return None
         path = self.runs().get(name)
         if path is None:
-            return str(name)
+            return name
         try:
             before, after = as_json(RunView(path).settings), as_json(settings)
         except SegueError:  # it is damaged, so another one is begun
             return None
         if not differences(before, after):
-            return str(name)
+            return name
         is_more = {**before, "num_frames": after["num_frames"]} == after and settings.scheme == "branching"
         if is_more and grows(before["num_frames"], after["num_frames"], settings.branching):
-            return str(name)
+            return name
         return None
 
     def _new_name(self) -> str:

@@ -132,7 +132,7 @@ class Tables:
     def _made_or_empty(self, name: str) -> Table:
         if name != NEW:
             try:
-                return self._made(name)
+                return copy.deepcopy(self._made(name))
             except SegueError:  # the page says what is wrong with the film
                 pass
         return {**self._present(), "keyframes": [], "film_controls": {}}
