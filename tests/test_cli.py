@@ -96,6 +96,12 @@ def test_a_folder_of_numbered_frames(here: Path, model: Path) -> None:
     assert sorted(path.name for path in (here / "frames").iterdir()) == [f"{i:04d}.png" for i in range(5)]
     assert (here / "frames.run/run.json").exists()
 
+    # What else was laid into the folder is not lost by a redo, which then notes nothing.
+    (here / "frames" / "notes.txt").write_text("notes")
+    before = tree(here)
+    assert run(["redo", "frames.run", "--frame", "2"]) == 2
+    assert tree(here) == before
+
 
 def test_redo_undo_restore(here: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     named = os.path.relpath(model)
@@ -311,6 +317,21 @@ def test_no_picture_is_replaced_by_its_pose(
     assert run(["pose", *arguments]) == 2
     check_line(capsys, message)
     assert tree(here) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["p.JSON"], "p.JSON is a pose file, which only --between takes"),
+        (["a.png", "--matching", "nearest"], "--matching goes with --between"),
+        (["a.png", "-n", "5"], "--num-frames goes with --between"),
+    ],
+)
+def test_what_only_goes_between_poses(
+    here: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["pose", *options]) == 2
+    check_line(capsys, message)
 
 
 def test_a_pose_is_written_and_drawn_into_new_folders(here: Path) -> None:

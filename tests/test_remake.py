@@ -14,7 +14,8 @@ from segue.backbone.stable_diffusion import StableDiffusion
 from segue.dialogue import AcceptRest, Again, Candidates, Pick
 from segue.errors import SegueError, SegueWarning
 from segue.history import Edit
-from segue.settings import ComputeSettings
+from segue.morph import Morph
+from segue.settings import ComputeSettings, FilmSettings
 from segue.tree import FrameKey
 
 NINE = {**QUICK, "num_frames": 9, "num_inference_steps": 4, "batch_size": 4}
@@ -181,6 +182,33 @@ def test_wrong_redos_change_nothing(run: Path, tmp_path: Path) -> None:
     film(tmp_path / "other", scheme="interpolate")
     with pytest.raises(SegueError, match="only frames made by the scheme branching"):
         segue.redo(tmp_path / "other", at(4))
+
+
+@pytest.mark.parametrize(
+    "values", [{"prompt": 5}, {"negative_prompt": 5}, {"seed": "7"}, {"seed": 1.5}, {"noise": "0.4"}, {"pose": 1}]
+)
+def test_an_edit_of_a_wrong_kind_is_refused_where_it_is_made(values: dict[str, Any]) -> None:
+    with pytest.raises(SegueError, match=f"a frame's {next(iter(values))} is a (number|text), not"):
+        Edit(**values)
+
+
+def test_a_wrong_answer_of_a_chooser_notes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(SegueError, match="count: 1 candidate or more, not -1"):
+        Again(count=-1)
+    with pytest.raises(SegueError, match="a chooser answers with Pick, Again or AcceptRest, not None"):
+        film(tmp_path / "run", lambda _candidates: None, num_frames=3, candidates=2)
+    assert not (tmp_path / "run" / "journal.jsonl").exists()
+
+
+def test_a_film_is_never_written_over_its_run_or_other_files(run: Path, tmp_path: Path) -> None:
+    morph, before = Morph(run), contents(run)
+    with pytest.raises(SegueError, match="holds other things than frames"):
+        morph.save(run)
+    assert contents(run) == before
+    morph.save(tmp_path / "frames")
+    morph.save(tmp_path / "frames", FilmSettings(fps=5), hold=0.1)
+    with pytest.raises(SegueError, match="unknown setting 'nonsense'"):
+        morph.save(tmp_path / "frames", FilmSettings(), nonsense=3)
 
 
 def test_growing_after_a_redo_keeps_it(run: Path) -> None:

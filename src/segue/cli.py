@@ -171,15 +171,18 @@ def pose(
     between: Annotated[
         bool, typer.Option("--between", help="Write a film of the skeletons between the poses.")
     ] = False,
-    num_frames: Annotated[int, typer.Option("--num-frames", "-n", min=2, help="Skeletons from one to the next.")] = 17,
+    num_frames: Annotated[
+        int | None, typer.Option("--num-frames", "-n", min=2, help="Skeletons from one to the next; 17 if not given.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="OpenPose JSON of the picture; with --between, the film.")
     ] = None,
     drawing: Annotated[Path | None, typer.Option("--draw", help="PNG of the skeleton over the picture.")] = None,
     detector: Annotated[Literal["pocket", "rtmlib", "vitpose"], typer.Option(help="What finds the people.")] = "pocket",
     matching: Annotated[
-        Literal["largest", "left-to-right", "nearest"], typer.Option(help="How people of two pictures are matched.")
-    ] = "largest",
+        Literal["largest", "left-to-right", "nearest"] | None,
+        typer.Option(help="How people of two pictures are matched; largest if not given."),
+    ] = None,
     download: Annotated[
         bool, typer.Option("--download", help="Fetch the detector's weights if they are missing.")
     ] = False,
@@ -191,8 +194,11 @@ def pose(
         raise SegueError("--draw takes a picture by itself, not with --between")
     if between and output is None:
         raise SegueError("--between needs --output, the film to write")
+    if not between and (num_frames or matching):
+        raise SegueError(f"{'--num-frames' if num_frames else '--matching'} goes with --between, the film of skeletons")
     if between and output is not None:
-        skeleton_film(images, output, num_frames=num_frames, detector=detector, download=download, matching=matching)
+        count, how = num_frames or 17, matching or "largest"
+        skeleton_film(images, output, num_frames=count, detector=detector, download=download, matching=how)
     else:
         show_poses(images, detector=detector, download=download, output=output, drawing=drawing)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
+from segue.errors import SegueError
 from segue.history import Edit
 from segue.rank import best
 from segue.tree import FrameKey
@@ -84,10 +85,14 @@ class Pick:
 
 @dataclass(frozen=True)
 class Again:
-    """Make more candidates, under an edit where one is given."""
+    """Make more candidates, under an edit where one is given; as many as before, or ``count``."""
 
     edit: Edit | None = None
     count: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.count is not None and self.count < 1:
+            raise SegueError(f"count: 1 candidate or more, not {self.count}")
 
 
 @dataclass(frozen=True)

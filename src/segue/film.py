@@ -46,9 +46,11 @@ def write_film(path: Path, frames: Iterable[tuple[Frame, float]], *, quality: in
         quality: of an MP4: the constant rate factor of x264, 0 (the best; the same as 1) to 51.
 
     Raises:
-        SegueError: an unknown ending, or a place that cannot be written.
+        SegueError: an unknown ending, a place that cannot be written, or a folder that holds other things than frames.
     """
     write = _writer(path)
+    if write is None:
+        check_film(path)  # what else lies in the folder would be lost
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent, path.name)
     pictures = ((_picture(frame), seconds) for frame, seconds in frames)

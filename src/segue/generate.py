@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from segue.backbone import CLEAN, Backbone, NoisePoint, Sampling
-from segue.dialogue import AcceptRest, Again, Candidates, Chooser, Cost, Made, Progress
+from segue.dialogue import AcceptRest, Again, Candidates, Chooser, Cost, Made, Pick, Progress
 from segue.errors import SegueError, SegueWarning
 from segue.history import Attempt, Choice, Edit
 from segue.memory import free_cached, is_out_of_memory
@@ -211,6 +211,8 @@ class _Driver:
             )
             shown = Candidates(key, level.number, level.parents[key], pictures, scores, tries[-1].first)
             answer = self.ask(shown) if self.ask else AcceptRest()
+            if not isinstance(answer, Pick | Again | AcceptRest):
+                raise SegueError(f"a chooser answers with Pick, Again or AcceptRest, not {answer!r}")
             if isinstance(answer, Again):
                 tries.append(self._again(level, tries[-1], answer))
                 continue

@@ -9,6 +9,7 @@ parents are. So undo is reading the journal as if the last redo were not there, 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
+from numbers import Integral, Real
 from typing import Any
 
 from segue.errors import SegueError
@@ -26,6 +27,9 @@ __all__ = [
     "event_from_json",
     "event_to_json",
 ]
+
+
+_KINDS = {"prompt": str, "negative_prompt": str, "seed": Integral, "noise": Real, "pose": str}
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,12 @@ class Edit:
     pose: str | None = None
 
     def __post_init__(self) -> None:
+        for name, kind in _KINDS.items():
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
+                raise SegueError(
+                    f"a frame's {name} is {'a number' if kind in (Integral, Real) else 'a text'}, not {value!r}"
+                )
         if self.noise is not None and not 0 < self.noise < 1:
             raise SegueError(f"a frame's noise level lies between 0 and 1, not at {self.noise:g}")
         if self.seed is not None and not 0 <= self.seed < 2**63:

@@ -216,6 +216,8 @@ def _films(folder: Path, output: Path) -> dict[Path, FilmSettings]:
         if not known:
             raise SegueError(f"no film was ever written of {folder}; use segue morph, or name the run folder")
         films.setdefault(output.absolute(), list(known.values())[-1])
+    for path in films:
+        check_film(path)  # before anything is made or noted
     return films
 
 

@@ -17,7 +17,7 @@ from segue.files import write_json
 from segue.film import contact_sheet, write_film
 from segue.frames import network_kept
 from segue.run import RUN_FILE, read_part
-from segue.settings import FilmSettings, as_json, checked
+from segue.settings import FilmSettings, as_json, checked, updated
 from segue.smooth import Shown, compensated, dissolved
 from segue.timing import Showing, easing_named, moments, on_screen, timeline
 from segue.tree import FrameKey
@@ -85,14 +85,15 @@ class Morph:
         """Write the film as .mp4, .gif or .webp, or as PNGs into a folder (a path without an ending).
 
         Args:
-            path: where to; a file there is replaced when the new one is whole.
+            path: where to; a file there, or a folder of frames, is replaced when the new one is whole.
             film: the film's settings.
-            values: fields of FilmSettings, instead.
+            values: fields of FilmSettings, instead of the film's.
 
         Raises:
-            SegueError: an unknown ending or setting, or a place that cannot be written.
+            SegueError: an unknown ending or setting, a place that cannot be written, or a folder that holds other
+                things than frames, such as the run's own.
         """
-        settings = film or checked(FilmSettings, values)
+        settings = updated(film or FilmSettings(), values)
         write_film(Path(path), self._shown(settings), quality=settings.quality)
         return Path(path)
 
@@ -126,13 +127,12 @@ class Morph:
 
     def _timeline(self, film: FilmSettings) -> list[Showing]:
         """What the film shows for how long."""
-        closed = self._is_loop and not film.boomerang
-        ways = self._ways(film, closed=closed)
+        ways, closed = self._ways(film), self._is_loop
         return timeline(self.keyframe_flags, ways, film.fps, film.hold, boomerang=film.boomerang, closed=closed)
 
-    def _ways(self, film: FilmSettings, *, closed: bool) -> list[float]:
+    def _ways(self, film: FilmSettings) -> list[float]:
         """The time from each frame to the next, in frames of a uniform film; each gap between keyframes on its own."""
-        count, easing = len(self) - 1 + closed, easing_named(film.easing)
+        count, easing = len(self) - 1 + self._is_loop, easing_named(film.easing)
         if film.timing == "uniform" and film.easing == "linear":
             return [1.0] * count
         distances = self.distances() if film.timing == "even" else [1.0] * count

@@ -102,7 +102,7 @@ def timeline(
         fps: frames per second.
         hold: seconds for which a keyframe stays, where that is longer than a frame.
         boomerang: go back through the frames between the first and the last, so that a repeated film goes to and fro.
-        closed: the film goes round.
+        closed: the film goes round; with ``boomerang``, it turns where it comes to its first frame again.
 
     Where a film ends, its first and its last frame stand for half a frame more, so that all frames of an even film
     have the same time on screen.
@@ -111,7 +111,8 @@ def timeline(
     seconds = [way / fps for way in ways]
     numbers = list(range(len(still)))
     if boomerang:
-        numbers, seconds = numbers + numbers[-2:0:-1], seconds + seconds[::-1]
+        forth = [*numbers, 0] if closed else numbers
+        numbers, seconds = forth + forth[-2:0:-1], seconds + seconds[::-1]
     elif not closed:
         still[0], still[-1] = still[0] + 0.5 / fps, still[-1] + 0.5 / fps
         seconds.append(0.0)

@@ -35,6 +35,8 @@ def show_poses(
     for path, ending in ((output, ".json"), (drawing, ".png")):
         if path:
             _check(path, ending, images)
+    if files := [image for image in images if image.suffix.lower() == ".json"]:
+        raise SegueError(f"{files[0]} is a pose file, which only --between takes; give a picture")
     pictures = [load(image) for image in images]
     detect = detector_of(detector, download=download)
     for name, picture in zip(images, pictures, strict=True):
@@ -93,7 +95,7 @@ def _check(path: Path, ending: str, images: Sequence[Path]) -> None:
 
 def _pose_of(path: Path, detector: Detector, download: bool) -> Pose:
     """The pose of a pose file, or detected in a picture."""
-    if path.suffix == ".json":
+    if path.suffix.lower() == ".json":
         return Pose.load(path)
     return detector_of(detector, download=download)(load(path))
 

@@ -85,7 +85,7 @@ def guidance(
     message = _message(pairs, counts, names)
     if given and (message or not pairs):
         raise SegueError(message or f"pose: there is nobody in {names[0]} and {names[1]}; leave --pose away, or off")
-    return Guidance(pairs, message)
+    return Guidance(pairs, message if pairs or not message else f"{message}: made without poses between them")
 
 
 def smallest_total(costs: NDArray[np.float64]) -> Pairs:
@@ -132,9 +132,9 @@ def _message(pairs: Pairs, counts: Sequence[int], names: tuple[str, str]) -> str
         return None
     if not all(counts):
         there, missing = names if counts[0] else names[::-1]
-        return f"pose: there is somebody in {there} but nobody in {missing}: made without poses between them"
+        return f"pose: there is somebody in {there} but nobody in {missing}"
     if not pairs:
-        return f"pose: {names[0]} and {names[1]} share no keypoint: made without poses between them"
+        return f"pose: {names[0]} and {names[1]} share no keypoint"
     more = max(counts)
     if len(pairs) < more:
         name = names[counts.index(more)]
