@@ -20,11 +20,13 @@ from segue.batch import command, drive
 from segue.batch.cluster import share_of
 from segue.batch.command import BatchCommand, batch
 from segue.batch.crew import Event, Processes
-from segue.batch.drive import Outcome, Status, locked
+from segue.batch.drive import Status
+from segue.batch.notes import Outcome
 from segue.batch.parcel import make_apart, packed, unpack
-from segue.batch.rows import Row, read_rows
+from segue.batch.rows import NOTES, Row, read_rows
 from segue.batch.work import Loaded, Order, failed, make_row
 from segue.errors import SegueError
+from segue.files import locked
 from segue.interpolate import Interpolator
 from segue.morph import Morph
 from segue.run import RunFolder
@@ -289,9 +291,80 @@ def test_a_row_that_fails_is_told_and_made_by_the_next_command(
     assert run([*arguments, "--seed", "4", "--overwrite"]) == 0
 
 
+def test_files_that_are_not_the_batchs_are_not_written_over(
+    tmp_path: Path, crews: list[Here], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_manifest(tmp_path, 2)
+    out = tmp_path / "out"
+    (tmp_path / "batch.csv").write_text("name,a,b\np0,p0-a.png,p0-b.png\n")
+    for manifest, output, name in (
+        ("batch.csv", tmp_path, "batch.csv"),
+        (path, out, "batch.csv"),
+        (path, out, "p1.gif"),
+    ):
+        out.mkdir(exist_ok=True)
+        for file in out.iterdir():
+            file.unlink()
+        (output / name).write_text("precious") if output == out else None
+        before = (output / name).read_bytes()
+        with pytest.raises(SegueError, match=f"{name} (would replace|is there)"):
+            app(["batch", str(tmp_path / manifest), "-o", str(output), *OPTIONS], standalone_mode=False)
+        assert (output / name).read_bytes() == before
+    assert run([str(path), "-o", str(out), "--overwrite", *OPTIONS]) == 0
+
+
+@pytest.mark.parametrize("is_gone", [True, False])
+def test_a_picture_that_changes_while_its_row_is_made_fails_that_row_only(
+    tmp_path: Path, loaded: Loaded, monkeypatch: pytest.MonkeyPatch, is_gone: bool
+) -> None:
+    path, picture = write_manifest(tmp_path, 3), tmp_path / "p0-a.png"
+
+    def change(order: Order) -> None:
+        if order.row.name == "p0":
+            picture.unlink() if is_gone else picture.write_bytes((tmp_path / "p2-a.png").read_bytes())
+        if order.row.name == "p1":
+            (tmp_path / "p2-b.png").unlink()  # and one that is gone before its row begins
+
+    monkeypatch.setattr(command, "_crew", lambda *_arguments: Here(loaded, change))
+    assert run([str(path), "-o", str(tmp_path / "out"), *OPTIONS]) == 1
+    found = table(tmp_path / "out")
+    assert [row["state"] for row in found.values()] == ["failed", "made", "failed"]
+    assert "p2-b.png: No such file" in found["p2"]["reason"]
+    assert ("p0-a.png" if is_gone else "changed while it was made") in found["p0"]["reason"]
+
+
+def test_what_is_no_longer_whole_is_made_again(
+    tmp_path: Path, crews: list[Here], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(write_manifest(tmp_path, 3)), "-o", str(tmp_path / "out"), "--quiet", "--json", *OPTIONS]
+    assert run(arguments) == 0
+    film, frame = tmp_path / "out" / "p0.gif", tmp_path / "out" / "p1" / "frames" / "000.5000000.png"
+    whole = film.read_bytes(), frame.read_bytes()
+    film.write_bytes(whole[0][:10])
+    frame.unlink()
+    capsys.readouterr()
+    assert run(arguments) == 0
+    assert [order.row.name for order in crews[1].orders] == ["p0", "p1"]
+    assert (film.read_bytes(), frame.read_bytes()) == whole
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert last | {"event": "done", "made": 2, "kept": 1, "failed": 0} == last
+
+
+def test_an_interrupted_batch_leaves_a_table_of_what_was_made(
+    tmp_path: Path, loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(order: Order) -> None:
+        if order.row.name == "p1":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "_crew", lambda *_arguments: Here(loaded, interrupt))
+    assert run([str(write_manifest(tmp_path, 3)), "-o", str(tmp_path / "out"), *OPTIONS]) == 130
+    assert {name: row["state"] for name, row in table(tmp_path / "out").items()} == {"p0": "made"}
+
+
 def test_one_batch_at_a_time(tmp_path: Path, crews: list[Here]) -> None:
     path = write_manifest(tmp_path, 1)
-    with locked(tmp_path / "out"):
+    with locked(tmp_path / "out", NOTES, "batch"):
         with pytest.raises(SegueError, match="in use by another batch"):
             app(["batch", str(path), "-o", str(tmp_path / "out"), *OPTIONS], standalone_mode=False)
         assert not crews
@@ -379,7 +452,8 @@ def test_an_error_of_the_program_fails_its_row_only(tmp_path: Path, loaded: Load
     assert (result.reason, result.cause) == ("ZeroDivisionError: division by zero", "")
     assert "ZeroDivisionError" in result.trace
     crew = Here(loaded, answers(Event(0, "result", result=result)))
-    assert [o.state for o in drive.drive(rows_of(tmp_path, 2), [Outcome("k", "kept")], crew)] == ["failed", "made"]
+    outcomes = drive.drive(rows_of(tmp_path, 2), [Outcome("k", "kept")], crew)
+    assert [outcome.state for outcome in outcomes] == ["kept", "failed", "made"]
 
 
 def test_a_model_that_no_worker_can_load_ends_the_batch(tmp_path: Path, loaded: Loaded) -> None:
@@ -405,7 +479,7 @@ def test_rows_whose_names_meet_are_told_before_anything(tmp_path: Path) -> None:
 
 def test_refined_frames_count(tmp_path: Path) -> None:
     row = read_rows(write_manifest(tmp_path, 1), tmp_path / "out", {"refine": 4}, preset="balanced", ending=".gif")[0]
-    assert drive._State([row], [], False, Here(None)).expected == {"p0": 63}  # type: ignore[arg-type]
+    assert drive._State([row], [], False, Here(None), None).expected == {"p0": 63}  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", ["unfit", "lost"])

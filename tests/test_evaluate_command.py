@@ -51,6 +51,25 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 SMALL = ("--num-frames", 3, "--num-inference-steps", 2, "--prompt", "a thing", "--network", "pixels")
 
 
+def test_other_pictures_under_the_same_names_are_not_compared(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"name": name, "a": f"pairs/{name}-a.png", "b": f"pairs/{name}-b.png"} for name in ("x", "y")]
+    swapped = [rows[0], {**rows[1], "a": "pairs/x-b.png"}]
+    for name, of in (("one", rows), ("back", rows[::-1]), ("swapped", swapped)):
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, of)))
+        schemes = "branching,interpolate" if name == "back" else "branching"
+        assert typed(f"{name}.jsonl", "-o", name, "--schemes", schemes, "-q", *SMALL) == 0
+    capsys.readouterr()
+    assert typed("--compare", "one", "swapped") == 0
+    shown = capsys.readouterr().out
+    assert "swapped against one, 1 pairs" in shown
+    assert "other pictures, prompts or poses: y" in shown
+    assert typed("--compare", "one", "back") == 0  # the same pairs in another order, with one more scheme
+    shown = capsys.readouterr().out
+    assert "the same settings and model" in shown
+    fid = next(line for line in shown.splitlines() if "FID, all frames" in line)
+    assert re.findall(r"[\d.]+", fid)[-1] == "0"
+
+
 def test_from_pairs_to_comparison(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert typed("pairs", "-o", "one", "--schemes", "branching,interpolate", *SMALL) == 0
     shown = capsys.readouterr()

@@ -1,14 +1,17 @@
 """The harness on a tiny real pipe: its numbers are the measures of its frames, and nothing is made twice."""
 
 import re
+import shutil
+from contextlib import nullcontext
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import tiny_pipe
+from tiny import tiny_controlnet, tiny_pipe
 from tiny_clip import save_tiny_clip
 
 from segue.errors import SegueError
@@ -18,10 +21,12 @@ from segue.evaluate.features import Network, network_named
 from segue.evaluate.harness import Stage, evaluate, schemes_named
 from segue.evaluate.manifest import Pair, read_pairs
 from segue.evaluate.report import check_report, write_report
-from segue.evaluate.results import Measured, Report, _set_values, read_report
+from segue.evaluate.results import Film, Measured, Report, _set_values, read_report
 from segue.evaluate.statistics import mean_interval
+from segue.history import Edit
 from segue.interpolate import Interpolator
 from segue.settings import SCHEMES
+from segue.tree import FrameKey
 
 SETTINGS = {"num_frames": 5, "num_inference_steps": 4}
 SIZE = 32
@@ -97,9 +102,11 @@ def test_numbers_are_the_measures_of_the_frames(made: Any) -> None:
         assert report.cell(scheme, "fid_all", "pixels").value == pytest.approx(
             measures.frechet_distance(between, inputs)
         )
-        assert report.cell(scheme, "kid", "pixels").value == pytest.approx(measures.kernel_distance(between, inputs))
+        assert report.cell(scheme, "kid", "pixels").value == pytest.approx(
+            measures.kernel_distance_of_pairs(between.reshape(3, 3, -1), inputs.reshape(3, 2, -1))
+        )
         draws = []
-        for choice in measures.random_frames(3, 5):
+        for choice in measures.random_frames(report.pairs, 5):
             two = np.array([film[i] for film, chosen in zip(films, choice, strict=True) for i in chosen])
             draws.append(measures.frechet_distance(two, inputs))
         assert report.cell(scheme, "fid", "pixels").value == pytest.approx(np.mean(draws))
@@ -162,6 +169,50 @@ def test_nothing_is_made_twice(made: Any, segue: Counting, tmp_path: Path) -> No
     assert mended.cells == report.cells
 
 
+def test_frames_that_changed_are_measured_anew(segue: Counting, tmp_path: Path) -> None:
+    (tmp_path / "pairs").mkdir()
+    pairs, networks = write_pairs(tmp_path / "pairs", 2), [network_named("pixels")]
+
+    def measured(output: Path) -> Report:
+        return evaluate(segue, pairs, ("branching",), output, networks=networks, settings=SETTINGS)
+
+    before = measured(tmp_path / "out")
+    segue.redo(tmp_path / "out" / "runs" / "branching" / "p0", FrameKey(0, Fraction(1, 2)), Edit(prompt="a fox"))
+    after = measured(tmp_path / "out")
+    shutil.rmtree(tmp_path / "out" / "features")
+    assert after.cells == measured(tmp_path / "out").cells
+    assert after.cell("branching", "ppl", "pixels") != before.cell("branching", "ppl", "pixels")
+
+
+def test_a_control_image_that_changed_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "pairs").mkdir()
+    pairs, image = write_pairs(tmp_path / "pairs", 2), tmp_path / "control.png"
+    pipe = tiny_pipe()
+    segue = Interpolator(pipe, controlnet=tiny_controlnet(pipe))
+    settings = {**SETTINGS, "control_image": (str(image), str(image))}
+    for colour in ("white", "black"):
+        Image.new("RGB", (SIZE, SIZE), colour).save(image)
+        with (
+            nullcontext() if colour == "white" else pytest.raises(SegueError, match="control images with other content")
+        ):
+            evaluate(
+                segue, pairs, ("branching",), tmp_path / "out", networks=[network_named("pixels")], settings=settings
+            )
+
+
+def test_films_without_frames_in_between_are_measured_without_fid(segue: Counting, tmp_path: Path) -> None:
+    (tmp_path / "pairs").mkdir()
+    settings = {**SETTINGS, "spacing": "perceptual", "max_distance": 1000.0}
+    pairs = write_pairs(tmp_path / "pairs", 2)
+    report = evaluate(
+        segue, pairs, ("branching",), tmp_path / "out", networks=[network_named("pixels")], settings=settings
+    )
+    assert {len(film.frames) for film in report.films} == {2}
+    assert report.cell("branching", "fid", "pixels") is None
+    page = write_report(report, tmp_path / "out")
+    assert "FID and KID need two pairs or more" in page.read_text()
+
+
 def test_other_settings_need_another_folder(made: Any, segue: Counting) -> None:
     report, output, pairs, networks = made
     with pytest.raises(SegueError, match=r"num_inference_steps: 4, now 5.*choose another output"):
@@ -194,9 +245,18 @@ def test_a_preset_goes_as_far_as_each_scheme_knows_it(segue: Counting, tmp_path:
 
 
 def test_films_of_different_lengths_have_no_set_values() -> None:
-    film: Any = None
     random = np.random.default_rng(0)
-    films = [Measured(film, {}, {"x": random.normal(size=(frames, 4))}, {}, np.array([])) for frames in (5, 5, 6)]
+    pairs = [Pair(a=Path("a.png"), b=Path("b.png"), name=f"pair-{i}") for i in range(3)]
+    films = [
+        Measured(
+            Film(pair, "branching", Path(), (), np.array([]), ""),
+            {},
+            {"x": random.normal(size=(frames, 4))},
+            {},
+            np.array([]),
+        )
+        for pair, frames in zip(pairs, (5, 5, 6), strict=True)
+    ]
     assert set(_set_values(films[:2], "x")) >= {"fid", "kid"}
     assert _set_values(films, "x") == {}
 
@@ -297,6 +357,11 @@ def test_strips_show_all_frames(page: str, made: Any) -> None:
 
 
 def test_folders_that_are_no_evaluation(tmp_path: Path) -> None:
+    (tmp_path / "proj" / "films").mkdir(parents=True)  # a folder of films is no evaluation
+    with pytest.raises(SegueError, match="holds other files and no evaluation"):
+        check_report(tmp_path / "proj")
+    with pytest.raises(SegueError, match=r"films\.csv would replace .*films\.csv"):
+        check_report(tmp_path / "new", [tmp_path / "new" / "films.csv"])
     check_report(tmp_path / "new")
     assert not (tmp_path / "new").exists()
     (tmp_path / "file").touch()

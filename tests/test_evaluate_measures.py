@@ -98,15 +98,41 @@ def test_kernel_distance_is_unbiased_at_small_n() -> None:
     assert abs(np.mean(small)) < 3 * np.std(small) / np.sqrt(len(small))
 
 
+def test_kernel_distance_of_pairs_by_hand() -> None:
+    x, y = normal(0, 4, 3, 5), normal(1, 4, 2, 5) + 1
+    terms = []
+    for p, q in itertools.permutations(range(4), 2):
+        kernels = [
+            np.mean([(u @ v / 5 + 1) ** 3 for u in first for v in second])
+            for first, second in ((x[p], x[q]), (y[p], y[q]), (x[p], y[q]))
+        ]
+        terms.append(kernels[0] + kernels[1] - 2 * kernels[2])
+    assert m.kernel_distance_of_pairs(x, y) == pytest.approx(np.mean(terms), rel=1e-10)
+
+
+def test_kernel_distance_of_pairs_does_not_depend_on_their_number() -> None:
+    """Frames that are almost their own keyframes, which are far apart: where all features count, it comes out low."""
+    keyframes = normal(0, 2400, 1, 4) + 0.3 * normal(1, 2400, 2, 4)
+    frames = keyframes.mean(1, keepdims=True) + 0.3 * normal(2, 2400, 5, 4) + 0.5
+    for_many = m.kernel_distance_of_pairs(frames, keyframes)
+    for pairs in (2, 4, 12):
+        parts = [slice(i, i + pairs) for i in range(0, 2400, pairs)]
+        values = [m.kernel_distance_of_pairs(frames[part], keyframes[part]) for part in parts]
+        assert np.mean(values) == pytest.approx(for_many, abs=4 * np.std(values) / np.sqrt(len(values)))
+        naive = [m.kernel_distance(frames[p].reshape(-1, 4), keyframes[p].reshape(-1, 4)) for p in parts]
+        assert np.mean(naive) < for_many - 4 * np.std(naive) / np.sqrt(len(naive))
+
+
 def test_random_frames() -> None:
-    frames = m.random_frames(50, 17, seed=3)
+    names = [f"pair-{i}" for i in range(50)]
+    frames = m.random_frames(names, 17)
     assert frames.shape == (10, 50, 2)
     assert frames.min() == 1
     assert frames.max() == 15
     assert (frames[..., 0] != frames[..., 1]).all()
-    assert np.array_equal(frames, m.random_frames(50, 17, seed=3))
+    assert np.array_equal(frames[:, ::-5], m.random_frames(names[::-5], 17))  # in any order and company
     assert len(np.unique(frames)) == 15
-    assert m.random_frames(4, 3).shape == (10, 4, 1)
+    assert m.random_frames(names[:4], 3).shape == (10, 4, 1)
 
 
 STEPS = m.SequencePath(

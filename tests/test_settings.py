@@ -97,9 +97,6 @@ def test_the_defaults_are_the_designs() -> None:
         ({"bias": 1.0}, "bias: .*not 1.0"),
         ({"seed": -1}, "seed: .*not -1"),
         ({"candidates": 2, "scheme": "interpolate"}, "candidates need the scheme branching, not interpolate"),
-        ({"branching": 3, "scheme": "interpolate"}, "branching changes nothing in the scheme interpolate"),
-        ({"bias": 0.5, "scheme": "interpolate-denoise"}, "bias needs the scheme branching, not interpolate-denoise"),
-        ({"retroactive": True}, "retroactive needs the scheme denoise-interpolate-denoise, not branching"),
     ],
 )
 def test_a_wrong_value_gets_one_line_that_names_it(values: dict[str, Any], message: str) -> None:

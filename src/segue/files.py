@@ -4,6 +4,7 @@ A temporary name is ``.NAME.XXXXXXXX.part``; a process that was killed leaves at
 it. Errors of the disk (full, read-only, no permission, no such folder) become one line that names the path.
 """
 
+import fcntl
 import json
 import os
 import re
@@ -20,6 +21,7 @@ __all__ = [
     "append_line",
     "check_apart",
     "check_writable",
+    "locked",
     "read_json",
     "remove",
     "sweep",
@@ -196,6 +198,33 @@ def check_apart(path: Path, sources: Iterable[Path]) -> None:
     for source in sources:
         if target in (real := _target(source), *real.parents):
             raise SegueError(f"{path} would replace {source}; choose another output")
+
+
+@contextmanager
+def locked(output: Path, notes: str, who: str) -> Iterator[None]:
+    """Keep a second process out of an output's folder; the lock of a dead process does not count.
+
+    Args:
+        output: the folder, which is made where it is not there.
+        notes: the name of the folder in it that holds the lock.
+        who: what has the folder in use, in words.
+
+    Raises:
+        SegueError: another process has it.
+    """
+    path = output / notes / "lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise SegueError(f"{output} cannot be written: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise SegueError(f"{output} is in use by another {who}") from error
+    finally:
+        os.close(lock)
 
 
 def sweep(folder: Path, name: str | None = None) -> None:

@@ -311,14 +311,6 @@ class MorphSettings(InversionSettings):
             raise SegueError(f"candidates need the scheme branching, not {self.scheme}")
         if self.noise_levels and self.scheme != "branching":
             raise SegueError(f"noise_levels need the scheme branching, not {self.scheme}, which takes noise")
-        if self.branching != 2 and self.scheme in ("interpolate", "interpolate-denoise"):
-            raise SegueError(
-                f"branching changes nothing in the scheme {self.scheme}, whose frames are all made at once"
-            )
-        if self.bias and self.scheme != "branching":
-            raise SegueError(f"bias needs the scheme branching, not {self.scheme}")
-        if self.retroactive and not self.scheme.startswith("denoise-interpolate-denoise"):
-            raise SegueError(f"retroactive needs the scheme denoise-interpolate-denoise, not {self.scheme}")
         if self.max_distance and self.spacing != "perceptual":
             raise SegueError("max_distance needs perceptual spacing: set spacing to perceptual")
         if self.control_image and self.pose not in ("auto", "off"):

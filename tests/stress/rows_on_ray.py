@@ -107,14 +107,17 @@ def killed(folder: Path, manifest: Path, model: str, settings: dict[str, Any]) -
 def cost(folder: Path, manifest: Path, model: str, settings: dict[str, Any]) -> None:
     """One worker on Ray against a plain loop, in turns, from when both have made a row."""
     from segue.batch.cluster import LOCAL, Actors
-    from segue.batch.drive import drive, locked, record
+    from segue.batch.drive import drive
+    from segue.batch.notes import Notes
+    from segue.batch.rows import NOTES
+    from segue.files import locked
     from segue.settings import ModelSettings
 
     chosen = ModelSettings(model=model, dtype="float32", device="cpu")
     here, there = (warmed(rows_of(manifest, folder / name, settings)) for name in ("loop", "ray"))
     turns = Turns(Actors(chosen, 1, LOCAL, len(there), folder), plain(model), {row.name: row for row in here})
-    with locked(folder / "ray"), closing(turns.crew):
-        done = drive(there, [], turns, finish=lambda row, result: record(row, folder / "ray", chosen, result))
+    with locked(folder / "ray", NOTES, "batch"), closing(turns.crew):
+        done = drive(there, [], turns, notes=Notes(folder / "ray", chosen))
         turns.end()
     assert {outcome.state for outcome in done} == {"made"}, done
     for one, other in zip(here, there, strict=True):

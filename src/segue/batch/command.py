@@ -17,7 +17,8 @@ from segue.settings import PRESET_HELP, ComputeSettings, FilmSettings, ModelSett
 
 if TYPE_CHECKING:
     from segue.batch.crew import Crew
-    from segue.batch.drive import Outcome, Status
+    from segue.batch.drive import Status
+    from segue.batch.notes import Outcome
 
 __all__ = ["BatchCommand", "batch"]
 
@@ -62,8 +63,10 @@ def batch(
 
     The same command again makes only what is missing. The exit code is 1 if a row failed.
     """
-    from segue.batch.drive import drive, is_made, locked, record
-    from segue.batch.rows import TABLE, read_rows
+    from segue.batch.drive import drive
+    from segue.batch.notes import Notes
+    from segue.batch.rows import NOTES, TABLE, check_output, read_rows
+    from segue.files import locked
 
     settings = {
         name: value
@@ -74,30 +77,26 @@ def batch(
         rows = read_rows(pairs, output, settings, preset=preset, ending=f".{film}")
     chosen = checked(ModelSettings, given(values, ModelSettings))
     chosen = updated(chosen, {"model": _placed(chosen.model), "controlnet": _placed(chosen.controlnet)})
-    with locked(output), shown_as_lines(mode_of(quiet, as_json), _line, record=_record, unit="rows") as show:
-        kept = [outcome for row in rows if (outcome := is_made(row, output, chosen))]
-        names = {outcome.name for outcome in kept}
+    check_output(rows, output, overwrite=overwrite)
+    mode, notes, order = mode_of(quiet, as_json), Notes(output, chosen), {row.name: i for i, row in enumerate(rows)}
+    outcomes: list[Outcome] = []
+    with locked(output, NOTES, "batch"), shown_as_lines(mode, _line, record=_record, unit="rows") as show:
+        outcomes += [outcome for row in rows if (outcome := notes.outcome(row))]
+        names = {outcome.name for outcome in outcomes}
         missing = [row for row in rows if row.name not in names]
-        outcomes: list[Outcome] = []
-        if missing:
-            crew = _crew(chosen, workers, ray, len(missing), output)
-            try:
-                outcomes = drive(
-                    missing,
-                    kept,
-                    crew,
-                    overwrite=overwrite,
-                    finish=lambda row, result: record(row, output, chosen, result),
-                    callback=show,
-                )
-            finally:
-                crew.close()
-    order = {row.name: i for i, row in enumerate(rows)}
-    outcomes = sorted([*kept, *outcomes], key=lambda outcome: order[outcome.name])
-    _write_table(outcomes, output / TABLE)
-    if not quiet:
+        try:
+            if missing:
+                crew = _crew(chosen, workers, ray, len(missing), output)
+                try:
+                    drive(missing, outcomes, crew, overwrite=overwrite, notes=notes, callback=show)
+                finally:
+                    crew.close()
+        finally:  # however it ends, the table has what was made until then
+            outcomes.sort(key=lambda outcome: order[outcome.name])
+            _write_table(outcomes, output / TABLE)
+    if as_json or not quiet:
         _print_table(outcomes, output, as_json)
-    elif not as_json:
+    else:
         for outcome in outcomes:
             if outcome.state == "failed":
                 print(f"segue: {outcome.name} failed: {outcome.reason}", file=sys.stderr)

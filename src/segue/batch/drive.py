@@ -1,50 +1,21 @@
 """Rows to workers: each takes the next one when it is free; a row whose failure may pass is tried again."""
 
-import fcntl
-import json
-import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal
 
 from segue.batch.crew import Crew, Event
-from segue.batch.parcel import unpack
+from segue.batch.notes import Notes, Outcome
 from segue.batch.rows import Row
 from segue.batch.work import Order, Result
 from segue.errors import SegueError
-from segue.files import write_json
-from segue.settings import ModelSettings
 
-__all__ = ["ATTEMPTS", "Outcome", "Status", "drive", "is_made", "locked", "record"]
+__all__ = ["ATTEMPTS", "Status", "drive"]
 
 ATTEMPTS = 3  # at a row, where the cause of its failure may pass; and at starting a worker
 TICK = 0.5  # seconds between two looks at the clock
 PAUSE = 2.0  # seconds before a row is tried again whose folder is in use, as by a worker that is about to die
-
-NOTES = ".batch"  # the folder of the records; no row's name begins with a dot
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a row.
-
-    Attributes:
-        state: made now, kept from before, or failed.
-        frames: of the film; seconds: of its last attempt.
-        attempts: how often it was begun now.
-        reason: why it failed.
-    """
-
-    name: str
-    state: Literal["made", "kept", "failed"]
-    frames: int = 0
-    seconds: float = 0.0
-    attempts: int = 0
-    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -87,40 +58,43 @@ class _Job:
 
 def drive(
     rows: Sequence[Row],
-    kept: Sequence[Outcome],
+    outcomes: list[Outcome],
     crew: Crew,
     *,
     overwrite: bool = False,
-    finish: Callable[[Row, Result], None] = lambda _row, _result: None,
+    notes: Notes | None = None,
     callback: Callback = lambda _status: None,
 ) -> list[Outcome]:
     """Have a crew make all rows.
 
     Args:
         rows: what is to be made.
-        kept: what was made before, for the counts.
+        outcomes: of the rows that were made before; those of the others are added as they come.
         crew: the workers.
         overwrite: begin rows anew whose folders hold runs with other settings.
-        finish: is handed each row that was made, before it counts as made.
+        notes: keeps what each row was made of.
         callback: is handed a Status after each event.
 
     Raises:
         SegueError: no worker can load the model.
     """
-    state = _State(rows, kept, overwrite, crew)
+    state = _State(rows, outcomes, overwrite, crew, notes)
     callback(state.status("begin"))
     while not state.is_done:
         for worker in sorted(state.free):
             job = state.next_job()
             if job is None:
                 break
+            if status := state.unfit(job):
+                callback(status)
+                continue
             state.free.discard(worker)
             state.running[worker] = job
             job.attempts += 1
             crew.hand(worker, job.order)
             callback(state.status("start", job))
         for event in crew.events(TICK):
-            for status in state.take(event, finish):
+            for status in state.take(event):
                 callback(status)
     return state.outcomes
 
@@ -128,13 +102,15 @@ def drive(
 class _State:
     """Which rows wait, run and are through; which workers can be had, and which are free."""
 
-    def __init__(self, rows: Sequence[Row], kept: Sequence[Outcome], overwrite: bool, crew: Crew) -> None:
-        self.crew = crew
+    def __init__(
+        self, rows: Sequence[Row], outcomes: list[Outcome], overwrite: bool, crew: Crew, notes: Notes | None
+    ) -> None:
+        self.crew, self.notes = crew, notes
         self.waiting = deque(_Job(Order(row, overwrite)) for row in rows)
         self.running: dict[int, _Job] = {}
         self.free: set[int] = set()
-        self.outcomes: list[Outcome] = []
-        self.count, self.kept = len(rows) + len(kept), len(kept)
+        self.outcomes = outcomes
+        self.count, self.kept = len(rows) + len(outcomes), len(outcomes)
         self.expected = {row.name: _frames(row) for row in rows}
         self.begun = time.monotonic()
         self.first: float | None = None  # when the first worker was ready
@@ -154,7 +130,17 @@ class _State:
                 return job
         return None
 
-    def take(self, event: Event, finish: Callable[[Row, Result], None]) -> Iterator[Status]:
+    def unfit(self, job: _Job) -> Status | None:
+        """The failure of a row whose files cannot be read any more; None where it can be made."""
+        try:
+            if self.notes:
+                self.notes.begin(job.order.row)
+        except OSError as error:
+            job.attempts += 1
+            return self.ended(job, Result(reason=f"{error.filename}: {error.strerror}"))
+        return None
+
+    def take(self, event: Event) -> Iterator[Status]:
         """What an event changes."""
         job = self.running.get(event.worker)
         if event.kind == "unfit":
@@ -173,7 +159,7 @@ class _State:
             self.free.discard(event.worker)
             self.running.pop(event.worker, None)
             if job is not None:
-                yield self.ended(job, Result(reason=f"its worker was lost ({event.text})", cause="lost"), finish)
+                yield self.ended(job, Result(reason=f"its worker was lost ({event.text})", cause="lost"))
             elif loading:
                 self.lost_loading[event.worker] += 1
                 if self.lost_loading[event.worker] >= ATTEMPTS:
@@ -181,7 +167,7 @@ class _State:
         elif event.kind == "result" and job is not None and event.result is not None:
             del self.running[event.worker]
             self.free.add(event.worker)
-            yield self.ended(job, event.result, finish)
+            yield self.ended(job, event.result)
 
     def retire(self, worker: int, reason: str) -> None:
         """Do without a worker; SegueError with the reason where it was the last one."""
@@ -189,14 +175,16 @@ class _State:
             raise SegueError(reason)
         self.crew.retire(worker)
 
-    def ended(self, job: _Job, result: Result, finish: Callable[[Row, Result], None]) -> Status:
+    def ended(self, job: _Job, result: Result) -> Status:
         """A row is made, or tried again, or failed."""
         row = job.order.row
-        if not result.reason:
+        if not result.reason and self.notes:
             try:
-                finish(row, result)
+                self.notes.finish(row, result)
             except SegueError as error:
                 result = replace(result, reason=str(error))
+            except OSError as error:
+                result = replace(result, reason=f"{error.filename}: {error.strerror}")
         if not result.reason:
             self.outcomes.append(Outcome(row.name, "made", result.frames, result.seconds, job.attempts))
             return self.status("made", job)
@@ -231,52 +219,6 @@ class _State:
             left=remaining / rate if rate else None,
             seconds=now - self.begun,
         )
-
-
-# What is known of each row that was made.
-
-
-def is_made(row: Row, output: Path, model: ModelSettings) -> Outcome | None:
-    """The outcome of a row that was made before, of the same images and settings, and is still there."""
-    try:
-        noted: dict[str, Any] = json.loads(_note(row, output).read_text())
-        if noted["recipe"] != row.recipe(model) or not (row.folder / "state.json").exists():
-            return None
-        if row.film is not None and not row.film.exists():
-            return None
-        return Outcome(row.name, "kept", int(noted["frames"]), float(noted["seconds"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def record(row: Row, output: Path, model: ModelSettings, result: Result) -> None:
-    """Note that a row was made, and put it in its place where it was made apart."""
-    if result.parcel is not None:
-        unpack(row, result.parcel)
-    note = {"recipe": row.recipe(model), "frames": result.frames, "seconds": round(result.seconds, 3)}
-    write_json(_note(row, output), note)
-
-
-@contextmanager
-def locked(output: Path) -> Iterator[None]:
-    """Keep a second batch out of an output's folder; the lock of a dead process does not count."""
-    path = output / NOTES / "lock"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise SegueError(f"{output} cannot be written: {error.strerror}") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
-        raise SegueError(f"{output} is in use by another batch") from error
-    finally:
-        os.close(lock)
-
-
-def _note(row: Row, output: Path) -> Path:
-    return output / NOTES / f"{row.name}.json"
 
 
 def _frames(row: Row) -> int:

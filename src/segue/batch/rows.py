@@ -11,9 +11,11 @@ from typing import Any, get_origin
 from segue.control import check_number
 from segue.errors import SegueError, SegueWarning
 from segue.evaluate.manifest import COLUMNS, Pair, faults_message, pairs_and_faults, shown_size
+from segue.files import check_apart
 from segue.pictures import load
 from segue.plan import check_plan
 from segue.pose.keypoints import Pose
+from segue.run import RUN_FILE
 from segue.settings import (
     ComputeSettings,
     FilmSettings,
@@ -25,10 +27,11 @@ from segue.settings import (
     with_preset,
 )
 
-__all__ = ["KINDS", "TABLE", "Row", "read_rows", "values_of"]
+__all__ = ["KINDS", "NOTES", "TABLE", "Row", "check_output", "read_rows", "values_of"]
 
 KINDS = (MorphSettings, ComputeSettings, FilmSettings)
 TABLE = "batch.csv"  # what became of the rows, in the output's folder
+NOTES = ".batch"  # the folder of the records there; no row's name begins with a dot
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,11 @@ def read_rows(manifest: Path, output: Path, values: Mapping[str, Any], *, preset
         for path in (folder_of, film):
             if path in taken:
                 faults.append(f"{pair.place} ({pair.name}): {path.name} would also be {taken[path]}; name it otherwise")
+                continue
+            try:
+                check_apart(path, (manifest, pair.a, pair.b))
+            except SegueError as error:
+                faults.append(f"{pair.place} ({pair.name}): {error}")
         taken |= {folder_of: f"the run folder of {pair.name}", film: f"the film of {pair.name}"}
         rows.append(
             Row(
@@ -120,7 +128,26 @@ def read_rows(manifest: Path, output: Path, values: Mapping[str, Any], *, preset
         )
     if faults:
         raise SegueError(faults_message(manifest, faults))
+    check_apart(output / TABLE, [manifest, *(file for row in rows for file in row.inputs)])
     return rows
+
+
+def check_output(rows: Sequence[Row], output: Path, *, overwrite: bool) -> None:
+    """Refuse, before anything is made, to write over files that no batch or film of this place has written.
+
+    Args:
+        rows: what is to be made.
+        output: the folder of the batch.
+        overwrite: films may be replaced.
+
+    Raises:
+        SegueError: a table or film is there that is not the batch's own.
+    """
+    if (output / TABLE).exists() and not (output / NOTES).is_dir():
+        raise SegueError(f"{output / TABLE} is there and no batch has written it; choose another output")
+    for row in rows:
+        if row.film and row.film.exists() and not (overwrite or (row.folder / RUN_FILE).exists()):
+            raise SegueError(f"{row.film} is there and has no run folder; choose another output, or overwrite it")
 
 
 def values_of(pair: Pair, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -53,8 +53,8 @@ SET_MEASURES = (
         "kid",
         "KID",
         "lower",
-        "Unbiased squared MMD with the cubic polynomial kernel, all in-between frames against all keyframes; "
-        "does not depend on the number of pairs.",
+        "Unbiased squared MMD with the cubic polynomial kernel, all in-between frames against all keyframes, each "
+        "against those of other pairs; its expectation does not depend on the number of pairs.",
         "Binkowski et al. 2018, arXiv 1801.01401",
     ),
 )

@@ -79,6 +79,8 @@ def _evaluate(
     from segue.evaluate.harness import schemes_named
     from segue.evaluate.manifest import read_pairs
     from segue.evaluate.report import check_report, write_report
+    from segue.evaluate.results import NOTES
+    from segue.files import locked
 
     if len(inputs) != 1:
         raise SegueError("one manifest or folder of pairs at a time; --compare takes two evaluations")
@@ -97,7 +99,7 @@ def _evaluate(
     checked(ComputeSettings, computing)
     with faults_as_lines():
         pairs = read_pairs(inputs[0])
-    check_report(output)
+    check_report(output, [inputs[0], *(image for pair in pairs for image in (pair.a, pair.b))])
 
     from segue.evaluate.features import network_named
     from segue.interpolate import Interpolator
@@ -105,7 +107,7 @@ def _evaluate(
     model = checked(ModelSettings, given(values, ModelSettings))
     seen = [network_named(name, model.device or _device()) for name in dict.fromkeys(networks)]
     segue = Interpolator.loaded(model)
-    with shown_as_lines(mode_of(quiet), _line, unit="films") as show:
+    with locked(output, NOTES, "evaluation"), shown_as_lines(mode_of(quiet), _line, unit="films") as show:
         report = measure(
             segue,
             pairs,
@@ -116,7 +118,7 @@ def _evaluate(
             preset=preset,
             callback=show,
         )
-    page = write_report(report, output)
+        page = write_report(report, output)
     if not quiet:
         print(page)
 

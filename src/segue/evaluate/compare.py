@@ -1,8 +1,9 @@
 """Two evaluations side by side: what differs in their settings, and every measure's difference over shared pairs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 import numpy as np
 from rich.table import Table
@@ -43,7 +44,9 @@ def comparison_of(first: Report, second: Report, names: tuple[str, str]) -> Comp
         SegueError: they have no scheme, pair or network in common.
     """
     schemes = [scheme for scheme in first.schemes if scheme in second.schemes]
-    pairs = [pair for pair in first.pairs if pair in second.pairs]
+    named = [pair for pair in first.pairs if pair in second.pairs]
+    other = [pair for pair in named if first.digests.get(pair) != second.digests.get(pair)]
+    pairs = [pair for pair in named if pair not in other]
     columns = [column for column in first.columns if column in second.columns]
     for what, common, ours, theirs in (
         ("scheme", schemes, first.schemes, second.schemes),
@@ -52,7 +55,7 @@ def comparison_of(first: Report, second: Report, names: tuple[str, str]) -> Comp
     ):
         if not common:
             shown = " and ".join(", ".join(map(str, names[:5])) for names in (ours, theirs))
-            raise SegueError(f"{names[0]} and {names[1]} have no {what} in common: {shown}")
+            raise SegueError(f"{names[0]} and {names[1]} have no {what} in common: {shown}{_of_other(other)}")
     changes = [
         *(f"model: {first.model['name']}, now {second.model['name']}" for _ in "x" if first.model != second.model),
         *(
@@ -60,10 +63,30 @@ def comparison_of(first: Report, second: Report, names: tuple[str, str]) -> Comp
             for network, mark in first.networks.items()
             if network in second.networks and second.networks[network] != mark
         ),
-        *differences(first.settings, second.settings),
-        *([] if first.pairs == second.pairs else ["other pairs: measures of a whole set, as FID, are not compared"]),
+        *differences(*_settings(first, second)),
+        *([f"{len(other)} pairs left out{_of_other(other)}"] if other else []),
+        *(f"{what}: measures of a whole set, as FID, are not compared" for what in _other_sets(first, second)),
     ]
     return Comparison(names, tuple(changes), len(pairs), tuple(_rows(first, second, schemes, pairs, columns)))
+
+
+def _settings(first: Report, second: Report) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What all films of each share, where it is shared in both; what belongs to schemes and pairs stands elsewhere."""
+    common = (first.settings.keys() & second.settings.keys()) - {"scheme", "prompt", "negative_prompt", "pose"}
+    before, after = ({name: report.settings[name] for name in common} for report in (first, second))
+    return before, after
+
+
+def _other_sets(first: Report, second: Report) -> list[str]:
+    """Why measures of all pairs together are not of the same set; the order of the pairs does not matter."""
+    lengths = [{len(film.frames) for film in report.films} for report in (first, second)]
+    is_other = first.digests != second.digests or set(first.pairs) != set(second.pairs)
+    return ["other pairs"] * is_other + ["other numbers of frames"] * (lengths[0] != lengths[1])
+
+
+def _of_other(pairs: Sequence[str]) -> str:
+    shown = ", ".join(pairs[:5]) + (", ..." if len(pairs) > 5 else "")
+    return f"; other pictures, prompts or poses: {shown}" if pairs else ""
 
 
 def comparison_tables(comparison: Comparison) -> Iterator[str | Table]:
@@ -118,7 +141,7 @@ def _rows(
         for measure, network in columns:
             if measure in of_sets:
                 cells = (report.cell(scheme, measure, network) for report in (first, second))
-                same = first.pairs == second.pairs
+                same = not _other_sets(first, second) and first.networks[network] == second.networks[network]
                 before, after = (cell.value if cell and same else None for cell in cells)
                 value = None if before is None or after is None else after - before
                 yield (

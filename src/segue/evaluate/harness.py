@@ -30,7 +30,7 @@ from segue.errors import SegueError
 from segue.evaluate.features import Network
 from segue.evaluate.manifest import Pair
 from segue.evaluate.measures import Array, sharpness
-from segue.evaluate.results import Film, Measured, Report, report_of
+from segue.evaluate.results import NOTES, Film, Measured, Report, report_of
 from segue.files import write_bytes, write_json
 from segue.interpolate import Interpolator
 from segue.settings import SCHEMES, MorphSettings, as_json, checked, differences, with_preset
@@ -95,6 +95,8 @@ def evaluate(
     by_scheme = [with_preset(preset, {**(settings or {}), "scheme": scheme}) for scheme in schemes]
     jobs = [_job(model["fingerprint"], pair, of_scheme) for of_scheme in by_scheme for pair in pairs]
 
+    (output / NOTES).mkdir(parents=True, exist_ok=True)
+
     # Make the films.
     films = []
     for i, job in enumerate(jobs, 1):
@@ -120,6 +122,7 @@ def evaluate(
         {network.name: network.fingerprint for network in networks},
         model=model,
         settings=_shared_settings(jobs),
+        digests={job.pair.name: _digest_of_pair(job) for job in jobs},
     )
     rest = time.perf_counter() - begun - clock.spent["films"] - clock.spent["features"]
     return found.with_seconds(films=clock.known["films"], features=clock.known["features"], rest=rest)
@@ -170,7 +173,7 @@ def _job(model: str, pair: Pair, settings: Mapping[str, Any]) -> _Job:
         "model": model,
         "a": _digest_of_file(pair.a),
         "b": _digest_of_file(pair.b),
-        "poses": [_digest_of_file(path) for path in (pair.pose_a, pair.pose_b) if path is not None],
+        "guides": [_digest_of_file(path) for path in Row(pair.name, (pair.a, pair.b), Path(), values).inputs[2:]],
     }
     return _Job(pair, settings["scheme"], values, recipe)
 
@@ -199,7 +202,7 @@ def _film(segue: Interpolator, job: _Job, output: Path, clock: _Clock) -> tuple[
         folder=output,
         frames=tuple(record["frames"].values()),
         positions=np.array([float(Fraction(place)) for place in record["frames"]]),
-        digest=hashlib.sha256(json.dumps(job.recipe, sort_keys=True).encode()).hexdigest()[:16],
+        digest=_digest_of_film(job, [output / name for name in record["frames"].values()]),
         texts=_texts(job.recipe["settings"]),
     )
     return film, kept
@@ -220,7 +223,12 @@ def _record(path: Path, job: _Job, output: Path) -> dict[str, Any] | None:
         return None
     if before != job.recipe:
         changes = differences(before["settings"], job.recipe["settings"])
-        names = {"model": "another model", "a": "another a", "b": "another b", "poses": "pose files with other content"}
+        names = {
+            "model": "another model",
+            "a": "another a",
+            "b": "another b",
+            "guides": "pose files or control images with other content",
+        }
         changes += [text for name, text in names.items() if before.get(name) != job.recipe[name]]
         raise SegueError(f"{path} stands for a film made otherwise ({'; '.join(changes)}); choose another output")
     return record if all((output / name).is_file() for name in frames.values()) else None
@@ -301,6 +309,22 @@ def _shared_settings(jobs: Sequence[_Job]) -> dict[str, Any]:
     """The settings that all films share."""
     settings = [job.recipe["settings"] for job in jobs]
     return {name: value for name, value in settings[0].items() if all(s[name] == value for s in settings)}
+
+
+def _digest_of_pair(job: _Job) -> str:
+    """What the films of a pair have in common beside the settings of all: pictures, words, poses."""
+    settings = job.recipe["settings"]
+    own = [job.recipe[name] for name in ("a", "b", "guides")]
+    words = [settings["prompt"], settings["negative_prompt"]]
+    return hashlib.sha256(json.dumps([own, words]).encode()).hexdigest()[:16]
+
+
+def _digest_of_film(job: _Job, frames: Sequence[Path]) -> str:
+    """What a film was made from, and its frames as they are: a redo in its run folder makes others."""
+    found = hashlib.sha256(json.dumps(job.recipe, sort_keys=True).encode())
+    for frame in frames:
+        found.update(frame.read_bytes())
+    return found.hexdigest()[:16]
 
 
 def _digest_of_file(path: Path) -> str:

@@ -26,6 +26,9 @@ SHOWN = 50  # faults; more than these are only counted
 EXIF_ORIENTATION = 0x0112
 
 
+LONGEST_NAME = 100  # letters; with an ending it stays below what folders take
+
+
 class Pair(BaseModel):
     """Two images between which a film is made.
 
@@ -44,7 +47,7 @@ class Pair(BaseModel):
 
     a: Path
     b: Path
-    name: str = Field(default="", max_length=100)
+    name: str = Field(default="", max_length=LONGEST_NAME)
     group: str = ""
     prompt: str = ""
     prompt_a: str = ""
@@ -73,7 +76,7 @@ def read_pairs(path: Path, settings: Collection[str] = (), *, one_size: bool = T
     Args:
         path: the manifest or folder.
         settings: further columns that a row may have.
-        one_size: whether both images of a pair must have one size.
+        one_size: whether both images of a pair must have one size, and be whole.
 
     Raises:
         SegueError: anything is wrong; the message lists every fault with its line.
@@ -132,9 +135,12 @@ def _json_lines(text: str, faults: list[str]) -> Iterator[tuple[str, Mapping[str
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=_unique)
         except json.JSONDecodeError as error:
             faults.append(f"line {number}: broken JSON at column {error.colno}: {error.msg.lower()}")
+            continue
+        except SegueError as error:
+            faults.append(f"line {number}: {error}")
             continue
         except (ValueError, RecursionError):
             faults.append(f"line {number}: a number is too long, or lists are nested too deep")
@@ -208,7 +214,9 @@ def _checked(
         return None
     files = {n: folder / path for n in ("a", "b", "pose_a", "pose_b") if (path := getattr(pair, n)) is not None}
     name = pair.name or f"{pair.a.stem}-{pair.b.stem}"
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
+    if len(name) > LONGEST_NAME:
+        faults.append(f"{place}: the name '{name[:40]}...' is longer than {LONGEST_NAME} characters; give one")
+    elif not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
         faults.append(f"{place}: the name '{name}' needs to be of letters, digits, dots, dashes and underscores")
     if pair.prompt and (pair.prompt_a or pair.prompt_b):
         faults.append(f"{place}: prompt is for both images; give it, or prompt_a and prompt_b")
@@ -216,7 +224,7 @@ def _checked(
         if bool(getattr(pair, first)) != bool(getattr(pair, second)):
             faults.append(f"{place}: {first} and {second} go together")
     faults += [f"{place}: there is no file {files[n]}" for n in files if not _is_file(files[n])]
-    sizes = {n: _size(files[n], place, faults) for n in ("a", "b") if _is_file(files[n])}
+    sizes = {n: _size(files[n], place, faults, whole=one_size) for n in ("a", "b") if _is_file(files[n])}
     for pose, image in (("pose_a", "a"), ("pose_b", "b")):
         if pose in files and _is_file(files[pose]):
             try:
@@ -229,6 +237,14 @@ def _checked(
     if len(faults) > before:
         return None
     return pair.model_copy(update={**files, "name": name, "settings": own, "place": place})
+
+
+def _unique(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; SegueError where a column is there twice."""
+    found = dict(items)
+    if twice := [name for i, (name, _) in enumerate(items) if name in dict(items[:i])]:
+        raise SegueError(f"column '{twice[0]}' is there twice")
+    return found
 
 
 def _is_file(path: Path) -> bool:
@@ -246,9 +262,13 @@ def shown_size(file: Path) -> tuple[int, int]:
         return (image.height, image.width) if turned else (image.width, image.height)
 
 
-def _size(file: Path, place: str, faults: list[str]) -> tuple[int, int] | None:
-    """Width and height of an image as it is shown; None where it cannot be read."""
+def _size(file: Path, place: str, faults: list[str], *, whole: bool) -> tuple[int, int] | None:
+    """Width and height of an image as it is shown; None where it cannot be read, to its end if ``whole``."""
     try:
+        if whole:
+            with Image.open(file) as image:
+                image.draft(None, (1, 1))  # of a JPEG its smallest size, which is enough to see that it is whole
+                image.load()
         return shown_size(file)
     except Exception:  # decoders raise whatever they like
         faults.append(f"{place}: {file} is no image that can be read")

@@ -9,7 +9,9 @@ With x_0, ..., x_N the frames of a sequence (x_0 and x_N the keyframes) and d a 
 All arrays are float64; nothing here depends on how the features were batched.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -23,7 +25,8 @@ __all__ = [
     "frechet_floor",
     "jump",
     "kernel_distance",
-    "kernel_sums",
+    "kernel_distance_of_pairs",
+    "kernel_of_pairs",
     "order_breaks",
     "path_length",
     "path_of_features",
@@ -87,8 +90,9 @@ def frechet_distance(x: Array, y: Array) -> float:
 def frechet_floor(y: Array, n: int, m: int, *, seed: int = 0, draws: int = 16) -> float:
     """What ``frechet_distance`` gives on average for two samples, of n and m, of one and the same Gaussian.
 
-    The true distance is 0: this is the bias of FID at small n. The Gaussian has the covariance of y, (k, D); as that
-    is itself estimated from k features, of rank k - 1 at most, the floor is rather too low than too high.
+    The true distance is 0: this is the bias of FID at small n, of independent features. Frames that are like the
+    keyframes they lie between can score less. The Gaussian has the covariance of y, (k, D); as that is itself estimated
+    from k features, of rank k - 1 at most, the number is rather too low than too high.
 
     Source: the bias is described in Binkowski et al., "Demystifying MMD GANs", 2018, arXiv 1801.01401, and in Chong
     and Forsyth, "Effectively Unbiased FID and Inception Score and where to find them", 2020, arXiv 1911.07023.
@@ -109,7 +113,7 @@ def frechet_floor(y: Array, n: int, m: int, *, seed: int = 0, draws: int = 16) -
 
 
 def kernel_distance(x: Array, y: Array) -> float:
-    """The unbiased squared MMD with the kernel k(u, v) = (u.v / D + 1)^3 over all features: KID's definition.
+    """The unbiased squared MMD with the kernel k(u, v) = (u.v / D + 1)^3 of independent features: KID's definition.
 
         mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{i, j} k(x_i, y_j)
 
@@ -125,44 +129,48 @@ def kernel_distance(x: Array, y: Array) -> float:
     )
 
 
-def kernel_sums(
-    x: Array, y: Array, group_x: NDArray[np.intp], group_y: NDArray[np.intp]
-) -> tuple[Array, Array, Array, Array, Array]:
-    """Sums of KID's kernel over groups of features (the frames of one pair), so that groups can be drawn again.
+def kernel_of_pairs(x: Array, y: Array) -> Array:
+    """What each two pairs of keyframes contribute to ``kernel_distance_of_pairs``, (pairs, pairs) and symmetric.
+
+        h_pq = k(x_p, x_q) + k(y_p, y_q) - k(x_p, y_q) - k(y_p, x_q), each the mean over the features of both
 
     Args:
-        x: (n, D) features.
-        y: (m, D) features.
-        group_x: (n,) the group of each of x, from 0 to g - 1.
-        group_y: (m,) the group of each of y.
-
-    Returns:
-        The sums over (x, x), (y, y) and (x, y), each (g, g), and of the diagonals of the first two, (g,).
+        x: (pairs, n, D) the features of each pair's frames.
+        y: (pairs, m, D) those of its keyframes.
     """
-    groups = int(max(group_x.max(), group_y.max())) + 1
-    of_x, of_y = (np.eye(groups)[group] for group in (group_x, group_y))
 
-    diagonal_x, diagonal_y = (((z * z).sum(1) / z.shape[1] + 1.0) ** 3 for z in (x, y))
-    return (
-        of_x.T @ _kernel(x, x) @ of_x,
-        of_y.T @ _kernel(y, y) @ of_y,
-        of_x.T @ _kernel(x, y) @ of_y,
-        of_x.T @ diagonal_x,
-        of_y.T @ diagonal_y,
-    )
+    def means(u: Array, v: Array) -> Array:
+        flat = _kernel(u.reshape(-1, u.shape[-1]), v.reshape(-1, v.shape[-1]))
+        found: Array = flat.reshape(len(u), u.shape[1], len(v), v.shape[1]).mean((1, 3))
+        return found
+
+    between = means(x, y)
+    return means(x, x) + means(y, y) - between - between.T
 
 
-def random_frames(pairs: int, frames: int, *, draws: int = 10, each: int = 2, seed: int = 0) -> NDArray[np.intp]:
+def kernel_distance_of_pairs(x: Array, y: Array) -> float:
+    """KID of frames to keyframes that come in pairs, (pairs, n, D) and (pairs, m, D).
+
+    The frames of one film are alike, and like their own keyframes: ``kernel_distance``, which takes all features for
+    independent, would come out too low, the more so the fewer pairs. Here the kernel is averaged over features of two
+    different pairs only, so that the expectation does not depend on the number of pairs; it may be negative.
+    """
+    kernel = kernel_of_pairs(x, y)
+    return float((kernel.sum() - np.trace(kernel)) / (len(x) * (len(x) - 1)))
+
+
+def random_frames(pairs: Sequence[str], frames: int, *, draws: int = 10, each: int = 2) -> NDArray[np.intp]:
     """Which frames stand for each sequence in the paper's FID: distinct in-between frames, at random.
 
-    The same for every scheme, so that schemes can be compared pair by pair.
+    They follow from the pair's name alone: the same for every scheme, so that schemes can be compared pair by pair, and
+    in whatever order and company the pairs are measured.
 
     Returns:
         (draws, pairs, each) indices from 1 to frames - 2 (fewer than ``each`` where there are not as many).
     """
-    rng = np.random.default_rng(seed)
-    between = np.tile(np.arange(1, frames - 1), (draws, pairs, 1))
-    return rng.permuted(between, axis=2)[:, :, :each]
+    between = np.tile(np.arange(1, frames - 1), (draws, 1))
+    seeds = [int.from_bytes(sha256(pair.encode()).digest()[:8]) for pair in pairs]
+    return np.stack([np.random.default_rng(seed).permuted(between, axis=1)[:, :each] for seed in seeds], axis=1)
 
 
 # The path of one sequence.
@@ -213,6 +221,8 @@ def order_breaks(path: SequencePath) -> float:
     break is an r_{i+1} < r_i or a q_{i+1} > q_i. 0: never; 1/2: at random; 1: always.
     """
     away, towards = np.diff(path.to_first)[1:], np.diff(path.to_last)[:-1]
+    if not len(away):
+        return float("nan")
     return float(((away < 0).sum() + (towards > 0).sum()) / (len(away) + len(towards)))
 
 
@@ -241,7 +251,7 @@ def relative_sharpness(values: Array, positions: Array) -> float:
         positions: (F,) their positions s.
     """
     expected = (1 - positions) * values[0] + positions * values[-1]
-    if not expected[1:-1].all():
+    if len(values) < 3 or not expected[1:-1].all():
         return float("nan")
     return float((values[1:-1] / expected[1:-1]).mean())
 
@@ -262,6 +272,8 @@ def text_margin(images: Array, prompt_first: Array, prompt_last: Array, negative
         positions: (F,) the frames' positions s.
     """
     x, s = images[1:-1], positions[1:-1]
+    if not len(x):
+        return float("nan")
     first, last, against = (_cosine(x, text) for text in (prompt_first, prompt_last, negative))
     return float(((1 - s) * first + s * last - against).mean())
 

@@ -126,20 +126,27 @@ def _table(report: Report, network: str) -> str:
             + "".join(_value(cell, scheme in best[column]) for cell, column in zip(cells, columns, strict=True))
             + "</tr>"
         )
-    floor = report.floors.get(network)
-    bias = (
-        f'<p class="soft">FID is biased upwards at these numbers of frames: two samples of one and the same Gaussian '
-        f"would score {number(floor['fid'])} (all frames: {number(floor['fid_all'])}). "
-        "Compare FID only between rows; KID has no such bias.</p>"
-        if floor
-        else ""
-    )
     return (
         f"<h2>Measured with {escape(network)}</h2>"
         f"{grid(head, rows)}"
         f'<p class="soft">Below each value its 95 % interval over pairs. ↓ lower, ↑ higher, '
-        f"→ 1 nearer to one is better; shaded: the best of a column.</p>{bias}"
+        f"→ 1 nearer to one is better; shaded: the best of a column.</p>{_about_sets(report, network)}"
     )
+
+
+def _about_sets(report: Report, network: str) -> str:
+    """What to know of FID and KID, or why there are none."""
+    if floor := report.floors.get(network):
+        text = (
+            "FID is biased upwards at these numbers of frames: two independent samples of one and the same Gaussian "
+            f"would score {number(floor['fid'])} (all frames: {number(floor['fid_all'])}); frames are like their own "
+            "keyframes and can score less. Compare FID only between rows; KID has no such bias."
+        )
+    elif network.startswith("lpips"):
+        text = "LPIPS compares two pictures; it has no features that FID and KID could be measured on."
+    else:
+        text = "FID and KID need two pairs or more, and films that all have one number of frames."
+    return f'<p class="soft">{text}</p>'
 
 
 def _intervals(report: Report, network: str) -> str:
@@ -159,7 +166,8 @@ def _intervals(report: Report, network: str) -> str:
 
 def _paper(report: Report) -> str:
     """The paper's table 1 beside the first network's FID and PPL."""
-    network = next((n for n in report.networks if n.startswith("inception")), next(iter(report.networks)))
+    measured = [network for measure, network in report.columns if measure == "fid"]
+    network = next((n for n in measured if n.startswith("inception")), next(iter(measured), ""))
     rows = []
     for i, scheme in enumerate(report.schemes):
         ours, path = report.cell(scheme, "fid", network), report.cell(scheme, "ppl", network)
@@ -240,7 +248,7 @@ def _average(report: Report) -> str:
 
 
 def _groups(report: Report) -> str:
-    if len(report.groups) < 2:
+    if not report.groups:
         return ""
     columns = [column for column in report.columns if report.cell(report.schemes[0], *column, report.groups[0])]
     head = "".join(

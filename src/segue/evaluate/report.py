@@ -19,11 +19,13 @@ from PIL import Image
 
 from segue.errors import SegueError
 from segue.evaluate.page import page_of
-from segue.evaluate.results import REPORT_FILE, Cell, FilmReport, Report
-from segue.files import write_bytes, write_json, write_text
+from segue.evaluate.results import NOTES, REPORT_FILE, Cell, FilmReport, Report
+from segue.files import check_apart, write_bytes, write_json, write_text
 
 __all__ = ["check_report", "write_report"]
 
+TABLES = ("report.csv", "films.csv")
+PAGE = "report.html"
 STRIP_HEIGHT = 56
 STRIP_QUALITY = 72
 
@@ -36,20 +38,22 @@ def write_report(report: Report, output: Path) -> Path:
         seconds = {**report.seconds, "rest": report.seconds["rest"] + time.perf_counter() - begun}
         report = report.with_seconds(**seconds)
     write_json(output / REPORT_FILE, json.loads(json.dumps(asdict(report))))
-    write_text(output / "report.csv", _table(report))
-    write_text(output / "films.csv", _films(report))
-    page = output / "report.html"
+    for name, text in zip(TABLES, (_table(report), _films(report)), strict=True):
+        write_text(output / name, text)
+    page = output / PAGE
     write_text(page, page_of(report, strips))
     return page
 
 
-def check_report(output: Path) -> None:
-    """SegueError, before anything is computed, where the folder is no place for an evaluation."""
+def check_report(output: Path, sources: Sequence[Path] = ()) -> None:
+    """SegueError, before anything is computed, where the folder is no place for an evaluation of these files."""
     if output.exists() and not output.is_dir():
         raise SegueError(f"{output} is a file; an evaluation needs a folder")
-    ours = ("films", "runs", "features", "strips", REPORT_FILE)
+    ours = (NOTES, REPORT_FILE)
     if output.is_dir() and any(output.iterdir()) and not any((output / name).exists() for name in ours):
         raise SegueError(f"{output} holds other files and no evaluation; choose another output")
+    for name in (REPORT_FILE, *TABLES, PAGE, "runs"):
+        check_apart(output / name, sources)
 
 
 def _table(report: Report) -> str:

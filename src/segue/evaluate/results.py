@@ -30,6 +30,7 @@ from segue.evaluate.statistics import (
 __all__ = ["Cell", "Difference", "Film", "FilmReport", "Measured", "Report", "key_of", "read_report", "report_of"]
 
 REPORT_FILE = "report.json"
+NOTES = ".evaluation"  # the folder of the lock, by which an evaluation that is not finished is known
 
 
 @dataclass(frozen=True)
@@ -147,9 +148,10 @@ class Report:
         version: of Segue; model: name and fingerprint; settings: those that all films share.
         networks: the fingerprint of each feature network by name.
         schemes, pairs, groups: their names, in order.
-        floors: by network, FID of samples of one and the same Gaussian: the bias at these numbers of frames.
+        floors: by network, FID of independent samples of one and the same Gaussian, at these numbers of frames.
         cells, differences, films: the numbers.
         seconds: of all films, of the networks, and of everything else in the last call.
+        digests: by pair, of its pictures, prompts and poses.
     """
 
     version: str
@@ -164,6 +166,7 @@ class Report:
     differences: tuple[Difference, ...]
     films: tuple[FilmReport, ...]
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    digests: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def with_seconds(self, **seconds: float) -> Self:
         """With the shares of time."""
@@ -209,6 +212,7 @@ def report_of(
     *,
     model: Mapping[str, str],
     settings: Mapping[str, Any],
+    digests: Mapping[str, str] | None = None,
 ) -> Report:
     """The table, the differences and the films of what was measured: all schemes on the same pairs."""
     by_scheme = {scheme: [m for m in measured if m.film.scheme == scheme] for scheme in schemes}
@@ -241,10 +245,13 @@ def report_of(
         schemes=tuple(schemes),
         pairs=tuple(pair.name for pair in pairs),
         groups=groups,
-        floors={n: _floors(by_scheme[schemes[0]], n) for n in networks if n in measured[0].features},
+        floors={
+            n: found for n in networks if n in measured[0].features and (found := _floors(by_scheme[schemes[0]], n))
+        },
         cells=(*set_cells, *cells),
         differences=(*set_differences, *contrasts),
         films=tuple(_film_report(m, values[f"{m.film.scheme}/{m.film.pair.name}"]) for m in measured),
+        digests=dict(digests or {}),
     )
 
 
@@ -284,13 +291,19 @@ def _over_sets(
     return cells, contrasts
 
 
+def _has_set_values(films: Sequence[Measured], network: str) -> bool:
+    """Whether films can be measured together: two or more, all of one number of frames, with some in between."""
+    counts = {len(m.features[network]) for m in films}
+    return len(films) > 1 and len(counts) == 1 and min(counts) > 2
+
+
 def _set_values(films: Sequence[Measured], network: str) -> dict[str, tuple[float, Array]]:
     """FID, FID over all frames and KID of one scheme, each with its values where pairs are left out."""
-    if len(films) < 2 or len({len(m.features[network]) for m in films}) > 1:  # films of one length are compared
+    if not _has_set_values(films, network):
         return {}
     features = np.stack([m.features[network] for m in films])  # (pairs, F, D)
     inputs, between = features[:, [0, -1]], features[:, 1:-1]
-    chosen = measures.random_frames(len(films), features.shape[1])  # (choices, pairs, k)
+    chosen = measures.random_frames([m.film.pair.name for m in films], features.shape[1])  # (choices, pairs, k)
     two = features[np.arange(len(films))[None, :, None], chosen]  # (choices, pairs, k, D)
     parts = parts_without(len(films))
 
@@ -303,13 +316,13 @@ def _set_values(films: Sequence[Measured], network: str) -> dict[str, tuple[floa
             frechet_of_parts(two, inputs, parts),
         ),
         "fid_all": (measures.frechet_distance(flat(between), flat(inputs)), frechet_of_parts(between, inputs, parts)),
-        "kid": (measures.kernel_distance(flat(between), flat(inputs)), kernel_of_parts(between, inputs, parts)),
+        "kid": (measures.kernel_distance_of_pairs(between, inputs), kernel_of_parts(between, inputs, parts)),
     }
 
 
 def _floors(films: Sequence[Measured], network: str) -> dict[str, float]:
-    """The bias of both FIDs at these numbers of frames."""
-    if len(films) < 2:
+    """The bias of both FIDs at these numbers of frames, where there are any."""
+    if not _has_set_values(films, network):
         return {}
     inputs = np.concatenate([m.features[network][[0, -1]] for m in films])
     frames = len(films[0].film.positions) - 2

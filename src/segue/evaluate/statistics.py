@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from segue.evaluate.measures import Array, frechet_distance, kernel_sums
+from segue.evaluate.measures import Array, frechet_distance, kernel_of_pairs
 
 __all__ = [
     "DRAWS",
@@ -129,22 +129,11 @@ def frechet_of_parts(x: Array, y: Array, parts: Sequence[NDArray[np.intp]]) -> A
 
 def kernel_of_parts(x: Array, y: Array, parts: Sequence[NDArray[np.intp]]) -> Array:
     """KID over each part of the pairs, (parts,); x (pairs, k, D), y (pairs, l, D)."""
-    if not parts:
-        return np.array([])
-    pairs, dimension = len(x), y.shape[-1]
-    xx, yy, xy, diagonal_x, diagonal_y = kernel_sums(
-        x.reshape(-1, dimension),
-        y.reshape(-1, dimension),
-        np.repeat(np.arange(pairs), x.shape[1]),
-        np.repeat(np.arange(pairs), y.shape[1]),
-    )
-    counts = np.stack([np.bincount(part, minlength=pairs) for part in parts]).astype(np.float64)
-    n, m = counts.sum(1) * x.shape[1], counts.sum(1) * y.shape[1]
-    within_x = (np.einsum("ip,pq,iq->i", counts, xx, counts, optimize=True) - counts @ diagonal_x) / (n * (n - 1))
-    within_y = (np.einsum("ip,pq,iq->i", counts, yy, counts, optimize=True) - counts @ diagonal_y) / (m * (m - 1))
-    between = np.einsum("ip,pq,iq->i", counts, xy, counts, optimize=True) / (n * m)
-    result: Array = within_x + within_y - 2 * between
-    return result
+    kernel, total = kernel_of_pairs(x, y), []
+    for part in parts:
+        within = kernel[np.ix_(part, part)]
+        total.append((within.sum() - np.trace(within)) / (len(part) * (len(part) - 1)))
+    return np.array(total)
 
 
 def students_t(freedom: int, level: float = LEVEL) -> float:
