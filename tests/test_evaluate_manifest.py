@@ -111,6 +111,26 @@ def test_every_fault_with_its_line(folder: Path) -> None:
         assert text in fault
 
 
+def test_what_shows_only_on_a_closer_look(folder: Path) -> None:
+    rough = Image.effect_noise((256, 256), 90)
+    rough.save(folder / "cut.jpg")
+    (folder / "cut.jpg").write_bytes((folder / "cut.jpg").read_bytes()[:-2000])
+    for name in ("x" * 80, "y" * 80):
+        Image.new("RGB", (32, 24)).save(folder / f"{name}.png")
+    path = lines(
+        folder,
+        {"name": "cut", "a": "cut.jpg", "b": "cut.jpg"},
+        {"a": f"{'x' * 80}.png", "b": f"{'y' * 80}.png"},
+        '{"a": "cat.png", "b": "dog.png", "a": "fox.png"}',
+    )
+    found = faults(path)
+    assert found[0] == found[1] == f"line 1: {folder / 'cut.jpg'} is no image that can be read"
+    assert found[2].endswith("is longer than 100 characters; give one")
+    assert found[3] == "line 3: column 'a' is there twice"
+    with pytest.raises(SegueError, match="2 faults"):  # a batch sees when it comes to it
+        read_pairs(path, one_size=False)
+
+
 def test_wrong_columns_of_a_table(folder: Path) -> None:
     path = folder / "pairs.csv"
     path.write_text("name,first,b,b\none,cat.png,dog.png,x\n")

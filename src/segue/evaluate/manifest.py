@@ -214,7 +214,7 @@ def _checked(
         return None
     files = {n: folder / path for n in ("a", "b", "pose_a", "pose_b") if (path := getattr(pair, n)) is not None}
     name = pair.name or f"{pair.a.stem}-{pair.b.stem}"
-    if len(name) > LONGEST_NAME:
+    if len(name) > LONGEST_NAME and all(map(_is_file, files.values())):
         faults.append(f"{place}: the name '{name[:40]}...' is longer than {LONGEST_NAME} characters; give one")
     elif not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
         faults.append(f"{place}: the name '{name}' needs to be of letters, digits, dots, dashes and underscores")
