@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -342,12 +343,13 @@ def test_what_is_no_longer_whole_is_made_again(
     whole = film.read_bytes(), frame.read_bytes()
     film.write_bytes(whole[0][:10])
     frame.unlink()
+    shutil.rmtree(tmp_path / "out" / "p2")
     capsys.readouterr()
     assert run(arguments) == 0
-    assert [order.row.name for order in crews[1].orders] == ["p0", "p1"]
+    assert [order.row.name for order in crews[1].orders] == ["p0", "p1", "p2"]
     assert (film.read_bytes(), frame.read_bytes()) == whole
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert last | {"event": "done", "made": 2, "kept": 1, "failed": 0} == last
+    assert last | {"event": "done", "made": 3, "kept": 0, "failed": 0} == last
 
 
 def test_an_interrupted_batch_leaves_a_table_of_what_was_made(

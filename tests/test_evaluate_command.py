@@ -63,6 +63,10 @@ def test_other_pictures_under_the_same_names_are_not_compared(folder: Path, caps
     shown = capsys.readouterr().out
     assert "swapped against one, 1 pairs" in shown
     assert "other pictures, prompts or poses: y" in shown
+    # Words of the command are a setting that differs.
+    assert typed("one.jsonl", "-o", "against", "--schemes", "branching", "--negative-prompt", "bad", "-q", *SMALL) == 0
+    assert typed("--compare", "one", "against") == 0
+    assert "negative_prompt: '', now 'bad'" in capsys.readouterr().out
     assert typed("--compare", "one", "back") == 0  # the same pairs in another order, with one more scheme
     shown = capsys.readouterr().out
     assert "the same settings and model" in shown

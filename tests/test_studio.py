@@ -545,7 +545,13 @@ def test_a_damaged_run_leaves_a_way_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("state.json", b'{"frames": [{}]}'), ("state.json", b"["), ("films.json", b"{"), ("journal.jsonl", b"\xff\xfe\n")],
+    [
+        ("run.json", b'{"settings": [], "size": [64, 64], "keyframes": [], "model": {}}'),
+        ("state.json", b'{"frames": [{}]}'),
+        ("state.json", b"["),
+        ("films.json", b"{"),
+        ("journal.jsonl", b"\xff\xfe\n"),
+    ],
 )
 def test_other_damaged_files_leave_the_page(tmp_path: Path, name: str, content: bytes) -> None:
     session = made(begun(tiny_studio(tmp_path / "root"), tmp_path))
@@ -577,7 +583,18 @@ def test_what_belongs_to_another_table_goes_there(tmp_path: Path) -> None:
     session.tables.keyframes_of("film-1").word(red, "a red dot")
     session.tables.keep("controls", {"seed": 9, "noise": float("nan")}, name="film-1")
     assert len(session.keyframes) == 0
+    with pytest.raises(SegueError, match="there is no film nothing"):
+        session.tables.keep("controls", {"seed": 9}, name="nothing")
+
+    def describe(_picture: Image.Image, _captioner: str | None) -> str:  # while another film is shown
+        session.open("film-1")
+        session.new()
+        return "a blue dot"
+
+    session.studio.describe = describe
+    session.describe(session.data["tables"]["film-1"]["keyframes"][1]["id"], "film-1")
     session.open("film-1")
+    assert session.keyframes.entries[1]["prompt"] == "a blue dot"
     assert [keyframe["name"] for keyframe in session.keyframes.entries] == ["red.png", "blue.png", "green.png"]
     assert session.keyframes[red]["prompt"] == "a red dot"
     assert (session.data["controls"]["seed"], session.data["controls"]["num_frames"]) == (9, 5)
@@ -600,6 +617,10 @@ def test_a_film_is_written_with_the_film_settings_of_when_it_was_asked_for(tmp_p
     ended(session)
     assert session.run
     assert [film.fps for film in films_of(session.run).values()] == [24]
+    session.tables.keep("film_controls", {"hold": "0.25"})
+    made(session, seed=2)  # what is typed goes with the film that is made of it
+    assert session.run
+    assert [(film.fps, film.hold) for film in films_of(session.run).values()] == [(5, 0.25)]
 
 
 def test_the_film_that_is_named_is_shown(tmp_path: Path) -> None:

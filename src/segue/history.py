@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from numbers import Integral, Real
+from os import PathLike
 from typing import Any
 
 from segue.errors import SegueError
@@ -29,7 +30,13 @@ __all__ = [
 ]
 
 
-_KINDS = {"prompt": str, "negative_prompt": str, "seed": Integral, "noise": Real, "pose": str}
+_KINDS: Mapping[str, tuple[Any, str]] = {
+    "prompt": (str, "a text"),
+    "negative_prompt": (str, "a text"),
+    "seed": (Integral, "a whole number"),
+    "noise": (Real, "a number"),
+    "pose": (str | PathLike, "the name of a file"),
+}
 
 
 @dataclass(frozen=True)
@@ -50,12 +57,10 @@ class Edit:
     pose: str | None = None
 
     def __post_init__(self) -> None:
-        for name, kind in _KINDS.items():
+        for name, (kind, words) in _KINDS.items():
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
-                raise SegueError(
-                    f"a frame's {name} is {'a number' if kind in (Integral, Real) else 'a text'}, not {value!r}"
-                )
+                raise SegueError(f"a frame's {name} is {words}, not {value!r}")
         if self.noise is not None and not 0 < self.noise < 1:
             raise SegueError(f"a frame's noise level lies between 0 and 1, not at {self.noise:g}")
         if self.seed is not None and not 0 <= self.seed < 2**63:

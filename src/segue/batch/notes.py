@@ -66,7 +66,7 @@ class Notes:
         """
         recipe = row.recipe(self.model)
         if recipe != self._begun.pop(row.name):
-            raise SegueError("its pictures changed while it was made; it counts as not made")
+            raise SegueError("its pictures changed while it was made; --overwrite makes it of the new ones")
         if result.parcel is not None:
             unpack(row, result.parcel)
         note = {"recipe": recipe, "frames": result.frames, "seconds": round(result.seconds, 3)}
@@ -78,7 +78,8 @@ class Notes:
 
 def _is_there(row: Row, noted: Mapping[str, Any]) -> bool:
     """Whether a row's film is as it was written, and its frames are there."""
-    return all(path.is_file() for path in Morph(row.folder).frames.paths) and _bytes(row) == noted.get("bytes")
+    size = _bytes(row)
+    return size == noted.get("bytes", size) and all(path.is_file() for path in Morph(row.folder).frames.paths)
 
 
 def _bytes(row: Row) -> int | None:

@@ -15,7 +15,7 @@ from segue.files import check_apart
 from segue.pictures import load
 from segue.plan import check_plan
 from segue.pose.keypoints import Pose
-from segue.run import RUN_FILE
+from segue.run import REPLACED, RUN_FILE
 from segue.settings import (
     ComputeSettings,
     FilmSettings,
@@ -143,11 +143,16 @@ def check_output(rows: Sequence[Row], output: Path, *, overwrite: bool) -> None:
     Raises:
         SegueError: a table or film is there that is not the batch's own.
     """
+    if overwrite:
+        return
     if (output / TABLE).exists() and not (output / NOTES).is_dir():
-        raise SegueError(f"{output / TABLE} is there and no batch has written it; choose another output")
+        raise SegueError(
+            f"{output / TABLE} is there without the notes of a batch; choose another output, or overwrite it"
+        )
     for row in rows:
-        if row.film and row.film.exists() and not (overwrite or (row.folder / RUN_FILE).exists()):
-            raise SegueError(f"{row.film} is there and has no run folder; choose another output, or overwrite it")
+        ours = (output / NOTES / f"{row.name}.json", row.folder / RUN_FILE, row.folder / REPLACED)
+        if row.film and row.film.exists() and not any(path.exists() for path in ours):
+            raise SegueError(f"{row.film} is there and is no film of a batch; choose another output, or overwrite it")
 
 
 def values_of(pair: Pair, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def comparison_of(first: Report, second: Report, names: tuple[str, str]) -> Comp
     """
     schemes = [scheme for scheme in first.schemes if scheme in second.schemes]
     named = [pair for pair in first.pairs if pair in second.pairs]
-    other = [pair for pair in named if first.digests.get(pair) != second.digests.get(pair)]
+    other = [pair for pair in named if _differs(pair, first, second)]
     pairs = [pair for pair in named if pair not in other]
     columns = [column for column in first.columns if column in second.columns]
     for what, common, ours, theirs in (
@@ -71,8 +71,8 @@ def comparison_of(first: Report, second: Report, names: tuple[str, str]) -> Comp
 
 
 def _settings(first: Report, second: Report) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What all films of each share, where it is shared in both; what belongs to schemes and pairs stands elsewhere."""
-    common = (first.settings.keys() & second.settings.keys()) - {"scheme", "prompt", "negative_prompt", "pose"}
+    """What all films of each share, where it is shared in both, but for the scheme."""
+    common = (first.settings.keys() & second.settings.keys()) - {"scheme"}
     before, after = ({name: report.settings[name] for name in common} for report in (first, second))
     return before, after
 
@@ -80,8 +80,14 @@ def _settings(first: Report, second: Report) -> tuple[dict[str, Any], dict[str, 
 def _other_sets(first: Report, second: Report) -> list[str]:
     """Why measures of all pairs together are not of the same set; the order of the pairs does not matter."""
     lengths = [{len(film.frames) for film in report.films} for report in (first, second)]
-    is_other = first.digests != second.digests or set(first.pairs) != set(second.pairs)
+    is_other = set(first.pairs) != set(second.pairs) or any(_differs(pair, first, second) for pair in first.pairs)
     return ["other pairs"] * is_other + ["other numbers of frames"] * (lengths[0] != lengths[1])
+
+
+def _differs(pair: str, first: Report, second: Report) -> bool:
+    """Whether a pair of one name is another one; not known of reports that have no digests of pairs."""
+    digests = first.digests.get(pair), second.digests.get(pair)
+    return None not in digests and digests[0] != digests[1]
 
 
 def _of_other(pairs: Sequence[str]) -> str:

@@ -122,7 +122,7 @@ def evaluate(
         {network.name: network.fingerprint for network in networks},
         model=model,
         settings=_shared_settings(jobs),
-        digests={job.pair.name: _digest_of_pair(job) for job in jobs},
+        digests={pair.name: _digest_of_pair(pair) for pair in pairs},
     )
     rest = time.perf_counter() - begun - clock.spent["films"] - clock.spent["features"]
     return found.with_seconds(films=clock.known["films"], features=clock.known["features"], rest=rest)
@@ -173,7 +173,7 @@ def _job(model: str, pair: Pair, settings: Mapping[str, Any]) -> _Job:
         "model": model,
         "a": _digest_of_file(pair.a),
         "b": _digest_of_file(pair.b),
-        "guides": [_digest_of_file(path) for path in Row(pair.name, (pair.a, pair.b), Path(), values).inputs[2:]],
+        "poses": [_digest_of_file(path) for path in Row(pair.name, (pair.a, pair.b), Path(), values).inputs[2:]],
     }
     return _Job(pair, settings["scheme"], values, recipe)
 
@@ -227,7 +227,7 @@ def _record(path: Path, job: _Job, output: Path) -> dict[str, Any] | None:
             "model": "another model",
             "a": "another a",
             "b": "another b",
-            "guides": "pose files or control images with other content",
+            "poses": "pose files or control images with other content",
         }
         changes += [text for name, text in names.items() if before.get(name) != job.recipe[name]]
         raise SegueError(f"{path} stands for a film made otherwise ({'; '.join(changes)}); choose another output")
@@ -311,12 +311,11 @@ def _shared_settings(jobs: Sequence[_Job]) -> dict[str, Any]:
     return {name: value for name, value in settings[0].items() if all(s[name] == value for s in settings)}
 
 
-def _digest_of_pair(job: _Job) -> str:
-    """What the films of a pair have in common beside the settings of all: pictures, words, poses."""
-    settings = job.recipe["settings"]
-    own = [job.recipe[name] for name in ("a", "b", "guides")]
-    words = [settings["prompt"], settings["negative_prompt"]]
-    return hashlib.sha256(json.dumps([own, words]).encode()).hexdigest()[:16]
+def _digest_of_pair(pair: Pair) -> str:
+    """What a pair is: its pictures, and the words and poses that the manifest gives it."""
+    files = [path for path in (pair.a, pair.b, pair.pose_a, pair.pose_b) if path is not None]
+    words = [pair.prompts, pair.negative_prompt]
+    return hashlib.sha256(json.dumps([[_digest_of_file(file) for file in files], words]).encode()).hexdigest()[:16]
 
 
 def _digest_of_film(job: _Job, frames: Sequence[Path]) -> str:

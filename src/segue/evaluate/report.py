@@ -49,8 +49,8 @@ def check_report(output: Path, sources: Sequence[Path] = ()) -> None:
     """SegueError, before anything is computed, where the folder is no place for an evaluation of these files."""
     if output.exists() and not output.is_dir():
         raise SegueError(f"{output} is a file; an evaluation needs a folder")
-    ours = (NOTES, REPORT_FILE)
-    if output.is_dir() and any(output.iterdir()) and not any((output / name).exists() for name in ours):
+    ours = (NOTES, REPORT_FILE, "films/*/*.json")  # of a folder of films only an evaluation has records
+    if output.is_dir() and any(output.iterdir()) and not any(any(output.glob(name)) for name in ours):
         raise SegueError(f"{output} holds other files and no evaluation; choose another output")
     for name in (REPORT_FILE, *TABLES, PAGE, "runs"):
         check_apart(output / name, sources)

@@ -59,6 +59,7 @@ ACTIONS: Mapping[str, Action] = {
     "pause": lambda session, _body: session.pause(),
     "stop": lambda session, _body: session.stop(),
 }
+UNLOCKED = ("describe", "pause", "stop")  # of these, what takes long or must not wait
 # What is refused where the body names another film than the one on the table.
 ON_TABLE: Mapping[str, Action] = {
     "clear": lambda session, _body: session.clear(),
@@ -105,7 +106,7 @@ def api(studio: Studio, most_bytes: int) -> FastAPI:
                     if size > most_bytes:
                         raise SegueError(f"{name} is too large: the most is {megabytes(most_bytes)}; make it smaller")
                     await run_in_threadpool(file.write, part)
-            await run_in_threadpool(session.tables.keyframes_of(film).add, temporary, name[:200])
+            await run_in_threadpool(_add, session, film, temporary, name[:200])
         except OSError as error:
             raise SegueError(f"{name} cannot be kept: {error.strerror}") from error
         finally:
@@ -157,11 +158,19 @@ def api(studio: Studio, most_bytes: int) -> FastAPI:
     return app
 
 
+def _add(session: Session, film: str | None, picture: Path, name: str) -> None:
+    """Lay a picture on a film's table."""
+    with session.lock:
+        session.tables.keyframes_of(film).add(picture, name)
+
+
 def _done(session: Session, action: str, body: Mapping[str, Any]) -> Any:
     """Do what the page asks for; SegueError where it is meant for a film that is not on the table."""
-    if action in ACTIONS:
+    if action in UNLOCKED:
         return ACTIONS[action](session, body)
     with session.lock:
+        if action in ACTIONS:
+            return ACTIONS[action](session, body)
         session.check(body.get("film"))
         return ON_TABLE[action](session, body)
 

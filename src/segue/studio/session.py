@@ -115,7 +115,10 @@ class Session:
             "cleared": [],
         }
         self.data |= _stored(folder / "studio.json")
-        self.tables = Tables(folder / "keyframes", self.data, self.lock, self.save, self._made)
+        self.tables = Tables(folder / "keyframes", self.data, self.lock, self.save, self._is_film, self._made)
+        if self.run and not self.data["controls"]:
+            with suppress(SegueError):
+                self.data["controls"] = self._made(self.tables.name)["controls"]
         opened = studio.opened
         if opened and (opened / RUN_FILE).exists() and self.tables.name != opened.name:
             self.open(opened.name)
@@ -139,12 +142,14 @@ class Session:
 
     def describe(self, number: str, film: str | None = None) -> str:
         """Write a prompt for a keyframe by looking at it."""
+        film = self.tables.name if film is None else film
         keyframes = self.tables.keyframes_of(film)
         with Image.open(keyframes.path(keyframes[number])) as picture:
             prompt = self.studio.describe(picture.convert("RGB"), self._captioner())
         if not prompt:
             raise SegueError("nothing was found to say about this picture; write the prompt yourself")
-        keyframes.word(number, prompt)
+        with self.lock:  # the film may be on the page now, or not any more
+            self.tables.keyframes_of(film).word(number, prompt)
         return prompt
 
     def example(self, name: str) -> None:
@@ -238,7 +243,7 @@ class Session:
             fresh = self.keyframes.copies()
             name = self._same(settings, fresh) or self._new_name()
             path = self.runs().get(name) or self._place(name)
-            film = self._film_settings(path)
+            film = self._film_settings(path) if name == self.tables.name else self._typed_film_settings()
             pictures = [self.keyframes.path(keyframe) for keyframe in fresh]
             if (path / RUN_FILE).is_file() and name == (self.studio.opened or path).name and self.studio.opened == path:
                 pictures = [path / "frames" / f"{FrameKey(i).name}.png" for i in range(len(fresh))]
@@ -251,7 +256,7 @@ class Session:
 
             self._add("Making the film", work, name)
             if name != self.tables.name:
-                self.data |= {"run": name, "film_controls": {}}
+                self.data |= {"run": name, "film": as_json(film), "film_controls": {}}
             self.data["begun"][name] = fresh
             self.tables.keep("controls", values, preset=preset)
 
@@ -316,8 +321,7 @@ class Session:
 
     def film(self, values: Mapping[str, Any]) -> None:
         """Write the film anew with other settings of the film; costs no network call."""
-        found = {name: read(name, value, FilmSettings) for name, value in values.items()}
-        settings = checked(FilmSettings, {name: value for name, value in found.items() if value is not None})
+        settings = checked(FilmSettings, _film_values(values))
         view = self.view()
         if not view.is_finished:
             raise SegueError("the film is not finished; continue it first")
@@ -374,6 +378,10 @@ class Session:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / "studio.json", self.data)
 
+    def _is_film(self, name: str) -> bool:
+        """Whether there is, or was begun, a film of this name."""
+        return name in self.runs() or name in self.data["begun"]
+
     def _made(self, name: str) -> Table:
         """The table of what a film was made of: its own pictures, prompts and settings."""
         path, known = self.runs().get(name), self.data["begun"].get(name)
@@ -424,6 +432,10 @@ class Session:
         films = films_of(path)
         written = films.get(self.output(path).absolute(), next(iter(films.values()), None))
         return written or checked(FilmSettings, self.data["film"])
+
+    def _typed_film_settings(self) -> FilmSettings:
+        """Those of a new film: of the film that was last on the page, and what is typed over them."""
+        return checked(FilmSettings, {**self.data["film"], **_film_values(self.data["film_controls"])})
 
     def _continued(self, path: Path) -> Callable[[Callable[[Progress], None]], None]:
         """Make what is missing of a run, and write its film."""
@@ -499,6 +511,12 @@ def _as_controls(settings: MorphSettings) -> dict[str, Any]:
     """What the page's controls show of settings; the prompts stand at the keyframes."""
     values = as_json(settings)
     return {name: shown(name, values[name]) for name in controls()}
+
+
+def _film_values(controls: Mapping[str, Any]) -> dict[str, Any]:
+    """What the controls of the film say; what is empty is the default."""
+    found = {name: read(name, value, FilmSettings) for name, value in controls.items()}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _stored(file: Path) -> dict[str, Any]:

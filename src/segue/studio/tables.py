@@ -31,6 +31,7 @@ class Tables:
             "tables", those that wait, by film; "cleared", those that were emptied, the last one last.
         lock: held while something changes.
         save: writes ``studio.json``.
+        is_film: whether there is, or was begun, a film of a name.
         made: the table of what a film was made of; raises SegueError where that cannot be read.
 
     Attributes:
@@ -43,9 +44,11 @@ class Tables:
         data: dict[str, Any],
         lock: RLock,
         save: Callable[[], None],
+        is_film: Callable[[str], bool],
         made: Callable[[str], Table],
     ) -> None:
-        self._folder, self._data, self._lock, self._save, self._made = folder, data, lock, save, made
+        self._folder, self._data, self._lock, self._save = folder, data, lock, save
+        self._is_film, self._made = is_film, made
         self.keyframes = self._keyframes(data["keyframes"])
 
     @property
@@ -122,6 +125,8 @@ class Tables:
     def _other(self, name: str) -> Table:
         """A table that waits."""
         tables: dict[str, Table] = self._data["tables"]
+        if name not in tables and name != NEW and not self._is_film(name):
+            raise SegueError(f"there is no film {name}")
         if name not in tables:
             tables[name] = self._made_or_empty(name)
         return tables[name]
