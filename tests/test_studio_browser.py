@@ -200,6 +200,14 @@ def two_dots(page: Any, folder: Path) -> None:
     add(page, picture(folder / "red.png"), picture(folder / "blue.png", "blue"))
 
 
+def make_film(page: Any, frames: int) -> None:
+    """Make a film of so many frames of the pictures on the table."""
+    page.get_by_label("--num-frames").fill(str(frames))
+    page.click("#make")
+    page.wait_for_selector(".progress")
+    wait_done(page)
+
+
 def setting(page: Any, group: str, name: str, value: str) -> None:
     """Type a setting that is folded away, and fold it away again."""
     page.click("#all-settings > button")
@@ -551,10 +559,7 @@ def test_what_is_no_picture_or_too_large_leaves_a_message_and_the_table(
     page.get_by_label("Close the message").click()
     assert not page.locator("#sg-toast").is_visible()
     add(page, picture(tmp_path / "blue.png", "blue"))
-    page.get_by_label("--num-frames").fill("3")
-    page.click("#make")
-    page.wait_for_selector(".progress")
-    wait_done(page)
+    make_film(page, 3)
     page.context.close()
 
 
@@ -661,10 +666,7 @@ def test_stop_and_continue(browser: Any, served: Served, tmp_path: Path) -> None
 def test_what_is_typed_waits_for_its_place(browser: Any, served: Served, tmp_path: Path) -> None:
     page = opened(browser, served)
     two_dots(page, tmp_path)
-    page.get_by_label("--num-frames").fill("5")
-    page.click("#make")
-    page.wait_for_selector(".progress")
-    wait_done(page)
+    make_film(page, 5)
     page.locator("[data-f=speed]").select_option("2")
     page.get_by_label("Loop", exact=True).uncheck()
 
@@ -745,10 +747,7 @@ def test_what_is_typed_waits_for_its_place(browser: Any, served: Served, tmp_pat
 def test_two_tabs_change_the_film_that_each_shows(browser: Any, served: Served, tmp_path: Path) -> None:
     page = opened(browser, served)
     two_dots(page, tmp_path)
-    page.get_by_label("--num-frames").fill("3")
-    page.click("#make")
-    page.wait_for_selector(".progress")
-    wait_done(page)
+    make_film(page, 3)
     page.get_by_label("--seed").first.fill("22")
     page.click("#make")
     page.wait_for_selector(".progress")
@@ -812,10 +811,7 @@ def test_two_tabs_change_the_film_that_each_shows(browser: Any, served: Served, 
 def test_what_was_not_made_is_still_there_to_be_sent(browser: Any, served: Served, tmp_path: Path) -> None:
     page = opened(browser, served)
     two_dots(page, tmp_path)
-    page.get_by_label("--num-frames").fill("3")
-    page.click("#make")
-    page.wait_for_selector(".progress")
-    wait_done(page)
+    make_film(page, 3)
     busy = opened(browser, served)
     two_dots(busy, tmp_path)
     busy.get_by_label("--num-frames").fill("17")
