@@ -5,6 +5,7 @@ screenshots of docs/studio are written anew; the story is then told with pocket 
 """
 
 import io
+import json
 import os
 import re
 import shutil
@@ -97,8 +98,12 @@ class Served:
     def run(self, page: Any) -> Path:
         """The run folder on the table of a page."""
         state = page.evaluate("() => fetch('/studio/state').then(r => r.json())")
+        return self.folder(page) / "films" / str(state["begun"])
+
+    def folder(self, page: Any) -> Path:
+        """The folder of a page's visitor."""
         visitor: str = next(cookie["value"] for cookie in page.context.cookies() if cookie["name"] == "segue")
-        return self.root / visitor / "films" / str(state["begun"])
+        return self.root / visitor
 
 
 @contextmanager
@@ -198,6 +203,16 @@ def add(page: Any, *pictures: Path) -> None:
 
 def two_dots(page: Any, folder: Path) -> None:
     add(page, picture(folder / "red.png"), picture(folder / "blue.png", "blue"))
+
+
+def wait_kept(page: Any, served: Served, frames: int) -> None:
+    """Wait until the server has heard of the number of frames that is typed."""
+    file = served.folder(page) / "studio.json"
+    for _ in range(600):
+        if json.loads(file.read_text())["controls"].get("num_frames") == frames:
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError("what is typed is not kept")
 
 
 def make_film(page: Any, frames: int) -> None:
@@ -713,7 +728,7 @@ def test_what_is_typed_waits_for_its_place(browser: Any, served: Served, tmp_pat
     # Settings and a prompt outlast a reload, a new film and the film that was shown before; a cleared table comes back.
     page.get_by_label("--num-frames").fill("9")
     page.locator(".card textarea").first.fill("half a wor")
-    page.wait_for_timeout(500)  # typed, and told to the server
+    wait_kept(page, served, 9)
     page.reload()
     page.wait_for_function("() => document.querySelector('#segue-settings input[type=number]')?.value === '9'")
     page.wait_for_function("() => document.querySelector('.card textarea')?.value === 'half a wor'")
@@ -721,7 +736,7 @@ def test_what_is_typed_waits_for_its_place(browser: Any, served: Served, tmp_pat
     page.wait_for_function("() => !document.querySelector('.card')")
     add(page, picture(tmp_path / "green.png", "green"))
     page.get_by_label("--num-frames").fill("3")
-    page.wait_for_timeout(500)  # typed, and told to the server
+    wait_kept(page, served, 3)
     page.get_by_label("Film", exact=True).select_option("film-1")
     page.wait_for_function("() => document.querySelector('#segue-settings input[type=number]')?.value === '9'")
     assert page.locator(".card textarea").first.input_value() == "half a wor"
