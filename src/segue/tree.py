@@ -40,7 +40,9 @@ class FrameKey:
     position: Fraction = Fraction(0)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "position", Fraction(str(self.position)))  # of a number 0.3 what is written: 3/10
+        position: object = self.position
+        if not isinstance(position, Fraction):  # of a number 0.3 what is written: 3/10
+            object.__setattr__(self, "position", Fraction(str(position)))
         if not 0 <= self.position < 1:
             raise ValueError(f"a frame's position is a fraction from 0 to under 1, not {self.position}")
 

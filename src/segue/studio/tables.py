@@ -100,9 +100,7 @@ class Tables:
         """
         if keep and (self.name or self.keyframes.entries):
             self._data["tables"][self.name] = self._present()
-        table = self._data["tables"].pop(name, None) or self._made_or_empty(name)
-        self.keyframes.replace(table["keyframes"])
-        self._data |= {part: table[part] for part in PARTS if part != "keyframes"}
+        self._show(self._data["tables"].pop(name, None) or self._made_or_empty(name))
         self._data["run"] = name or None
 
     def clear(self) -> None:
@@ -115,7 +113,10 @@ class Tables:
         """Lay the table again that was emptied last; SegueError where something lies there, or nothing was."""
         if self.name or self.keyframes.entries or not self._data["cleared"]:
             raise SegueError("there is nothing to bring back to this table")
-        table = self._data["cleared"].pop()
+        self._show(self._data["cleared"].pop())
+
+    def _show(self, table: Table) -> None:
+        """Put a table's parts on the page."""
         self.keyframes.replace(table["keyframes"])
         self._data |= {part: table[part] for part in PARTS if part != "keyframes"}
 
