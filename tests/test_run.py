@@ -173,6 +173,34 @@ def test_what_is_saved_is_read_again(run: RunFolder) -> None:
         run.reset()
 
 
+def test_pictures_are_saved_side_by_side(run: RunFolder) -> None:
+    run.save_pictures((str(i), picture(i)) for i in range(20))
+    assert all(run.picture(str(i)).tobytes() == picture(i).tobytes() for i in range(20))
+    assert len(list((run.path / "pictures").iterdir())) == 20
+
+
+def test_of_many_pictures_the_one_that_cannot_be_saved_is_named(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, taken = run.save_picture, []
+
+    def refuse(recipe: str, image: Image.Image) -> None:
+        if recipe == "1":
+            raise SegueError("1 cannot be written: No space left on device")
+        save(recipe, image)
+
+    def made() -> Iterator[tuple[str, Image.Image]]:
+        for i in range(50):
+            taken.append(i)
+            yield str(i), picture(i)
+
+    monkeypatch.setattr(run, "save_picture", refuse)
+    with pytest.raises(SegueError, match=r"^1 cannot be written: No space left on device$"):
+        run.save_pictures(made())
+    assert run.has_picture("0")
+    assert len(taken) < 50  # and no more are made than were under way
+
+
 def test_a_frame_stays_when_its_picture_is_dropped(run: RunFolder) -> None:
     run.save_picture("a", picture(0))
     run.settle(KEY, "a")

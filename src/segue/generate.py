@@ -299,9 +299,12 @@ class _Driver:
         )
 
     def _draw(self, level: Level, samples: Sequence[Sample]) -> None:
-        """Decode the pictures that are missing and can be made, one at a time, so that no batch matters to them."""
-        if not level.is_final:
-            return
+        """Make the pictures that are missing and can be made."""
+        if level.is_final:
+            self.work.run.save_pictures(self._drawn(level, samples))
+
+    def _drawn(self, level: Level, samples: Sequence[Sample]) -> Iterator[tuple[str, Image.Image]]:
+        """Decode what is missing and can be decoded, one at a time, so that no batch matters to the pictures."""
         run = self.work.run
         for sample in samples:
             recipe = self._recipe(level, sample)
@@ -315,7 +318,7 @@ class _Driver:
             picture = self.work.picture(sample.key, image, alone)
             if _is_black(picture):
                 self._warn_of_black(sample.key, level.parents[sample.key])
-            run.save_picture(recipe, picture)
+            yield recipe, picture
 
     def _decoded(self, key: FrameKey, recipe: str) -> Tensor:
         """The image (3, H, W) in [-1, 1] of a recipe of a frame."""
