@@ -95,6 +95,10 @@ def test_the_defaults_are_the_designs() -> None:
         ({"eta": 0.3}, "eta needs the solver ddim, not dpm"),
         ({"branching": 1}, "branching: .*not 1"),
         ({"bias": 1.0}, "bias: .*not 1.0"),
+        ({"bias": 0.2, "scheme": "interpolate-denoise"}, "bias needs the scheme branching, not interpolate-denoise"),
+        ({"retroactive": True}, "retroactive needs the scheme denoise-interpolate-denoise, not branching"),
+        ({"zoom": "wide"}, "zoom: .*not 'wide'"),
+        ({"pan": 0.5}, "pan takes two numbers for a gap, as 0.5,0, not 0.5"),
         ({"seed": -1}, "seed: .*not -1"),
         ({"candidates": 2, "scheme": "interpolate"}, "candidates need the scheme branching, not interpolate"),
     ],
@@ -121,6 +125,13 @@ def test_film_settings_are_bounded() -> None:
 def test_one_prompt_is_a_list_of_one() -> None:
     assert checked(MorphSettings, {"prompt": "a cat"}).prompt == ("a cat",)
     assert checked(MorphSettings, {"prompt": ["a cat", "a dog"]}).prompt == ("a cat", "a dog")
+
+
+def test_one_value_for_all_gaps_needs_no_list() -> None:
+    one = checked(MorphSettings, {"zoom": 1.5, "rotate": 90, "pan": (0.5, 0), "noise_levels": 0.4})
+    assert (one.zoom, one.rotate, one.pan, one.noise_levels) == ((1.5,), (90.0,), ((0.5, 0.0),), (0.4,))
+    assert checked(MorphSettings, {"pan": "0.5,0"}).pan == checked(MorphSettings, {"pan": ["0.5,0"]}).pan == one.pan
+    assert checked(MorphSettings, {"pan": [(0.5, 0), (1, 1)]}).pan == ((0.5, 0.0), (1.0, 1.0))
 
 
 def test_settings_are_the_same_after_json() -> None:

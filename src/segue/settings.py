@@ -70,15 +70,17 @@ Solver = Literal["dpm++", "ddim", "euler", "pipe"]
 
 
 def _several(value: object) -> object:
-    """One string stands for a list of one."""
-    return (value,) if isinstance(value, str) else value
+    """One text or number stands for a list of one."""
+    return (value,) if isinstance(value, str | int | float) else value
 
 
 def _shifts(value: object) -> object:
-    """Texts such as "0.5,0" stand for two numbers."""
-    values = (value,) if isinstance(value, str) else value
+    """One shift stands for a list of one, and texts such as "0.5,0" for two numbers."""
+    values = _several(value)
     if not isinstance(values, list | tuple):
         return value
+    if len(values) == 2 and all(isinstance(number, int | float) for number in values):
+        values = (values,)
     shifts = tuple(shift.split(",") if isinstance(shift, str) else shift for shift in values)
     for given, shift in zip(values, shifts, strict=True):
         if not isinstance(shift, list | tuple) or len(shift) != 2:
@@ -90,6 +92,9 @@ Texts = Annotated[tuple[str, ...], BeforeValidator(_several)]
 Shift = tuple[Annotated[float, Field(ge=-5, le=5)], Annotated[float, Field(ge=-5, le=5)]]
 Shifts = Annotated[tuple[Shift, ...], BeforeValidator(_shifts)]
 Fraction01 = Annotated[float, Field(gt=0, lt=1)]
+Levels = Annotated[tuple[Fraction01, ...], BeforeValidator(_several)]
+Factors = Annotated[tuple[Annotated[float, Field(gt=0.05, lt=20)], ...], BeforeValidator(_several)]
+Angles = Annotated[tuple[Annotated[float, Field(ge=-360, le=360)], ...], BeforeValidator(_several)]
 
 _CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -159,7 +164,7 @@ class MorphSettings(InversionSettings):
     noise_spacing: Literal["linear", "convex", "concave"] = Field(
         default="linear", description="Spacing of the noise levels over their range."
     )
-    noise_levels: tuple[Fraction01, ...] = Field(
+    noise_levels: Levels = Field(
         default=(), description="An explicit noise level for each level of the tree, first level first."
     )
     branching: int = Field(default=2, ge=2, le=64, description="Into how many parts a level splits each gap.")
@@ -259,7 +264,7 @@ class MorphSettings(InversionSettings):
         description="Feature network that tells how far apart two frames look: pocket, pixels, clip:NAME, dinov2, "
         "inception:FILE, lpips:FILE.",
     )
-    zoom: tuple[Annotated[float, Field(gt=0.05, lt=20)], ...] = Field(
+    zoom: Factors = Field(
         default=(1.0,),
         min_length=1,
         description="Factor by which the camera zooms in over a gap; one, or one for each gap.",
@@ -269,7 +274,7 @@ class MorphSettings(InversionSettings):
         min_length=1,
         description="Way of the camera over a gap, in widths and heights, as 0.5,0.",
     )
-    rotate: tuple[Annotated[float, Field(ge=-360, le=360)], ...] = Field(
+    rotate: Angles = Field(
         default=(0.0,), min_length=1, description="Degrees by which the picture turns clockwise over a gap."
     )
     motion_space: Literal["pixel", "latent"] = Field(
@@ -311,6 +316,10 @@ class MorphSettings(InversionSettings):
             raise SegueError(f"candidates need the scheme branching, not {self.scheme}")
         if self.noise_levels and self.scheme != "branching":
             raise SegueError(f"noise_levels need the scheme branching, not {self.scheme}, which takes noise")
+        if self.bias and self.scheme != "branching":
+            raise SegueError(f"bias needs the scheme branching, not {self.scheme}")
+        if self.retroactive and not self.scheme.startswith("denoise-interpolate-denoise"):
+            raise SegueError(f"retroactive needs the scheme denoise-interpolate-denoise, not {self.scheme}")
         if self.max_distance and self.spacing != "perceptual":
             raise SegueError("max_distance needs perceptual spacing: set spacing to perceptual")
         if self.control_image and self.pose not in ("auto", "off"):
