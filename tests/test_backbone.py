@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +14,7 @@ from accelerate.hooks import remove_hook_from_module
 from diffusers import (
     AutoencoderTiny,
     DDIMScheduler,
+    DDPMScheduler,
     EulerDiscreteScheduler,
     MultiControlNetModel,
     StableDiffusionControlNetImg2ImgPipeline,
@@ -31,7 +33,7 @@ from segue.backbone import CLEAN, Backbone, NoisePoint, Sampling, diffuse
 from segue.backbone.conditioning import Control, TextConditioning
 from segue.backbone.stable_diffusion import StableDiffusion
 from segue.blend import slerp
-from segue.errors import SegueError
+from segue.errors import SegueError, SegueWarning
 
 PROMPTS = ["a red cat", "a tiger", "two dogs", "", "a house by the sea"]
 NEGATIVES = ["blurry", "", "text", "dark", "blurry"]
@@ -562,6 +564,14 @@ def test_the_safety_checker_is_applied_as_the_pipe_does() -> None:
     assert torch.equal(black, torch.full_like(plain, -1.0))
 
 
+def test_what_is_not_shown_is_not_screened() -> None:
+    pipe = tiny_pipe()
+    backbone, z = StableDiffusion(pipe), randn(2, 4, 4, 4)
+    plain = backbone.decode(z)
+    pipe.safety_checker = object()  # which cannot be called
+    assert torch.equal(backbone.decode(z, screened=False), plain)
+
+
 def test_image_to_image_pipes_are_of_the_family(pipe: Any) -> None:
     backbone: Backbone = StableDiffusion(
         StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False)
@@ -578,6 +588,69 @@ def test_another_family_is_named(pipe: Any) -> None:
         StableDiffusion(StableDiffusionInpaintPipeline(**pipe.components, requires_safety_checker=False))
     with pytest.raises(SegueError, match="Linear"):
         StableDiffusion(nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize(
+    ("more", "value"),
+    [("encoder_hid_dim_type", "ip_image_proj"), ("class_embed_type", "timestep"), ("num_class_embeds", 10)],
+)
+def test_a_unet_that_needs_more_than_text_is_refused(more: str, value: object) -> None:
+    pipe = tiny_pipe()
+    backbone = StableDiffusion(pipe)
+    backbone.check(sampling())
+    pipe.unet.register_to_config(**{more: value})  # as an IP-Adapter does when it is loaded
+    for check in (lambda: StableDiffusion(pipe), lambda: backbone.check(sampling())):
+        with pytest.raises(SegueError, match=f"needs more than text \\({more}\\)"):
+            check()
+
+
+def test_what_is_no_controlnet_of_the_model_is_refused(pipe: Any) -> None:
+    with pytest.raises(SegueError, match="a ControlNetModel of diffusers, not a UNet2DConditionModel"):
+        StableDiffusion(pipe, tiny_pipe().unet)
+    with pytest.raises(SegueError, match="a ControlNetModel of diffusers, not a str"):
+        StableDiffusion(pipe, "a/name")
+    near = tiny_controlnet(pipe)
+    near.register_to_config(conditioning_embedding_out_channels=(16, 32, 96))
+    with pytest.raises(SegueError, match=r"its images are 4 times as large as latents, .*'s 8 times"):
+        StableDiffusion(pipe, [tiny_controlnet(pipe), near])
+
+
+def test_a_scheduler_that_is_exchanged_later_counts() -> None:
+    pipe = tiny_pipe()
+    backbone = StableDiffusion(pipe)
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, prediction_type="v_prediction")
+    again, z = StableDiffusion(pipe), randn(1, 4, 4, 4)
+    words, start = backbone.embed(["a cat"], [""]), backbone.point(0.5)
+    expected = again.denoise(z, words, start, sampling=sampling(steps=4))
+    assert torch.equal(backbone.denoise(z, words, start, sampling=sampling(steps=4)), expected)
+    pipe.scheduler = DDPMScheduler(beta_schedule="sigmoid")
+    with pytest.raises(SegueError, match="the noise schedule 'sigmoid' is none that segue knows"):
+        backbone.check(sampling())
+
+
+def test_two_threads_take_turns_and_leave_nothing_changed(pipe: Any) -> None:
+    backbone = StableDiffusion(pipe, tiny_controlnet(pipe))
+    own, before = backbone.controlnets[0].controlnet_cond_embedding, backbone.fingerprint()
+    words, start, z = with_controls(backbone.embed(["a"], [""]), [1.0]), backbone.point(0.9), randn(1, 4, 8, 8)
+
+    def made(_number: int) -> Tensor:
+        return backbone.denoise(z, words, start, sampling=sampling(steps=20))
+
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(made, range(8)))
+    assert all(torch.equal(one, found[0]) for one in found)
+    assert backbone.controlnets[0].controlnet_cond_embedding is own
+    assert backbone.fingerprint() == before
+
+
+def test_a_learnt_token_of_several_vectors_counts_as_so_many() -> None:
+    pipe = tiny_pipe()
+    pipe.load_textual_inversion(randn(20, 32), token="<cat>")
+    backbone = StableDiffusion(pipe)
+    text = "<cat> <cat> " + "dog " * 14 + "END"
+    assert len(pipe.tokenizer(text).input_ids) < 77
+    with pytest.warns(SegueWarning, match="longer than the 77 tokens of the text encoder; lost is: .*END$"):
+        backbone.embed([text], [""])
 
 
 def test_a_pipe_that_lacks_a_part_is_named() -> None:

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,14 @@ def test_captioners_that_are_not_there(pocket: Path, tmp_path: Path) -> None:
         captions(pictures(), str(pocket / "clip"))
     with pytest.raises(SegueError, match=r"nobody/has-this \(a captioning model\) is not on disk, and the hub"):
         captions(pictures(), "nobody/has-this")
+
+
+def test_a_captioner_that_lacks_weights(blip: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(blip, tmp_path / "blip"))
+    file = folder / "model.safetensors"
+    save_file({name: w for name, w in load_file(file).items() if "vision_model" not in name}, file, {"format": "pt"})
+    with pytest.raises(SegueError, match=r"lacks weights of a captioning model, such as .*vision_model"):
+        captions(pictures(), str(folder))
 
 
 def test_files_that_are_missing_or_do_not_fit(pocket: Path) -> None:

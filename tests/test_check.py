@@ -38,6 +38,13 @@ def test_pose_is_relative_to_the_height() -> None:
     assert pose_distance(one, Pose((), 128, 128)) is None
 
 
+def test_of_several_people_the_largest_are_compared() -> None:
+    points = np.array([[10.0 + i, 10 + 5 * i, 1.0] for i in range(18)])
+    small = np.array([[100.0 + i, 100 + i, 1.0] for i in range(18)])
+    large, child, other = (Person.of(points), Person.of(small), Person.of(small - np.array([80.0, 0, 0])))
+    assert pose_distance(Pose((child, large), 128, 128), Pose((large, other), 128, 128)) == pytest.approx(0)
+
+
 def test_advice_names_what_to_change() -> None:
     near = Preflight(0.0, 0.0, 0.0, None)
     assert advice(near, with_controlnet=True) == []

@@ -102,6 +102,13 @@ def test_frechets_of_parts_are_frechet_distances(dimension: int) -> None:
     assert st.frechet_of_parts(x[0], y, parts) == pytest.approx([row[0] for row in expected])
 
 
+def test_frechets_of_inputs_without_features_are_the_spread_and_the_shift_of_the_others() -> None:
+    x, y = normal(0, 6, 3, 4) + 1, np.zeros((6, 2, 4))
+    rows = x.reshape(-1, 4)
+    expected = rows.var(0, ddof=1).sum() + (rows.mean(0) ** 2).sum()
+    assert st.frechet_of_parts(x, y, [np.arange(6)]) == pytest.approx([expected])
+
+
 def test_the_jackknife_of_a_mean_is_students_interval() -> None:
     values = normal(4, 30)
     without = np.array([values[part].mean() for part in st.parts_without(30)])

@@ -125,6 +125,15 @@ def test_two_redos_are_undone_and_restored_in_turn() -> None:
     assert seen == [5, 3, 0, 3, 5, 3, 5]
 
 
+def test_undo_takes_the_candidates_of_again_away_with_the_redo() -> None:
+    redo = Attempt(A, 2, 2)
+    events: list[Event] = [again(OWN, 6, 1), Redo(redo), again(redo, 4, 2, Edit(prompt="dog"))]
+    assert History(events).candidates(A, 2, context_of) == [0, 1, 2, 3, 4, 5, 6]
+    assert History([*events, Undo()]).candidates(A, 2, context_of) == [0, 1, 6]
+    assert History([*events, Undo(), Restore()]).candidates(A, 2, context_of) == [0, 1, 2, 3, 4, 5, 6]
+    assert History([*events, Undo()]).next_candidate(A, 2) == 7
+
+
 def test_undo_takes_again_and_its_choice_away_with_the_redo() -> None:
     """An "again" while picking a redo's candidates, or those of its descendants, belongs to that redo."""
     tried = Attempt(A, 2, 2)

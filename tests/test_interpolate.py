@@ -18,7 +18,7 @@ import torch
 from diffusers import UniPCMultistepScheduler
 from PIL import Image
 from shapes import QUICK, contents, interpolator, latents, picture
-from tiny import tiny_pipe
+from tiny import tiny_controlnet, tiny_pipe
 
 from segue import inversion
 from segue.backbone.stable_diffusion import StableDiffusion
@@ -275,6 +275,36 @@ def test_what_cannot_be_loaded_does_not_overwrite_a_run(finished: Path, settings
     with pytest.raises(SegueError, match=message):
         segue(A, B, output=finished, overwrite=True, **{**QUICK, **settings})
     assert contents(finished) == before
+
+
+def test_a_model_that_overflows_does_not_overwrite_a_run(finished: Path) -> None:
+    """What only shows when the first frame is made."""
+    before = contents(finished)
+    pipe = tiny_pipe()
+    torch.nn.init.constant_(pipe.unet.conv_out.bias, float("inf"))
+    with pytest.raises(SegueError, match="overflows in float32; its weights are damaged"):
+        Interpolator(pipe, name="tiny")(A, B, output=finished, overwrite=True, **QUICK)
+    assert contents(finished) == before
+
+
+def test_what_is_wrong_with_a_solver_shows_before_the_words_are_fitted(tmp_path: Path) -> None:
+    pipe = tiny_pipe()
+    pipe.scheduler = UniPCMultistepScheduler.from_config(pipe.scheduler.config)
+    with pytest.raises(SegueError, match="cannot start at a noise point"):
+        Interpolator(pipe)(A, B, output=tmp_path / "run", **{**QUICK, "solver": "pipe", "inversion_iterations": 3})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_several_controlnets_are_refused_where_they_would_act(tmp_path: Path) -> None:
+    pipe = tiny_pipe()
+    segue = Interpolator(pipe, controlnet=[tiny_controlnet(pipe), tiny_controlnet(pipe)])
+    with pytest.raises(SegueError, match="one ControlNet can be used, not 2; with pose off they are left out"):
+        segue(A, B, output=tmp_path / "run", **{**QUICK, "pose": "auto"})
+    assert list(tmp_path.iterdir()) == []
+    plain = film(tmp_path / "plain", pose="off")
+    assert contents(segue(A, B, output=tmp_path / "off", **{**QUICK, "pose": "off"}).path, "frames/") == contents(
+        plain.path, "frames/"
+    )
 
 
 def test_a_run_killed_while_it_replaces_another_is_one_of_them(

@@ -15,7 +15,7 @@ from diffusers import EulerDiscreteScheduler, StableDiffusionControlNetPipeline,
 from safetensors.torch import load_file, save_file
 from tiny import tiny_controlnet, tiny_pipe
 
-from segue import models
+from segue import Interpolator, models
 from segue.errors import SegueError
 from segue.models import KNOWN, Known, best_dtype, check_weights, device_of, laid_out, load, locate, on_disk
 from segue.models.fingerprint import Fingerprint, fingerprint
@@ -120,6 +120,15 @@ def test_half_precision_files_only(tmp_path: Path) -> None:
     assert fingerprint(load(tmp_path / "fp16", dtype="float32", device="cpu")) == fingerprint(tiny_pipe())
 
 
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_parts_in_half_precision_beside_whole_ones(saved: Path, checkpoint: Path, part: str) -> None:
+    """Each part is read as it lies there; weights of other variants beside it are not what is asked for."""
+    (file,) = (checkpoint / part).glob("*.safetensors")
+    file.rename(file.with_suffix(".fp16.safetensors"))
+    file.with_suffix(".non_ema.safetensors").touch()
+    assert fingerprint(load(checkpoint, dtype="float32", device="cpu")) == fingerprint(tiny_pipe())
+
+
 def test_no_progress_bars_and_nothing_global_is_left_changed(saved: Path, capfd: pytest.CaptureFixture[str]) -> None:
     before = [
         (library.get_verbosity(), library.is_progress_bar_enabled())
@@ -188,7 +197,7 @@ def test_no_pickle_takes_the_place_of_safetensors_of_another_name(checkpoint: Pa
     (file,) = (checkpoint / part).glob("*.safetensors")
     torch.save(load_file(file), file.with_name(f"{name}.bin"))
     file.rename(file.with_name("other.safetensors"))
-    assert refused(checkpoint, dtype="float32").startswith(f"{checkpoint} cannot be loaded: ")
+    assert refused(checkpoint, dtype="float32").startswith(f"{checkpoint / part} cannot be loaded: ")
 
 
 def test_a_pickled_safety_checker(checkpoint: Path) -> None:
@@ -202,12 +211,52 @@ def test_damaged_weights(checkpoint: Path) -> None:
     whole = file.read_bytes()
     for share in (0, 4, 1000, len(whole) // 2):
         file.write_bytes(whole[:share])
-        assert refused(checkpoint, dtype="float32").startswith(f"{checkpoint} cannot be loaded: ")
+        assert refused(checkpoint, dtype="float32").startswith(f"{checkpoint / 'unet'} cannot be loaded: ")
     file.write_bytes(whole)
     tensors = load_file(file)
     tensors["conv_in.weight"] = torch.zeros(32, 9, 3, 3)
     save_file(tensors, file)
-    assert refused(checkpoint, dtype="float32").startswith(f"{checkpoint} cannot be loaded: ")
+    assert refused(checkpoint, dtype="float32").startswith(f"{checkpoint / 'unet'} cannot be loaded: ")
+
+
+@pytest.mark.parametrize(
+    ("part", "lost"), [("unet", "up_blocks.0"), ("vae", "decoder.conv_out"), ("text_encoder", "layers.0")]
+)
+def test_a_network_that_lacks_weights(checkpoint: Path, part: str, lost: str) -> None:
+    (file,) = (checkpoint / part).glob("*.safetensors")
+    save_file({name: tensor for name, tensor in load_file(file).items() if lost not in name}, file, {"format": "pt"})
+    message = refused(checkpoint, dtype="float32")
+    assert message.startswith(f"{checkpoint / part} cannot be loaded: it lacks weights, such as ")
+    assert lost in message
+
+
+def test_a_tokenizer_without_its_files(checkpoint: Path) -> None:
+    (checkpoint / "tokenizer" / "tokenizer_config.json").write_text("{}")
+    pipe = load(checkpoint, dtype="float32", device="cpu")
+    with pytest.raises(SegueError, match=r"tokenizer takes texts of 1e\+30 tokens, its text encoder of 77"):
+        Interpolator(pipe)
+    (checkpoint / "tokenizer" / "tokenizer.json").unlink()
+    assert refused(checkpoint) == (
+        f"{checkpoint}/tokenizer has no vocabulary (tokenizer.json or vocab.json and merges.txt)"
+    )
+    shutil.rmtree(checkpoint / "tokenizer")
+    assert "/tokenizer has no vocabulary" in refused(checkpoint)
+
+
+def test_a_part_of_a_class_that_is_not_there(checkpoint: Path) -> None:
+    index = json.loads((checkpoint / "model_index.json").read_text())
+    (checkpoint / "model_index.json").write_text(json.dumps({**index, "vae": ["diffusers", "AutoencoderOfTomorrow"]}))
+    assert refused(checkpoint) == (
+        f"{checkpoint} cannot be loaded: diffusers here has no AutoencoderOfTomorrow for its vae"
+    )
+
+
+def test_a_folder_with_several_controlnets(saved: Path, checkpoint: Path) -> None:
+    for name in ("controlnet", "controlnet_1"):
+        shutil.copytree(saved / "controlnet", checkpoint / name)
+    message = f"{checkpoint} has several ControlNets; name the one to use, such as {checkpoint / 'controlnet'}"
+    assert refused(checkpoint) == message
+    assert load(checkpoint, controlnet=checkpoint / "controlnet_1", dtype="float32", device="cpu").controlnet
 
 
 def test_no_model_folder(tmp_path: Path) -> None:
@@ -261,6 +310,10 @@ def test_a_controlnet_for_another_model(saved: Path, tmp_path: Path) -> None:
     with models.quiet():
         tiny_controlnet(pipe).save_pretrained(tmp_path / "wide")
     assert "is for another model: its text is 48 wide" in refused(saved / "whole", controlnet=tmp_path / "wide")
+    pipe.register_modules(unet=type(unet).from_config({**tiny_pipe().unet.config, "layers_per_block": 2}))
+    with models.quiet():
+        tiny_controlnet(pipe).save_pretrained(tmp_path / "deep")
+    assert "is for another model: its layers_per_block is 2, " in refused(saved / "whole", controlnet=tmp_path / "deep")
 
 
 def test_device_and_dtype(saved: Path) -> None:
@@ -451,6 +504,24 @@ def test_scheduler_and_controlnets_change_it(fingerprint: Named) -> None:
     pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
     found.append(fingerprint(pipe))
     assert len(set(found)) == len(found)
+
+
+def test_freeu_changes_it(fingerprint: Named) -> None:
+    pipe = tiny_pipe()
+    before = fingerprint(pipe)
+    pipe.enable_freeu(s1=0.9, s2=0.2, b1=1.5, b2=1.6)
+    one = fingerprint(pipe)
+    pipe.enable_freeu(s1=0.9, s2=0.2, b1=1.4, b2=1.6)
+    assert len({before, one, fingerprint(pipe)}) == 3
+    pipe.disable_freeu()
+    assert fingerprint(pipe) == before
+
+
+def test_compiling_does_not_change_it(fingerprint: Named) -> None:
+    pipe = tiny_pipe()
+    before = fingerprint(pipe)
+    pipe.unet = torch.compile(pipe.unet)
+    assert fingerprint(pipe) == before
 
 
 def test_two_tensors_that_change_places_change_it(fingerprint: Named) -> None:

@@ -129,7 +129,7 @@ def test_a_picture_or_keyframe_without_numbers_is_named(
     segue: Interpolator, images: list[Image.Image], tmp_path: Path
 ) -> None:
     other = Interpolator(tiny_pipe())
-    nan = Wrapped(segue.backbone, decode=lambda z: segue.backbone.decode(z) * float("nan"))
+    nan = Wrapped(segue.backbone, decode=lambda z, **options: segue.backbone.decode(z, **options) * float("nan"))
     other.backbone = nan
     with pytest.raises(SegueError, match=r"frame 0.5: .*NaN.*dtype float32"):
         other(*images, output=tmp_path / "decode", fade=0, **SETTINGS)
@@ -141,11 +141,29 @@ def test_a_picture_or_keyframe_without_numbers_is_named(
     assert not list((tmp_path / "encode").glob("latents/*"))
 
 
+def test_a_frame_that_is_blacked_out_stays_black_beside_its_keyframe(
+    segue: Interpolator, images: list[Image.Image], tmp_path: Path
+) -> None:
+    """Nothing of the keyframe shows in it; and what the checker says of the keyframe's own way is not asked."""
+
+    def screening(z: torch.Tensor, *, screened: bool = True) -> torch.Tensor:
+        shown = segue.backbone.decode(z, screened=screened)
+        return torch.full_like(shown, -1) if screened else shown
+
+    other = Interpolator(tiny_pipe())
+    other.backbone = Wrapped(segue.backbone, decode=screening)
+    with pytest.warns(SegueWarning, match="is all black"):
+        morph = other(*images, output=tmp_path / "run", **{**SETTINGS, "num_frames": 5, "fade": 0.5})
+    assert [frame.getbbox() is None for frame in morph.frames] == [False, True, True, True, False]
+
+
 def test_a_black_frame_is_named_unless_its_parents_are_black(
     segue: Interpolator, images: list[Image.Image], tmp_path: Path
 ) -> None:
     other = Interpolator(tiny_pipe())
-    black = Wrapped(segue.backbone, decode=lambda z: torch.full_like(segue.backbone.decode(z), -1))
+    black = Wrapped(
+        segue.backbone, decode=lambda z, **options: torch.full_like(segue.backbone.decode(z, **options), -1)
+    )
     other.backbone = black
     settings = {**SETTINGS, "num_frames": 3, "fade": 0}
     with pytest.warns(SegueWarning, match="^frame 0.5 is all black: .*dtype float32"):

@@ -91,7 +91,7 @@ def transcribed(
                 t = scheduler.timesteps[start]
                 z = slerp(scheduler.add_noise(left, eps, t), scheduler.add_noise(right, eps, t), 0.5)
                 # Denoise, with guidance as two calls.
-                for t in scheduler.timesteps[start - procedure.slip :]:
+                for t in scheduler.timesteps[max(start - procedure.slip, 0) :]:
                     with_text = pipe.unet(z, t, encoder_hidden_states=positive).sample
                     without = pipe.unet(z, t, encoder_hidden_states=negative).sample
                     output = without + procedure.guidance_scale * (with_text - without)
@@ -124,7 +124,7 @@ def frame_steps(procedure: Procedure, scheduler: Any) -> Iterator[int]:
         low, high = procedure.noise
         start = start_of(scheduler, high - (high - low) * level / max(depth - 1, 1))
         for _ in range(2**level * candidates_of(procedure, level)):
-            yield procedure.num_inference_steps - start + procedure.slip
+            yield procedure.num_inference_steps - max(start - procedure.slip, 0)
 
 
 def encoded(pipe: Any, image: Tensor) -> Tensor:

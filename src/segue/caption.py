@@ -130,8 +130,13 @@ def _read(name: str, local: bool) -> tuple[Any, Any, Any]:
     """The image processor, which works on PIL images without torchvision, the tokenizer and the model."""
     major = int(transformers.__version__.split(".")[0])
     options: dict[str, Any] = {"backend": "pil"} if major >= 5 else {"use_fast": False}
+    model, found = transformers.AutoModelForImageTextToText.from_pretrained(
+        name, use_safetensors=True, output_loading_info=True, local_files_only=local
+    )
+    if found["missing_keys"]:
+        raise SegueError(f"{name} lacks weights of a captioning model, such as {min(found['missing_keys'])}")
     return (
         transformers.AutoImageProcessor.from_pretrained(name, local_files_only=local, **options),
         transformers.AutoTokenizer.from_pretrained(name, local_files_only=local),
-        transformers.AutoModelForImageTextToText.from_pretrained(name, use_safetensors=True, local_files_only=local),
+        model,
     )

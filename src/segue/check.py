@@ -24,7 +24,7 @@ from segue.models import named
 from segue.pictures import fit, load
 from segue.pose.detect import Detector, detector_of
 from segue.pose.keypoints import Pose
-from segue.pose.matching import match
+from segue.pose.matching import area, match
 
 __all__ = [
     "Preflight",
@@ -112,7 +112,7 @@ def pose_distance(left: Pose | None, right: Pose | None) -> float | None:
     """Mean distance of shared keypoints of the largest people, over the larger one's height; None without them."""
     if left is None or right is None or not (pairs := match(left, right)):
         return None
-    one, other = left.people[pairs[0][0]], right.people[pairs[0][1]]
+    one, other = max(((left.people[i], right.people[j]) for i, j in pairs), key=lambda pair: area(pair[0]))
     shared = one.visible & other.visible
     if not shared.any():
         return None

@@ -87,9 +87,11 @@ def read_given(
 
     Raises:
         SegueError: a file is missing or broken, their number is wrong, people cannot be guided, or there is no
-            ControlNet to give them to.
+            ControlNet to give them to, or more than one.
     """
     motion = motion_of(settings)
+    if networks > 1 and (settings.control_image or settings.pose != "off"):
+        raise SegueError(f"one ControlNet can be used, not {networks}; with pose off they are left out")
     if settings.control_image:
         _check(settings.control_image, "control_image", len(given), networks)
         images = [load(path, background=settings.background) for path in settings.control_image]
@@ -132,11 +134,8 @@ def controls_of(
         backbone: the networks, for the translation of drawings to photographs.
         controlnet: the name of the ControlNet, for the convention in which skeletons are drawn.
     """
-    networks = len(backbone.controlnets)
-    if not networks:
+    if not backbone.controlnets:
         return None
-    if networks > 1:
-        raise SegueError(f"one ControlNet can be used, not {networks}")
     if settings.control_image:
         images = [run.image(f"control/{FrameKey(i).name}.png") for i in range(len(keyframes))]
         hints = [_as_hint(image) for image in _closed(images, settings)]

@@ -144,8 +144,7 @@ class _Driver:
         samples = [Sample(key, n) for key, tries in attempts.items() for n in _numbers(settled[key], tries)]
         self._compute(level, samples)
         if self.work.keep_candidates and level.is_final:  # of frames that were settled without being kept, too
-            count, history = self.work.candidates(level), self.work.run.history
-            self._draw(level, [Sample(key, n) for key in level.parents for n in history.candidates(key, count)])
+            self._draw(level, [Sample(key, n) for key in level.parents for n in self._candidates(level, key)])
         recipes, edits = dict(self.recipes), dict(self.edits)
         for key, tries in attempts.items():
             choice = settled[key] or self._chosen(level, tries)
@@ -163,12 +162,16 @@ class _Driver:
     def _others(self, level: Level, tries: list[Attempt]) -> tuple[dict[int, str], dict[int, float]]:
         """The candidates of a frame that are not undone and whose pictures are kept, and the scores that they got."""
         run, key = self.work.run, tries[0].key
-        numbers = run.history.candidates(key, self.work.candidates(level))
-        recipes = {number: self._recipe(level, Sample(key, number)) for number in numbers}
+        recipes = {number: self._recipe(level, Sample(key, number)) for number in self._candidates(level, key)}
         kept = {number: recipe for number, recipe in recipes.items() if run.has_picture(recipe)}
         contexts = [self._context(level, run.history.attempt_of(key, number)) for number in kept]
         scores = run.history.scores(key, contexts)
         return kept, {number: score for number, score in scores.items() if number in kept}
+
+    def _candidates(self, level: Level, key: FrameKey) -> list[int]:
+        """The numbers of a frame's candidates that are not undone."""
+        count = self.work.candidates(level)
+        return self.work.run.history.candidates(key, count, lambda attempt: self._context(level, attempt))
 
     def _attempts(self, level: Level, key: FrameKey) -> list[Attempt]:
         """The attempts at a frame that count: of legs in between there is only one."""
@@ -314,15 +317,16 @@ class _Driver:
             if not all(run.has_latent(part) for part in recipes.values()):
                 continue  # the rest of it is in the next batch
             image = self._decoded(sample.key, recipe)
-            alone = {parent: self._decoded(sample.key, part) for parent, part in recipes.items() if parent is not None}
+            others = {parent: part for parent, part in recipes.items() if parent is not None}
+            alone = {parent: self._decoded(sample.key, part, screened=False) for parent, part in others.items()}
             picture = self.work.picture(sample.key, image, alone)
             if _is_black(picture):
                 self._warn_of_black(sample.key, level.parents[sample.key])
             yield recipe, picture
 
-    def _decoded(self, key: FrameKey, recipe: str) -> Tensor:
+    def _decoded(self, key: FrameKey, recipe: str, *, screened: bool = True) -> Tensor:
         """The image (3, H, W) in [-1, 1] of a recipe of a frame."""
-        image = self.work.backbone.decode(self._latent(recipe)[None])[0]
+        image = self.work.backbone.decode(self._latent(recipe)[None], screened=screened)[0]
         if not torch.isfinite(image).all():
             raise SegueError(
                 f"frame {key}: the model gave no numbers (NaN) for its picture; "

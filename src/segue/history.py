@@ -146,13 +146,7 @@ class History:
 
     def attempts(self, key: FrameKey, count: int, context_of: Callable[[Attempt], str]) -> list[Attempt]:
         """The attempts that count for a frame: the level's own of ``count`` or the last redo's, and each "again"."""
-        given = [entry for entry in self._entries(key) if isinstance(entry, Attempt)]
-        own = next((attempt for attempt in reversed(given) if not attempt.context), Attempt(key, 0, count))
-        again = {attempt.context: attempt for attempt in given if attempt.context}
-        found = [own]
-        while attempt := again.get(context_of(found[-1])):
-            found.append(attempt)
-        return found
+        return self._attempts(key, count, context_of)[-1]
 
     def edit(self, key: FrameKey) -> Edit:
         """The edit of the last redo of a frame: of the attempt that it began, or of the candidate that it chose."""
@@ -181,10 +175,10 @@ class History:
                 return entry
         return None
 
-    def candidates(self, key: FrameKey, count: int) -> list[int]:
-        """The numbers of a frame's candidates: the level's own ``count`` and those of each attempt that counts."""
-        attempts = [entry for entry in self._entries(key) if isinstance(entry, Attempt)]
-        return sorted({*range(count), *(number for attempt in attempts for number in attempt.candidates)})
+    def candidates(self, key: FrameKey, count: int, context_of: Callable[[Attempt], str]) -> list[int]:
+        """The numbers of a frame's candidates: the level's own ``count``, and those of redos and "again" that count."""
+        attempts = [attempt for begun in self._attempts(key, count, context_of) for attempt in begun]
+        return sorted({number for attempt in attempts for number in attempt.candidates})
 
     def scores(self, key: FrameKey, contexts: Iterable[str]) -> dict[int, float]:
         """The scores that a frame's candidates got under any of the contexts."""
@@ -225,6 +219,16 @@ class History:
     def redos(self) -> list[Redo]:
         """The redos that count, oldest first."""
         return [event for event in self._effective() if isinstance(event, Redo)]
+
+    def _attempts(self, key: FrameKey, count: int, context_of: Callable[[Attempt], str]) -> list[list[Attempt]]:
+        """The level's own attempt and that of each redo, oldest first, each with every "again" that followed it."""
+        given = [entry for entry in self._entries(key) if isinstance(entry, Attempt)]
+        again = {attempt.context: attempt for attempt in given if attempt.context}
+        found = [[Attempt(key, 0, count)], *([attempt] for attempt in given if not attempt.context)]
+        for begun in found:
+            while attempt := again.get(context_of(begun[-1])):
+                begun.append(attempt)
+        return found
 
     def _entries(self, key: FrameKey) -> list[Attempt | Choice | Redo]:
         """What counts for a frame, oldest first; a redo that begins an attempt stands as that attempt."""

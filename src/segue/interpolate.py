@@ -14,11 +14,13 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from functools import partial
+from itertools import chain, islice
 from os import PathLike
 from pathlib import Path
 from typing import Any, Self
 
 from PIL import Image
+from torch import Tensor
 
 from segue import models
 from segue.backbone import Backbone
@@ -212,8 +214,12 @@ class Interpolator:
             **({"seen": camera(settings, keyframes, self.backbone)} if settings.moves else {}),
         )
         sampling, images = sampling_of(settings), {key: image_of(keyframes, key) for key in latents}
-        losses = Losses(images, latents, self.backbone.decode, motion_of(settings))
+        losses = Losses(images, latents, partial(self.backbone.decode, screened=False), motion_of(settings))
         fade, match = Fade(settings.fade, losses), ColourMatch(images, settings.colour_match)
+
+        def finished(key: FrameKey, image: Tensor, alone: Mapping[FrameKey, Tensor]) -> Image.Image:
+            blacked_out = not bool((image > -1).any())  # and nothing is added to it
+            return to_images((image if blacked_out else match(key, fade(key, image, alone)))[None])[0]
 
         # Blend and denoise level by level (section 4.1), keep the best candidate of each (section 4.4).
         work = Work(
@@ -224,7 +230,7 @@ class Interpolator:
             conditioning=words,
             noise=noise,
             candidates=candidates_of(settings),
-            picture=lambda key, image, alone: to_images(match(key, fade(key, image, alone))[None])[0],
+            picture=finished,
             alone=fade.alone,
             judge=judge or _judge(settings),
             choose=choose and keeping_poses(choose, run, size, settings, len(self.backbone.controlnets)),
@@ -233,9 +239,11 @@ class Interpolator:
             keep_candidates=compute.keep_candidates,
         )
         recipes = {key: data["keyframes"][key.pair % count]["pixels"] for key in tree.keyframes}
-        run.drop_replaced()  # all that can be impossible has been tried
         report(Progress("frames", levels=work.cost.levels, total=work.cost.frames, steps=work.cost.steps))
-        made = {frame.key: frame for frame in generate(scheme_named(settings.scheme)(task), work, recipes)}
+        frames = generate(scheme_named(settings.scheme)(task), work, recipes)
+        first = list(islice(frames, 1))
+        run.drop_replaced()  # only now: the first frame may prove impossible
+        made = {frame.key: frame for frame in chain(first, frames)}
         run.forget_frames([*tree.keyframes, *made])
         run.write("state.json", _state(tree.keyframes, made))
 
@@ -327,6 +335,8 @@ class Interpolator:
         pictures = loaded(images, settings)
         keyframes = fitted(pictures, settings, self.backbone)
         check_plan(settings, len(keyframes))
+        if settings.scheme != "interpolate":
+            self.backbone.check(sampling_of(settings))
         sizes = [picture.size for picture in pictures]
         return keyframes, read_given(settings, sizes, keyframes[0].size, len(self.backbone.controlnets))
 

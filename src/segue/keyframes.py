@@ -87,7 +87,7 @@ def camera(settings: MorphSettings, keyframes: Mapping[FrameKey, Image.Image], b
     if settings.motion_space == "latent":
         return partial(seen, motion_of(settings))
     images = {key: image_of(keyframes, key) for key in keyframes}
-    return PixelSpace(motion_of(settings), images, backbone.encode, backbone.decode)
+    return PixelSpace(motion_of(settings), images, backbone.encode, partial(backbone.decode, screened=False))
 
 
 def image_of(keyframes: Mapping[FrameKey, Image.Image], key: FrameKey) -> Tensor:

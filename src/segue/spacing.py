@@ -25,7 +25,8 @@ class PerceptualTree:
         pairs: the number of gaps between keyframes.
         num_frames: the frames of the whole film are those of a uniform one: pairs x (num_frames - 1) + 1 at most.
         levels: the noise level of each depth, first depth first; deeper ones use the last.
-        max_distance: gaps that look no farther apart than this are not split; 0 splits until the frames are used up.
+        max_distance: neighbours that look no farther apart than this are not split; 0 splits until the frames are
+            used up, or all neighbours look the same.
     """
 
     pairs: int

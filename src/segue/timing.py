@@ -100,7 +100,8 @@ def timeline(
         ways: the time from each frame to the next, in frames of an even film; where the film is closed, also from the
             last one to the first.
         fps: frames per second.
-        hold: seconds for which a keyframe stays, where that is longer than a frame.
+        hold: seconds for which a keyframe stays, where that is longer than a frame; a little more or less where the
+            ways beside it are longer or shorter than those of an even film.
         boomerang: go back through the frames between the first and the last, so that a repeated film goes to and fro.
         closed: the film goes round; with ``boomerang``, it turns where it comes to its first frame again.
 

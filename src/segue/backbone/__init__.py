@@ -128,6 +128,10 @@ class Backbone(Protocol):
         """Pixels along one side of the square images that the checkpoint was made for."""
         ...
 
+    def check(self, sampling: Sampling) -> None:
+        """SegueError where no film can be made with a solver; nothing is computed."""
+        ...
+
     def frames_at_once(self, size: tuple[int, int]) -> int:
         """How many frames of (width, height) pixels one network call should denoise, for the memory that is free."""
         ...
@@ -136,8 +140,8 @@ class Backbone(Protocol):
         """Images (B, 3, H, W) in [-1, 1] to clean latents (B, C, h, w): the mean of the posterior, scaled."""
         ...
 
-    def decode(self, z: Tensor) -> Tensor:
-        """Clean latents (B, C, h, w) to images (B, 3, H, W) in [-1, 1]."""
+    def decode(self, z: Tensor, *, screened: bool = True) -> Tensor:
+        """Clean latents (B, C, h, w) to images (B, 3, H, W) in [-1, 1]; screened ones may be blacked out."""
         ...
 
     def embed(self, prompts: Sequence[str], negative_prompts: Sequence[str]) -> Conditioning:

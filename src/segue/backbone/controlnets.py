@@ -10,7 +10,40 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["hints_once", "residuals"]
+from segue.errors import SegueError
+
+__all__ = ["check_fit", "hints_once", "residuals"]
+
+
+def check_fit(controlnet: Any, pipe: Any, name: str, model: str) -> None:
+    """SegueError where a network is no ControlNet, or one for another kind of checkpoint than a pipe's.
+
+    Args:
+        controlnet: the network.
+        pipe: the pipe whose UNet it shall steer.
+        name: what to call the network.
+        model: what to call the pipe's checkpoint.
+    """
+    theirs: Any = getattr(controlnet, "config", {})
+    if "conditioning_embedding_out_channels" not in theirs:
+        raise SegueError(f"a ControlNet is a ControlNetModel of diffusers, not a {type(controlnet).__name__}")
+    ours = pipe.unet.config
+    if ours.cross_attention_dim != theirs.cross_attention_dim:
+        wide = f"its text is {theirs.cross_attention_dim} wide, {model}'s {ours.cross_attention_dim}"
+        raise SegueError(f"the ControlNet {name} is for another model: {wide}")
+    for field in ("block_out_channels", "layers_per_block", "in_channels"):
+        if _per_block(theirs[field], ours) != _per_block(ours[field], ours):
+            text = f"its {field} is {theirs[field]}, {model}'s {ours[field]}"
+            raise SegueError(f"the ControlNet {name} is for another model: {text}")
+    scale = 2 ** (len(theirs.conditioning_embedding_out_channels) - 1)
+    if scale != pipe.vae_scale_factor:
+        text = f"its images are {scale} times as large as latents, {model}'s {pipe.vae_scale_factor} times"
+        raise SegueError(f"the ControlNet {name} is for another model: {text}")
+
+
+def _per_block(value: Any, config: Any) -> list[int]:
+    """A setting of a network's blocks, which may be one number for all."""
+    return list(value) if isinstance(value, list | tuple) else [value] * len(config.block_out_channels)
 
 
 def residuals(

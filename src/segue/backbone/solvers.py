@@ -151,7 +151,10 @@ class Schedule:
             raise SegueError(
                 f"the pipe's scheduler {type(scheduler).__name__} has no noise schedule of the Stable Diffusion family"
             )
-        return cls(options, DPMSolverMultistepScheduler(**options).alphas_cumprod)
+        try:
+            return cls(options, DPMSolverMultistepScheduler(**options).alphas_cumprod)
+        except NotImplementedError as error:
+            raise SegueError(f"the noise schedule '{options['beta_schedule']}' is none that segue knows") from error
 
     @property
     def num_train_timesteps(self) -> int:

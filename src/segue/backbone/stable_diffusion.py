@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from threading import RLock
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 
 from segue.backbone import CLEAN, NoisePoint, Points, Sampling, per_sample
 from segue.backbone.conditioning import TextConditioning
-from segue.backbone.controlnets import hints_once, residuals
+from segue.backbone.controlnets import check_fit, hints_once, residuals
 from segue.backbone.solvers import Leg, Schedule, grid
 from segue.errors import SegueError
 from segue.memory import free_memory
@@ -39,6 +40,14 @@ __all__ = ["TILED_PIXELS", "StableDiffusion"]
 # the image, in each branch of guidance, in a UNet whose first layers are that wide.
 BYTES_PER_PIXEL, WIDTH = 1600, 320
 FREE_SHARE = 0.7  # of the free memory, which others use too
+# What a UNet's configuration says where it takes more than text, such as the images of an IP-Adapter.
+BEYOND_TEXT = (
+    "addition_embed_type",
+    "time_cond_proj_dim",
+    "encoder_hid_dim_type",
+    "class_embed_type",
+    "num_class_embeds",
+)
 TILED_PIXELS = 1024 * 1024  # above this, decoding one image in float32 takes more than 3 GB
 
 
@@ -51,16 +60,20 @@ class StableDiffusion:
             to the device on which the pipe runs.
 
     Raises:
-        SegueError: the pipe is of another family.
+        SegueError: the pipe is of another family, or a ControlNet is for another model.
+
+    One thread computes at a time: a second one that makes a film waits for the first.
     """
 
     def __init__(self, pipe: Any, controlnet: Any = None) -> None:
         _check_family(pipe)
         self.pipe = pipe
-        self.schedule = Schedule.of(pipe.scheduler)
         self._own_controlnets = _several(controlnet)
+        self._schedule = (pipe.scheduler.config, Schedule.of(pipe.scheduler))
+        self._check_controlnets()
         for network in self._own_controlnets:
             network.to(pipe._execution_device)
+        self._alone = RLock()
         self._depth = 0  # of nested ``_frozen``
         self._facts: dict[str, Any] = {}  # of the networks, while they are frozen
         self._fingerprint = Fingerprint()
@@ -69,6 +82,14 @@ class StableDiffusion:
     def name(self) -> str:
         """The name or the folder that the pipe was loaded from; its class where it has none."""
         return str(getattr(self.pipe, "name_or_path", None) or type(self.pipe).__name__)
+
+    @property
+    def schedule(self) -> Schedule:
+        """The training schedule, by the scheduler that the pipe has now."""
+        config = self.pipe.scheduler.config
+        if config is not self._schedule[0]:
+            self._schedule = (config, Schedule.of(self.pipe.scheduler))
+        return self._schedule[1]
 
     @property
     def controlnets(self) -> list[nn.Module]:
@@ -115,6 +136,17 @@ class StableDiffusion:
         size = self.pipe.unet.config.sample_size
         return int(size if isinstance(size, int) else 64) * self.latent_scale
 
+    def check(self, sampling: Sampling) -> None:
+        """SegueError where the pipe, as it is now, cannot make a film with a solver; nothing is computed."""
+        _check_family(self.pipe)
+        self._check_controlnets()
+        Leg(self.schedule, self.point(0.5), CLEAN, sampling, self.pipe.scheduler)
+
+    def _check_controlnets(self) -> None:
+        for network in self.controlnets:
+            name = getattr(network, "name_or_path", "") or type(network).__name__
+            check_fit(network, self.pipe, str(name), self.name)
+
     def frames_at_once(self, size: tuple[int, int]) -> int:
         """How many frames of (width, height) pixels one network call should denoise, for the memory that is free.
 
@@ -140,8 +172,10 @@ class StableDiffusion:
             z = (mean.float() - _shift(vae)) * vae.config.scaling_factor
         return _home(z)
 
-    def decode(self, z: Tensor) -> Tensor:
+    def decode(self, z: Tensor, *, screened: bool = True) -> Tensor:
         """Clean latents (B, C, h, w) to images (B, 3, H, W) in [-1, 1], through the pipe's safety checker if any.
+
+        ``screened=False`` passes the safety checker by, for what is not shown but computed with.
 
         Images of more than ``TILED_PIXELS`` are decoded in tiles, which diffusers blends into each other.
 
@@ -153,7 +187,7 @@ class StableDiffusion:
             device = self._device
             scaled = z / vae.config.scaling_factor + _shift(vae)
             images = vae.decode(scaled.to(device, self._vae_dtype), return_dict=False)[0]
-            if getattr(self.pipe, "safety_checker", None) is not None:
+            if screened and getattr(self.pipe, "safety_checker", None) is not None:
                 images, flagged = self.pipe.run_safety_checker(images, device, self.pipe.unet.dtype)
                 images = torch.where(torch.tensor(flagged, device=device)[:, None, None, None], -1.0, images)
                 if any(flagged):
@@ -170,11 +204,13 @@ class StableDiffusion:
         if len(prompts) != len(negative_prompts):
             raise ValueError(f"{len(prompts)} prompts and {len(negative_prompts)} negative prompts")
         with self.evaluating():
-            texts, negatives = (
-                [cut(self.pipe.tokenizer, text)[0] for text in given] for given in (prompts, negative_prompts)
-            )
+            texts, negatives = ([self._cut(text) for text in given] for given in (prompts, negative_prompts))
             prompt, negative = self.pipe.encode_prompt(texts, self._device, 1, True, negatives)
         return TextConditioning(_home(prompt), _home(negative))
+
+    def _cut(self, text: str) -> str:
+        """A prompt as far as the encoder's window takes it; a learnt token of several vectors counts as so many."""
+        return cut(self.pipe.tokenizer, self.pipe.maybe_convert_prompt(text, self.pipe.tokenizer))[0]
 
     def point(self, f: float) -> NoisePoint:
         """The noise point of a noise level 0 < f < 1: t = round(f T), whatever the solver and its steps."""
@@ -240,8 +276,9 @@ class StableDiffusion:
                         progress()
             z = _home(leg.leave(x))
         if not torch.isfinite(z).all():
-            dtype = str(self.pipe.unet.dtype).removeprefix("torch.")
-            raise SegueError(f"{self.name} overflows in {dtype}; load it with dtype float32 (or bfloat16)")
+            dtype = self.pipe.unet.dtype
+            remedy = "its weights are damaged" if dtype == torch.float32 else "load it with dtype float32 (or bfloat16)"
+            raise SegueError(f"{self.name} overflows in {str(dtype).removeprefix('torch.')}; {remedy}")
         return z
 
     def predict(self, z: Tensor, point: Points, conditioning: TextConditioning, guidance_scale: float = 1.0) -> Tensor:
@@ -347,6 +384,7 @@ class StableDiffusion:
     @contextmanager
     def _frozen(self, grad: bool) -> Iterator[None]:
         """Evaluation mode, weights that need no gradient, and the gradient mode; then all as it was."""
+        self._alone.acquire()
         parts = [] if self._depth else [*self.pipe.components.values(), *self._own_controlnets]
         networks = [part for part in parts if isinstance(part, nn.Module)]
         modules = [module for network in networks for module in network.modules()]
@@ -366,6 +404,7 @@ class StableDiffusion:
             for module in training:
                 module.training = True
             _track(tracked, True)
+            self._alone.release()
 
 
 @dataclass(frozen=True, eq=False)
@@ -424,12 +463,18 @@ def _check_family(pipe: Any) -> None:
     missing = [part for part in ("vae", "unet", "text_encoder", "tokenizer") if getattr(pipe, part, None) is None]
     if missing:
         raise SegueError(f"the {kind} lacks its {' and '.join(missing)}")
+    tokens, positions = pipe.tokenizer.model_max_length, pipe.text_encoder.config.max_position_embeddings
+    if tokens > positions:
+        raise SegueError(f"the {kind}'s tokenizer takes texts of {tokens:g} tokens, its text encoder of {positions}")
+    words, vectors = len(pipe.tokenizer), pipe.text_encoder.get_input_embeddings().num_embeddings
+    if words > vectors:
+        raise SegueError(f"the {kind}'s tokenizer knows {words} tokens, its text encoder {vectors}")
     config = pipe.unet.config
     if config.in_channels != config.out_channels or config.in_channels != pipe.vae.config.latent_channels:
         channels = f"{config.in_channels} channels in and {config.out_channels} out"
         raise SegueError(f"the {kind}'s UNet has {channels}: a checkpoint for inpainting or another task")
-    if config.addition_embed_type is not None or config.time_cond_proj_dim is not None:
-        raise SegueError(f"the {kind}'s UNet needs more than text: it is not of the Stable Diffusion 1.x or 2.x family")
+    if more := [name for name in BEYOND_TEXT if config.get(name) is not None]:
+        raise SegueError(f"the {kind}'s UNet needs more than text ({more[0]}), which is all that it is given")
 
 
 def _several(controlnet: Any) -> list[nn.Module]:

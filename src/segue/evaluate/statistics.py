@@ -112,7 +112,7 @@ def frechet_of_parts(x: Array, y: Array, parts: Sequence[NDArray[np.intp]]) -> A
     dimension = y.shape[-1]
     # Only what lies in the span of the inputs meets their covariance; the rest adds its own spread and shift.
     _, sizes, axes = np.linalg.svd(y.reshape(-1, dimension), full_matrices=False)
-    axes = axes[sizes > sizes[0] * 1e-12]
+    axes = axes[: max(1, int((sizes > sizes[0] * 1e-12).sum()))]
     inside, inputs = choices @ axes.T, y @ axes.T
     rest = choices - inside @ axes
     squares, sums = (rest * rest).sum((2, 3)), rest.sum(2)

@@ -6,6 +6,7 @@ cache needs no network.
 
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,10 +19,12 @@ import diffusers
 import torch
 import transformers
 from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, StableDiffusionPipeline
+from diffusers.pipelines import stable_diffusion
 from huggingface_hub import constants, hf_hub_download, scan_cache_dir, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import CacheNotFound, HfHubHTTPError, LocalEntryNotFoundError
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
+from segue.backbone.controlnets import check_fit
 from segue.errors import SegueError
 
 __all__ = [
@@ -82,8 +85,10 @@ OTHERS = {  # what the class of another family's pipeline begins with
     "QwenImage": "Qwen-Image",
     "LatentConsistencyModel": "latent consistency models",
 }
-LIBRARIES = (None, "diffusers", "transformers", "stable_diffusion")  # what a part's code may come from
+CODE = {"diffusers": diffusers, "transformers": transformers, "stable_diffusion": stable_diffusion}  # parts come from
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # the files of a tokenizer, either way
+PLAIN = re.compile(r"(diffusion_pytorch_)?model(-\d{5}-of-\d{5})?\.safetensors")  # weights that are no variant
 CONFIG = "config.json"
 INDEX = "model_index.json"
 
@@ -114,16 +119,16 @@ def load(
     check_folder(folder, str(name_or_path or "pocket"))
     if controlnet is None and (folder / "controlnet" / CONFIG).exists():
         controlnet = folder / "controlnet"
+        if (folder / "controlnet_1").is_dir():
+            raise SegueError(f"{folder} has several ControlNets; name the one to use, such as {controlnet}")
     network = None if controlnet is None else locate(controlnet, kind="controlnet")
     if network is not None:
         check_controlnet(network, str(controlnet))
     with quiet():
-        if network is None:
-            pipe = _read(StableDiffusionPipeline, folder, precision)
-        else:
-            control = _read(ControlNetModel, network, precision)
-            pipe = _read(StableDiffusionControlNetPipeline, folder, precision, controlnet=control)
-            _check_match(pipe, str(controlnet), str(name_or_path or "pocket"))
+        control = None if network is None else _network(ControlNetModel, network, precision)
+        pipe = _pipe(folder, precision, control)
+        if control is not None:
+            check_fit(control, pipe, str(controlnet), str(name_or_path or "pocket"))
         pipe.set_progress_bar_config(disable=True)
         laid_out(pipe, where)
         return spared(pipe, where) if low_memory else pipe.to(where)
@@ -208,6 +213,8 @@ def check_folder(folder: Path, name: str) -> None:
         check_weights(folder / part, f"{name}/{part}")
     if (folder / "safety_checker").is_dir():
         check_weights(folder / "safety_checker", f"{name}/safety_checker")
+    if not any(all((folder / "tokenizer" / file).is_file() for file in files) for files in VOCABULARIES):
+        raise SegueError(f"{name}/tokenizer has no vocabulary ({' or '.join(' and '.join(v) for v in VOCABULARIES)})")
 
 
 def check_controlnet(folder: Path, name: str) -> None:
@@ -290,7 +297,7 @@ def quiet() -> Iterator[None]:
     for library in libraries:
         library.disable_progress_bar()
     for logger in loggers:
-        logger.setLevel(logging.ERROR)
+        logger.setLevel(logging.CRITICAL)  # what goes wrong is raised, too
     try:
         yield
     finally:
@@ -355,7 +362,7 @@ def _check_index(path: Path, name: str) -> None:
         kind = next((f"of {other} ({family})" for start, other in OTHERS.items() if family.startswith(start)), None)
         raise SegueError(f"{name} is {kind or f'a {family}'}; segue takes checkpoints of Stable Diffusion 1.x and 2.x")
     for part, source in json.loads(path.read_text()).items():
-        if isinstance(source, list) and source[0] not in LIBRARIES:
+        if isinstance(source, list) and source[0] not in (None, *CODE):
             raise SegueError(f"{name} brings code of its own for its {part} ({source[0]}); segue runs none")
 
 
@@ -369,35 +376,50 @@ def _entry(path: Path, key: str, name: str, kind: str) -> str:
         raise SegueError(f"{name} is no {kind}: its {path.name} cannot be read") from error
 
 
-def _read(kind: Any, folder: Path, dtype: torch.dtype, **parts: Any) -> Any:
-    """One network or pipeline from a folder; SegueError with one line for a damaged one.
+def _pipe(folder: Path, dtype: torch.dtype, controlnet: Any) -> Any:
+    """The pipeline of a checkpoint's folder, with a ControlNet where there is one."""
+    kind = StableDiffusionPipeline if controlnet is None else StableDiffusionControlNetPipeline
+    parts = {} if controlnet is None else {"controlnet": controlnet}
+    index = json.loads((folder / INDEX).read_text())
+    for part in ("unet", "vae", "text_encoder", "safety_checker"):
+        library, name = index.get(part) or (None, None)
+        if library is not None and (folder / part).is_dir():
+            if (code := getattr(CODE[library], str(name), None)) is None:
+                raise SegueError(f"{folder} cannot be loaded: {library} here has no {name} for its {part}")
+            parts[part] = _network(code, folder / part, dtype)
+    if "safety_checker" not in parts:
+        parts |= {"safety_checker": None, "requires_safety_checker": False}
+    with _in_one_line(folder):
+        return kind.from_pretrained(folder, local_files_only=True, **parts)
+
+
+def _network(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """A network from its folder, whole.
 
     The precision is always given: without it a folder of float16 becomes a mixture.
     """
-    own = folder / "unet" if kind is not ControlNetModel else folder
-    variant = None if any("fp16" not in path.name for path in own.glob("*.safetensors")) else "fp16"
-    if kind is not ControlNetModel and not (folder / "safety_checker").is_dir():
-        parts |= {"safety_checker": None, "requires_safety_checker": False}
+    names = [path.name for path in folder.glob("*.safetensors")]
+    half_only = any(".fp16" in name for name in names) and not any(map(PLAIN.fullmatch, names))
+    options = {"use_safetensors": True, "variant": "fp16" if half_only else None, "local_files_only": True}
+    with _in_one_line(folder):
+        network, found = kind.from_pretrained(folder, dtype=dtype, output_loading_info=True, **options)
+    if found["missing_keys"]:
+        raise SegueError(f"{folder} cannot be loaded: it lacks weights, such as {min(found['missing_keys'])}")
+    return network
+
+
+@contextmanager
+def _in_one_line(folder: Path) -> Iterator[None]:
+    """SegueError where a folder cannot be loaded; the loaders raise whatever they like for a damaged one."""
     try:
-        return kind.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, variant=variant, local_files_only=True, **parts
-        )
-    except Exception as error:  # the loaders raise whatever they like for a damaged file
+        yield
+    except Exception as error:
         raise SegueError(f"{folder} cannot be loaded: {_one_line(error)}") from error
 
 
 def _one_line(error: Exception) -> str:
     """What an error says, in one line that is not too long."""
     return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def _check_match(pipe: Any, controlnet: str, name: str) -> None:
-    """SegueError where a ControlNet was trained for another kind of checkpoint."""
-    ours, theirs = (int(part.config.cross_attention_dim) for part in (pipe.unet, pipe.controlnet))
-    if ours != theirs:
-        raise SegueError(
-            f"the ControlNet {controlnet} is for another model: its text is {theirs} wide, {name}'s {ours}"
-        )
 
 
 def _dtype(name: str | torch.dtype) -> torch.dtype:

@@ -47,14 +47,21 @@ def fingerprint(pipe: Any, controlnets: Iterable[nn.Module] = ()) -> str:
 def _networks(pipe: Any, controlnets: Iterable[nn.Module]) -> list[nn.Module]:
     """The networks whose weights determine the images."""
     parts = [*(getattr(pipe, name, None) for name in NETWORKS), *controlnets]
-    return [part for part in parts if isinstance(part, nn.Module)]
+    return [getattr(part, "_orig_mod", part) for part in parts if isinstance(part, nn.Module)]  # as before compiling
 
 
 def _settings(pipe: Any) -> bytes:
-    """The active adapters and the scheduler's settings."""
+    """The active adapters, FreeU and the scheduler's settings."""
     scheduler = {name: value for name, value in dict(pipe.scheduler.config).items() if not name.startswith("_")}
     described = json.dumps([type(pipe.scheduler).__name__, scheduler], sort_keys=True, default=repr)
-    return (json.dumps(_adapters(pipe)) + described).encode()
+    return (json.dumps(_adapters(pipe)) + described + _freeu(pipe)).encode()
+
+
+def _freeu(pipe: Any) -> str:
+    """The factors of FreeU (Si et al. 2023, arXiv 2309.11497) in the UNet, where it is on; else nothing."""
+    blocks = getattr(pipe.unet, "up_blocks", ())
+    found = [[getattr(block, name, None) for name in ("s1", "s2", "b1", "b2")] for block in blocks]
+    return json.dumps(found) if any(all(factors) for factors in found) else ""
 
 
 def _weights(network: nn.Module, digest: Any) -> None:
