@@ -89,6 +89,12 @@ def test_ranking_prompts_need_candidates() -> None:
         assert checked(MorphSettings, {option: ["cat"], "candidates": 2}).candidates == 2
 
 
+def test_one_text_is_one_prompt(clip: Clip) -> None:
+    pictures = [Image.new("RGB", (32, 32), colour) for colour in ("red", "navy")]
+    assert Judge(clip, "a cat", "ink")(pictures) == Judge(clip, ["a cat"], ["ink"])(pictures)
+    assert clip.texts("a cat").shape == (1, clip.texts(["a cat"]).shape[1])
+
+
 def test_wrong_prompts_are_named(clip: Clip) -> None:
     with pytest.raises(SegueError, match="ranking needs prompts"):
         Judge(clip, [], [])

@@ -1,11 +1,14 @@
 """Choosing, redoing, undoing: what is touched, and that it comes back to the byte."""
 
+import copy
 import json
+import pickle
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from shapes import QUICK, contents, interpolator, latents, picture
@@ -190,6 +193,75 @@ def test_wrong_redos_change_nothing(run: Path, tmp_path: Path) -> None:
 def test_an_edit_of_a_wrong_kind_is_refused_where_it_is_made(values: dict[str, Any]) -> None:
     with pytest.raises(SegueError, match=f"a frame's {next(iter(values))} is (a|the) .*, not"):
         Edit(**values)
+
+
+def test_numbers_of_any_kind_are_kept_as_pythons(tmp_path: Path) -> None:
+    def choose(candidates: Candidates) -> Pick:
+        return Pick(np.argmax([0, 1]))  # type: ignore[arg-type]
+
+    settings: dict[str, Any] = {**QUICK, "num_frames": 3, "candidates": 2}
+    segue, key = interpolator(), FrameKey(0, Fraction(1, 2))
+    segue(picture(0), picture(1), output=tmp_path / "run", choose=choose, **settings)
+    edit = Edit(seed=np.int64(3), noise=Fraction(1, 2), pose=None)  # type: ignore[arg-type]
+    segue.redo(tmp_path / "run", key, edit)
+    assert edit == Edit(seed=3, noise=0.5)
+    segue.redo(tmp_path / "run", key, candidate=np.int64(1))  # type: ignore[arg-type]
+    shown = [
+        json.loads(line).get("candidate") for line in (tmp_path / "run" / "journal.jsonl").read_text().splitlines()
+    ]
+    assert shown[0] == shown[-1] == 1
+
+
+@pytest.mark.parametrize("candidate", [1.5, True, "0"])
+def test_a_candidate_is_a_whole_number(run: Path, candidate: Any) -> None:
+    before = contents(run)
+    with pytest.raises(SegueError, match="candidate is a whole number, not "):
+        interpolator().redo(run, at(4), candidate=candidate)
+    with pytest.raises(SegueError, match="candidate is a whole number, not "):
+        Pick(candidate)
+    assert contents(run) == before
+
+
+def test_what_is_no_frame_and_no_edit_is_named(run: Path) -> None:
+    before = contents(run)
+    wrong: Any
+    for wrong in (2, Fraction(1, 2), "1/2"):
+        with pytest.raises(SegueError, match=r"frame is a FrameKey, such as FrameKey.at\('1/2'\), not "):
+            interpolator().redo(run, wrong)
+    for wrong in ({"prompt": "x"}, "x"):
+        with pytest.raises(SegueError, match=r"edit is an Edit, .*, not "):
+            interpolator().redo(run, at(4), wrong)
+        with pytest.raises(SegueError, match=r"edit is an Edit, .*, not "):
+            Again(wrong)
+    with pytest.raises(SegueError, match=r"film is a FilmSettings, .*, not "):
+        Morph(run).save(run.parent / "a.mp4", {"fps": 3})  # type: ignore[arg-type]
+    assert contents(run) == before
+
+
+def test_a_film_is_found_from_wherever_one_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    morph = interpolator()(picture(0), picture(1), output="run", **{**QUICK, "num_frames": 3})
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    assert morph.frames[0].tobytes() == picture(0).tobytes()
+    assert morph.save("a.gif").exists()
+    assert len(morph.distances()) == 2
+    assert copy.deepcopy(morph).frames[1].tobytes() == Morph("../run").frames[1].tobytes()
+
+
+def test_a_temporary_film_cannot_be_copied() -> None:
+    morph = interpolator()(picture(0), picture(1), **{**QUICK, "num_frames": 3})
+    for copied in (copy.deepcopy, pickle.dumps):
+        with pytest.raises(SegueError, match="give it an output"):
+            copied(morph)
+    with pytest.raises(SegueError, match="output is an empty name"):
+        interpolator()(picture(0), picture(1), output="", **QUICK)
+
+
+def test_a_contact_sheet_is_a_png(run: Path) -> None:
+    with pytest.raises(SegueError, match=r"sheet.jpg: a contact sheet is a .png"):
+        Morph(run).contact_sheet(run.parent / "sheet.jpg")
+    assert not (run.parent / "sheet.jpg").exists()
 
 
 def test_a_wrong_answer_of_a_chooser_notes_nothing(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from segue.run import RUN_FILE, RunFolder
 from segue.tree import FrameKey
 
 KEY = FrameKey(0, Fraction(1, 2))
+RUN = '{"settings": {}, "size": [8, 8], "keyframes": [], "model": {"name": "a", "fingerprint": "b"}}'
 
 # Loads everything once, then makes each film in a child of its own: whole; killed at its n-th call that changes the
 # disk, before or after that call; and continued.
@@ -153,7 +154,7 @@ def test_what_is_saved_is_read_again(run: RunFolder) -> None:
     run.save_keyframe(FrameKey(0), picture(1))
     run.settle(KEY, "a")
     run.record(Choice(KEY, 1, "context", "rank", {0: 0.5, 1: 0.75}))
-    data = {"settings": {"prompt": "Löwe"}, "size": [8, 8], "keyframes": [], "model": {}}
+    data = {"settings": {"prompt": "Löwe"}, "size": [8, 8], "keyframes": [], "model": {"name": "a", "fingerprint": "b"}}
     run.write(RUN_FILE, data)
     for _ in range(2):
         first, second = run.latent("a"), run.latent("b")
@@ -353,7 +354,11 @@ def test_a_run_that_was_never_begun_leaves_nothing(tmp_path: Path) -> None:
     [
         ("{", r"run\.json is damaged: Expecting property name"),
         ("[]", r"run\.json is damaged: it holds no JSON object"),
-        ('{"settings": {}, "model": {}}', r"run\.json is damaged: it lacks size, keyframes$"),
+        ('{"settings": {}, "model": {}}', r"it lacks size, keyframes, model/name, model/fingerprint$"),
+        (RUN.replace('"settings": {}', '"settings": 3'), r"settings: input should be a valid dictionary, not 3$"),
+        (RUN.replace("[8, 8]", '"x"'), r"size: input should be a valid tuple, not 'x'$"),
+        (RUN.replace("[8, 8]", '[8, "x"]'), r"size/1: input should be a valid integer, .*, not 'x'$"),
+        (RUN.replace('"b"', "[]"), r"model/fingerprint: input should be a valid string, not \[\]$"),
     ],
 )
 def test_a_damaged_run_file_is_an_error(tmp_path: Path, content: str, message: str) -> None:

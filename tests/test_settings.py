@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -125,6 +126,29 @@ def test_film_settings_are_bounded() -> None:
 def test_one_prompt_is_a_list_of_one() -> None:
     assert checked(MorphSettings, {"prompt": "a cat"}).prompt == ("a cat",)
     assert checked(MorphSettings, {"prompt": ["a cat", "a dog"]}).prompt == ("a cat", "a dog")
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: FilmSettings(fps=0), "fps: input should be greater than 0, not 0"),
+        (lambda: FilmSettings(easing="x"), "easing is one of linear, "),
+        (lambda: MorphSettings(frames=1), "unknown setting 'frames'"),  # type: ignore[call-arg]
+        (lambda: ComputeSettings(batch_size=-1), "batch_size: "),
+    ],
+)
+def test_a_class_of_settings_gives_one_line_too(build: Any, message: str) -> None:
+    with pytest.raises(SegueError) as error:
+        build()
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+
+
+def test_files_may_be_paths() -> None:
+    paths = {"control_image": [Path("a.png"), "b.png"], "pose": "off"}
+    assert checked(MorphSettings, paths).control_image == ("a.png", "b.png")
+    assert checked(MorphSettings, {"control_image": Path("a.png")}).control_image == ("a.png",)
+    assert checked(MorphSettings, {"pose": Path("a.json")}).pose == "a.json"
 
 
 def test_one_value_for_all_gaps_needs_no_list() -> None:

@@ -341,7 +341,7 @@ def test_the_opened_run_names_the_model(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(
         "segue.interpolate.Interpolator.from_pretrained", lambda *names, **options: loaded.append((names, options))
     )
-    model = {"name": "a/model", "controlnet": "a/control", "dtype": "bfloat16"}
+    model = {"name": "a/model", "fingerprint": "f", "controlnet": "a/control", "dtype": "bfloat16"}
     run = {"settings": {}, "size": [8, 8], "keyframes": [], "model": model}
     (tmp_path / "run.json").write_text(json.dumps(run))
     _loader(tmp_path, ModelSettings(device="cpu"))()

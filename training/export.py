@@ -18,7 +18,7 @@ from training.clip import SIZE
 from training.controlnet import build_controlnet
 from training.latents import text_tower, trained_clip, trained_vae
 from training.report import on_white
-from training.store import MODEL, load_array, load_checkpoint
+from training.store import MODEL, command, load_array, load_checkpoint
 from training.unet import SIGNS, build_unet
 
 FIGURE_CAPTIONS = 500
@@ -28,6 +28,7 @@ LIMIT = 84_000_000
 
 
 def main() -> None:
+    command(__doc__).parse_args()
     MODEL.mkdir(parents=True, exist_ok=True)
     vae = trained_vae()
     vae.register_to_config(scaling_factor=scaling_factor())

@@ -12,7 +12,7 @@ import numpy as np
 
 from training import drawing
 from training.icons import rasterise
-from training.store import CACHE
+from training.store import CACHE, command
 
 TRAINED = 8_000
 HELD_OUT = 2_000
@@ -20,6 +20,7 @@ SEED = 20_000
 
 
 def main() -> None:
+    command(__doc__).parse_args()
     with ProcessPoolExecutor() as pool:
         figures = list(pool.map(make, range(TRAINED + HELD_OUT), chunksize=64))
     np.save(CACHE / "figures.npy", np.stack([picture for picture, _ in figures]))

@@ -18,7 +18,7 @@ import numpy as np
 import resvg_py
 from PIL import Image
 
-from training.store import CACHE
+from training.store import CACHE, command
 
 # Package version and the words for its style in captions.
 SETS = {
@@ -43,6 +43,7 @@ TONES = ("light", "medium-light", "medium", "medium-dark", "dark", "default")
 
 
 def main() -> None:
+    command(__doc__).parse_args()
     CACHE.mkdir(parents=True, exist_ok=True)
     icons = [icon for name in SETS for icon in read(name, *SETS[name])]
     icons = split_words(icons)

@@ -16,13 +16,14 @@ from training.augment import Drawings, backgrounds, move, on
 from training.clip import build_clip, build_tokenizer, tokenise
 from training.composed import build_vae, encode
 from training.loop import DEVICE, autocast, generator
-from training.store import load_checkpoint, save_checkpoint
+from training.store import command, load_checkpoint, save_checkpoint
 
 BATCH = 64 if DEVICE.type == "cpu" else 512
 VARIANTS = 3
 
 
 def main() -> None:
+    command(__doc__).parse_args()
     vae = trained_vae().to(DEVICE)
     captions = [""]
     state: dict[str, Any] = {}

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from segue.models import best_dtype
-from training.store import CACHE, load_checkpoint, save_checkpoint
+from training.store import CACHE, command, load_checkpoint, save_checkpoint
 
 __all__ = ["DEVICE", "Course", "Ema", "Log", "arguments", "autocast", "course", "generator", "train", "warm_up"]
 
@@ -55,7 +55,7 @@ def course(*, cpu: Course, gpu: Course) -> Course:
 
 def arguments(doc: str | None, minutes: float) -> argparse.ArgumentParser:
     """A stage's command line: `--minutes` of training in all, earlier ones included."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command(doc)
     parser.add_argument("--minutes", type=float, default=minutes, help="of training in all, earlier ones included")
     return parser
 

@@ -17,7 +17,7 @@ from PIL import Image
 from training import drawing
 from training.figures import SEED
 from training.icons import rasterise
-from training.store import ROOT, load_array
+from training.store import ROOT, command, load_array
 
 FOLDER = ROOT / "benchmarks" / "pairs"
 STYLES = [
@@ -50,6 +50,7 @@ POSES = 20
 
 
 def main() -> None:
+    command(__doc__).parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)
     pictures, records = load_array("icons")
     rows = {(r["concept"], r["style"]): i for i, r in enumerate(records) if r["held_out"]}

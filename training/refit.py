@@ -14,13 +14,14 @@ from training.clip import build_tokenizer
 from training.export import trained_controlnet, trained_unet
 from training.latents import hidden_states, text_tower
 from training.loop import DEVICE
-from training.store import MODEL, load_array, save_checkpoint
+from training.store import MODEL, command, load_array, save_checkpoint
 
 SAMPLES = 2000
 RIDGE = 1e-3
 
 
 def main() -> None:
+    command(__doc__).parse_args()
     records = load_array("icons")[1] + load_array("figures")[1]
     captions = ["", *(r["caption"] for r in records[:: max(1, len(records) // SAMPLES)])]
     towers = (text_tower(), CLIPTextModel.from_pretrained(MODEL / "text_encoder").float())

@@ -26,7 +26,7 @@ from segue.evaluate.measures import Array, kernel_distance
 from segue.pose.detect import by_network
 from segue.pose.network import load
 from training.controlnet import skeleton
-from training.store import MODEL, ROOT, load_array
+from training.store import MODEL, ROOT, command, load_array
 from training.unet import LEVELS, build_scheduler, v_errors
 
 RECONSTRUCTED = 200
@@ -53,6 +53,7 @@ PROMPTS = (
 
 
 def main() -> None:
+    command(__doc__).parse_args()
     torch.manual_seed(0)
     pipe = drawing_pipe()
     clip = Clip.load(str(MODEL / "clip"))

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import CLIPModel
 
 from segue.pose.network import load
-from training.store import CACHE, MODEL, save_checkpoint
+from training.store import CACHE, MODEL, command, save_checkpoint
 
 PARTS: dict[str, tuple[str, Callable[..., nn.Module]]] = {
     "vae": ("vae", AutoencoderTiny.from_pretrained),
@@ -25,6 +25,7 @@ PARTS: dict[str, tuple[str, Callable[..., nn.Module]]] = {
 
 
 def main() -> None:
+    command(__doc__).parse_args()
     CACHE.mkdir(parents=True, exist_ok=True)
     for stage, (part, read) in PARTS.items():
         path = CACHE / f"{stage}.pt"

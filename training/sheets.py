@@ -15,7 +15,7 @@ from PIL import Image
 from segue import Interpolator
 from training.pairs import FOLDER
 from training.report import PROMPTS, contact_sheet, drawing_pipe, generate, held_out, to_images, to_tensor
-from training.store import ROOT
+from training.store import ROOT, command
 
 OUT = ROOT / "docs" / "pocket"
 MORPHS = (
@@ -27,6 +27,7 @@ FRAMES = 9
 
 
 def main() -> None:
+    command(__doc__).parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
     pipe = drawing_pipe()
     save(contact_sheet(generate(pipe, PROMPTS), 8), "generated.png")

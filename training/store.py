@@ -4,6 +4,7 @@ Everything that a stage makes lies in `.cache/pocket` (or in the folder that `SE
 `.npy` beside a `.json` of captions, checkpoints as `STAGE.pt`, logs as `STAGE.csv`. Only `export` writes elsewhere.
 """
 
+import argparse
 import json
 import os
 from pathlib import Path
@@ -13,11 +14,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-__all__ = ["CACHE", "MODEL", "ROOT", "load_array", "load_checkpoint", "save_checkpoint"]
+__all__ = ["CACHE", "MODEL", "ROOT", "command", "load_array", "load_checkpoint", "save_checkpoint"]
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("SEGUE_POCKET", ROOT / ".cache" / "pocket"))
 MODEL = ROOT / "src" / "segue" / "models" / "pocket"
+
+
+def command(doc: str | None) -> argparse.ArgumentParser:
+    """A stage's command line."""
+    return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def load_array(name: str) -> tuple[NDArray[np.uint8], list[dict[str, Any]]]:

@@ -11,7 +11,7 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from segue.errors import SegueError
+from segue.errors import SegueError, SegueWarning
 
 if TYPE_CHECKING:
     from segue.dialogue import AcceptRest, Again, Candidates, Pick, Progress
@@ -36,6 +36,7 @@ __all__ = [
     "Pick",
     "Progress",
     "SegueError",
+    "SegueWarning",
     "__version__",
 ]
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from segue.control import Given, keep_given
 from segue.errors import SegueError
-from segue.history import Attempt, Edit, Redo
+from segue.history import Attempt, Edit, Redo, whole
 from segue.pictures import digest
 from segue.plan import sizes_of
 from segue.run import RUN_FILE, RunFolder
@@ -113,6 +113,8 @@ def settings_of(run: RunFolder, data: Mapping[str, Any]) -> MorphSettings:
 
 def redone(run: RunFolder, settings: MorphSettings, frame: FrameKey, edit: Edit | None, candidate: int | None) -> Redo:
     """The journal's line for making a frame again."""
+    if not isinstance(frame, FrameKey):
+        raise SegueError(f"frame is a FrameKey, such as FrameKey.at('1/2'), not {frame!r}")
     if settings.scheme != "branching":
         raise SegueError(f"only frames made by the scheme branching can be made again, not by {settings.scheme}")
     state = run.read("state.json")
@@ -131,7 +133,7 @@ def redone(run: RunFolder, settings: MorphSettings, frame: FrameKey, edit: Edit 
         return Redo(Attempt(frame, next_candidate, count, edit))
     if edit is not None:
         raise SegueError("a candidate that is there already cannot take another prompt, seed, noise level or pose")
-    if not 0 <= candidate < next_candidate:
+    if not 0 <= (candidate := whole("candidate", candidate)) < next_candidate:
         there = f"candidates 0 to {next_candidate - 1}" if next_candidate > 1 else "only candidate 0"
         raise SegueError(f"frame {frame} has {there}, not {candidate}")
     return Redo(key=frame, candidate=candidate)

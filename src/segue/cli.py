@@ -3,9 +3,6 @@
 import gc
 import os
 import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,7 +10,7 @@ import typer
 
 from segue import __version__
 from segue.batch.command import BatchCommand, batch
-from segue.errors import SegueError, SegueWarning
+from segue.errors import SegueError, heard
 from segue.evaluate.command import evaluate
 from segue.options import given, mode_of, with_settings
 from segue.settings import (
@@ -249,7 +246,7 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command; its exit code."""
     try:
-        with _warnings_as_lines():
+        with heard(lambda text: print(f"segue: {text}", file=sys.stderr)):
             result = app(arguments, standalone_mode=False)
     except SegueError as error:
         print(f"segue: {_line(error)}", file=sys.stderr)
@@ -280,16 +277,6 @@ def segue(
     if context.invoked_subcommand is None:
         print(context.get_help())
         raise typer.Exit(2)
-
-
-@contextmanager
-def _warnings_as_lines() -> Iterator[None]:
-    """Print what a user should know as one line each, and none of the libraries' warnings."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("always", SegueWarning)
-        warnings.showwarning = lambda message, *_args, **_kw: print(f"segue: {_line(message)}", file=sys.stderr)
-        yield
 
 
 def _line(text: object) -> str:

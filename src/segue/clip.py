@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from segue.errors import SegueError
+from segue.models import device_of
 from segue.models.hub import read
 
 __all__ = ["POCKET_CLIP", "Clip"]
@@ -45,8 +46,9 @@ class Clip:
         """Load a CLIP by folder or name; pocket's own without one.
 
         Raises:
-            SegueError: there is none, it is no CLIP, or its weights are not in safetensors.
+            SegueError: there is none, it is no CLIP, its weights are not in safetensors, or the device is not there.
         """
+        device = device_of(str(device))
         source = str(POCKET_CLIP) if name in (None, "pocket") else str(name)
         if name in (None, "pocket") and not POCKET_CLIP.is_dir():
             raise SegueError(f"pocket's CLIP is not at {POCKET_CLIP}; name another CLIP model")
@@ -60,8 +62,12 @@ class Clip:
         return torch.cat(rows) if rows else torch.zeros(0, self.model.config.projection_dim)
 
     @torch.no_grad()
-    def texts(self, texts: Sequence[str]) -> Tensor:
-        """Unit vectors of texts, (B, D) float32 on the CPU; what is longer than the text encoder's window is cut."""
+    def texts(self, texts: str | Sequence[str]) -> Tensor:
+        """Unit vectors of texts, (B, D) float32 on the CPU; what is longer than the text encoder's window is cut.
+
+        One text has one vector, (1, D).
+        """
+        texts = (texts,) if isinstance(texts, str) else texts
         rows = [self._texts(texts[i : i + TEXTS_AT_ONCE]) for i in range(0, len(texts), TEXTS_AT_ONCE)]
         return torch.cat(rows) if rows else torch.zeros(0, self.model.config.projection_dim)
 

@@ -7,7 +7,6 @@ other kinds (edges, depth, segments) are faded into each other where no better i
 
 import hashlib
 import json
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -22,7 +21,7 @@ from torch import Tensor
 from segue.backbone import Backbone, Sampling
 from segue.backbone.conditioning import Control
 from segue.dialogue import AcceptRest, Again, Candidates, Chooser, Pick
-from segue.errors import SegueError, SegueWarning
+from segue.errors import SegueError, warn
 from segue.history import Edit
 from segue.motion import shown, shown_pose
 from segue.noise import Noise
@@ -221,7 +220,7 @@ def _pose_paths(
         given = settings.pose != "auto" and not own  # an edit's fault must not keep the film from being made
         path = PosePath(closed, own, settings.pose_matching, settings.pose_hold, given)
         for message in dict.fromkeys(path.messages):
-            warnings.warn(message, SegueWarning, stacklevel=2)
+            warn(message)
         return path
 
     through(())

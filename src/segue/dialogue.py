@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from PIL import Image
 
 from segue.errors import SegueError
-from segue.history import Edit
+from segue.history import Edit, changed, whole
 from segue.rank import best
 from segue.tree import FrameKey
 
@@ -35,7 +35,7 @@ class Progress:
     """Where the work is; handed to the callback.
 
     Attributes:
-        stage: "words", "frames" or "film".
+        stage: "words" or "frames"; of commands also "film", of the studio also "model".
         level, levels: the present level from 1, and how many there are (0 if that is decided on the way).
         frames, total: the finished frames and how many there will be, without the keyframes.
         step, steps: the denoising steps done and all (summed over samples); iterations in the stage "words".
@@ -82,6 +82,9 @@ class Pick:
 
     candidate: int
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "candidate", whole("candidate", self.candidate))
+
 
 @dataclass(frozen=True)
 class Again:
@@ -91,8 +94,12 @@ class Again:
     count: int | None = None
 
     def __post_init__(self) -> None:
-        if self.count is not None and self.count < 1:
-            raise SegueError(f"count: 1 candidate or more, not {self.count}")
+        if self.edit is not None:
+            changed(self.edit)
+        if self.count is not None:
+            object.__setattr__(self, "count", whole("count", self.count))
+            if self.count < 1:
+                raise SegueError(f"count: 1 candidate or more, not {self.count}")
 
 
 @dataclass(frozen=True)

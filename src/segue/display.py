@@ -6,13 +6,12 @@
 import json
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from segue.errors import SegueWarning
+from segue.errors import heard
 
 if TYPE_CHECKING:
     from segue.dialogue import Progress
@@ -68,8 +67,7 @@ def shown_as_lines(
         The callback that is handed the states.
     """
     if mode == "quiet":
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SegueWarning)
+        with heard(lambda _text: None):
             yield lambda _state: None
     elif mode == "json" and record is not None:
         yield lambda state: print(json.dumps(record(state)), flush=True)

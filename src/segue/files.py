@@ -107,12 +107,8 @@ def write_json(path: Path, content: object) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path, *needs: str) -> dict[str, Any] | None:
+def read_json(path: Path) -> dict[str, Any] | None:
     """The object that a JSON file holds; None where there is no file.
-
-    Args:
-        path: the file.
-        needs: names that the object must have.
 
     Raises:
         SegueError: the file cannot be read, or holds something else.
@@ -127,8 +123,6 @@ def read_json(path: Path, *needs: str) -> dict[str, Any] | None:
         raise SegueError(f"{path} is damaged: {error}") from error
     if not isinstance(found, dict):
         raise SegueError(f"{path} is damaged: it holds no JSON object")
-    if missing := [name for name in needs if name not in found]:
-        raise SegueError(f"{path} is damaged: it lacks {', '.join(missing)}")
     return found
 
 

@@ -8,7 +8,6 @@ to its exact end, so that rounding never adds up.
 import math
 import os
 import struct
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from io import BytesIO
@@ -20,7 +19,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from PIL import GifImagePlugin, Image, ImageDraw, ImageFont
 
-from segue.errors import SegueError, SegueWarning
+from segue.errors import SegueError, warn
 from segue.files import check_writable, sweep, writing, writing_folder
 
 __all__ = ["Frame", "check_film", "contact_sheet", "sheet", "write_film"]
@@ -84,6 +83,8 @@ def check_film(path: Path) -> None:
 
 def contact_sheet(frames: Sequence[Frame], path: str | os.PathLike[str] | None = None) -> Image.Image:
     """All frames on one picture, row by row, also written as a PNG to a path where one is given."""
+    if path is not None and Path(path).suffix.lower() != ".png":
+        raise SegueError(f"{path}: a contact sheet is a .png")
     picture = sheet(frames)
     if path is not None:
         with writing(Path(path)) as temporary:
@@ -271,11 +272,9 @@ def _ticks(pictures: Pictures, per_second: int, least: int) -> Iterator[tuple[Im
         yield waiting[0], max(waiting[1] - given, least)
     if dropped:
         shortest = f"{1000 * least // per_second} ms"
-        warnings.warn(
+        warn(
             f"{dropped} frames are left out: a film of this kind shows none for less than {shortest}; "
-            "lower fps, or write .mp4",
-            SegueWarning,
-            stacklevel=2,
+            "lower fps, or write .mp4"
         )
 
 

@@ -10,7 +10,6 @@ a run that was killed and continued computes the very batches that an unbroken r
 
 import hashlib
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from segue.backbone import CLEAN, Backbone, NoisePoint, Sampling
 from segue.dialogue import AcceptRest, Again, Candidates, Chooser, Cost, Made, Pick, Progress
-from segue.errors import SegueError, SegueWarning
+from segue.errors import SegueError, warn
 from segue.history import Attempt, Choice, Edit
 from segue.memory import free_cached, is_out_of_memory
 from segue.run import RUN_FILE, RunFolder
@@ -275,7 +274,7 @@ class _Driver:
         free_cached()
         frames = "1 frame" if self.batch_size == 1 else f"{self.batch_size} frames"
         text = f"out of memory with {count} frames in a batch; going on with {frames}"
-        warnings.warn(text, SegueWarning, stacklevel=2)
+        warn(text)
         data = self.work.run.read(RUN_FILE)
         if data is not None:
             self.work.run.write(RUN_FILE, {**data, "batch_size": self.batch_size})
@@ -340,7 +339,7 @@ class _Driver:
         if not any(run.frame(parent).exists() and _is_black(run.shown(parent)) for parent in parents):
             text = f"frame {key} is all black: a safety checker may have blacked it out, which another seed or prompt"
             text = f"{text} mends; or the model overflows, which dtype float32 (or bfloat16) mends"
-            warnings.warn(text, SegueWarning, stacklevel=2)
+            warn(text)
 
     def _latent(self, recipe: str) -> Tensor:
         latent = self.work.run.latent(recipe)

@@ -25,17 +25,19 @@ __all__ = [
     "Redo",
     "Restore",
     "Undo",
+    "changed",
     "event_from_json",
     "event_to_json",
+    "whole",
 ]
 
 
-_KINDS: Mapping[str, tuple[Any, str]] = {
-    "prompt": (str, "a text"),
-    "negative_prompt": (str, "a text"),
-    "seed": (Integral, "a whole number"),
-    "noise": (Real, "a number"),
-    "pose": (str | PathLike, "the name of a file"),
+_KINDS: Mapping[str, tuple[Any, str, Callable[[Any], Any]]] = {  # what it may be, in words, and as what it is kept
+    "prompt": (str, "a text", str),
+    "negative_prompt": (str, "a text", str),
+    "seed": (Integral, "a whole number", int),
+    "noise": (Real, "a number", float),
+    "pose": (str | PathLike, "the name of a file", str),
 }
 
 
@@ -54,19 +56,35 @@ class Edit:
     negative_prompt: str | None = None
     seed: int | None = None
     noise: float | None = None
-    pose: str | None = None
+    pose: str | PathLike[str] | None = None
 
     def __post_init__(self) -> None:
-        for name, (kind, words) in _KINDS.items():
+        for name, (kind, words, kept) in _KINDS.items():
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
-                raise SegueError(f"a frame's {name} is {words}, not {value!r}")
+            if value is not None:
+                if isinstance(value, bool) or not isinstance(value, kind):
+                    raise SegueError(f"a frame's {name} is {words}, not {value!r}")
+                object.__setattr__(self, name, kept(value))
         if self.noise is not None and not 0 < self.noise < 1:
             raise SegueError(f"a frame's noise level lies between 0 and 1, not at {self.noise:g}")
         if self.seed is not None and not 0 <= self.seed < 2**63:
             raise SegueError(f"a frame's seed lies between 0 and 2^63 - 1, not at {self.seed}")
         if self.prompt is not None and not self.prompt.strip():
             raise SegueError("prompt: an empty text; leave the prompt out to keep the film's")
+
+
+def whole(name: str, value: object) -> int:
+    """A whole number of any kind; SegueError, which begins with its name, for anything else."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise SegueError(f"{name} is a whole number, not {value!r}")
+    return int(value)
+
+
+def changed(edit: object) -> Edit:
+    """An edit, as it is; SegueError for anything else."""
+    if not isinstance(edit, Edit):
+        raise SegueError(f"edit is an Edit, such as Edit(prompt='a lynx'), not {edit!r}")
+    return edit
 
 
 @dataclass(frozen=True)

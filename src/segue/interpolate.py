@@ -34,7 +34,7 @@ from segue.errors import SegueError
 from segue.fade import Fade, Losses
 from segue.frames import DecidedTree, EditedNoise, Look, network_kept
 from segue.generate import Work, generate
-from segue.history import Edit, Restore, Undo
+from segue.history import Edit, Restore, Undo, changed
 from segue.keyframes import camera, encoded, fitted, image_of, loaded
 from segue.memory import within_memory
 from segue.morph import Morph
@@ -139,16 +139,18 @@ class Interpolator:
             warn_of_noise(morph_settings.noise_levels or morph_settings.noise)
         if morph_settings.spacing == "perceptual":
             network_kept(morph_settings.look)  # an error here too
-        path = Path(output or tempfile.mkdtemp(prefix="segue-"))
+        if output is not None and not str(output):
+            raise SegueError("output is an empty name; leave it out for a temporary film")
+        path = Path(tempfile.mkdtemp(prefix="segue-") if output is None else output)
         try:
             with RunFolder(path) as run, self.backbone.evaluating():
                 sources = [_source(image) for image in images]
                 batch = self._batch_size(compute, keyframes[0].size)
                 begin(run, keyframes, sources, morph_settings, batch, self.model, given=given, overwrite=overwrite)
                 self.make(run, compute, callback=callback, choose=choose, judge=judge)
-                return Morph(run.path, temporary=not output)
+                return Morph(run.path, temporary=output is None)
         except BaseException:
-            if not output:
+            if output is None:
                 shutil.rmtree(path, ignore_errors=True)
             raise
 
@@ -274,7 +276,7 @@ class Interpolator:
             self._same_model(run, data)
             settings = settings_of(run, data)
             networks = len(self.backbone.controlnets)
-            own = kept_edit(run, edit, tuple(data["size"]), settings, networks) if edit else None
+            own = kept_edit(run, changed(edit), tuple(data["size"]), settings, networks) if edit is not None else None
             run.record(redone(run, settings, frame, own, candidate))
             if edit and edit.noise is not None:
                 warn_of_noise([edit.noise])

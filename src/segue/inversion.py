@@ -29,7 +29,6 @@ import hashlib
 import json
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -46,7 +45,7 @@ from torch.nn.functional import interpolate
 
 from segue.backbone import Backbone, Points, diffuse
 from segue.backbone.conditioning import TextConditioning
-from segue.errors import SegueError, SegueWarning
+from segue.errors import SegueError, warn
 from segue.files import write_bytes
 from segue.noise import Noise
 from segue.pictures import to_tensor
@@ -355,9 +354,9 @@ def _kept(path: Path, words: TextConditioning) -> Inverted | None:
     except FileNotFoundError:
         return None
     except (OSError, KeyError, SafetensorError) as error:
-        warnings.warn(f"{path} is damaged and made again: {error}", SegueWarning, stacklevel=3)
+        warn(f"{path} is damaged and made again: {error}")
         return None
     if prompt.shape != words.prompt.shape or negative.shape != words.negative.shape:
-        warnings.warn(f"{path} is damaged and made again: its tensors have other shapes", SegueWarning, stacklevel=3)
+        warn(f"{path} is damaged and made again: its tensors have other shapes")
         return None
     return Inverted(replace(words, prompt=prompt, negative=negative), losses.tolist())

@@ -1,6 +1,5 @@
 """The keyframes of a film: the images as it shows them, their latents, and how a moving camera sees them."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from functools import partial
@@ -10,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from segue.backbone import Backbone
-from segue.errors import SegueError, SegueWarning
+from segue.errors import SegueError, warn
 from segue.motion import PixelSpace, goes_beyond, seen, shown
 from segue.pictures import Source, common_size, fit, load, to_tensor
 from segue.plan import motion_of
@@ -46,7 +45,7 @@ def fitted(pictures: Sequence[Image.Image], settings: MorphSettings, backbone: B
     if beyond:
         named = f"the keyframe{'s' if len(beyond) > 1 else ''} at {', '.join(beyond)}"
         text = f"the camera sees beyond the edges of {named}; what is there is their picture mirrored"
-        warnings.warn(text, SegueWarning, stacklevel=2)
+        warn(text)
     return [shown(motion, Fraction(i), picture) for i, picture in enumerate(of_one_size)]
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -13,7 +12,7 @@ from typing import Any
 
 from segue.dialogue import Progress
 from segue.display import Mode, showing
-from segue.errors import SegueError
+from segue.errors import SegueError, unheard
 from segue.files import check_apart
 from segue.film import check_film, contact_sheet
 from segue.frames import network_kept
@@ -187,8 +186,7 @@ def _check(images: Sequence[Path], output: Path, background: str) -> None:
     for place in (output, run_folder(output)):
         check_apart(place, images)
     read_part(run_folder(output), FILMS_FILE)  # an error here, not when the film is made
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with unheard():
         for image in images:
             load(image, background=background)
 
@@ -205,7 +203,7 @@ def _rewrite(morph: Morph, films: Mapping[Path, FilmSettings], output: Path, sho
     """Write films of a run anew; what to call the outcome: what was named, or its first film for a run folder."""
     for path, film in films.items():
         _write(morph, path, film, show)
-    return output if output != morph.path else next(iter(films), output)
+    return output if output.absolute() != morph.path else next(iter(films), output)
 
 
 def _films(folder: Path, output: Path) -> dict[Path, FilmSettings]:
@@ -272,7 +270,8 @@ def _asking(mode: Mode, pick: bool) -> Mode:
 
 def _done(morph: Morph, output: Path, mode: Mode) -> None:
     """Say where the film is."""
+    run = morph.path if output.is_absolute() else os.path.relpath(morph.path)
     if mode == "json":
-        print(json.dumps({"stage": "done", "film": str(output), "run": str(morph.path), "frames": len(morph)}))
+        print(json.dumps({"stage": "done", "film": str(output), "run": str(run), "frames": len(morph)}))
     elif mode != "quiet":
-        print(f"{output}: {len(morph)} frames; run folder {morph.path}")
+        print(f"{output}: {len(morph)} frames; run folder {run}")

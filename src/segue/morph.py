@@ -62,9 +62,10 @@ class Morph:
         frames: the frames as PIL images, read when asked for.
     """
 
-    def __init__(self, path: Path, *, temporary: bool = False) -> None:
+    def __init__(self, path: str | PathLike[str], *, temporary: bool = False) -> None:
         """Open the finished run in a folder; a temporary folder is removed when its frames are gone."""
-        self.path = path
+        self.path = path = Path(path).absolute()
+        self._is_temporary = temporary
         state = _read(path, "state.json")
         self._is_loop = bool(_read(path, RUN_FILE)["settings"]["loop"])
         frames = state["frames"][:-1] if self._is_loop else state["frames"]
@@ -75,6 +76,11 @@ class Morph:
 
     def __len__(self) -> int:
         return len(self.frames)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._is_temporary:
+            raise SegueError("a film without an output goes with its frames and cannot be copied; give it an output")
+        return type(self), (self.path,)
 
     @property
     def keyframe_flags(self) -> list[bool]:
@@ -93,6 +99,8 @@ class Morph:
             SegueError: an unknown ending or setting, a place that cannot be written, or a folder that holds other
                 things than frames, such as the run's own.
         """
+        if film is not None and not isinstance(film, FilmSettings):
+            raise SegueError(f"film is a FilmSettings, such as FilmSettings(fps=24), not {film!r}")
         settings = updated(film or FilmSettings(), values)
         write_film(Path(path), self._shown(settings), quality=settings.quality)
         return Path(path)
@@ -144,19 +152,19 @@ class Morph:
         return ways
 
     def contact_sheet(self, path: str | PathLike[str] | None = None) -> Image.Image:
-        """All frames on one picture, also written to a path where one is given."""
+        """All frames on one picture, also written as a PNG to a path where one is given."""
         return contact_sheet(self.frames, path)
 
     def seconds(self, film: FilmSettings) -> float:
         """How long the film plays."""
         return float(sum(seconds for _, seconds in self.timed(film)))
 
-    def remember(self, path: Path, film: FilmSettings) -> None:
+    def remember(self, path: str | PathLike[str], film: FilmSettings) -> None:
         """Note that a film was written, so that a redo writes it anew.
 
         Its place is kept as seen from the run folder: a film and its run folder can be copied or moved together.
         """
-        films = {**_films(self.path), os.path.relpath(path.absolute(), self.path.absolute()): as_json(film)}
+        films = {**_films(self.path), os.path.relpath(Path(path).absolute(), self.path): as_json(film)}
         write_json(self.path / FILMS_FILE, films)
 
     def films(self) -> dict[Path, FilmSettings]:

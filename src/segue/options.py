@@ -4,7 +4,7 @@ import inspect
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -28,16 +28,17 @@ _PANELS = {
 }
 
 
-def with_settings(*kinds: type[Any]) -> Callable[[Command], Command]:
+def with_settings(*kinds: type[Any], hidden: Collection[str] = ()) -> Callable[[Command], Command]:
     """Give a command an option for each field of the settings; it receives those that were given as keywords.
 
-    The command takes them as ``**values``; an option that was not given does not appear there.
+    The command takes them as ``**values``; an option that was not given does not appear there. Its help does not show
+    those that are ``hidden``, which it refuses.
     """
 
     def decorate(command: Command) -> Command:
         own = inspect.signature(command).parameters.values()
         named = [parameter for parameter in own if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
-        made = [_option(kind, name, field) for kind in kinds for name, field in _own_first(kind)]
+        made = [_option(kind, name, field, name in hidden) for kind in kinds for name, field in _own_first(kind)]
 
         def run(**values: Any) -> None:
             command(**{name: value for name, value in values.items() if name in explicit or value is not None})
@@ -85,7 +86,7 @@ def _owner(kind: type[Any], name: str) -> type[Any]:
     return next(base for base in reversed(kind.__mro__) if name in getattr(base, "__annotations__", {}))
 
 
-def _option(kind: type[Any], name: str, field: FieldInfo) -> inspect.Parameter:
+def _option(kind: type[Any], name: str, field: FieldInfo, hidden: bool) -> inspect.Parameter:
     """The parameter of one field; None stands for "not given", so that a preset can fill it in."""
     flag = option_name(name)
     text = "; ".join(filter(None, [(field.description or "").rstrip("."), _shown_default(field)])) + "."
@@ -93,6 +94,7 @@ def _option(kind: type[Any], name: str, field: FieldInfo) -> inspect.Parameter:
         f"{flag}/--no-{flag[2:]}" if field.annotation is bool else flag,
         help=text,
         show_default=False,
+        hidden=hidden,
         rich_help_panel=_PANELS[_owner(kind, name).__name__],
     )
     annotation = Annotated[_typed(field.annotation) | None, option]  # type: ignore[valid-type]

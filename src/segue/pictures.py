@@ -11,7 +11,6 @@ import hashlib
 import io
 import math
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageColor, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from segue.errors import SegueError, SegueWarning
+from segue.errors import SegueError, unheard, warn
 
 __all__ = [
     "LEAST_SIDE",
@@ -221,8 +220,7 @@ def _opened(path: Path) -> Image.Image:
             raise SegueError(f"{path} is no ordinary file")
         if path.stat().st_size == 0:
             raise SegueError(f"{path} is empty")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with unheard():
             image = Image.open(path)
         limit = Image.MAX_IMAGE_PIXELS
         if limit is not None and image.width * image.height > limit:
@@ -253,8 +251,7 @@ def _as_rgb(image: Image.Image, name: str, colour: tuple[int, int, int]) -> Imag
         raise SegueError(f"{name} is too small: {width} x {height} pixels, the least is {LEAST_SIDE} x {LEAST_SIDE}")
     try:
         frames = getattr(image, "n_frames", 1) if image.format not in _LAYERED else 1
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with unheard():
             first = image.tell() == 0
             upright = ImageOps.exif_transpose(image)
             rgb = _flattened(_to_srgb(_unpacked(upright)), colour)
@@ -263,7 +260,7 @@ def _as_rgb(image: Image.Image, name: str, colour: tuple[int, int, int]) -> Imag
     except Exception as error:  # decoders raise whatever they like: OSError, SyntaxError, struct.error, ...
         raise SegueError(f"{name} is damaged: {' '.join(str(error).split())}") from error
     if frames > 1 and first:
-        warnings.warn(f"{name} has {frames} frames; the first one is used", SegueWarning, stacklevel=3)
+        warn(f"{name} has {frames} frames; the first one is used")
     return rgb
 
 

@@ -1,14 +1,13 @@
 """What a run will compute, from its settings: the tree and its noise levels, the sampling, the camera, the cost."""
 
 import dataclasses
-import warnings
 from collections.abc import Callable, Sequence
 
 import torch
 
 from segue.backbone import Backbone, Sampling
 from segue.dialogue import Cost
-from segue.errors import SegueError, SegueWarning
+from segue.errors import SegueError, warn
 from segue.fade import Fade
 from segue.generate import price
 from segue.motion import Motion
@@ -63,7 +62,7 @@ def check_plan(settings: MorphSettings, keyframes: int) -> None:
         depth = UniformTree.depth(settings.steps + 1, settings.branching)
         if unused := settings.noise_levels[depth:]:  # a film that grows needs them
             text = f"noise_levels: the tree has {_counted(depth, 'level')}; not used: {', '.join(map(str, unused))}"
-            warnings.warn(text, SegueWarning, stacklevel=3)
+            warn(text)
     tree_of(settings, gaps, [])
 
 
@@ -96,10 +95,10 @@ def warn_of_noise(levels: Sequence[float]) -> None:
     low, high = USUAL_NOISE
     if min(levels) < low:
         text = f"noise {min(levels):g}: below {low:g} frames look like a cross-fade of their parents"
-        warnings.warn(text, SegueWarning, stacklevel=3)
+        warn(text)
     if max(levels) > high:
         text = f"noise {max(levels):g}: above {high:g} frames leave their parents"
-        warnings.warn(text, SegueWarning, stacklevel=3)
+        warn(text)
 
 
 def motion_of(settings: MorphSettings) -> Motion:

@@ -26,14 +26,15 @@ class Judge:
 
     Args:
         clip: the CLIP that sees the pictures and reads the prompts.
-        rank_for: prompts that the best candidate resembles.
+        rank_for: prompts that the best candidate resembles; one text is one prompt.
         rank_against: prompts that it does not resemble.
 
     Raises:
         SegueError: no prompts, or an empty one.
     """
 
-    def __init__(self, clip: Clip, rank_for: Sequence[str], rank_against: Sequence[str] = ()) -> None:
+    def __init__(self, clip: Clip, rank_for: str | Sequence[str], rank_against: str | Sequence[str] = ()) -> None:
+        rank_for, rank_against = ((texts,) if isinstance(texts, str) else texts for texts in (rank_for, rank_against))
         for option, texts in (("rank_for", rank_for), ("rank_against", rank_against)):
             if any(not text.strip() for text in texts):
                 raise SegueError(f"{option}: an empty text")

@@ -8,7 +8,9 @@ a different run. This module imports no torch.
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from os import PathLike
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
@@ -74,6 +76,16 @@ def _several(value: object) -> object:
     return (value,) if isinstance(value, str | int | float) else value
 
 
+def _names(value: object) -> object:
+    """Names of files as texts, whatever they were given as; one stands for a list of one."""
+    values = (value,) if isinstance(value, str | PathLike) else value
+    return tuple(map(_name, values)) if isinstance(values, list | tuple) else values
+
+
+def _name(value: object) -> object:
+    return str(value) if isinstance(value, PathLike) else value
+
+
 def _shifts(value: object) -> object:
     """One shift stands for a list of one, and texts such as "0.5,0" for two numbers."""
     values = _several(value)
@@ -89,6 +101,8 @@ def _shifts(value: object) -> object:
 
 
 Texts = Annotated[tuple[str, ...], BeforeValidator(_several)]
+Name = Annotated[str, BeforeValidator(_name)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 Shift = tuple[Annotated[float, Field(ge=-5, le=5)], Annotated[float, Field(ge=-5, le=5)]]
 Shifts = Annotated[tuple[Shift, ...], BeforeValidator(_shifts)]
 Fraction01 = Annotated[float, Field(gt=0, lt=1)]
@@ -211,7 +225,7 @@ class MorphSettings(InversionSettings):
     rank_against: Texts = Field(default=(), description="Prompts that the best candidate does not resemble.")
     ranker: str | None = Field(default=None, description="CLIP model that ranks; pocket's own if not given.")
 
-    pose: str = Field(
+    pose: Name = Field(
         default="auto", description="auto, off, or OpenPose JSON files of the keyframes, separated by commas."
     )
     pose_detector: Literal["pocket", "rtmlib", "vitpose"] | None = Field(
@@ -226,7 +240,7 @@ class MorphSettings(InversionSettings):
     pose_via_photo: bool = Field(
         default=False, description="Translate a drawing without a detected person to a photograph first."
     )
-    control_image: Texts = Field(
+    control_image: Names = Field(
         default=(), description="Control images of another kind than poses, one for each keyframe."
     )
     control_scale: float = Field(
@@ -449,10 +463,7 @@ def texts_by_place(name: str, lines: Sequence[str]) -> dict[float, str]:
 
 def checked(kind: type[Settings], values: Mapping[str, Any]) -> Settings:
     """Settings from values by name; SegueError with one line for an unknown name or a wrong value."""
-    try:
-        return kind(**values)
-    except ValidationError as error:
-        raise SegueError(_one_line(error)) from error
+    return kind(**values)
 
 
 def updated(settings: Settings, values: Mapping[str, Any]) -> Settings:
@@ -464,7 +475,7 @@ def updated(settings: Settings, values: Mapping[str, Any]) -> Settings:
 
 def preset_settings(name: str) -> Mapping[str, Any]:
     """The values that a preset sets; SegueError for an unknown name."""
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         raise SegueError(f"unknown preset '{name}'; there are {', '.join(PRESETS)}")
     return PRESETS[name]
 
@@ -509,3 +520,20 @@ def _one_line(error: ValidationError) -> str:
         return f"unknown setting '{name}'"
     message = fault["msg"][0].lower() + fault["msg"][1:]
     return f"{name}: {message}, not {fault['input']!r}"
+
+
+def _faults_in_one_line(build: Callable[..., None]) -> Callable[..., None]:
+    """A class's ``__init__`` that raises SegueError where pydantic finds a fault."""
+
+    @wraps(build)
+    def checking(*arguments: Any, **values: Any) -> None:
+        try:
+            build(*arguments, **values)
+        except ValidationError as error:
+            raise SegueError(_one_line(error)) from error
+
+    return checking
+
+
+for _kind in (LoadSettings, ModelSettings, InversionSettings, MorphSettings, ComputeSettings, FilmSettings):
+    setattr(_kind, "__init__", _faults_in_one_line(_kind.__init__))  # noqa: B010 - mypy refuses the plain assignment

@@ -47,8 +47,9 @@ class FrameKey:
             raise ValueError(f"a frame's position is a fraction from 0 to under 1, not {self.position}")
 
     @classmethod
-    def at(cls, place: Fraction) -> "FrameKey":
-        """The frame at a place of the whole film: 1.25 is a quarter of the way from keyframe 1 to keyframe 2."""
+    def at(cls, place: Fraction | float | str) -> "FrameKey":
+        """The frame at a place of the whole film: 1.25, or "5/4", is a quarter of the way from keyframe 1 to 2."""
+        place = place if isinstance(place, Fraction) else Fraction(str(place))
         pair = place.numerator // place.denominator
         return cls(pair, place - pair)
 

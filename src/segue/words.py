@@ -1,13 +1,12 @@
 """Prompts: those given, those found, those for places in between, and what an encoder can take of them."""
 
 import re
-import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
-from segue.errors import SegueError, SegueWarning
+from segue.errors import SegueError, warn
 from segue.settings import MorphSettings
 
 __all__ = ["anchors", "check_words", "cut", "prompts"]
@@ -98,7 +97,5 @@ def cut(tokenizer: Any, prompt: str) -> tuple[str, str]:
     fitting = bisect_right(ends, False, key=too_long)  # how many of the ends are not too long
     kept = prompt[: ends[fitting - 1]] if fitting else ""
     lost = prompt[len(kept) :].strip()
-    warnings.warn(
-        f"a prompt is longer than the {window} tokens of the text encoder; lost is: {lost}", SegueWarning, stacklevel=2
-    )
+    warn(f"a prompt is longer than the {window} tokens of the text encoder; lost is: {lost}")
     return kept, lost

@@ -8,7 +8,6 @@ keep working, because the networks are called as the pipe calls them, and nothin
 """
 
 import math
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from segue.backbone import CLEAN, NoisePoint, Points, Sampling, per_sample
 from segue.backbone.conditioning import TextConditioning
 from segue.backbone.controlnets import check_fit, hints_once, residuals
 from segue.backbone.solvers import Leg, Schedule, grid
-from segue.errors import SegueError
+from segue.errors import SegueError, warn
 from segue.memory import free_memory
 from segue.models.fingerprint import Fingerprint
 from segue.words import cut
@@ -180,7 +179,7 @@ class StableDiffusion:
         Images of more than ``TILED_PIXELS`` are decoded in tiles, which diffusers blends into each other.
 
         Warns:
-            UserWarning: the safety checker has blacked out images.
+            SegueWarning: the safety checker has blacked out images.
         """
         vae = self.pipe.vae
         with self.evaluating(), _tiled(vae, z.shape[-2] * z.shape[-1] * self.latent_scale**2):
@@ -192,7 +191,7 @@ class StableDiffusion:
                 images = torch.where(torch.tensor(flagged, device=device)[:, None, None, None], -1.0, images)
                 if any(flagged):
                     text = f"the pipe's safety checker has blacked out {sum(flagged)} of {len(flagged)} images"
-                    warnings.warn(f"{text}; try another seed or prompt", stacklevel=2)
+                    warn(f"{text}; try another seed or prompt")
         return _home(images).clamp(-1, 1)
 
     def embed(self, prompts: Sequence[str], negative_prompts: Sequence[str]) -> TextConditioning:

@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_origin
 
 from segue.control import check_number
-from segue.errors import SegueError, SegueWarning
+from segue.errors import SegueError, unheard
 from segue.evaluate.manifest import COLUMNS, Pair, faults_message, pairs_and_faults, shown_size
 from segue.files import check_apart
 from segue.pictures import load
@@ -169,8 +168,7 @@ def values_of(pair: Pair, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check(settings: MorphSettings, pair: Pair) -> None:
     """SegueError where settings do not fit a film of two images, or a file that they name is missing or broken."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SegueWarning)  # told when the row is made
+    with unheard():  # warnings are told when the row is made
         check_plan(settings, 2)
         poses = _poses(settings)
         for name, paths in (("pose", poses), ("control_image", settings.control_image)):

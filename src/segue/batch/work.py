@@ -4,7 +4,6 @@ import json
 import os
 import time
 import traceback
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
@@ -13,7 +12,7 @@ import torch
 
 from segue.batch.rows import Row
 from segue.dialogue import Progress
-from segue.errors import SegueError, SegueWarning
+from segue.errors import SegueError, heard
 from segue.interpolate import Interpolator
 from segue.memory import free_cached, is_out_of_memory
 from segue.morph import Morph
@@ -116,10 +115,7 @@ class Loaded:
                 frame()
 
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                warnings.simplefilter("always", SegueWarning)
-                warnings.showwarning = lambda message, *_args, **_kw: say(_line(message))
+            with heard(say):
                 morph = make_row(
                     self.segue, order.row, overwrite=order.overwrite, batch_size=order.batch_size, callback=callback
                 )

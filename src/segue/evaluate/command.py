@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate"]
 
+NOT_HERE = ("scheme", "loop")  # an evaluation says them in another way
 
-@with_settings(ModelSettings, MorphSettings, ComputeSettings)
+
+@with_settings(ModelSettings, MorphSettings, ComputeSettings, hidden=NOT_HERE)
 def evaluate(
     inputs: Annotated[
         list[Path],
@@ -86,7 +88,7 @@ def _evaluate(
         raise SegueError("one manifest or folder of pairs at a time; --compare takes two evaluations")
     if output is None:
         raise SegueError("--output FOLDER names where the evaluation goes")
-    for name in ("scheme", "loop"):
+    for name in NOT_HERE:
         if name in values:
             raise SegueError(
                 f"{option_name(name)} does not go with evaluate; it takes --schemes, and films of two images"

@@ -191,7 +191,7 @@ def _film(segue: Interpolator, job: _Job, output: Path, clock: _Clock) -> tuple[
             record = {
                 "recipe": job.recipe,
                 "seconds": round(seconds(), 3),
-                "frames": {place: path.relative_to(output).as_posix() for place, path in frames.items()},
+                "frames": {place: path.relative_to(output.absolute()).as_posix() for place, path in frames.items()},
             }
             record_path.parent.mkdir(parents=True, exist_ok=True)
             write_json(record_path, record)

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ class Pose:
         return self.width, self.height
 
     @classmethod
-    def load(cls, path: str | Path, size: tuple[int, int] | None = None) -> "Pose":
+    def load(cls, path: str | PathLike[str], size: tuple[int, int] | None = None) -> "Pose":
         """Read an OpenPose JSON file.
 
         People with 25 keypoints (BODY_25) are reduced to the 18; a list of one frame is that frame; coordinates that

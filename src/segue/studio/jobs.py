@@ -8,14 +8,13 @@ import sys
 import threading
 import time
 import traceback
-import warnings
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
 from segue.dialogue import Progress
-from segue.errors import SegueError, SegueWarning
+from segue.errors import SegueError, heard
 
 __all__ = ["Job", "Queue", "Stopped"]
 
@@ -129,10 +128,9 @@ class Queue:
 
     def _do(self, job: Job) -> None:
         """Do one job to whatever end."""
+        found: list[str] = []
         try:
-            with warnings.catch_warnings(record=True) as found:
-                warnings.simplefilter("ignore")
-                warnings.simplefilter("always", SegueWarning)
+            with heard(found.append):
                 job.work(lambda progress: self._report(job, progress))
         except Stopped:
             job.message = job.message or "Stopped. Continue goes on where it was."
@@ -145,7 +143,7 @@ class Queue:
             job.message = f"{type(error).__name__}: {' '.join(str(error).split()) or 'no more is known'}"
             job.state = "failed"
         else:
-            job.message = "; ".join(dict.fromkeys(" ".join(str(warning.message).split()) for warning in found))
+            job.message = "; ".join(dict.fromkeys(found))
             job.state = "done"
 
     def _report(self, job: Job, progress: Progress) -> None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import secrets
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import RLock
@@ -10,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from segue.errors import SegueError
+from segue.errors import SegueError, unheard
 from segue.files import writing
 from segue.pictures import load
 
@@ -42,8 +41,7 @@ class Keyframes:
         with self._lock:
             if len(self.entries) >= MOST:
                 raise SegueError(f"{MOST} keyframes are the most; remove one first")
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with unheard():
                 try:
                     picture = load(data)
                 except SegueError as error:
