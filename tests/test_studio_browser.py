@@ -205,6 +205,13 @@ def two_dots(page: Any, folder: Path) -> None:
     add(page, picture(folder / "red.png"), picture(folder / "blue.png", "blue"))
 
 
+def wait_settings(page: Any, film: str) -> None:
+    """Wait until the page's settings are those of a film's table; "" is that of the next film."""
+    page.wait_for_function(
+        "film => document.querySelector('#segue-table').querySelector('input, textarea').value === film", arg=film
+    )
+
+
 def wait_kept(page: Any, served: Served, frames: int) -> None:
     """Wait until the server has heard of the number of frames that is typed."""
     file = served.folder(page) / "studio.json"
@@ -734,12 +741,13 @@ def test_what_is_typed_waits_for_its_place(browser: Any, served: Served, tmp_pat
     page.wait_for_function("() => document.querySelector('.card textarea')?.value === 'half a wor'")
     page.get_by_role("button", name="New film").click()
     page.wait_for_function("() => !document.querySelector('.card')")
+    wait_settings(page, "")
     add(page, picture(tmp_path / "green.png", "green"))
     page.get_by_label("--num-frames").fill("3")
     wait_kept(page, served, 3)
     page.get_by_label("Film", exact=True).select_option("film-1")
     page.wait_for_function("() => document.querySelector('#segue-settings input[type=number]')?.value === '9'")
-    assert page.locator(".card textarea").first.input_value() == "half a wor"
+    page.wait_for_function("() => document.querySelector('.card textarea')?.value === 'half a wor'")
     page.get_by_role("button", name="New film").click()
     page.wait_for_function("() => document.querySelector('#segue-settings input[type=number]')?.value === '3'")
     page.get_by_role("button", name="Clear").click()
@@ -767,9 +775,7 @@ def test_two_tabs_change_the_film_that_each_shows(browser: Any, served: Served, 
     page.click("#make")
     page.wait_for_selector(".progress")
     wait_done(page)
-    page.wait_for_function(
-        "() => document.querySelector('#segue-table').querySelector('input, textarea').value === 'film-2'"
-    )
+    wait_settings(page, "film-2")
     run = served.run(page)
 
     # The second tab lays the first film; until it has heard of it, the first one's requests are refused.
