@@ -1,6 +1,7 @@
 """The command line as a user meets it: what it makes, and one line for whatever is wrong."""
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -128,6 +130,7 @@ def test_redo_undo_restore(here: Path, model: Path, capsys: pytest.CaptureFixtur
         (["redo", "film.mp4", "--frame", "1/4", "--seed", "-1"], "seed lies between 0 and"),
         (["redo", "film.mp4", "--frame", "1/4", "--reset", "--noise", "0.5"], "--reset gives up"),
         (["redo", "film.mp4", "--frame", "1/4", "--reset", "--candidate", "0"], "--reset gives up"),
+        (["redo", "film.mp4", "--frame", "1/4", "--pick", "--candidate", "0"], "it does not go with --pick"),
         (["restore", "film.mp4"], "no undo to take back"),
         (["undo", "nothing.mp4"], "nothing.mp4 is no film"),
     ):
@@ -140,6 +143,89 @@ def test_redo_undo_restore(here: Path, model: Path, capsys: pytest.CaptureFixtur
         assert run(["redo", "film.mp4", "--frame", "1", *options]) == 0
         with RunFolder(here / "film") as folder:
             assert folder.history.edit(FrameKey(0, Fraction(1, 4))) == Edit(prompt=prompt)
+
+
+def test_a_redo_adds_to_what_the_frame_has_of_its_own(
+    here: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def own() -> Edit:
+        with RunFolder(here / "film") as film:
+            return film.history.edit(FrameKey(0, Fraction(1, 2)))
+
+    assert run(["morph", "a.png", "b.png", "-o", "film.mp4", "--model", str(model), *FRAMES]) == 0
+    assert run(["redo", "film.mp4", "--frame", "1/2", "--prompt", "dog", "--seed", "9"]) == 0
+    capsys.readouterr()
+    assert run(["redo", "film.mp4", "--frame", "1/2", "--noise", "0.5", "--seed", "3"]) == 0
+    assert "segue: frame 0.5 keeps its own prompt; segue redo --reset gives up" in capsys.readouterr().err
+    assert own() == Edit(prompt="dog", seed=3, noise=0.5)
+    assert run(["redo", "film.mp4", "--frame", "1/2", "--reset"]) == 0
+    assert own() == Edit()
+
+
+def test_a_film_that_segue_did_not_make_is_not_replaced(
+    here: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "precious.mp4").write_text("precious")
+    (here / "shots").mkdir()
+    (here / "shots" / "0000.png").write_text("precious")
+    before = tree(here)
+    for output in ("precious.mp4", "shots"):
+        assert run(["morph", "a.png", "b.png", "-o", output, "--model", str(model), *FRAMES]) == 2
+        check_line(capsys, f"{output} is there, and no run of it")
+    assert tree(here) == before
+    assert run(["morph", "a.png", "b.png", "-o", "precious.mp4", "--model", str(model), *FRAMES, "--overwrite"]) == 0
+    for _ in range(2):  # which is its own from now on
+        assert run(["morph", "a.png", "b.png", "-o", "precious.mp4", "--model", str(model), *FRAMES]) == 0
+
+
+def test_a_redo_that_fails_says_that_it_is_noted(
+    here: Path, model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(["morph", "a.png", "b.png", "-o", "film.mp4", "--model", str(model), *FRAMES]) == 0
+
+    def full(*_arguments: Any, **_options: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunFolder, "save_latents", full)
+        assert run(["redo", "film.mp4", "--frame", "1/2"]) == 2
+    assert "No space left on device; the same command continues the film; the frame is made by" in (
+        capsys.readouterr().err
+    )
+
+
+def test_nobody_is_asked_about_a_finished_film(here: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["morph", "a.png", "b.png", "-o", "film.mp4", "--model", str(model), "--candidates", "2", *FRAMES]
+    assert run(command) == 0
+    assert run([*command, "--pick"]) == 0
+    assert "segue: all frames were chosen before, so nobody was asked; segue redo" in capsys.readouterr().err
+
+
+def test_the_candidates_of_a_preset_stay_when_nobody_picks_any_more(
+    here: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["morph", "a.png", "b.png", "-o", "film.mp4", "--model", str(model), "--preset", "paper", *FRAMES]
+    command += ["--inversion-iterations", "0", "--num-inference-steps", "4"]
+    monkeypatch.setattr("builtins.input", lambda *_prompt: "1")
+    assert run([*command, "--pick"]) == 0
+    made = tree(here / "film" / "frames")
+    assert run([*command, "--fps", "24"]) == 0
+    assert tree(here / "film" / "frames") == made
+
+
+def test_standard_output_that_cannot_be_written(here: Path, model: Path) -> None:
+    """In a process of its own: what is full, and a reader that goes away."""
+    code = "from segue.cli import main; main()"
+    with Path("/dev/full").open("w") as full:
+        command = ["morph", "a.png", "b.png", "-o", "film.mp4", "--model", str(model), *FRAMES]
+        done = subprocess.run([sys.executable, "-c", code, *command], stdout=full, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == b"segue: standard output cannot be written: No space left on device"
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-c", code, "models"], stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_a_loop_has_no_frame_for_its_end(here: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -151,7 +151,7 @@ def test_a_finished_run_calls_no_network(tmp_path: Path, monkeypatch: pytest.Mon
         ({"seed": 1}, "seed: 0, now 1"),
         ({"guidance_scale": 2.0}, "guidance_scale: 5.0, now 2.0"),
         ({"noise": (0.3, 0.6)}, r"noise: \[0.3, 0.55\], now \[0.3, 0.6\]"),
-        ({"num_frames": 6}, "num_frames: 5, now 6"),
+        ({"num_frames": 6, "seed": 1}, "num_frames: 5, now 6; seed: 0, now 1"),
         ({"prompt": ("a cat", "a fox")}, r"prompt: \['a cat', 'a dog'\], now \['a cat', 'a fox'\]"),
         ({"width": 48}, r"width: 32, now 48; size: 32 x 32, now 48 x 32"),
         ({"zoom": (1.5,)}, r"zoom: \[1.0\], now \[1.5\]"),  # the keyframes' pixels change with it
@@ -185,6 +185,33 @@ def test_computing_settings_do_not_make_another_run(finished: Path) -> None:
     before = contents(finished, "frames/", "latents/", "state.json")
     film(finished, batch_size=3, keep_candidates=True)
     assert contents(finished, "frames/", "latents/", "state.json") == before
+
+
+def test_frames_that_do_not_nest_are_told(finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(SegueError, match=r"now 6\); 5 frames grow to 9, 17, 33 and so on; choose another output"):
+        film(finished, num_frames=6)
+    perceptual = {"spacing": "perceptual", "look": "pixels"}
+    film(tmp_path / "run", **perceptual)
+    with pytest.raises(SegueError, match=r"now 9\); only films of the scheme branching with uniform spacing grow; "):
+        film(tmp_path / "run", num_frames=9, **perceptual)
+
+
+@pytest.mark.parametrize("part", ["run.json", "journal.jsonl"])
+def test_a_damaged_run_can_be_overwritten(part: str, finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / part).write_text("x\n")
+    with pytest.raises(SegueError, match=part):
+        film(tmp_path / "run")
+    film(tmp_path / "run", overwrite=True)
+    assert contents(tmp_path / "run", "frames/") == contents(finished, "frames/")
+    assert not (tmp_path / "run" / "replaced").exists()
+
+
+def test_a_run_that_waits_to_be_overwritten_is_named(tmp_path: Path) -> None:
+    film(tmp_path / "run")
+    begun_anew(tmp_path / "run")
+    with pytest.raises(SegueError, match="or overwrite it, which brings back the run with these settings that it had"):
+        film(tmp_path / "run")
 
 
 def test_overwrite_begins_anew(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from segue.settings import (
     preset_settings,
     updated,
     with_preset,
+    without_effect,
 )
 
 KINDS = (InversionSettings, MorphSettings, ComputeSettings, FilmSettings)
@@ -142,6 +143,35 @@ def test_a_class_of_settings_gives_one_line_too(build: Any, message: str) -> Non
         build()
     assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        (MorphSettings, {"inversion_batch": 8}, "--inversion-batch changes nothing without --inversion-iterations"),
+        (MorphSettings, {"pose": "off", "control_scale": 2}, "--control-scale changes nothing with --pose off"),
+        (
+            MorphSettings,
+            {"control_image": "a.png", "pose_hold": True},
+            "--pose-hold changes nothing beside --control-i",
+        ),
+        (MorphSettings, {"scheme": "interpolate", "noise": (0.2, 0.4)}, "--noise changes nothing with --scheme inter"),
+        (MorphSettings, {"noise_levels": 0.4, "noise": (0.2, 0.4)}, "--noise changes nothing beside --noise-levels"),
+        (MorphSettings, {"ranker": "a/clip"}, "--ranker changes nothing without --rank-for or --rank-against"),
+        (MorphSettings, {"motion_space": "latent"}, "--motion-space changes nothing where the camera does not move"),
+        (FilmSettings, {"smooth_frames": 9}, "--smooth-frames changes nothing without --smooth"),
+    ],
+)
+def test_what_changes_nothing_is_told(kind: Any, values: dict[str, Any], message: str) -> None:
+    (line,) = without_effect(checked(kind, values), values)
+    assert line.startswith(message)
+    assert without_effect(checked(kind, values), ()) == []
+
+
+def test_every_setting_can_have_an_effect() -> None:
+    settings = {"inversion_iterations": 3, "candidates": 2, "rank_for": "x", "zoom": 2.0, "pose": "auto"}
+    assert without_effect(checked(MorphSettings, settings), fields(MorphSettings)) == []
+    assert without_effect(FilmSettings(smooth="motion"), fields(FilmSettings)) == []
 
 
 def test_files_may_be_paths() -> None:

@@ -67,8 +67,8 @@ def begin(
         "model": dict(model),
         "given": given.digests(),
     }
-    there = run.read(RUN_FILE)
-    if overwrite and (replaced := run.replaced) is not None and not _changes(replaced, fresh):
+    there = _there(run, overwrite)
+    if overwrite and not run.was_damaged and (replaced := run.replaced) is not None and not _changes(replaced, fresh):
         run.put_back()  # another run had begun to overwrite it
         there = replaced
     grown = list(there.get("grown", [])) if there else []
@@ -78,10 +78,9 @@ def begin(
         if before and settings.can_grow and _grows(changes, before, settings):
             grown = sizes_of(before, grown)
         elif changes and not overwrite:
-            raise SegueError(
-                f"{run.path} holds a run with other settings ({'; '.join(changes.values())}); "
-                "choose another output, or overwrite it"
-            )
+            differing = f"{run.path} holds a run with other settings ({'; '.join(changes.values())})"
+            others = f"choose another output, or overwrite it{_return(run.replaced, fresh)}"
+            raise SegueError(f"{differing}{_growth(changes, before)}; {others}")
         elif changes:
             run.set_aside()
             there, grown = None, []
@@ -139,6 +138,17 @@ def redone(run: RunFolder, settings: MorphSettings, frame: FrameKey, edit: Edit 
     return Redo(key=frame, candidate=candidate)
 
 
+def _there(run: RunFolder, overwrite: bool) -> dict[str, Any] | None:
+    """The run file that is there; a damaged one, with the run that it belongs to, is set aside to be overwritten."""
+    try:
+        return run.read(RUN_FILE)
+    except SegueError:
+        if not overwrite:
+            raise
+        run.set_aside()
+        return None
+
+
 def _settings_before(run: RunFolder, there: Mapping[str, Any], overwrite: bool) -> MorphSettings | None:
     """The settings of the run that is there; None where they are not valid and the run is overwritten anyway."""
     try:
@@ -153,6 +163,23 @@ def _grows(changes: Mapping[str, str], before: MorphSettings, after: MorphSettin
     """Whether a film only gets more frames, and all that it has are among them."""
     only = bool(changes) and set(changes) <= {"num_frames", "refine"}
     return only and grows(before.steps + 1, after.steps + 1, after.branching)
+
+
+def _growth(changes: Mapping[str, str], before: MorphSettings | None) -> str:
+    """What a run could grow to, where only its frames differ."""
+    if before is None or set(changes) != {"num_frames"}:
+        return ""
+    if not before.can_grow:
+        return "; only films of the scheme branching with uniform spacing grow"
+    steps = before.num_frames - 1
+    sizes = [steps * before.branching**times + 1 for times in (1, 2, 3)]
+    return f"; {before.num_frames} frames grow to {', '.join(map(str, sizes))} and so on"
+
+
+def _return(replaced: Mapping[str, Any] | None, fresh: Mapping[str, Any]) -> str:
+    """What becomes of the run that had begun to be overwritten, where it is the one that is asked for."""
+    is_asked = replaced is not None and not _changes(replaced, fresh)
+    return ", which brings back the run with these settings that it had begun to replace" if is_asked else ""
 
 
 def _changes(there: Mapping[str, Any], fresh: Mapping[str, Any]) -> dict[str, str]:

@@ -81,7 +81,7 @@ def morph(
 
 
 @app.command()
-@with_settings(LoadSettings)
+@with_settings(LoadSettings, hidden=("dtype",))
 def redo(
     run: Run,
     frame: Annotated[
@@ -104,6 +104,8 @@ def redo(
     from segue.make import make_again
 
     own = Edit(prompt, negative_prompt, seed, noise, str(pose.absolute()) if pose else None)
+    if pick and candidate is not None:
+        raise SegueError("--candidate names what is shown; it does not go with --pick")
     if reset and (own != Edit() or candidate is not None):
         raise SegueError("--reset gives up a frame's own words, seed, noise and pose; it goes with none of them")
     edit = own if reset or own != Edit() else None
@@ -112,7 +114,7 @@ def redo(
 
 
 @app.command()
-@with_settings(LoadSettings)
+@with_settings(LoadSettings, hidden=("dtype",))
 def undo(
     run: Run,
     quiet: Quiet = False,
@@ -126,7 +128,7 @@ def undo(
 
 
 @app.command()
-@with_settings(LoadSettings)
+@with_settings(LoadSettings, hidden=("dtype",))
 def restore(
     run: Run,
     quiet: Quiet = False,
@@ -255,10 +257,15 @@ def run(arguments: list[str]) -> int:
         result = STOPPED
     except BrokenPipeError:
         return 0
+    except SystemExit as error:  # what typer makes of a reader that went away
+        return 0 if error.code == 1 else int(error.code or 0)
+    except OSError as error:  # of files and folders each is named where it is met
+        print(f"segue: standard output cannot be written: {error.strerror or error}", file=sys.stderr)
+        return 2
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise
-        print(f"segue: {_line(error.format_message())}", file=sys.stderr)
+        print(f"segue: {_line(error.format_message()).replace('Value error, ', '')}", file=sys.stderr)
         return 2
     if result == STOPPED:  # also what typer makes of an interrupt
         print(f"segue: stopped{CONTINUED.get(arguments[0], '') if arguments else ''}", file=sys.stderr)

@@ -88,7 +88,9 @@ def describe(progress: "Progress") -> str:
     if not progress.level:
         if not progress.levels:
             return f"at most {progress.total} frames, {progress.steps} denoising steps"
-        return f"{progress.total} frames in {progress.levels} levels, {progress.steps} denoising steps"
+        frames = "1 frame" if progress.total == 1 else f"{progress.total} frames"
+        levels = "1 level" if progress.levels == 1 else f"{progress.levels} levels"
+        return f"{frames} in {levels}, {progress.steps} denoising steps"
     levels = f"level {progress.level}" + (f" of {progress.levels}" if progress.levels else "")
     left = f", {duration(progress.left)} left" if progress.left is not None and progress.level > 1 else ""
     return f"{levels}, frame {progress.frames} of {progress.total}{left}"

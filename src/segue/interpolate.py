@@ -143,7 +143,7 @@ class Interpolator:
             raise SegueError("output is an empty name; leave it out for a temporary film")
         path = Path(tempfile.mkdtemp(prefix="segue-") if output is None else output)
         try:
-            with RunFolder(path) as run, self.backbone.evaluating():
+            with RunFolder(path, overwrites=overwrite) as run, self.backbone.evaluating():
                 sources = [_source(image) for image in images]
                 batch = self._batch_size(compute, keyframes[0].size)
                 begin(run, keyframes, sources, morph_settings, batch, self.model, given=given, overwrite=overwrite)

@@ -5,14 +5,14 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from segue.dialogue import Progress
 from segue.display import Mode, showing
-from segue.errors import SegueError, unheard
+from segue.errors import SegueError, unheard, warn
 from segue.files import check_apart
 from segue.film import check_film, contact_sheet
 from segue.frames import network_kept
@@ -20,9 +20,9 @@ from segue.history import Edit
 from segue.interpolate import Interpolator
 from segue.morph import FILMS_FILE, Morph
 from segue.options import given
-from segue.pick import terminal_chooser
+from segue.pick import Asked, terminal_chooser
 from segue.pictures import load
-from segue.run import RUN_FILE, read_part, recovered
+from segue.run import REPLACED, RUN_FILE, RunFolder, read_part, recovered
 from segue.settings import (
     ComputeSettings,
     FilmSettings,
@@ -31,8 +31,10 @@ from segue.settings import (
     ModelSettings,
     MorphSettings,
     checked,
+    preset_settings,
     updated,
     with_preset,
+    without_effect,
 )
 from segue.threads import limit_threads
 from segue.tree import FrameKey
@@ -55,10 +57,11 @@ def make_film(
     images_settings, film = _checked(values, preset)
     computing = given(values, ComputeSettings)
     checked(ComputeSettings, computing)
-    _check(images, output, str(images_settings["settings"].background))
+    _check(images, output, str(images_settings["settings"].background), overwrite=overwrite)
     folder = run_folder(output)
+    begun, asked = _begun(folder, overwrite), Asked(terminal_chooser(folder))
     with showing(_asking(mode, pick)) as show:
-        segue = _loaded(read_part(folder, RUN_FILE), model)
+        segue = _loaded(begun, model)
         if film.timing == "even":
             network_kept(images_settings["settings"].look)  # an error here, not when the frames are made
         morph = segue(
@@ -67,12 +70,14 @@ def make_film(
             overwrite=overwrite,
             preset=preset,
             callback=_previewing(show, folder) if computing.get("preview") else show,
-            choose=terminal_chooser(folder) if pick else None,
-            **images_settings["given"],
+            choose=asked if pick else None,
+            **_as_begun(images_settings["given"], preset, begun),
             **computing,
         )
         _write(morph, output, film, show)
     _done(morph, output, mode)
+    if pick and not asked.count:
+        warn("all frames were chosen before, so nobody was asked; segue redo --frame N --pick asks about one again")
 
 
 def fit_words(
@@ -86,7 +91,7 @@ def fit_words(
 ) -> None:
     """Fit the words of a film to its keyframes, and make no frame."""
     images_settings, _ = _checked(values, preset)
-    _check(images, output, str(images_settings["settings"].background))
+    _check(images, output, str(images_settings["settings"].background), overwrite=True)  # no film is written
     folder = run_folder(output)
     with showing(mode) as show:
         segue = _loaded(read_part(folder, RUN_FILE), model)
@@ -113,6 +118,8 @@ def make_again(
     if key.is_keyframe:
         raise SegueError(f"frame {frame} is a keyframe, which is shown as it was given")
     films = _films(folder, output)
+    if edit is not None and edit != Edit():
+        edit = _added(folder, key, edit)
     with showing(_asking(mode, pick)) as show:
         segue = _interpolator_of(folder, loading)
         chooser = terminal_chooser(folder) if pick else None
@@ -122,18 +129,36 @@ def make_again(
     _done(morph, written, mode)
 
 
+def _added(folder: Path, key: FrameKey, edit: Edit) -> Edit:
+    """An edit, with all else that the frame has of its own."""
+    with RunFolder(folder) as run:
+        own = run.history.edit(key)
+    kept = {name: value for name, value in asdict(own).items() if value is not None and getattr(edit, name) is None}
+    if "pose" in kept:
+        kept["pose"] = folder.absolute() / str(kept["pose"])
+    if kept:
+        warn(f"frame {key} keeps its own {' and '.join(kept)}; segue redo --reset gives up what it has of its own")
+    return replace(edit, **kept)
+
+
 @contextmanager
 def _telling(folder: Path) -> Iterator[None]:
-    """Say of a redo that is interrupted what becomes of it, if it was begun."""
+    """Say of a redo that is interrupted, or fails, what becomes of it, if it was begun."""
     journal = folder / "journal.jsonl"
     before = journal.stat().st_size if journal.exists() else 0
+    text = "the frame is made by the film's segue morph command, or by the next redo; segue undo takes it back"
+
+    def is_noted() -> bool:
+        return journal.exists() and journal.stat().st_size > before
+
     try:
         yield
     except KeyboardInterrupt:
-        if journal.exists() and journal.stat().st_size > before:
-            text = "the frame is made by the film's segue morph command, or by the next redo; segue undo takes it back"
+        if is_noted():
             print(f"segue: {text}", file=sys.stderr)
         raise
+    except SegueError as error:
+        raise SegueError(f"{error}; {text}" if is_noted() else str(error)) from error
 
 
 def step_back(output: Path, *, restore: bool, loading: LoadSettings, mode: Mode) -> None:
@@ -175,20 +200,46 @@ def _checked(values: Mapping[str, Any], preset: str) -> tuple[dict[str, Any], Fi
     """The settings of the images and of the film, before anything is loaded."""
     images = given(values, MorphSettings) | given(values, InversionSettings)
     settings = checked(MorphSettings, with_preset(preset, images))
-    return {"given": images, "settings": settings}, checked(FilmSettings, given(values, FilmSettings))
+    film = checked(FilmSettings, filmed := given(values, FilmSettings))
+    for line in [*without_effect(settings, images), *without_effect(film, filmed)]:
+        warn(line)
+    return {"given": images, "settings": settings}, film
 
 
-def _check(images: Sequence[Path], output: Path, background: str) -> None:
+def _check(images: Sequence[Path], output: Path, background: str, *, overwrite: bool) -> None:
     """Name what is wrong with the output or an image before the model is loaded and before anything is written."""
     if len(images) < 2:
         raise SegueError(f"a film needs two images or more, not {len(images)}")
     check_film(output)
-    for place in (output, run_folder(output)):
+    folder = run_folder(output)
+    for place in (output, folder):
         check_apart(place, images)
-    read_part(run_folder(output), FILMS_FILE)  # an error here, not when the film is made
+    if not overwrite:
+        is_ours = any((folder / name).exists() for name in (RUN_FILE, REPLACED))
+        if output.exists() and not is_ours and not (output.is_dir() and not any(output.iterdir())):
+            raise SegueError(f"{output} is there, and no run of it ({folder}); choose another output, or overwrite it")
+        read_part(folder, FILMS_FILE)  # an error here, not when the film is made
     with unheard():
         for image in images:
             load(image, background=background)
+
+
+def _begun(folder: Path, overwrite: bool) -> dict[str, Any] | None:
+    """The run file of the run that is there; None where there is none, or a damaged one that is overwritten."""
+    try:
+        return read_part(folder, RUN_FILE)
+    except SegueError as error:
+        if overwrite:
+            return None
+        raise SegueError(f"{error}; choose another output, or overwrite it") from error
+
+
+def _as_begun(values: Mapping[str, Any], preset: str, begun: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The settings that were typed; and the preset's candidates where a run has them, though nobody picks now."""
+    candidates = preset_settings(preset).get("candidates")
+    if candidates is None or "candidates" in values or begun is None:
+        return dict(values)
+    return {**values, **({"candidates": candidates} if begun["settings"].get("candidates") == candidates else {})}
 
 
 def _write(morph: Morph, output: Path, film: FilmSettings, show: Any) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from segue.dialogue import AcceptRest, Again, Candidates, Pick
+from segue.dialogue import AcceptRest, Again, Candidates, Chooser, Pick
 from segue.files import writing
 from segue.film import sheet
 from segue.history import Edit
@@ -17,6 +17,22 @@ from segue.history import Edit
 __all__ = ["inline", "terminal_chooser"]
 
 HELP = "a number picks, Enter takes the suggestion, a makes more, p TEXT makes more for a prompt, r accepts the rest"
+
+
+class Asked:
+    """A chooser that counts how often it is asked.
+
+    Attributes:
+        count: how often it was.
+    """
+
+    def __init__(self, choose: Chooser) -> None:
+        self._choose, self.count = choose, 0
+
+    def __call__(self, candidates: Candidates) -> Pick | Again | AcceptRest:
+        """What the chooser answers."""
+        self.count += 1
+        return self._choose(candidates)
 
 
 def terminal_chooser(

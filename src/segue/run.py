@@ -109,19 +109,23 @@ class InUseError(SegueError):
 class RunFolder:
     """One run on disk, locked while it is open; use it as a context manager."""
 
-    def __init__(self, path: Path) -> None:
-        """Open (or begin) the run in a folder; SegueError if another process has it open or it is no run folder."""
+    def __init__(self, path: Path, *, overwrites: bool = False) -> None:
+        """Open (or begin) the run in a folder; one that cannot be read is set aside where it is to be overwritten.
+
+        Raises:
+            SegueError: another process has it open, it is no run folder, or a part of it is damaged.
+        """
         self.path = path
         self._is_new_folder = not path.exists()
         self._lock = _locked(path)
-        self._sets_aside = False
+        self._sets_aside = self.was_damaged = False
         try:
             if (path / REPLACED).is_dir() and not (self._is_begun and (path / REPLACED / RUN_FILE).exists()):
                 self.put_back()  # it was killed while the old run was moved
             self._is_new_run = not self._is_begun
             for folder in ("", "frames", "pictures", "latents", "words", "pose"):
                 sweep(path / folder)
-            self.reset()
+            self._read(overwrites)
         except OSError as error:
             self.close()
             raise self._refused(error) from error
@@ -133,6 +137,15 @@ class RunFolder:
         """Read anew what the folder holds."""
         self.history = History(self._events())
         self._index = self._latents()
+
+    def _read(self, overwrites: bool) -> None:
+        try:
+            self.reset()
+        except SegueError:
+            if not overwrites:
+                raise
+            self.was_damaged = True
+            self.set_aside()
 
     def __enter__(self) -> Self:
         return self
@@ -202,8 +215,11 @@ class RunFolder:
 
     @property
     def replaced(self) -> dict[str, Any] | None:
-        """The run file of the run that this one overwrites; None where there is none."""
-        return read_part(self.path / REPLACED, RUN_FILE)
+        """The run file of the run that this one overwrites; None where there is none that can be read."""
+        try:
+            return read_part(self.path / REPLACED, RUN_FILE)
+        except SegueError:
+            return None
 
     def put_back(self) -> None:
         """Have the run that was set aside again, instead of the one that is there."""

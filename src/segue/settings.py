@@ -8,7 +8,7 @@ a different run. This module imports no torch.
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import wraps
 from os import PathLike
 from typing import Annotated, Any, Literal, TypeVar
@@ -42,6 +42,7 @@ __all__ = [
     "texts_by_place",
     "updated",
     "with_preset",
+    "without_effect",
 ]
 
 SCHEMES = (
@@ -395,6 +396,33 @@ class FilmSettings:
         easing_named(self.easing)
 
 
+_POSES = {"pose_detector", "pose_matching", "pose_hold", "pose_via_photo"}
+_CONTROL = {"control_scale", "control_flat", "control_start", "control_end", "control_convention"}
+_DENOISING = {
+    "noise",
+    "noise_spacing",
+    "solver",
+    "num_inference_steps",
+    "guidance_scale",
+    "guidance_start",
+    "guidance_end",
+}
+_INVERSION = {name for name in InversionSettings.__annotations__ if name != "inversion_iterations"}
+
+# Settings that change nothing beside others: which, where, and in words.
+_IDLE: Mapping[type[Any], Sequence[tuple[set[str], Callable[[Any], bool], str]]] = {
+    MorphSettings: (
+        (_INVERSION, lambda s: not s.inversion_iterations, "without --inversion-iterations"),
+        (_POSES | _CONTROL, lambda s: s.pose == "off" and not s.control_image, "with --pose off"),
+        (_POSES | {"control_convention"}, lambda s: bool(s.control_image), "beside --control-image"),
+        (_DENOISING, lambda s: s.scheme == "interpolate", "with --scheme interpolate, which denoises nothing"),
+        ({"noise", "noise_spacing"}, lambda s: bool(s.noise_levels), "beside --noise-levels"),
+        ({"ranker"}, lambda s: not (s.rank_for or s.rank_against), "without --rank-for or --rank-against"),
+        ({"motion_space"}, lambda s: not s.moves, "where the camera does not move"),
+    ),
+    FilmSettings: (({"smooth_frames"}, lambda s: s.smooth == "none", "without --smooth"),),
+}
+
 PRESET_HELP = (
     "Values to begin with: draft for a first look, balanced, or paper, slow and as published; "
     "paper makes 8 candidates of a frame where they are ranked or picked."
@@ -471,6 +499,12 @@ def updated(settings: Settings, values: Mapping[str, Any]) -> Settings:
     return checked(
         type(settings), {**{f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}, **values}
     )
+
+
+def without_effect(settings: "MorphSettings | FilmSettings", names: Collection[str]) -> list[str]:
+    """A line for each of the named settings that changes nothing beside the others: which, and why."""
+    found = [(sorted(idle & set(names)), why) for idle, is_idle, why in _IDLE[type(settings)] if is_idle(settings)]
+    return [f"{option_name(name)} changes nothing {why}" for idle, why in found for name in idle]
 
 
 def preset_settings(name: str) -> Mapping[str, Any]:
