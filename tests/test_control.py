@@ -19,9 +19,10 @@ from segue.backbone.conditioning import Control
 from segue.control import control_at, read_given, scale_at
 from segue.dialogue import AcceptRest, Again
 from segue.errors import SegueWarning
+from segue.parts import RUN_FILE
 from segue.pose.drawing import draw
 from segue.pose.keypoints import Person, Pose, as_openpose
-from segue.run import RUN_FILE, RunFolder
+from segue.run import RunFolder
 from segue.settings import checked
 
 SIZES = [(64, 64)] * 2

@@ -17,7 +17,8 @@ from shapes import QUICK, contents, interpolator, picture
 
 from segue.errors import SegueError
 from segue.history import Choice, Redo, Undo
-from segue.run import RUN_FILE, RunFolder
+from segue.parts import RUN_FILE
+from segue.run import RunFolder
 from segue.tree import FrameKey
 
 KEY = FrameKey(0, Fraction(1, 2))

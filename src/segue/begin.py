@@ -12,9 +12,10 @@ from PIL import Image
 from segue.control import Given, keep_given
 from segue.errors import SegueError
 from segue.history import Attempt, Edit, Redo, whole
+from segue.parts import RUN_FILE
 from segue.pictures import digest
 from segue.plan import sizes_of
-from segue.run import RUN_FILE, RunFolder
+from segue.run import RunFolder
 from segue.settings import MorphSettings, as_json, checked, differences
 from segue.tree import FrameKey, grows
 

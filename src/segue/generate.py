@@ -23,7 +23,8 @@ from segue.dialogue import AcceptRest, Again, Candidates, Chooser, Cost, Made, P
 from segue.errors import SegueError, warn
 from segue.history import Attempt, Choice, Edit
 from segue.memory import free_cached, is_out_of_memory
-from segue.run import RUN_FILE, RunFolder
+from segue.parts import RUN_FILE
+from segue.run import RunFolder
 from segue.schemes import Latents, Level, NamedNoise, Sample, Scheme
 from segue.tree import FrameKey
 

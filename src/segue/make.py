@@ -20,9 +20,10 @@ from segue.history import Edit
 from segue.interpolate import Interpolator
 from segue.morph import FILMS_FILE, Morph
 from segue.options import given
+from segue.parts import RUN_FILE, read_part
 from segue.pick import Asked, terminal_chooser
 from segue.pictures import load
-from segue.run import REPLACED, RUN_FILE, RunFolder, read_part, recovered
+from segue.run import REPLACED, RunFolder, recovered
 from segue.settings import (
     ComputeSettings,
     FilmSettings,
@@ -71,7 +72,7 @@ def make_film(
             preset=preset,
             callback=_previewing(show, folder) if computing.get("preview") else show,
             choose=asked if pick else None,
-            **_as_begun(images_settings["given"], preset, begun),
+            **_as_begun(images_settings["given"], preset, None if overwrite else begun),
             **computing,
         )
         _write(morph, output, film, show)

@@ -16,7 +16,7 @@ from segue.errors import SegueError
 from segue.files import write_json
 from segue.film import contact_sheet, write_film
 from segue.frames import network_kept
-from segue.run import RUN_FILE, read_part
+from segue.parts import RUN_FILE, read_part
 from segue.settings import FilmSettings, as_json, checked, updated
 from segue.smooth import Shown, compensated, dissolved
 from segue.timing import Showing, easing_named, moments, on_screen, timeline

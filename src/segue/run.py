@@ -23,7 +23,6 @@ from types import TracebackType
 from typing import Any, Self
 
 from PIL import Image
-from pydantic import BaseModel, RootModel, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -31,7 +30,6 @@ from torch import Tensor
 from segue.errors import SegueError
 from segue.files import (
     append_line,
-    read_json,
     remove,
     sweep,
     temporary_name,
@@ -41,11 +39,11 @@ from segue.files import (
     writing,
 )
 from segue.history import Event, History, event_from_json, event_to_json
+from segue.parts import RUN_FILE, read_part
 from segue.tree import FrameKey
 
-__all__ = ["REPLACED", "RUN_FILE", "InUseError", "RunFolder", "read_part", "recovered"]
+__all__ = ["REPLACED", "InUseError", "RunFolder", "recovered"]
 
-RUN_FILE = "run.json"
 LOCK = "lock"
 REPLACED = "replaced"
 COMPRESSION = 4  # of PNGs: half the time of the usual 6, for a hundredth more bytes
@@ -67,39 +65,6 @@ PARTS = (  # what a run folder holds beside its run file and its lock
     "pose",
     "control",
 )
-
-
-class _Keyframe(BaseModel):
-    source: str
-    pixels: str
-
-
-class _Model(BaseModel):
-    name: str
-    fingerprint: str
-
-
-class _Run(BaseModel):
-    settings: dict[str, Any]
-    size: tuple[int, int]
-    keyframes: list[_Keyframe]
-    model: _Model
-
-
-class _Frame(BaseModel):
-    place: str
-    name: str
-
-
-class _State(BaseModel):
-    frames: list[_Frame]
-
-
-KINDS: Mapping[str, type[BaseModel]] = {  # what the run's JSON files must hold, beside other things
-    RUN_FILE: _Run,
-    "state.json": _State,
-    "films.json": RootModel[dict[str, dict[str, Any]]],
-}
 
 
 class InUseError(SegueError):
@@ -391,26 +356,6 @@ def recovered(path: Path) -> None:
     if (path / REPLACED / RUN_FILE).exists() and not (path / RUN_FILE).exists():
         with RunFolder(path):
             return
-
-
-def read_part(folder: Path, name: str) -> dict[str, Any] | None:
-    """One of the JSON files of a run folder; None where it is not there, SegueError where it is damaged."""
-    found = read_json(folder / name)
-    if found is not None and name in KINDS:
-        try:
-            KINDS[name].model_validate(found)
-        except ValidationError as error:
-            raise SegueError(f"{folder / name} is damaged: {_fault(error)}") from error
-    return found
-
-
-def _fault(error: ValidationError) -> str:
-    """What the faults of a file are, and where."""
-    faults = [("/".join(map(str, fault["loc"])), fault) for fault in error.errors(include_url=False)]
-    if missing := [place for place, fault in faults if fault["type"] == "missing"]:
-        return f"it lacks {', '.join(missing)}"
-    place, fault = faults[0]
-    return f"{place}: {fault['msg'].lower()}, not {fault['input']!r}"
 
 
 def _locked(path: Path) -> int:

@@ -11,10 +11,11 @@ from segue.control import check_number
 from segue.errors import SegueError, unheard
 from segue.evaluate.manifest import COLUMNS, Pair, faults_message, pairs_and_faults, shown_size
 from segue.files import check_apart
+from segue.parts import RUN_FILE
 from segue.pictures import load
 from segue.plan import check_plan
 from segue.pose.keypoints import Pose
-from segue.run import REPLACED, RUN_FILE
+from segue.run import REPLACED
 from segue.settings import (
     ComputeSettings,
     FilmSettings,

@@ -16,7 +16,8 @@ from segue.errors import SegueError, heard
 from segue.interpolate import Interpolator
 from segue.memory import free_cached, is_out_of_memory
 from segue.morph import Morph
-from segue.run import RUN_FILE, InUseError
+from segue.parts import RUN_FILE
+from segue.run import InUseError
 from segue.settings import FilmSettings, ModelSettings, checked
 
 __all__ = ["Loaded", "Order", "Result", "make_row"]

@@ -102,7 +102,8 @@ def size_of(text: str) -> int:
 def _opened(run: Path | None) -> Path | None:
     """The run folder that a film or a folder stands for; it may be begun here."""
     from segue.make import run_folder
-    from segue.run import RUN_FILE, read_part, recovered
+    from segue.parts import RUN_FILE, read_part
+    from segue.run import recovered
     from segue.studio.keyframes import MOST
 
     if run is None:
@@ -124,7 +125,7 @@ def _loader(run: Path | None, given: ModelSettings) -> Callable[[], Any]:
 
     def load() -> Any:
         from segue.interpolate import Interpolator
-        from segue.run import RUN_FILE, read_part
+        from segue.parts import RUN_FILE, read_part
 
         data = read_part(run, RUN_FILE) if run else None
         begun: Mapping[str, str | None] = data["model"] if data else {}

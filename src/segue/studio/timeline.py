@@ -13,7 +13,7 @@ from typing import Any
 
 from segue.errors import SegueError
 from segue.history import History, event_from_json
-from segue.run import RUN_FILE, read_part
+from segue.parts import RUN_FILE, read_part
 from segue.settings import MorphSettings, checked
 from segue.tree import FrameKey, UniformTree, noise_levels
 

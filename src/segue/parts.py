@@ -1,0 +1,67 @@
+"""The JSON files of a run folder: what each must hold, beside other things, and reading it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, RootModel, ValidationError
+
+from segue.errors import SegueError
+from segue.files import read_json
+
+__all__ = ["RUN_FILE", "read_part"]
+
+RUN_FILE = "run.json"
+
+
+class _Keyframe(BaseModel):
+    source: str
+    pixels: str
+
+
+class _Model(BaseModel):
+    name: str
+    fingerprint: str
+
+
+class _Run(BaseModel):
+    settings: dict[str, Any]
+    size: tuple[int, int]
+    keyframes: list[_Keyframe]
+    model: _Model
+
+
+class _Frame(BaseModel):
+    place: str
+    name: str
+
+
+class _State(BaseModel):
+    frames: list[_Frame]
+
+
+KINDS: Mapping[str, type[BaseModel]] = {
+    RUN_FILE: _Run,
+    "state.json": _State,
+    "films.json": RootModel[dict[str, dict[str, Any]]],
+}
+
+
+def read_part(folder: Path, name: str) -> dict[str, Any] | None:
+    """One of the JSON files of a run folder; None where it is not there, SegueError where it is damaged."""
+    found = read_json(folder / name)
+    if found is not None and name in KINDS:
+        try:
+            KINDS[name].model_validate(found)
+        except ValidationError as error:
+            raise SegueError(f"{folder / name} is damaged: {_fault(error)}") from error
+    return found
+
+
+def _fault(error: ValidationError) -> str:
+    """What the faults of a file are, and where."""
+    faults = [("/".join(map(str, fault["loc"])), fault) for fault in error.errors(include_url=False)]
+    if missing := [place for place, fault in faults if fault["type"] == "missing"]:
+        return f"it lacks {', '.join(missing)}"
+    place, fault = faults[0]
+    return f"{place}: {fault['msg'].lower()}, not {fault['input']!r}"
