@@ -54,9 +54,6 @@ class RunView:
         if data is None:
             raise SegueError(f"{path} holds no run")
         self.data: dict[str, Any] = data
-        lists = isinstance(data["keyframes"], list) and all(isinstance(given, dict) for given in data["keyframes"])
-        if not (isinstance(data["settings"], dict) and lists):
-            raise SegueError(f"{path / RUN_FILE} is damaged (its settings or keyframes are none)")
         self.settings = checked(MorphSettings, data["settings"])
         self.state = read_part(path, "state.json")
         self.history = _history(path / "journal.jsonl")
