@@ -109,6 +109,8 @@ def test_the_price_is_what_is_paid(scheme: str, fade: float, tmp_path: Path) -> 
     steps = [progress.step for progress in seen]
     assert steps == sorted(steps)
     assert [p.frame for p in seen if p.frame] == [p.frame for p in seen if p.picture]
+    with RunFolder(tmp_path / scheme) as run:
+        assert all(p.picture == run.shown(p.frame) for p in seen if p.frame)
     assert sorted(p.frame for p in seen if p.frame) == [FrameKey(0, Fraction(i, 4)) for i in (1, 2, 3)]
 
 

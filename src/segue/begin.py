@@ -194,7 +194,7 @@ def _changes(there: Mapping[str, Any], fresh: Mapping[str, Any]) -> dict[str, st
         if name == now and dtype != other:
             changed["dtype"] = f"dtype: {dtype}, now {other}"
         else:
-            changed["model"] = f"model: {name}, now {now} with other weights"
+            changed["model"] = f"model: {name}, now {now} with other weights, adapters or scheduler"
     before, after = ([keyframe["pixels"] for keyframe in data["keyframes"]] for data in (there, fresh))
     sources = [[keyframe["source"] for keyframe in data["keyframes"]] for data in (there, fresh)]
     explained = changed.keys() & {"size", "width", "height", "fit", "background", "zoom", "pan", "rotate"}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from PIL import Image
 
@@ -40,7 +41,7 @@ class Progress:
         frames, total: the finished frames and how many there will be, without the keyframes.
         step, steps: the denoising steps done and all (summed over samples); iterations in the stage "words".
         seconds: since the work began; left: the seconds that are left, where known.
-        frame: the frame that was just finished; picture: what it shows.
+        frame: the frame that was just finished; file: the picture of it, a PNG in the run folder.
     """
 
     stage: str
@@ -53,7 +54,15 @@ class Progress:
     seconds: float = 0.0
     left: float | None = None
     frame: FrameKey | None = None
-    picture: Image.Image | None = None
+    file: Path | None = None
+
+    @property
+    def picture(self) -> Image.Image | None:
+        """What the frame that was just finished shows, read when it is asked for; None where there is none."""
+        if self.file is None:
+            return None
+        with Image.open(self.file) as image:
+            return image.convert("RGB")
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -155,7 +156,7 @@ class _Driver:
             if level.is_final:
                 self._show(level, choice, tries)
                 self.frames += 1
-                self._report(key, self.work.run.picture(recipe))
+                self._report(key, self.work.run.frame(key))
                 yield Made(key, level.number, level.parents[key], choice.candidate, recipe, *self._others(level, tries))
         self.recipes, self.edits = recipes, edits
 
@@ -380,7 +381,7 @@ class _Driver:
         self.step += steps
         self.skipped += steps if skipped else 0
 
-    def _report(self, key: FrameKey | None = None, picture: Image.Image | None = None) -> None:
+    def _report(self, key: FrameKey | None = None, file: Path | None = None) -> None:
         seconds = time.monotonic() - self.begun
         worked, cost = self.step - self.skipped, self.work.cost
         left = seconds / worked * max(cost.steps - self.step, 0) if worked and cost.steps else None
@@ -396,7 +397,7 @@ class _Driver:
                 seconds,
                 left,
                 key,
-                picture,
+                file,
             )
         )
 

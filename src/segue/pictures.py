@@ -208,7 +208,7 @@ def _colour(text: str) -> tuple[int, int, int]:
     try:
         return ImageColor.getrgb(text)[:3]
     except ValueError as error:
-        raise SegueError(f"--background: '{text}' is no colour; use a name such as white, or #rrggbb") from error
+        raise SegueError(f"background: '{text}' is no colour; use a name such as white, or #rrggbb") from error
 
 
 def _opened(path: Path) -> Image.Image:
