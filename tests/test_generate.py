@@ -15,6 +15,7 @@ from segue.backbone import CLEAN, Sampling
 from segue.backbone.stable_diffusion import StableDiffusion
 from segue.dialogue import Candidates, Cost, Pick, Progress
 from segue.generate import price
+from segue.run import RunFolder
 from segue.schemes import Task, scheme_named
 from segue.settings import SCHEMES
 from segue.tree import FrameKey, UniformTree, noise_levels
