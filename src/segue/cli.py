@@ -56,7 +56,7 @@ def morph(
     images: Images,
     output: Output,
     preset: Preset = "balanced",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew over a run with other settings.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew over a run with other settings, and over files of others.")] = False,
     pick: PickOption = False,
     quiet: Quiet = False,
     as_json: Json = False,
