@@ -2,6 +2,7 @@
 
 import copy
 import math
+import pickle
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from diffusers import (
     StableDiffusionInpaintPipeline,
     StableDiffusionXLPipeline,
 )
+from diffusers.configuration_utils import FrozenDict
 from diffusers.models.attention_processor import AttnProcessor
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from tiny import tiny_controlnet, tiny_pipe
@@ -651,6 +653,28 @@ def test_a_learnt_token_of_several_vectors_counts_as_so_many() -> None:
     assert len(pipe.tokenizer(text).input_ids) < 77
     with pytest.warns(SegueWarning, match="longer than the 77 tokens of the text encoder; lost is: .*END$"):
         backbone.embed([text], [""])
+    short = backbone.embed(["a <cat> here"], ["bad"])
+    expected = pipe.encode_prompt(["a <cat> here"], torch.device("cpu"), 1, True, ["bad"])
+    assert torch.equal(short.prompt, expected[0])
+    assert torch.equal(short.negative, expected[1])
+
+
+def test_a_copy_computes_the_same(pipe: Any) -> None:
+    backbone, z = StableDiffusion(pipe), randn(1, 4, 4, 4)
+    for again in (copy.deepcopy(backbone), pickle.loads(pickle.dumps(backbone))):
+        assert torch.equal(again.decode(z), backbone.decode(z))
+
+
+def test_a_thread_that_failed_keeps_no_other_one_waiting() -> None:
+    pipe = tiny_pipe()
+    backbone, z = StableDiffusion(pipe), randn(1, 4, 4, 4)
+    pipe.register_modules(extra=nn.Linear(1, 1))  # which its components do not allow
+    with pytest.raises(ValueError, match="extra"):
+        backbone.decode(z)
+    del pipe.extra
+    pipe._internal_dict = FrozenDict({name: part for name, part in pipe.config.items() if name != "extra"})
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(backbone.decode, z).result(timeout=60).shape == (1, 3, 32, 32)
 
 
 def test_a_pipe_that_lacks_a_part_is_named() -> None:

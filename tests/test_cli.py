@@ -171,11 +171,16 @@ def test_a_film_that_segue_did_not_make_is_not_replaced(
     before = tree(here)
     for output in ("precious.mp4", "shots"):
         assert run(["morph", "a.png", "b.png", "-o", output, "--model", str(model), *FRAMES]) == 2
-        check_line(capsys, f"{output} is there, and no run of it")
+        check_line(capsys, f"{output} is there, and no film of ")
     assert tree(here) == before
     assert run(["morph", "a.png", "b.png", "-o", "precious.mp4", "--model", str(model), *FRAMES, "--overwrite"]) == 0
     for _ in range(2):  # which is its own from now on
         assert run(["morph", "a.png", "b.png", "-o", "precious.mp4", "--model", str(model), *FRAMES]) == 0
+    (here / "precious.gif").write_text("precious")
+    capsys.readouterr()
+    assert run(["morph", "a.png", "b.png", "-o", "precious.gif", "--model", str(model), *FRAMES]) == 2
+    check_line(capsys, "precious.gif is there, and no film of precious; choose another output")
+    assert (here / "precious.gif").read_text() == "precious"
 
 
 def test_a_redo_that_fails_says_that_it_is_noted(
@@ -211,6 +216,22 @@ def test_the_candidates_of_a_preset_stay_when_nobody_picks_any_more(
     made = tree(here / "film" / "frames")
     assert run([*command, "--fps", "24"]) == 0
     assert tree(here / "film" / "frames") == made
+
+
+def test_quiet_says_nothing_but_errors(here: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["morph", "a.png", "b.png", "-o", "film.mp4", "--model", str(model), *FRAMES, "--inversion-batch", "2"]
+    assert run([*command, "--quiet"]) == 0
+    assert run(["redo", "film.mp4", "--frame", "1/2", "--prompt", "dog", "--quiet"]) == 0
+    assert run(["redo", "film.mp4", "--frame", "1/2", "--noise", "0.1", "--quiet"]) == 0
+    assert run([*command, "--quiet", "--pick"]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert run(command) == 0
+    assert "segue: --inversion-batch changes nothing without --inversion-iterations" in capsys.readouterr().err
+
+
+def test_a_name_that_is_too_long_is_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["morph", "a.png", "b.png", "-o", "film.mp4", "--model", f"{'x' * 300}/y"]) == 2
+    assert f"{'x' * 300}/y" in capsys.readouterr().err
 
 
 def test_standard_output_that_cannot_be_written(here: Path, model: Path) -> None:

@@ -314,6 +314,47 @@ def test_a_model_that_overflows_does_not_overwrite_a_run(finished: Path) -> None
     assert contents(finished) == before
 
 
+def failing(error: Exception) -> Any:
+    def fail(*_arguments: Any, **_options: Any) -> None:
+        raise error
+
+    return fail
+
+
+def test_a_damaged_run_comes_back_as_it_was_if_the_new_one_fails(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damaged = Path(shutil.copytree(finished, tmp_path / "run"))
+    (damaged / "journal.jsonl").write_text("nonsense\n")
+    before = contents(damaged)
+    monkeypatch.setattr(StableDiffusion, "denoise", failing(SegueError("it overflows")))
+    with pytest.raises(SegueError, match=r"^it overflows$"):
+        film(damaged, seed=9, overwrite=True)
+    assert contents(damaged) == before
+
+
+def test_what_overwrites_a_run_that_overwrites_another_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one comes back: of the second one, as of the third, there is no frame."""
+    film(tmp_path / "run")
+    before = contents(tmp_path / "run")
+    begun_anew(tmp_path / "run")
+    monkeypatch.setattr(StableDiffusion, "denoise", failing(SegueError("it overflows")))
+    with pytest.raises(SegueError, match=r"^it overflows$"):
+        film(tmp_path / "run", seed=10, overwrite=True)
+    assert contents(tmp_path / "run") == before
+
+
+def test_fitted_words_are_kept_where_the_first_frame_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    film(tmp_path / "run")
+    before = contents(tmp_path / "run")
+    with monkeypatch.context() as patched:
+        patched.setattr(StableDiffusion, "denoise", failing(SegueError("it overflows")))
+        with pytest.raises(SegueError, match=r"^it overflows; the film before this one is kept until it has a frame: "):
+            film(tmp_path / "run", seed=9, inversion_iterations=1, overwrite=True)
+    film(tmp_path / "run", overwrite=True)
+    assert contents(tmp_path / "run") == before
+
+
 def test_what_is_wrong_with_a_solver_shows_before_the_words_are_fitted(tmp_path: Path) -> None:
     pipe = tiny_pipe()
     pipe.scheduler = UniPCMultistepScheduler.from_config(pipe.scheduler.config)

@@ -200,6 +200,18 @@ def test_no_pickle_takes_the_place_of_safetensors_of_another_name(checkpoint: Pa
     assert refused(checkpoint, dtype="float32").startswith(f"{checkpoint / part} cannot be loaded: ")
 
 
+def test_no_pickle_of_another_part_is_opened(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a part that is not used here."""
+    index = json.loads((checkpoint / "model_index.json").read_text())
+    part = {"image_encoder": ["transformers", "CLIPVisionModelWithProjection"]}
+    (checkpoint / "model_index.json").write_text(json.dumps({**index, **part}))
+    (checkpoint / "image_encoder").mkdir()
+    transformers.CLIPVisionConfig().save_pretrained(checkpoint / "image_encoder")
+    torch.save({}, checkpoint / "image_encoder" / "pytorch_model.bin")
+    monkeypatch.setattr(torch, "load", None)
+    assert load(checkpoint, dtype="float32", device="cpu").image_encoder is None
+
+
 def test_a_pickled_safety_checker(checkpoint: Path) -> None:
     (checkpoint / "safety_checker").mkdir()
     (checkpoint / "safety_checker" / "pytorch_model.bin").touch()

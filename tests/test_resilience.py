@@ -146,7 +146,10 @@ def test_a_frame_that_is_blacked_out_stays_black_beside_its_keyframe(
 ) -> None:
     """Nothing of the keyframe shows in it; and what the checker says of the keyframe's own way is not asked."""
 
+    asked: list[bool] = []
+
     def screening(z: torch.Tensor, *, screened: bool = True) -> torch.Tensor:
+        asked.append(screened)
         shown = segue.backbone.decode(z, screened=screened)
         return torch.full_like(shown, -1) if screened else shown
 
@@ -155,6 +158,7 @@ def test_a_frame_that_is_blacked_out_stays_black_beside_its_keyframe(
     with pytest.warns(SegueWarning, match="is all black"):
         morph = other(*images, output=tmp_path / "run", **{**SETTINGS, "num_frames": 5, "fade": 0.5})
     assert [frame.getbbox() is None for frame in morph.frames] == [False, True, True, True, False]
+    assert (asked.count(True), asked.count(False)) == (3, 2)  # the frames; both ends on the way of those beside them
 
 
 def test_a_black_frame_is_named_unless_its_parents_are_black(

@@ -17,12 +17,12 @@ from shapes import QUICK, contents, interpolator, picture
 
 from segue.errors import SegueError
 from segue.history import Choice, Redo, Undo
-from segue.parts import RUN_FILE
+from segue.parts import RUN_FILE, read_part
 from segue.run import RunFolder
 from segue.tree import FrameKey
 
 KEY = FrameKey(0, Fraction(1, 2))
-RUN = '{"settings": {}, "size": [8, 8], "keyframes": [], "model": {"name": "a", "fingerprint": "b"}}'
+RUN = '{"settings": {}, "size": [8, 8], "keyframes": [], "model": {"name": "a", "fingerprint": "b"}, "batch_size": 1}'
 
 # Loads everything once, then makes each film in a child of its own: whole; killed at its n-th call that changes the
 # disk, before or after that call; and continued.
@@ -155,7 +155,13 @@ def test_what_is_saved_is_read_again(run: RunFolder) -> None:
     run.save_keyframe(FrameKey(0), picture(1))
     run.settle(KEY, "a")
     run.record(Choice(KEY, 1, "context", "rank", {0: 0.5, 1: 0.75}))
-    data = {"settings": {"prompt": "Löwe"}, "size": [8, 8], "keyframes": [], "model": {"name": "a", "fingerprint": "b"}}
+    data = {
+        "settings": {"prompt": "Löwe"},
+        "size": [8, 8],
+        "keyframes": [],
+        "model": {"name": "a", "fingerprint": "b"},
+        "batch_size": 1,
+    }
     run.write(RUN_FILE, data)
     for _ in range(2):
         first, second = run.latent("a"), run.latent("b")
@@ -355,10 +361,12 @@ def test_a_run_that_was_never_begun_leaves_nothing(tmp_path: Path) -> None:
     [
         ("{", r"run\.json is damaged: Expecting property name"),
         ("[]", r"run\.json is damaged: it holds no JSON object"),
-        ('{"settings": {}, "model": {}}', r"it lacks size, keyframes, model/name, model/fingerprint$"),
+        ('{"settings": {}, "model": {}}', r"it lacks size, keyframes, model/name, model/fingerprint, batch_size$"),
         (RUN.replace('"settings": {}', '"settings": 3'), r"settings: input should be a valid dictionary, not 3$"),
-        (RUN.replace("[8, 8]", '"x"'), r"size: input should be a valid tuple, not 'x'$"),
-        (RUN.replace("[8, 8]", '[8, "x"]'), r"size/1: input should be a valid integer, .*, not 'x'$"),
+        (RUN.replace("[8, 8]", '"x"'), r"size: input should be a valid list, not 'x'$"),
+        (RUN.replace("[8, 8]", '[8, "8"]'), r"size/1: input should be a valid integer, not '8'$"),
+        (RUN.replace("[8, 8]", "[8]"), r"size: list should have at least 2 items .*, not \[8\]$"),
+        (RUN.replace('"batch_size": 1', '"batch_size": "x"'), r"batch_size: input should be a valid integer, not 'x'$"),
         (RUN.replace('"b"', "[]"), r"model/fingerprint: input should be a valid string, not \[\]$"),
     ],
 )
@@ -366,6 +374,20 @@ def test_a_damaged_run_file_is_an_error(tmp_path: Path, content: str, message: s
     (tmp_path / RUN_FILE).write_text(content)
     with RunFolder(tmp_path) as run, pytest.raises(SegueError, match=message):
         run.read(RUN_FILE)
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        ({"place": "1/2", "name": "a"}, "it lacks frames/0/level$"),
+        ({"place": "x", "name": "a", "level": 0}, "frames/0/place: value error, invalid literal for fraction: 'x'"),
+        ({"place": "1/2", "name": "a", "level": "0"}, "frames/0/level: input should be a valid integer, not '0'$"),
+    ],
+)
+def test_a_damaged_state_is_an_error(tmp_path: Path, frame: dict[str, Any], message: str) -> None:
+    (tmp_path / "state.json").write_text(json.dumps({"frames": [frame]}))
+    with pytest.raises(SegueError, match=message):
+        read_part(tmp_path, "state.json")
 
 
 def test_pictures_are_rgb_whatever_the_file_is(run: RunFolder) -> None:

@@ -342,7 +342,7 @@ def test_the_opened_run_names_the_model(tmp_path: Path, monkeypatch: pytest.Monk
         "segue.interpolate.Interpolator.from_pretrained", lambda *names, **options: loaded.append((names, options))
     )
     model = {"name": "a/model", "fingerprint": "f", "controlnet": "a/control", "dtype": "bfloat16"}
-    run = {"settings": {}, "size": [8, 8], "keyframes": [], "model": model}
+    run = {"settings": {}, "size": [8, 8], "keyframes": [], "model": model, "batch_size": 1}
     (tmp_path / "run.json").write_text(json.dumps(run))
     _loader(tmp_path, ModelSettings(device="cpu"))()
     _loader(tmp_path, ModelSettings(model="another", low_memory=True))()

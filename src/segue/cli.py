@@ -1,5 +1,6 @@
 """The command line; thin: every option comes from ``settings``, every command calls one function."""
 
+import errno
 import gc
 import os
 import sys
@@ -56,7 +57,9 @@ def morph(
     images: Images,
     output: Output,
     preset: Preset = "balanced",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew over a run with other settings, and over files of others.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Begin anew over a run with other settings, and over files of others.")
+    ] = False,
     pick: PickOption = False,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -257,10 +260,15 @@ def run(arguments: list[str]) -> int:
         result = STOPPED
     except BrokenPipeError:
         return 0
-    except SystemExit as error:  # what typer makes of a reader that went away
-        return 0 if error.code == 1 else int(error.code or 0)
-    except OSError as error:  # of files and folders each is named where it is met
-        print(f"segue: standard output cannot be written: {error.strerror or error}", file=sys.stderr)
+    except SystemExit as error:
+        if getattr(error.__context__, "errno", None) == errno.EPIPE:  # what typer makes of a reader that went away
+            return 0
+        raise
+    except OSError as error:
+        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EIO, errno.EBADF):
+            raise
+        place = "standard output cannot be written" if error.filename is None else error.filename
+        print(f"segue: {place}: {error.strerror}", file=sys.stderr)
         return 2
     except Exception as error:
         if not hasattr(error, "format_message"):

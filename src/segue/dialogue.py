@@ -58,8 +58,8 @@ class Progress:
 
     @property
     def picture(self) -> Image.Image | None:
-        """What the frame that was just finished shows, read when it is asked for; None where there is none."""
-        if self.file is None:
+        """What the frame that was just finished shows, read when it is asked for; None where it is not there."""
+        if self.file is None or not self.file.exists():
             return None
         with Image.open(self.file) as image:
             return image.convert("RGB")

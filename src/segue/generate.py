@@ -126,6 +126,7 @@ class _Driver:
         self.latents: dict[FrameKey, Tensor] = {}
         self.edits: dict[FrameKey, dict[FrameKey, Edit]] = {}  # of a settled frame and of those that it is made from
         self.known: dict[Sample, str] = {}  # the recipes of the present level
+        self.drawn: set[str] = set()  # the recipes whose pictures were made here
         self.ask = work.choose
         self.batch_size = work.batch_size
         self.frames = self.step = self.skipped = 0
@@ -156,6 +157,8 @@ class _Driver:
             if level.is_final:
                 self._show(level, choice, tries)
                 self.frames += 1
+                if recipe not in self.drawn:
+                    self.work.run.picture(recipe)  # a damaged one is named before the film is written of it
                 self._report(key, self.work.run.frame(key))
                 yield Made(key, level.number, level.parents[key], choice.candidate, recipe, *self._others(level, tries))
         self.recipes, self.edits = recipes, edits
@@ -323,6 +326,7 @@ class _Driver:
             picture = self.work.picture(sample.key, image, alone)
             if _is_black(picture):
                 self._warn_of_black(sample.key, level.parents[sample.key])
+            self.drawn.add(recipe)
             yield recipe, picture
 
     def _decoded(self, key: FrameKey, recipe: str, *, screened: bool = True) -> Tensor:

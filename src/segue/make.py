@@ -18,7 +18,7 @@ from segue.film import check_film, contact_sheet
 from segue.frames import network_kept
 from segue.history import Edit
 from segue.interpolate import Interpolator
-from segue.morph import FILMS_FILE, Morph
+from segue.morph import Morph, films_of
 from segue.options import given
 from segue.parts import RUN_FILE, read_part
 from segue.pick import Asked, terminal_chooser
@@ -65,6 +65,7 @@ def make_film(
         segue = _loaded(begun, model)
         if film.timing == "even":
             network_kept(images_settings["settings"].look)  # an error here, not when the frames are made
+        _tell_idle(images_settings, film, values)
         morph = segue(
             *images,
             output=folder,
@@ -76,9 +77,9 @@ def make_film(
             **computing,
         )
         _write(morph, output, film, show)
+        if pick and not asked.count and not all(morph.keyframe_flags):
+            warn("all frames were chosen before, so nobody was asked; segue redo --frame N --pick asks about one again")
     _done(morph, output, mode)
-    if pick and not asked.count:
-        warn("all frames were chosen before, so nobody was asked; segue redo --frame N --pick asks about one again")
 
 
 def fit_words(
@@ -91,11 +92,12 @@ def fit_words(
     mode: Mode,
 ) -> None:
     """Fit the words of a film to its keyframes, and make no frame."""
-    images_settings, _ = _checked(values, preset)
+    images_settings, film = _checked(values, preset)
     _check(images, output, str(images_settings["settings"].background), overwrite=True)  # no film is written
     folder = run_folder(output)
     with showing(mode) as show:
         segue = _loaded(read_part(folder, RUN_FILE), model)
+        _tell_idle(images_settings, film, values)
         segue.invert(*images, output=folder, preset=preset, callback=show, **images_settings["given"])
     if mode == "json":
         print(json.dumps({"stage": "done", "run": str(folder)}))
@@ -119,9 +121,9 @@ def make_again(
     if key.is_keyframe:
         raise SegueError(f"frame {frame} is a keyframe, which is shown as it was given")
     films = _films(folder, output)
-    if edit is not None and edit != Edit():
-        edit = _added(folder, key, edit)
     with showing(_asking(mode, pick)) as show:
+        if edit is not None and edit != Edit():
+            edit = _added(folder, key, edit)
         segue = _interpolator_of(folder, loading)
         chooser = terminal_chooser(folder) if pick else None
         with _telling(folder):
@@ -201,10 +203,14 @@ def _checked(values: Mapping[str, Any], preset: str) -> tuple[dict[str, Any], Fi
     """The settings of the images and of the film, before anything is loaded."""
     images = given(values, MorphSettings) | given(values, InversionSettings)
     settings = checked(MorphSettings, with_preset(preset, images))
-    film = checked(FilmSettings, filmed := given(values, FilmSettings))
-    for line in [*without_effect(settings, images), *without_effect(film, filmed)]:
+    return {"given": images, "settings": settings}, checked(FilmSettings, given(values, FilmSettings))
+
+
+def _tell_idle(images: Mapping[str, Any], film: FilmSettings, values: Mapping[str, Any]) -> None:
+    """Warn of options that were typed and change nothing."""
+    typed = given(values, FilmSettings)
+    for line in [*without_effect(images["settings"], images["given"]), *without_effect(film, typed)]:
         warn(line)
-    return {"given": images, "settings": settings}, film
 
 
 def _check(images: Sequence[Path], output: Path, background: str, *, overwrite: bool) -> None:
@@ -215,14 +221,19 @@ def _check(images: Sequence[Path], output: Path, background: str, *, overwrite: 
     folder = run_folder(output)
     for place in (output, folder):
         check_apart(place, images)
-    if not overwrite:
-        is_ours = any((folder / name).exists() for name in (RUN_FILE, REPLACED))
-        if output.exists() and not is_ours and not (output.is_dir() and not any(output.iterdir())):
-            raise SegueError(f"{output} is there, and no run of it ({folder}); choose another output, or overwrite it")
-        read_part(folder, FILMS_FILE)  # an error here, not when the film is made
+    is_empty = output.is_dir() and not any(output.iterdir())
+    if output.exists() and not (overwrite or is_empty or _is_of(output, folder)):
+        raise SegueError(f"{output} is there, and no film of {folder}; choose another output, or overwrite it")
     with unheard():
         for image in images:
             load(image, background=background)
+
+
+def _is_of(output: Path, folder: Path) -> bool:
+    """Whether a file is a film of a run: one that it wrote, or where what it wrote is not known any more, any."""
+    if not any((folder / name).exists() for name in (RUN_FILE, REPLACED)):
+        return False
+    return not (films := films_of(folder)) or Path(os.path.normpath(output.absolute())) in films
 
 
 def _begun(folder: Path, overwrite: bool) -> dict[str, Any] | None:

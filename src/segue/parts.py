@@ -1,10 +1,11 @@
 """The JSON files of a run folder: what each must hold, beside other things, and reading it."""
 
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, RootModel, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, RootModel, StrictInt, ValidationError
 
 from segue.errors import SegueError
 from segue.files import read_json
@@ -26,14 +27,18 @@ class _Model(BaseModel):
 
 class _Run(BaseModel):
     settings: dict[str, Any]
-    size: tuple[int, int]
+    size: Annotated[list[StrictInt], Field(min_length=2, max_length=2)]
     keyframes: list[_Keyframe]
     model: _Model
+    batch_size: StrictInt
+    grown: list[StrictInt] = []
 
 
 class _Frame(BaseModel):
-    place: str
+    place: Annotated[str, AfterValidator(Fraction)]
     name: str
+    level: StrictInt
+    candidate: StrictInt = 0
 
 
 class _State(BaseModel):

@@ -46,6 +46,7 @@ __all__ = ["REPLACED", "InUseError", "RunFolder", "recovered"]
 
 LOCK = "lock"
 REPLACED = "replaced"
+KEPT = "the film before this one is kept until it has a frame: overwriting with that film's settings brings it back"
 COMPRESSION = 4  # of PNGs: half the time of the usual 6, for a hundredth more bytes
 WRITERS = 8  # pictures that are compressed and written at the same time
 PARTS = (  # what a run folder holds beside its run file and its lock
@@ -86,7 +87,7 @@ class RunFolder:
         self._sets_aside = self.was_damaged = False
         try:
             if (path / REPLACED).is_dir() and not (self._is_begun and (path / REPLACED / RUN_FILE).exists()):
-                self.put_back()  # it was killed while the old run was moved
+                self._move_back()  # it was killed while the old run was moved
             self._is_new_run = not self._is_begun
             for folder in ("", "frames", "pictures", "latents", "words", "pose"):
                 sweep(path / folder)
@@ -121,11 +122,13 @@ class RunFolder:
         made = any((self.path / part).exists() for part in ("pictures", "words"))
         try:
             if isinstance(error, Exception) and self._sets_aside and not made:
-                self.put_back()  # what was asked for is impossible: what was there is as it was
+                self._move_back()  # what was asked for is impossible: what was there is as it was
             elif self._is_new_run and isinstance(error, SegueError) and not made:
                 self.clear()  # and nothing is left of it
         finally:
             self.close()
+        if isinstance(error, SegueError) and self._sets_aside and made:
+            raise SegueError(f"{error}; {KEPT}") from error
         if isinstance(error, OSError | SafetensorError) and not isinstance(error, BrokenPipeError):
             raise self._refused(error) from error
 
@@ -160,10 +163,10 @@ class RunFolder:
     def set_aside(self) -> None:
         """Empty the folder for a run that overwrites the one that is there, which comes back if the new one fails."""
         aside = self.path / REPLACED
+        self._sets_aside = True
         if aside.is_dir():  # the run that is there has made nothing yet: the one before it stays what comes back
             self.clear()
             return
-        self._sets_aside = True
         aside.mkdir()
         for name in (*PARTS, RUN_FILE):  # the run file goes last: with it the old run is aside as a whole
             if (self.path / name).exists():
@@ -188,6 +191,10 @@ class RunFolder:
 
     def put_back(self) -> None:
         """Have the run that was set aside again, instead of the one that is there."""
+        self._move_back()
+        self.reset()
+
+    def _move_back(self) -> None:
         self._sets_aside = False
         aside = self.path / REPLACED
         if (aside / RUN_FILE).exists():
@@ -196,7 +203,6 @@ class RunFolder:
         for part in aside.iterdir():
             part.replace(self.path / part.name)
         aside.rmdir()
-        self.reset()
 
     @property
     def _is_begun(self) -> bool:

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import wraps
+from numbers import Real
 from os import PathLike
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -74,7 +75,7 @@ Solver = Literal["dpm++", "ddim", "euler", "pipe"]
 
 def _several(value: object) -> object:
     """One text or number stands for a list of one."""
-    return (value,) if isinstance(value, str | int | float) else value
+    return (value,) if isinstance(value, str | Real) else value
 
 
 def _names(value: object) -> object:
@@ -92,7 +93,7 @@ def _shifts(value: object) -> object:
     values = _several(value)
     if not isinstance(values, list | tuple):
         return value
-    if len(values) == 2 and all(isinstance(number, int | float) for number in values):
+    if len(values) == 2 and all(isinstance(number, Real) for number in values):
         values = (values,)
     shifts = tuple(shift.split(",") if isinstance(shift, str) else shift for shift in values)
     for given, shift in zip(values, shifts, strict=True):

@@ -72,7 +72,7 @@ def check_words(settings: MorphSettings, count: int) -> None:
     anchors(settings, count)
 
 
-def cut(tokenizer: Any, prompt: str) -> tuple[str, str]:
+def cut(tokenizer: Any, prompt: str, written: Callable[[str], str] = lambda text: text) -> tuple[str, str]:
     """A prompt as far as the encoder's window takes it, and what is lost of it ("" where nothing is).
 
     It is cut between words; within a word only where the first one is too long by itself.
@@ -80,6 +80,7 @@ def cut(tokenizer: Any, prompt: str) -> tuple[str, str]:
     Args:
         tokenizer: the text encoder's tokenizer, of transformers; its ``model_max_length`` is the window in tokens.
         prompt: the prompt.
+        written: how a text is written for the tokenizer, where it is not as it stands.
 
     Warns:
         SegueWarning: something is lost; the warning shows it.
@@ -87,7 +88,7 @@ def cut(tokenizer: Any, prompt: str) -> tuple[str, str]:
     window = tokenizer.model_max_length
 
     def too_long(end: int) -> bool:
-        return bool(len(tokenizer(prompt[:end], truncation=False, verbose=False).input_ids) > window)
+        return bool(len(tokenizer(written(prompt[:end]), truncation=False, verbose=False).input_ids) > window)
 
     if not too_long(len(prompt)):
         return prompt, ""

@@ -77,6 +77,12 @@ class StableDiffusion:
         self._facts: dict[str, Any] = {}  # of the networks, while they are frozen
         self._fingerprint = Fingerprint()
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_alone"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= {**state, "_alone": RLock()}
+
     @property
     def name(self) -> str:
         """The name or the folder that the pipe was loaded from; its class where it has none."""
@@ -209,7 +215,8 @@ class StableDiffusion:
 
     def _cut(self, text: str) -> str:
         """A prompt as far as the encoder's window takes it; a learnt token of several vectors counts as so many."""
-        return cut(self.pipe.tokenizer, self.pipe.maybe_convert_prompt(text, self.pipe.tokenizer))[0]
+        tokenizer = self.pipe.tokenizer
+        return cut(tokenizer, text, lambda part: self.pipe.maybe_convert_prompt(part, tokenizer))[0]
 
     def point(self, f: float) -> NoisePoint:
         """The noise point of a noise level 0 < f < 1: t = round(f T), whatever the solver and its steps."""
@@ -383,27 +390,28 @@ class StableDiffusion:
     @contextmanager
     def _frozen(self, grad: bool) -> Iterator[None]:
         """Evaluation mode, weights that need no gradient, and the gradient mode; then all as it was."""
-        self._alone.acquire()
-        parts = [] if self._depth else [*self.pipe.components.values(), *self._own_controlnets]
-        networks = [part for part in parts if isinstance(part, nn.Module)]
-        modules = [module for network in networks for module in network.modules()]
-        training = [module for module in modules if module.training]
-        tracked = [(m, name) for m in modules for name, w in m._parameters.items() if w is not None and w.requires_grad]
-        self._depth += 1
-        try:
-            for module in training:
-                module.training = False
-            _track(tracked, False)
-            with torch.set_grad_enabled(grad):
-                yield
-        finally:
-            self._depth -= 1
-            if not self._depth:
-                self._facts.clear()
-            for module in training:
-                module.training = True
-            _track(tracked, True)
-            self._alone.release()
+        with self._alone:
+            parts = [] if self._depth else [*self.pipe.components.values(), *self._own_controlnets]
+            networks = [part for part in parts if isinstance(part, nn.Module)]
+            modules = [module for network in networks for module in network.modules()]
+            training = [module for module in modules if module.training]
+            tracked = [
+                (m, name) for m in modules for name, w in m._parameters.items() if w is not None and w.requires_grad
+            ]
+            self._depth += 1
+            try:
+                for module in training:
+                    module.training = False
+                _track(tracked, False)
+                with torch.set_grad_enabled(grad):
+                    yield
+            finally:
+                self._depth -= 1
+                if not self._depth:
+                    self._facts.clear()
+                for module in training:
+                    module.training = True
+                _track(tracked, True)
 
 
 @dataclass(frozen=True, eq=False)

@@ -389,8 +389,10 @@ def _pipe(folder: Path, dtype: torch.dtype, controlnet: Any) -> Any:
             parts[part] = _network(code, folder / part, dtype)
     if "safety_checker" not in parts:
         parts |= {"safety_checker": None, "requires_safety_checker": False}
+    if "image_encoder" in index:
+        parts["image_encoder"] = None  # of an IP-Adapter, which is not used
     with _in_one_line(folder):
-        return kind.from_pretrained(folder, local_files_only=True, **parts)
+        return kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True, **parts)
 
 
 def _network(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
