@@ -14,7 +14,7 @@ from torch import nn
 from benchmarks.speed import against, solvers
 from benchmarks.speed.meter import median_ratio, metered, operations, peak_memory, turns
 from benchmarks.speed.pair import Films, counted, distance
-from benchmarks.speed.shares import networks_of
+from benchmarks.speed.shares import networks_of, together
 from benchmarks.speed.transcription import Procedure, frame_steps, slerp, transcribed
 from segue import blend
 from segue.backbone import Sampling
@@ -160,3 +160,8 @@ def test_films_in_one_batch_are_the_engines() -> None:
     engine = films.by_the_engine(segue, num_inference_steps=8)
     for film in made:
         assert float((to_tensor(film) - engine).abs().max()) < 3 / 255
+
+
+def test_files_written_at_the_same_time_count_once() -> None:
+    assert together([(3.0, 4.0), (0.0, 2.0), (1.0, 2.5), (0.5, 1.0)]) == 3.5
+    assert together([]) == 0

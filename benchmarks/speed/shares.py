@@ -14,7 +14,7 @@ import pstats
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -54,7 +54,7 @@ def main() -> None:
     for round_ in range(arguments.rounds):
         with metered(networks, device, clock) as meter, clocked(clock) as files:
             film(segue, arguments.num_frames, round_)
-        taken = {"seconds": meter.seconds, "outside": meter.outside, "files": sum(files) / meter.seconds}
+        taken = {"seconds": meter.seconds, "outside": meter.outside, "files": together(files) / meter.seconds}
         rows.append({**taken, **shares(meter.networks)})
         print(rows[-1], flush=True)
     if arguments.profile:
@@ -95,9 +95,9 @@ def film(segue: Interpolator, num_frames: int, seed: int, **settings: Any) -> No
 
 
 @contextmanager
-def clocked(clock: Callable[[], float]) -> Iterator[list[float]]:
-    """The seconds of each file that is written: pictures, latents and state of the run, and the film."""
-    found: list[float] = []
+def clocked(clock: Callable[[], float]) -> Iterator[list[tuple[float, float]]]:
+    """When each file is written, begin and end: pictures, latents and state of the run, and the film."""
+    found: list[tuple[float, float]] = []
 
     def timed(write: Callable[..., Any]) -> Callable[..., Any]:
         def measured(*arguments: Any, **options: Any) -> Any:
@@ -105,7 +105,7 @@ def clocked(clock: Callable[[], float]) -> Iterator[list[float]]:
             try:
                 return write(*arguments, **options)
             finally:
-                found.append(clock() - begun)
+                found.append((begun, clock()))
 
         return measured
 
@@ -119,6 +119,15 @@ def clocked(clock: Callable[[], float]) -> Iterator[list[float]]:
         ):
             patches.enter_context(patch.object(place, name, timed(getattr(place, name))))
         yield found
+
+
+def together(spans: Sequence[tuple[float, float]]) -> float:
+    """The time that spans take, where those at the same time count once."""
+    total, reached = 0.0, float("-inf")
+    for begin, end in sorted(spans):
+        total += max(end - max(begin, reached), 0.0)
+        reached = max(reached, end)
+    return total
 
 
 def networks_of(pipe: Any) -> dict[str, nn.Module]:
