@@ -68,7 +68,7 @@ def begin(
         "model": dict(model),
         "given": given.digests(),
     }
-    there = _there(run, overwrite)
+    there = run.read(RUN_FILE)
     if overwrite and not run.was_damaged and (replaced := run.replaced) is not None and not _changes(replaced, fresh):
         run.put_back()  # another run had begun to overwrite it
         there = replaced
@@ -137,17 +137,6 @@ def redone(run: RunFolder, settings: MorphSettings, frame: FrameKey, edit: Edit 
         there = f"candidates 0 to {next_candidate - 1}" if next_candidate > 1 else "only candidate 0"
         raise SegueError(f"frame {frame} has {there}, not {candidate}")
     return Redo(key=frame, candidate=candidate)
-
-
-def _there(run: RunFolder, overwrite: bool) -> dict[str, Any] | None:
-    """The run file that is there; a damaged one, with the run that it belongs to, is set aside to be overwritten."""
-    try:
-        return run.read(RUN_FILE)
-    except SegueError:
-        if not overwrite:
-            raise
-        run.set_aside()
-        return None
 
 
 def _settings_before(run: RunFolder, there: Mapping[str, Any], overwrite: bool) -> MorphSettings | None:

@@ -21,6 +21,7 @@ from torch.nn.functional import normalize
 from segue.clip import POCKET_CLIP, Clip
 from segue.errors import SegueError
 from segue.files import write_bytes
+from segue.models import check_whole
 from segue.models.hub import read
 
 __all__ = ["captions", "nearest_captions", "write_caption_features", "written_captions"]
@@ -133,8 +134,7 @@ def _read(name: str, local: bool) -> tuple[Any, Any, Any]:
     model, found = transformers.AutoModelForImageTextToText.from_pretrained(
         name, use_safetensors=True, output_loading_info=True, local_files_only=local
     )
-    if found["missing_keys"]:
-        raise SegueError(f"{name} lacks weights of a captioning model, such as {min(found['missing_keys'])}")
+    check_whole(found, f"{name} lacks weights of a captioning model")
     return (
         transformers.AutoImageProcessor.from_pretrained(name, local_files_only=local, **options),
         transformers.AutoTokenizer.from_pretrained(name, local_files_only=local),

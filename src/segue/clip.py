@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from segue.errors import SegueError
-from segue.models import device_of
+from segue.models import check_whole, device_of
 from segue.models.hub import read
 
 __all__ = ["POCKET_CLIP", "Clip"]
@@ -95,8 +95,7 @@ def _read(source: str, local: bool) -> tuple[Any, Any, Any]:
     model, found = transformers.CLIPModel.from_pretrained(
         source, use_safetensors=True, dtype=torch.float32, output_loading_info=True, local_files_only=local
     )
-    if found["missing_keys"]:
-        raise SegueError(f"{source} lacks weights of a CLIP, such as {min(found['missing_keys'])}")
+    check_whole(found, f"{source} lacks weights of a CLIP")
     tokenizer = transformers.CLIPTokenizer.from_pretrained(source, local_files_only=local)
     return model, tokenizer, _image_processor().from_pretrained(source, local_files_only=local)
 

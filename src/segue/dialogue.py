@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from segue.errors import SegueError
-from segue.history import Edit, changed, whole
+from segue.history import Edit, as_edit, whole
 from segue.rank import best
 from segue.tree import FrameKey
 
@@ -104,7 +104,7 @@ class Again:
 
     def __post_init__(self) -> None:
         if self.edit is not None:
-            changed(self.edit)
+            as_edit(self.edit)
         if self.count is not None:
             object.__setattr__(self, "count", whole("count", self.count))
             if self.count < 1:

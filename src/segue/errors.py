@@ -1,5 +1,6 @@
 """What a user can get wrong, and what a user should know: one line that names the fault and what would be right."""
 
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from types import FrameType
 
 __all__ = ["SegueError", "SegueWarning", "heard", "unheard", "warn"]
 
-_HOME = str(Path(__file__).parent)
+_HOME = f"{Path(__file__).parent}{os.sep}"
 _CHANGING = RLock()  # Python keeps one list of filters for all threads, and puts back the one that it found
 
 

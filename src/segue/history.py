@@ -25,7 +25,7 @@ __all__ = [
     "Redo",
     "Restore",
     "Undo",
-    "changed",
+    "as_edit",
     "event_from_json",
     "event_to_json",
     "whole",
@@ -80,7 +80,7 @@ def whole(name: str, value: object) -> int:
     return int(value)
 
 
-def changed(edit: object) -> Edit:
+def as_edit(edit: object) -> Edit:
     """An edit, as it is; SegueError for anything else."""
     if not isinstance(edit, Edit):
         raise SegueError(f"edit is an Edit, such as Edit(prompt='a lynx'), not {edit!r}")

@@ -34,7 +34,7 @@ from segue.errors import SegueError
 from segue.fade import Fade, Losses
 from segue.frames import DecidedTree, EditedNoise, Look, network_kept
 from segue.generate import Work, generate
-from segue.history import Edit, Restore, Undo, changed
+from segue.history import Edit, Restore, Undo, as_edit
 from segue.keyframes import camera, encoded, fitted, image_of, loaded
 from segue.memory import within_memory
 from segue.morph import Morph
@@ -276,7 +276,7 @@ class Interpolator:
             self._same_model(run, data)
             settings = settings_of(run, data)
             networks = len(self.backbone.controlnets)
-            own = kept_edit(run, changed(edit), tuple(data["size"]), settings, networks) if edit is not None else None
+            own = kept_edit(run, as_edit(edit), tuple(data["size"]), settings, networks) if edit is not None else None
             run.record(redone(run, settings, frame, own, candidate))
             if edit and edit.noise is not None:
                 warn_of_noise([edit.noise])

@@ -58,8 +58,10 @@ def make_film(
     images_settings, film = _checked(values, preset)
     computing = given(values, ComputeSettings)
     checked(ComputeSettings, computing)
-    _check(images, output, str(images_settings["settings"].background), overwrite=overwrite)
+    _check(images, output, str(images_settings["settings"].background))
     folder = run_folder(output)
+    if not overwrite:
+        _check_own(output, folder)
     begun, asked = _begun(folder, overwrite), Asked(terminal_chooser(folder))
     with showing(_asking(mode, pick)) as show:
         segue = _loaded(begun, model)
@@ -93,7 +95,7 @@ def fit_words(
 ) -> None:
     """Fit the words of a film to its keyframes, and make no frame."""
     images_settings, film = _checked(values, preset)
-    _check(images, output, str(images_settings["settings"].background), overwrite=True)  # no film is written
+    _check(images, output, str(images_settings["settings"].background))
     folder = run_folder(output)
     with showing(mode) as show:
         segue = _loaded(read_part(folder, RUN_FILE), model)
@@ -213,20 +215,23 @@ def _tell_idle(images: Mapping[str, Any], film: FilmSettings, values: Mapping[st
         warn(line)
 
 
-def _check(images: Sequence[Path], output: Path, background: str, *, overwrite: bool) -> None:
+def _check(images: Sequence[Path], output: Path, background: str) -> None:
     """Name what is wrong with the output or an image before the model is loaded and before anything is written."""
     if len(images) < 2:
         raise SegueError(f"a film needs two images or more, not {len(images)}")
     check_film(output)
-    folder = run_folder(output)
-    for place in (output, folder):
+    for place in (output, run_folder(output)):
         check_apart(place, images)
-    is_empty = output.is_dir() and not any(output.iterdir())
-    if output.exists() and not (overwrite or is_empty or _is_of(output, folder)):
-        raise SegueError(f"{output} is there, and no film of {folder}; choose another output, or overwrite it")
     with unheard():
         for image in images:
             load(image, background=background)
+
+
+def _check_own(output: Path, folder: Path) -> None:
+    """SegueError where a film would replace a file, or a folder with frames, that its run did not write."""
+    is_empty = output.is_dir() and not any(output.iterdir())
+    if output.exists() and not (is_empty or _is_of(output, folder)):
+        raise SegueError(f"{output} is there, and no film of {folder}; choose another output, or overwrite it")
 
 
 def _is_of(output: Path, folder: Path) -> bool:
@@ -249,9 +254,9 @@ def _begun(folder: Path, overwrite: bool) -> dict[str, Any] | None:
 def _as_begun(values: Mapping[str, Any], preset: str, begun: Mapping[str, Any] | None) -> dict[str, Any]:
     """The settings that were typed; and the preset's candidates where a run has them, though nobody picks now."""
     candidates = preset_settings(preset).get("candidates")
-    if candidates is None or "candidates" in values or begun is None:
+    if candidates is None or begun is None or begun["settings"].get("candidates") != candidates:
         return dict(values)
-    return {**values, **({"candidates": candidates} if begun["settings"].get("candidates") == candidates else {})}
+    return {"candidates": candidates, **values}
 
 
 def _write(morph: Morph, output: Path, film: FilmSettings, show: Any) -> None:

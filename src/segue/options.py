@@ -31,8 +31,8 @@ _PANELS = {
 def with_settings(*kinds: type[Any], hidden: Collection[str] = ()) -> Callable[[Command], Command]:
     """Give a command an option for each field of the settings; it receives those that were given as keywords.
 
-    The command takes them as ``**values``; an option that was not given does not appear there. Its help does not show
-    those that are ``hidden``, which it refuses.
+    The command takes them as ``**values``; an option that was not given does not appear there. Its help leaves out
+    those that are ``hidden``.
     """
 
     def decorate(command: Command) -> Command:

@@ -14,7 +14,7 @@ from segue.files import writing
 from segue.film import sheet
 from segue.history import Edit
 
-__all__ = ["inline", "terminal_chooser"]
+__all__ = ["Asked", "inline", "terminal_chooser"]
 
 HELP = "a number picks, Enter takes the suggestion, a makes more, p TEXT makes more for a prompt, r accepts the rest"
 

@@ -107,6 +107,8 @@ class RunFolder:
     def _read(self, overwrites: bool) -> None:
         try:
             self.reset()
+            if overwrites:
+                self.read(RUN_FILE)
         except SegueError:
             if not overwrites:
                 raise

@@ -27,18 +27,22 @@ def check_fit(controlnet: Any, pipe: Any, name: str, model: str) -> None:
     theirs: Any = getattr(controlnet, "config", {})
     if "conditioning_embedding_out_channels" not in theirs:
         raise SegueError(f"a ControlNet is a ControlNetModel of diffusers, not a {type(controlnet).__name__}")
+    if misfit := _misfit(theirs, pipe, model):
+        raise SegueError(f"the ControlNet {name} is for another model: its {misfit}")
+
+
+def _misfit(theirs: Any, pipe: Any, model: str) -> str:
+    """What of a ControlNet's configuration does not fit a pipe; "" where all fits."""
     ours = pipe.unet.config
     if ours.cross_attention_dim != theirs.cross_attention_dim:
-        wide = f"its text is {theirs.cross_attention_dim} wide, {model}'s {ours.cross_attention_dim}"
-        raise SegueError(f"the ControlNet {name} is for another model: {wide}")
+        return f"text is {theirs.cross_attention_dim} wide, {model}'s {ours.cross_attention_dim}"
     for field in ("block_out_channels", "layers_per_block", "in_channels"):
         if _per_block(theirs[field], ours) != _per_block(ours[field], ours):
-            text = f"its {field} is {theirs[field]}, {model}'s {ours[field]}"
-            raise SegueError(f"the ControlNet {name} is for another model: {text}")
+            return f"{field} is {theirs[field]}, {model}'s {ours[field]}"
     scale = 2 ** (len(theirs.conditioning_embedding_out_channels) - 1)
     if scale != pipe.vae_scale_factor:
-        text = f"its images are {scale} times as large as latents, {model}'s {pipe.vae_scale_factor} times"
-        raise SegueError(f"the ControlNet {name} is for another model: {text}")
+        return f"images are {scale} times as large as latents, {model}'s {pipe.vae_scale_factor} times"
+    return ""
 
 
 def _per_block(value: Any, config: Any) -> list[int]:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,8 @@ def evaluate(
     begun, clock, report = time.perf_counter(), _Clock(), callback or (lambda _stage: None)
     model = {"name": segue.name, "fingerprint": segue.backbone.fingerprint()}
     by_scheme = [with_preset(preset, {**(settings or {}), "scheme": scheme}) for scheme in schemes]
-    jobs = [_job(model["fingerprint"], pair, of_scheme) for of_scheme in by_scheme for pair in pairs]
+    digest_of = cache(_digest_of_file)  # of files that several films are made of
+    jobs = [_job(model["fingerprint"], pair, of_scheme, digest_of) for of_scheme in by_scheme for pair in pairs]
 
     (output / NOTES).mkdir(parents=True, exist_ok=True)
 
@@ -122,7 +124,7 @@ def evaluate(
         {network.name: network.fingerprint for network in networks},
         model=model,
         settings=_shared_settings(jobs),
-        digests={pair.name: _digest_of_pair(pair) for pair in pairs},
+        digests={pair.name: _digest_of_pair(pair, digest_of) for pair in pairs},
     )
     rest = time.perf_counter() - begun - clock.spent["films"] - clock.spent["features"]
     return found.with_seconds(films=clock.known["films"], features=clock.known["features"], rest=rest)
@@ -164,16 +166,16 @@ class _Clock:
         self.spent[share] += time.perf_counter() - begun
 
 
-def _job(model: str, pair: Pair, settings: Mapping[str, Any]) -> _Job:
+def _job(model: str, pair: Pair, settings: Mapping[str, Any], digest_of: Callable[[Path], str]) -> _Job:
     """What one film is made from, as plain values that can be compared."""
     values = values_of(pair, settings)
     images = {name: value for name, value in values.items() if name in MorphSettings.__dataclass_fields__}
     recipe = {
         "settings": as_json(checked(MorphSettings, images)),
         "model": model,
-        "a": _digest_of_file(pair.a),
-        "b": _digest_of_file(pair.b),
-        "poses": [_digest_of_file(path) for path in Row(pair.name, (pair.a, pair.b), Path(), values).inputs[2:]],
+        "a": digest_of(pair.a),
+        "b": digest_of(pair.b),
+        "poses": [digest_of(path) for path in Row(pair.name, (pair.a, pair.b), Path(), values).inputs[2:]],
     }
     return _Job(pair, settings["scheme"], values, recipe)
 
@@ -311,11 +313,11 @@ def _shared_settings(jobs: Sequence[_Job]) -> dict[str, Any]:
     return {name: value for name, value in settings[0].items() if all(s[name] == value for s in settings)}
 
 
-def _digest_of_pair(pair: Pair) -> str:
+def _digest_of_pair(pair: Pair, digest_of: Callable[[Path], str]) -> str:
     """What a pair is: its pictures, and the words and poses that the manifest gives it."""
     files = [path for path in (pair.a, pair.b, pair.pose_a, pair.pose_b) if path is not None]
     words = [pair.prompts, pair.negative_prompt]
-    return hashlib.sha256(json.dumps([[_digest_of_file(file) for file in files], words]).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([[digest_of(file) for file in files], words]).encode()).hexdigest()[:16]
 
 
 def _digest_of_film(job: _Job, frames: Sequence[Path]) -> str:

@@ -7,7 +7,7 @@ cache needs no network.
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
@@ -34,6 +34,7 @@ __all__ = [
     "check_controlnet",
     "check_folder",
     "check_weights",
+    "check_whole",
     "device_of",
     "laid_out",
     "load",
@@ -85,7 +86,7 @@ OTHERS = {  # what the class of another family's pipeline begins with
     "QwenImage": "Qwen-Image",
     "LatentConsistencyModel": "latent consistency models",
 }
-CODE = {"diffusers": diffusers, "transformers": transformers, "stable_diffusion": stable_diffusion}  # parts come from
+CODE = {"diffusers": diffusers, "transformers": transformers, "stable_diffusion": stable_diffusion}  # of parts
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # the files of a tokenizer, either way
 PLAIN = re.compile(r"(diffusion_pytorch_)?model(-\d{5}-of-\d{5})?\.safetensors")  # weights that are no variant
@@ -234,6 +235,15 @@ def check_weights(folder: Path, name: str) -> None:
     if any(path.suffix in PICKLES for path in folder.iterdir()):
         raise SegueError(f"{name} has pickled weights only, which can run code; segue reads safetensors")
     raise SegueError(f"{name} has no weights (*.safetensors)")
+
+
+def check_whole(found: Mapping[str, Any], fault: str) -> None:
+    """SegueError, which begins with a fault, where a network was loaded without some of its weights.
+
+    ``found`` is what diffusers and transformers give for ``output_loading_info``.
+    """
+    if found["missing_keys"]:
+        raise SegueError(f"{fault}, such as {min(found['missing_keys'])}")
 
 
 def pocket_folder() -> Path:
@@ -405,8 +415,7 @@ def _network(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
     options = {"use_safetensors": True, "variant": "fp16" if half_only else None, "local_files_only": True}
     with _in_one_line(folder):
         network, found = kind.from_pretrained(folder, dtype=dtype, output_loading_info=True, **options)
-    if found["missing_keys"]:
-        raise SegueError(f"{folder} cannot be loaded: it lacks weights, such as {min(found['missing_keys'])}")
+    check_whole(found, f"{folder} cannot be loaded: it lacks weights")
     return network
 
 
