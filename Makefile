@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 .PHONY: demo test format bench model-report clean
 
 demo: $(READY)
-	$(BIN)/segue morph examples/cat.png examples/tiger.png -o out/demo.mp4 --num-frames 17
+	$(BIN)/segue morph examples/fox.png examples/bear.png -o out/demo.mp4 --num-frames 17
 	@echo "The film: out/demo.mp4, its frames: out/demo/frames, all at a glance: out/demo/contact-sheet.png"
 
 test: $(READY)

@@ -10,7 +10,16 @@ from safetensors.torch import load_file, save_file
 from tiny_clip import save_tiny_clip
 
 import segue.caption
-from segue.caption import captions, nearest_captions, write_caption_features, written_captions
+from segue.caption import (
+    SURE_ENOUGH,
+    Caption,
+    captions,
+    describe_captions,
+    nearest_captions,
+    subject_of,
+    write_caption_features,
+    written_captions,
+)
 from segue.clip import Clip
 from segue.errors import SegueError
 
@@ -56,10 +65,14 @@ def pictures() -> list[Image.Image]:
     return [*(Image.fromarray(pixels) for pixels in noise), Image.new("RGB", (32, 32), "red")]
 
 
+def texts(found: list[Caption]) -> list[str]:
+    return [caption.text for caption in found]
+
+
 def test_the_nearest_caption_has_the_largest_cosine(pocket: Path) -> None:
     clip = Clip.load(str(pocket / "clip"))
     cosines = clip.images(pictures()) @ clip.texts(LINES).T
-    assert nearest_captions(pictures(), pocket) == [LINES[i] for i in cosines.argmax(1)]
+    assert texts(nearest_captions(pictures(), pocket)) == [LINES[i] for i in cosines.argmax(1)]
     assert captions(pictures(), "pocket") == nearest_captions(pictures(), pocket)
 
 
@@ -69,7 +82,81 @@ def test_each_caption_is_found_by_its_own_vector(pocket: Path) -> None:
     vectors = clip.images(pictures())
     (pocket / "captions.txt").write_text("\n".join(str(i) for i in range(len(vectors))))
     save_file({"captions": vectors.half()}, pocket / "captions.safetensors")
-    assert nearest_captions(pictures()[::-1], pocket) == ["4", "3", "2", "1", "0"]
+    assert texts(nearest_captions(pictures()[::-1], pocket)) == ["4", "3", "2", "1", "0"]
+
+
+def test_the_certainty_is_a_share_of_subjects_and_of_none_of_these(
+    pocket: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a picture's own vector e and e turned by arc cosines of 0.97, 0.96 and 0.9."""
+    vector = Clip.load(str(pocket / "clip")).images(pictures()[:1])
+    across = torch.nn.functional.normalize(torch.roll(vector, 1) - (torch.roll(vector, 1) @ vector.T) * vector)
+    cosines = torch.tensor([[0.96], [0.97], [0.95], [0.9]])
+    save_file({"captions": cosines * vector + (1 - cosines**2).sqrt() * across}, pocket / "captions.safetensors")
+    monkeypatch.setattr(segue.caption, "SHARPNESS", 50.0)
+    monkeypatch.setattr(segue.caption, "NONE_OF_THESE", 0.93)
+
+    def sure(*lines: str) -> float:
+        (pocket / "captions.txt").write_text("\n".join(lines))
+        (found,) = nearest_captions(pictures()[:1], pocket)
+        assert found.text == lines[1]
+        assert found.sure is not None
+        return found.sure
+
+    best, second, third, last, none = np.exp(50 * np.array([0.97, 0.96, 0.95, 0.9, 0.93]))
+    four = sure("a cat, noto", "a dog, noto", "an owl", "a bee, noto")
+    assert four == pytest.approx(best / (best + second + third + last + none), abs=1e-4)
+    # The same subject in other styles, or bare, is no rival.
+    assert sure("A-cat, noto", "a cat, ink", "an owl", "a bee") == pytest.approx(
+        best / (best + third + last + none), abs=1e-4
+    )
+    assert sure("a cat", "a cat, noto", "acat, twemoji", "a cat, ink") == pytest.approx(best / (best + none), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("caption", "subject"),
+    [
+        ("Cat face, noto", "catface"),
+        ("catface, fxemoji", "catface"),
+        ("cat-face", "catface"),
+        ("fox in a red coat, waving, ink figure", "foxinaredcoatwaving"),
+        ("keycap 10", "keycap10"),
+    ],
+)
+def test_the_subject_of_a_caption_is_without_its_style(caption: str, subject: str) -> None:
+    assert subject_of(caption) == subject
+
+
+def test_what_is_not_sure_enough_is_no_prompt() -> None:
+    assert Caption("a cat", SURE_ENOUGH).prompt == "a cat"
+    assert Caption("a cat", SURE_ENOUGH - 1e-6).prompt == ""
+    assert Caption("a cat").prompt == "a cat"  # of a captioner that does not say
+    assert Caption("").prompt == ""
+
+
+def test_captions_in_one_line() -> None:
+    cat, tiger = Caption("cat face, noto", 0.921), Caption("tiger face, noto", 0.88)
+    poo, thumb = Caption("poo", 0.308), Caption("reversethumbsup, fxemoji", 0.084)
+    assert describe_captions([cat, tiger]) == 'captions: "cat face, noto" (92 %), "tiger face, noto" (88 %)'
+    assert describe_captions([Caption("a cat sits"), Caption("a dog")]) == 'captions: "a cat sits", "a dog"'
+    assert describe_captions([poo, tiger]) == (
+        'caption: "tiger face, noto" (88 %) for picture 2; no caption is sure enough for picture 1 (best: "poo", 31 %),'
+        " so its prompt stays empty; --prompt says what it shows"
+    )
+    assert describe_captions([poo, thumb, poo]) == (
+        'no caption is sure enough for pictures 1, 2 and 3 (best: "poo", 31 %; "reversethumbsup, fxemoji", 8 %; "poo",'
+        " 31 %), so their prompts stay empty; --prompt says what they show"
+    )
+    assert describe_captions([Caption(""), Caption("")]) == describe_captions([]) == ""
+
+
+def test_pocket_is_sure_of_what_it_knows_and_of_nothing_else() -> None:
+    examples = Path(__file__).parents[1] / "examples"
+    with Image.open(examples / "tiger.png") as tiger:
+        (known,) = captions([tiger], "pocket")
+    assert known.prompt == "tiger face, noto"
+    unknown = [*pictures(), *(Image.open(examples / f"{name}.png") for name in ("turtle", "moon"))]
+    assert all(caption.text and not caption.prompt for caption in captions(unknown, "pocket"))
 
 
 def test_features_are_the_texts_vectors_in_half_precision(pocket: Path) -> None:
@@ -81,8 +168,8 @@ def test_features_are_the_texts_vectors_in_half_precision(pocket: Path) -> None:
 
 def test_who_captions_by_default(pocket: Path) -> None:
     assert captions(pictures(), None, model_name="pocket") == nearest_captions(pictures(), pocket)
-    assert captions(pictures(), None, model_name="a/large-model") == [""] * 5
-    assert captions(pictures(), "none", model_name="pocket") == [""] * 5
+    assert captions(pictures(), None, model_name="a/large-model") == [Caption("")] * 5
+    assert captions(pictures(), "none", model_name="pocket") == [Caption("")] * 5
     assert captions([], "pocket") == []
 
 
@@ -98,9 +185,9 @@ def test_a_written_caption_is_the_models(blip: Path, monkeypatch: pytest.MonkeyP
         tokens = model.generate(pixel_values=tensor, max_new_tokens=40, do_sample=False)[0]
         expected.append(tokenizer.decode(tokens, skip_special_tokens=True))
     found = captions(pictures(), str(blip))
-    assert found == expected
-    assert any("word" in text for text in found)
-    assert written_captions(pictures()[1:2], str(blip)) == found[1:2]
+    assert found == [Caption(text) for text in expected]
+    assert any("word" in text for text in expected)
+    assert written_captions(pictures()[1:2], str(blip)) == expected[1:2]
     monkeypatch.setattr(segue.caption, "BLIP", str(blip))
     assert captions(pictures(), "blip", model_name="a/large-model") == found
 

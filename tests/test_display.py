@@ -9,9 +9,10 @@ from dataclasses import replace
 import pytest
 
 from segue.dialogue import Progress
-from segue.display import Line, describe, duration, showing, shown_as_lines
+from segue.display import Line, Mode, describe, duration, showing, shown_as_lines
 from segue.errors import SegueWarning
 
+TOLD = Progress("words", text='captions: "cat face, noto" (92 %)')
 STATES = [Line("a", 1, 9, part=1), Line("b", part=1), Line("c", part=2, news="the news"), Line("d", plain="D", part=2)]
 
 
@@ -69,7 +70,29 @@ def test_the_bar_stays_full_while_the_film_is_written(
     assert "42/42" in last
 
 
+@pytest.mark.parametrize("mode", ["live", "plain", "json"])
+def test_captions_are_shown_at_once(
+    mode: Mode, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+    with showing(mode) as show:
+        show(TOLD)
+        show(Progress("frames", levels=4, total=15, steps=90))
+    shown = capsys.readouterr()
+    if mode == "json":
+        lines = [json.loads(line) for line in shown.out.splitlines()]
+        assert [(line["stage"], line["text"]) for line in lines] == [("words", TOLD.text), ("frames", "")]
+    elif mode == "plain":
+        assert shown.err.splitlines() == [TOLD.text, "15 frames in 4 levels, 90 denoising steps"]
+    else:
+        assert f"{TOLD.text}\n" in shown.err
+        assert shown.err.count(TOLD.text) == 1, "news stays above the bar, and is not beside it"
+
+
 def test_progress_in_words() -> None:
+    assert describe(TOLD) == TOLD.text
+    assert describe(Progress("words", step=2, steps=9)) == "fitting the words, iteration 2 of 9"
     begun = Progress("frames", levels=4, total=15, steps=90)
     assert describe(begun) == "15 frames in 4 levels, 90 denoising steps"
     assert describe(replace(begun, level=2, frames=3, left=12.2)) == "level 2 of 4, frame 3 of 15, 12 s left"

@@ -7,10 +7,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
+from segue.evaluate.measures import sharpness
 from segue.models import pocket_folder
 
 ROOT = Path(__file__).parent.parent
@@ -102,6 +105,88 @@ def test_random_pictures_keep_what_they_should(loop: ModuleType) -> None:
     behind = augment.backgrounds(400, 8, random, white=0.4)
     assert 0.3 < (behind == 1).all((1, 2, 3)).float().mean() < 0.5
     assert torch.allclose(augment.on(torch.zeros(400, 4, 8, 8), behind), behind * 2 - 1)
+
+
+def test_pictures_are_drawn_at_the_size_asked_for(loop: ModuleType, tmp_path: Path) -> None:
+    from training import icons, pairs
+
+    band = '<rect x="1" width="2" height="4" fill="#ff0000"/>'
+    svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 4 4" width="128" height="128">{band}</svg>'
+    for size in (128, 512):
+        rgba = icons.rasterise(svg, size)
+        assert rgba is not None
+        assert rgba.shape == (size, size, 4)
+        assert (rgba[:, size // 4 : -size // 4] == (255, 0, 0, 255)).all()
+        assert (rgba[:, : size // 4, 3] == 0).all()
+        assert (rgba[:, -size // 4 :, 3] == 0).all()
+    assert icons.rasterise("no picture") is None
+    pairs.draw(svg, tmp_path / "band.png")
+    drawn = np.asarray(Image.open(tmp_path / "band.png"))
+    assert (drawn[0, [0, 128, 383, 384]] == [[255, 255, 255], [255, 0, 0], [255, 0, 0], [255, 255, 255]]).all()
+
+
+def test_the_pairs_of_figures_are_the_drawn_ones(
+    loop: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from training import pairs
+
+    committed = pairs.FOLDER
+    monkeypatch.setattr(pairs, "FOLDER", tmp_path)
+    line = pairs.figures(3)
+    assert json.dumps(line) in (committed / "manifest.jsonl").read_text().splitlines()
+    for side in "ab":
+        picture, known = (np.asarray(Image.open(folder / line[side])) for folder in (tmp_path, committed))
+        assert picture.shape == (512, 512, 3)
+        assert np.array_equal(picture, known)
+        pose = json.loads((tmp_path / line[f"pose_{side}"]).read_text())
+        assert pose == json.loads((committed / line[f"pose_{side}"]).read_text())
+        assert (pose["canvas_width"], pose["canvas_height"]) == (512, 512)
+        points = np.array(pose["people"][0]["pose_keypoints_2d"]).reshape(18, 3)[:, :2]
+        drawn = np.argwhere((picture < 250).any(2))[:, ::-1]
+        assert (drawn.min(0) <= points.min(0)).all()
+        assert (points.max(0) <= drawn.max(0) + 1).all()
+        assert np.ptp(points, axis=0).max() > 300  # The figure fills the picture, and its keypoints the figure.
+
+
+def test_every_example_has_a_licence(loop: ModuleType) -> None:
+    from training import examples
+
+    rows = [line.split(" | ") for line in (examples.FOLDER / "LICENCES.md").read_text().splitlines() if ".png" in line]
+    named = {row[0].removeprefix("| "): row[1] for row in rows}
+    assert named == {f"{name}.png": concept for name, (concept, _) in examples.EXAMPLES.items()}
+    assert {path.name for path in examples.FOLDER.glob("*.png")} == named.keys()
+
+
+def test_the_composed_decoder_has_the_blocks_above_32_pixels(loop: ModuleType) -> None:
+    from training import composed
+
+    torch.manual_seed(0)
+    vae = composed.build_vae()
+    for weight in vae.parameters():  # Nothing may stay zero.
+        nn.init.normal_(weight, std=0.05)
+    z = torch.randn(2, 4, 6, 10)
+    with torch.no_grad():
+        assert torch.allclose(composed.decode(vae, z), vae.decoder(z), atol=1e-4)
+    exported = json.loads((pocket_folder() / "vae" / "config.json").read_text())
+    assert exported["num_decoder_blocks"] == list(vae.config.num_decoder_blocks)
+    assert exported["num_encoder_blocks"] == list(vae.config.num_encoder_blocks)
+
+
+def test_the_loss_of_the_decoder_prefers_sharp_edges(loop: ModuleType) -> None:
+    from training import vae
+
+    def edge(place: int) -> Tensor:
+        picture = torch.full((1, 3, 32, 32), -1.0)
+        picture[..., place:] = 1
+        return picture
+
+    x = edge(16)
+    soft = torch.nn.functional.avg_pool2d(torch.nn.functional.pad(x, (2, 2, 2, 2), mode="replicate"), 5, 1)
+    assert vae.edges(x, x) == 0
+    assert 0 < vae.edges(edge(17), x) < vae.edges(soft, x)
+    picture = torch.rand(1, 3, 32, 32, generator=loop.generator(0))
+    found = vae.laplacian(picture * 2 - 1).std(correction=0).item() / 2
+    assert found == pytest.approx(sharpness(picture[0].permute(1, 2, 0).double().numpy()), rel=1e-5)
 
 
 def test_checkpoints_come_from_the_exported_weights(loop: ModuleType, tmp_path: Path) -> None:

@@ -1,10 +1,23 @@
+import json
 import warnings
 from fractions import Fraction
+from pathlib import Path
+from typing import Any
 
 import pytest
-from tiny import tiny_pipe
+import torch
+from PIL import Image
+from shapes import QUICK, picture
+from tiny import tiny_controlnet, tiny_pipe
 
+import segue.wording
+from segue.backbone import Sampling
+from segue.backbone.conditioning import Control, TextConditioning
+from segue.backbone.stable_diffusion import StableDiffusion
+from segue.caption import Caption
+from segue.dialogue import Progress
 from segue.errors import SegueError, SegueWarning
+from segue.interpolate import Interpolator
 from segue.settings import MorphSettings, checked
 from segue.words import anchors, cut, prompts
 
@@ -129,3 +142,134 @@ def test_what_is_kept_gives_the_encoders_own_tokens() -> None:
     assert part[:-1] == whole[: len(part) - 1]
     assert f"{kept} {lost}" == text
     assert len(tokenizer(f"{kept} {lost.split()[0]}").input_ids) > 77, "the next word did not fit"
+
+
+# The words of a film
+
+
+def caption_as(monkeypatch: pytest.MonkeyPatch, *found: Caption) -> list[int]:
+    """Have these captions found; how many pictures were captioned each time."""
+    calls: list[int] = []
+
+    def captions(pictures: list[Image.Image], *_arguments: Any, **_options: Any) -> list[Caption]:
+        calls.append(len(pictures))
+        return list(found)
+
+    monkeypatch.setattr(segue.wording, "captions", captions)
+    return calls
+
+
+def film(path: Path, **settings: Any) -> tuple[list[Progress], list[str]]:
+    """Make a film of two pictures without prompts: its progress, and what it warns of."""
+    seen: list[Progress] = []
+    with warnings.catch_warnings(record=True) as noted:
+        warnings.simplefilter("always", SegueWarning)
+        values = {**QUICK, "num_frames": 3, "prompt": (), **settings}
+        Interpolator(tiny_pipe())(picture(0), picture(1), output=path, callback=seen.append, **values)
+    return seen, [str(note.message) for note in noted]
+
+
+def test_captions_are_told_before_anything_is_computed_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = caption_as(monkeypatch, Caption("a poo", 0.3), Caption("a tiger", 0.9))
+    seen, noted = film(tmp_path / "run")
+    assert (seen[0].stage, seen[0].step) == ("words", 0)
+    assert seen[0].text.startswith('caption: "a tiger" (90 %) for picture 2; no caption is sure enough for picture 1')
+    assert not any(progress.text for progress in seen[1:])
+    assert not noted
+    assert json.loads((tmp_path / "run" / "prompts.json").read_text()) == {"prompts": ["", "a tiger"]}
+    again, _ = film(tmp_path / "run", batch_size=1)
+    assert not any(progress.text for progress in again)
+    assert calls == [2], "a film that goes on keeps its captions"
+
+
+NO_PROMPT = "guidance_scale 5 has no prompt to follow: give --prompt, or --captioner"
+
+
+def test_guidance_without_a_prompt_is_told_once(tmp_path: Path) -> None:
+    seen, noted = film(tmp_path / "run")
+    assert noted == [NO_PROMPT]
+    assert not any(progress.text for progress in seen)
+    (tmp_path / "run" / "state.json").unlink()
+    assert film(tmp_path / "run")[1] == []
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"prompt": ("a cat",)},
+        {"negative_prompt": "blurry"},
+        {"prompt_at": {0.5: "a lynx"}},
+        {"inversion_iterations": 1},
+        {"guidance_scale": 1.0},
+        {"guidance_start": 0.5, "guidance_end": 0.5},
+        {"scheme": "interpolate"},
+    ],
+)
+def test_guidance_that_has_words_or_is_off_is_not_told(settings: dict[str, Any], tmp_path: Path) -> None:
+    assert film(tmp_path / "run", **settings)[1] == []
+
+
+def test_captions_that_are_not_sure_enough_are_told_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    caption_as(monkeypatch, Caption("a poo", 0.3), Caption("a thumb", 0.1))
+    seen, noted = film(tmp_path / "run")
+    assert seen[0].text.startswith("no caption is sure enough for pictures 1 and 2")
+    assert noted == []
+
+
+# Guidance without words
+
+
+def denoised(backbone: StableDiffusion, words: TextConditioning, guidance: float) -> tuple[torch.Tensor, list[int]]:
+    """Latents denoised in 4 steps, and the batch sizes of the network's calls."""
+    sizes: list[int] = []
+    z = torch.randn(len(words), 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    handle = backbone.pipe.unet.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    try:
+        start, sampling = backbone.point(0.4), Sampling(num_inference_steps=10, guidance_scale=guidance)
+        return backbone.denoise(z, words, start, sampling=sampling), sizes
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize("controlled", [False, True])
+def test_equal_prompts_are_computed_once_and_guidance_changes_nothing(controlled: bool) -> None:
+    pipe = tiny_pipe()
+    backbone = StableDiffusion(pipe, tiny_controlnet(pipe) if controlled else None)
+    words: Any = backbone.embed(["", "x"], ["", "x"])
+    if controlled:
+        image = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+        words = TextConditioning(words.prompt, words.negative, (Control(image, torch.tensor([1.0, 0.5])),))
+    guided, sizes = denoised(backbone, words, 5.0)
+    assert set(sizes) == {2}
+    assert torch.equal(guided, denoised(backbone, words, 1.0)[0])
+    # Both branches, in which one token differs by less than it can change: what was left out is nothing.
+    moved = words.negative.clone()
+    moved[0, -1, 0] += 1e-6
+    both, sizes = denoised(backbone, TextConditioning(words.prompt, moved, words.controls), 5.0)
+    assert set(sizes) == {4}
+    assert torch.allclose(both, guided, atol=1e-4)
+
+
+def test_a_batch_in_which_one_prompt_differs_has_both_branches() -> None:
+    backbone = StableDiffusion(tiny_pipe())
+    words: Any = backbone.embed(["", "a cat"], ["", ""])
+    mixed, sizes = denoised(backbone, words, 5.0)
+    assert set(sizes) == {4}
+    alone, sizes = denoised(backbone, words.sample(0), 5.0)
+    assert set(sizes) == {1}
+    assert torch.allclose(mixed[:1], alone, atol=1e-5)
+
+
+def test_a_loss_with_guidance_moves_equal_prompts_apart() -> None:
+    """Where gradients are recorded both branches are computed: the negative embedding has a gradient of its own."""
+    backbone = StableDiffusion(tiny_pipe())
+    words: Any = backbone.embed([""], [""])
+    prompt, negative = words.prompt.requires_grad_(), words.negative.requires_grad_()
+    z = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    with torch.enable_grad():
+        eps = backbone.predict(z, backbone.point(0.4), TextConditioning(prompt, negative), guidance_scale=3.0)
+        of_prompt, of_negative = torch.autograd.grad(eps.square().sum(), (prompt, negative))
+    assert of_negative.abs().max() > 0
+    assert torch.allclose(of_negative, of_prompt * (1 - 3.0) / 3.0, rtol=1e-3, atol=1e-5)

@@ -15,6 +15,8 @@ from torch.nn import functional as F
 
 __all__ = ["build_vae", "decode", "encode"]
 
+DECODER_BLOCKS = (3, 4, 3, 0)  # At 16 x 16, 32 x 32, 64 x 64; none at 128 x 128, so that `decode` can compose.
+
 # Fine offsets -2..2 of an upsampled row, summed to coarse offsets -1..1, for even and for odd fine rows.
 FOLD = torch.tensor(
     [[[1, 1, 0, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1]], [[1, 0, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 1, 1]]]
@@ -22,13 +24,13 @@ FOLD = torch.tensor(
 
 
 def build_vae() -> AutoencoderTiny:
-    """Pocket's autoencoder, fresh: f8, 4 latent channels, no blocks above 32 x 32.
+    """Pocket's autoencoder, fresh: f8, 4 latent channels, blocks at no more than 64 x 64.
 
     It begins as what it has to beat, shrinking and enlarging: residual blocks that do nothing yet, the colours carried
     in the first channels (and as positive and negative parts through the decoder's rectifiers), the other channels
     random. From a random start a thousand steps go by before it knows colours.
     """
-    vae = AutoencoderTiny(num_encoder_blocks=(0, 0, 2, 3), num_decoder_blocks=(3, 4, 0, 0))
+    vae = AutoencoderTiny(num_encoder_blocks=(0, 0, 2, 3), num_decoder_blocks=DECODER_BLOCKS)
     blur = torch.tensor([1.0, 2.0, 1.0])
     blur = torch.outer(blur, blur) / 16
     with torch.no_grad():

@@ -30,9 +30,7 @@ LIMIT = 84_000_000
 def main() -> None:
     command(__doc__).parse_args()
     MODEL.mkdir(parents=True, exist_ok=True)
-    vae = trained_vae()
-    vae.register_to_config(scaling_factor=scaling_factor())
-    vae.half().to(memory_format=torch.contiguous_format).save_pretrained(MODEL / "vae")
+    export_vae()
     known = MODEL / "clip" / "model.safetensors"
     before = known.read_bytes() if known.exists() else b""
     text_tower().half().save_pretrained(MODEL / "text_encoder")
@@ -76,6 +74,14 @@ INDEX = {
     "unet": ["diffusers", "UNet2DConditionModel"],
     "vae": ["diffusers", "AutoencoderTiny"],
 }
+
+
+def export_vae() -> None:
+    """The autoencoder, with what its latents are multiplied by."""
+    vae = trained_vae()
+    vae.register_to_config(scaling_factor=scaling_factor())
+    vae.half().to(memory_format=torch.contiguous_format).save_pretrained(MODEL / "vae")
+    anonymous(MODEL / "vae" / "config.json")
 
 
 def scaling_factor() -> float:

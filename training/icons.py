@@ -45,11 +45,15 @@ TONES = ("light", "medium-light", "medium", "medium-dark", "dark", "default")
 def main() -> None:
     command(__doc__).parse_args()
     CACHE.mkdir(parents=True, exist_ok=True)
-    icons = [icon for name in SETS for icon in read(name, *SETS[name])]
-    icons = split_words(icons)
+    icons = read_all()
     concepts = {icon["concept"] for icon in icons}
     write("icons", icons)
     write("openmoji", [i for i in read("openmoji", *MEASURED["openmoji"]) if i["concept"] in concepts])
+
+
+def read_all() -> list[dict[str, Any]]:
+    """The icons of all sets that pocket learns from, held-out ones too, each with its SVG."""
+    return split_words([icon for name in SETS for icon in read(name, *SETS[name])])
 
 
 def read(name: str, version: str, style: str) -> list[dict[str, Any]]:
@@ -120,14 +124,13 @@ def write(name: str, icons: list[dict[str, Any]]) -> None:
     print(f"{name}: {len(records)} pictures, {held_out} held out, {len({r['concept'] for r in records})} concepts")
 
 
-def rasterise(svg: str) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
-    """One picture (128, 128, 4), or None where resvg cannot read it."""
+def rasterise(svg: str, size: int = SIZE) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
+    """One picture (size, size, 4) of a square SVG, or None where resvg cannot read it."""
     try:
-        png = resvg_py.svg_to_bytes(svg_string=svg, skip_system_fonts=True)
+        png = resvg_py.svg_to_bytes(svg_string=svg, skip_system_fonts=True, width=size, height=size)
     except ValueError:
         return None
-    picture = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
-    return np.asarray(picture.resize((SIZE, SIZE)) if picture.size != (SIZE, SIZE) else picture)
+    return np.asarray(Image.open(io.BytesIO(bytes(png))).convert("RGBA"))
 
 
 if __name__ == "__main__":

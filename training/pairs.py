@@ -1,8 +1,9 @@
 """Sixty pairs of held-out pictures for the evaluation, written to `benchmarks/pairs/`.
 
 Twenty pairs show the same concept in two styles, twenty show different concepts, twenty show one drawn character in two
-poses. No picture was ever trained on. `manifest.jsonl` has a line for each pair: name, group (`styles`, `concepts`,
-`poses`), the files a and b, their prompts, and for figures their poses in OpenPose's JSON.
+poses. No picture was ever trained on. All are drawn from their SVGs at 512 x 512 on white. `manifest.jsonl` has a line
+for each pair: name, group (`styles`, `concepts`, `poses`), the files a and b, their prompts, and for figures their
+poses in OpenPose's JSON.
 Run: `python -m training.pairs`.
 """
 
@@ -16,8 +17,8 @@ from PIL import Image
 
 from training import drawing
 from training.figures import SEED
-from training.icons import rasterise
-from training.store import ROOT, command, load_array
+from training.icons import rasterise, read_all
+from training.store import ROOT, command
 
 FOLDER = ROOT / "benchmarks" / "pairs"
 STYLES = [
@@ -47,13 +48,13 @@ CONCEPTS = [
     ("volcano", "twemoji", "japanese castle", "emojione"), ("bus", "emojione", "locomotive", "noto"),
 ]  # fmt: skip
 POSES = 20
+SIZE = 512
 
 
 def main() -> None:
     command(__doc__).parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)
-    pictures, records = load_array("icons")
-    rows = {(r["concept"], r["style"]): i for i, r in enumerate(records) if r["held_out"]}
+    icons = {(icon["concept"], icon["style"]): icon["svg"] for icon in read_all() if icon["held_out"]}
     named = [("styles", (c, a), (c, b)) for c, a, b in STYLES] + [
         ("concepts", (a, p), (b, q)) for a, p, b, q in CONCEPTS
     ]
@@ -62,8 +63,9 @@ def main() -> None:
         number = 1 + sum(line["group"] == group for line in lines)
         line: dict[str, Any] = {"name": f"{group}-{number:02d}", "group": group}
         for side, key in zip("ab", sides, strict=True):
-            line[side] = save(pictures[rows[key]], f"{line['name']}-{side}.png")
-            line[f"prompt_{side}"] = records[rows[key]]["caption"]
+            line[side] = f"{line['name']}-{side}.png"
+            draw(icons[key], FOLDER / line[side])
+            line[f"prompt_{side}"] = ", ".join(key)
         lines.append(line)
     lines.extend(figures(number) for number in range(1, POSES + 1))
     (FOLDER / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -79,34 +81,34 @@ def figures(number: int) -> dict[str, Any]:
     for side, action in zip("ab", actions, strict=True):
         how = drawing.posture(rng, str(action))
         points = drawing.place(who, how, rng)
-        picture = rasterise(drawing.draw(who, points))
-        assert picture is not None
-        line[side] = save(picture, f"{line['name']}-{side}.png")
+        line[side] = f"{line['name']}-{side}.png"
+        draw(drawing.draw(who, points), FOLDER / line[side])
         line[f"prompt_{side}"] = drawing.caption(who, how)
         line[f"pose_{side}"] = f"{line['name']}-{side}.json"
-        (FOLDER / line[f"pose_{side}"]).write_text(json.dumps(openpose(points)) + "\n")
+        (FOLDER / line[f"pose_{side}"]).write_text(json.dumps(openpose(points, SIZE)) + "\n")
     return line
 
 
-def openpose(points: NDArray[np.float64]) -> dict[str, Any]:
-    """Keypoints (18, 2) of one person in OpenPose's JSON."""
-    keypoints = [number for x, y in points for number in (round(float(x), 2), round(float(y), 2), 1.0)]
-    size = drawing.SIZE
+def openpose(points: NDArray[np.float64], size: int = drawing.SIZE) -> dict[str, Any]:
+    """Keypoints (18, 2) of one drawn person in OpenPose's JSON, for the picture of size x size."""
+    scaled = points * size / drawing.SIZE
+    keypoints = [number for x, y in scaled for number in (round(float(x), 2), round(float(y), 2), 1.0)]
     return {"version": 1.3, "canvas_width": size, "canvas_height": size, "people": [{"pose_keypoints_2d": keypoints}]}
 
 
-def save(picture: NDArray[np.uint8], name: str) -> str:
-    """Puts an RGBA picture on white and writes it; returns its name."""
-    alpha = picture[..., 3:].astype(np.float32) / 255
-    rgb = picture[..., :3] * alpha + 255 * (1 - alpha)
-    Image.fromarray(rgb.round().astype(np.uint8)).save(Path(FOLDER, name), optimize=True)
-    return name
+def draw(svg: str, path: Path) -> None:
+    """Writes a square SVG as a picture of 512 x 512 on white."""
+    rgba = rasterise(svg, SIZE)
+    assert rgba is not None, f"{path.name}: resvg cannot read its SVG"
+    alpha = rgba[..., 3:].astype(np.float32) / 255
+    rgb = rgba[..., :3] * alpha + 255 * (1 - alpha)
+    Image.fromarray(rgb.round().astype(np.uint8)).save(path, optimize=True)
 
 
 LICENCES = """# Licences of the pictures in this folder
 
 The pictures named `poses-*` are drawn by `training/drawing.py` and are under this project's licence. The others are
-icons, rasterised at 128 x 128 on white and otherwise unchanged; a prompt's last words in `manifest.jsonl` name the set:
+icons, rasterised at 512 x 512 on white and otherwise unchanged; a prompt's last words in `manifest.jsonl` name the set:
 
 | style | set, authors | licence |
 |---|---|---|

@@ -39,6 +39,7 @@ def begin(
     model: Mapping[str, str | None],
     *,
     given: Given,
+    network: tuple[int, int],
     overwrite: bool,
 ) -> None:
     """Write what determines the images, or compare it with what the folder holds.
@@ -52,7 +53,8 @@ def begin(
         settings: what determines the images.
         batch_size: how the work is cut into batches; a run that is continued keeps its own.
         model: the name and fingerprint of the model, and what else loads it again.
-        given: the poses or control images that were given for the keyframes; they are kept in the folder.
+        given: the poses, control images and points that were given for the keyframes; they are kept in the folder.
+        network: the size (width, height) at which the model works.
         overwrite: begin anew where the folder holds a run with other settings.
 
     Raises:
@@ -62,6 +64,7 @@ def begin(
     fresh: dict[str, Any] = {
         "settings": as_json(settings),
         "size": list(size),
+        "network": list(network),
         "keyframes": [
             {"source": source, "pixels": digest(keyframe)} for source, keyframe in zip(sources, keyframes, strict=True)
         ],
@@ -175,8 +178,10 @@ def _return(replaced: Mapping[str, Any] | None, fresh: Mapping[str, Any]) -> str
 def _changes(there: Mapping[str, Any], fresh: Mapping[str, Any]) -> dict[str, str]:
     """What differs between two runs, by name."""
     changed = {text.partition(":")[0]: text for text in differences(there["settings"], fresh["settings"])}
-    if there["size"] != fresh["size"]:
-        changed["size"] = "size: {} x {}, now {} x {}".format(*there["size"], *fresh["size"])
+    for name in ("size", "network"):
+        before, now = there.get(name, there["size"]), fresh[name]
+        if before != now and name not in changed:
+            changed[name] = "{}: {} x {}, now {} x {}".format(name, *before, *now)
     if there["model"]["fingerprint"] != fresh["model"]["fingerprint"]:
         name, now = there["model"]["name"], fresh["model"]["name"]
         dtype, other = there["model"].get("dtype"), fresh["model"].get("dtype")
@@ -186,7 +191,7 @@ def _changes(there: Mapping[str, Any], fresh: Mapping[str, Any]) -> dict[str, st
             changed["model"] = f"model: {name}, now {now} with other weights, adapters or scheduler"
     before, after = ([keyframe["pixels"] for keyframe in data["keyframes"]] for data in (there, fresh))
     sources = [[keyframe["source"] for keyframe in data["keyframes"]] for data in (there, fresh)]
-    explained = changed.keys() & {"size", "width", "height", "fit", "background", "zoom", "pan", "rotate"}
+    explained = changed.keys() & {"size", "network", "width", "height", "fit", "background", "zoom", "pan", "rotate"}
     if before != after and not (explained and sources[0] == sources[1]):
         names = ["/".join(named) for named in sources]
         changed["keyframes"] = f"keyframes: {names[0]}, now {names[1]}" + (

@@ -1,11 +1,17 @@
 """Captions for keyframes without a prompt.
 
 "pocket" looks up the nearest of pocket's captions: the text whose CLIP vector has the largest cosine with the
-picture's. "blip" is BLIP (Li et al., 2022, arXiv 2201.12086). Any other name is a transformers model that writes
-texts for pictures; "none" leaves the prompts empty.
+picture's. With c_k the largest cosine of any caption of subject k (captions are "subject, style"), its certainty is
+
+    exp(a c_best) / (exp(a c_none) + sum_k exp(a c_k)),
+
+the share of its subject in a softmax over all subjects and "none of these". What is not sure enough is no prompt.
+"blip" is BLIP (Li et al., 2022, arXiv 2201.12086). Any other name is a transformers model that writes texts for
+pictures, without a certainty; "none" leaves the prompts empty.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,12 +30,41 @@ from segue.files import write_bytes
 from segue.models import check_whole
 from segue.models.hub import read
 
-__all__ = ["captions", "nearest_captions", "write_caption_features", "written_captions"]
+__all__ = [
+    "SURE_ENOUGH",
+    "Caption",
+    "captions",
+    "describe_captions",
+    "nearest_captions",
+    "subject_of",
+    "write_caption_features",
+    "written_captions",
+]
 
 BLIP = "Salesforce/blip-image-captioning-large"  # the base model's repository has pickled weights only
 CAPTIONS = "captions.txt"
 FEATURES = "captions.safetensors"
 LONGEST = 40  # tokens of a written caption
+SHARPNESS, NONE_OF_THESE = 60.0, 0.94  # a and c_none, chosen on held-out icons
+SURE_ENOUGH = 0.75  # nine in ten of the held-out icons' captions above it have a word of what is shown: docs/words.md
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A caption of a picture.
+
+    Attributes:
+        text: the caption; empty without a captioner.
+        sure: how sure it is, 0 to 1; None if its captioner does not say.
+    """
+
+    text: str
+    sure: float | None = None
+
+    @property
+    def prompt(self) -> str:
+        """The caption as a prompt; empty if it is not sure enough."""
+        return "" if self.sure is not None and self.sure < SURE_ENOUGH else self.text
 
 
 def captions(
@@ -38,8 +73,8 @@ def captions(
     *,
     model_name: str = "pocket",
     device: str | torch.device = "cpu",
-) -> list[str]:
-    """A caption for each picture.
+) -> list[Caption]:
+    """A caption for each picture, sure or not.
 
     Args:
         pictures: the keyframes.
@@ -53,17 +88,42 @@ def captions(
     """
     match captioner or ("pocket" if model_name == "pocket" else "none"):
         case "none":
-            return [""] * len(pictures)
+            return [Caption("")] * len(pictures)
         case "pocket":
             return nearest_captions(pictures, POCKET_CLIP.parent)
         case "blip":
-            return written_captions(pictures, BLIP, device)
+            return [Caption(text) for text in written_captions(pictures, BLIP, device)]
         case name:
-            return written_captions(pictures, name, device)
+            return [Caption(text) for text in written_captions(pictures, name, device)]
 
 
-def nearest_captions(pictures: Sequence[Image.Image], folder: Path) -> list[str]:
-    """The nearest caption to each picture; the first of equally near ones.
+def describe_captions(found: Sequence[Caption]) -> str:
+    """One line that says which captions become prompts, and of which pictures the prompt stays empty.
+
+    Pictures are counted from 1; without any caption the line is empty.
+    """
+    used = {i: caption for i, caption in enumerate(found, 1) if caption.prompt}
+    unsure = {i: caption for i, caption in enumerate(found, 1) if caption.text and not caption.prompt}
+    parts = []
+    if used:
+        places = {i: "" if len(used) == len(found) else f" for picture {i}" for i in used}
+        texts = [
+            f'"{one.text}"' + ("" if one.sure is None else f" ({_percent(one.sure)})") + places[i]
+            for i, one in used.items()
+        ]
+        parts.append(f"caption{'s' if len(used) > 1 else ''}: {', '.join(texts)}")
+    if unsure:
+        best = "; ".join(f'"{one.text}", {_percent(one.sure or 0.0)}' for one in unsure.values())
+        if len(unsure) == 1:
+            which, stays = "picture", "its prompt stays empty; --prompt says what it shows"
+        else:
+            which, stays = "pictures", "their prompts stay empty; --prompt says what they show"
+        parts.append(f"no caption is sure enough for {which} {_listed(unsure)} (best: {best}), so {stays}")
+    return "; ".join(parts)
+
+
+def nearest_captions(pictures: Sequence[Image.Image], folder: Path) -> list[Caption]:
+    """The nearest caption to each picture, with how sure it is; the first of equally near ones.
 
     Args:
         pictures: what to describe.
@@ -71,8 +131,20 @@ def nearest_captions(pictures: Sequence[Image.Image], folder: Path) -> list[str]
     """
     lines = _lines(folder)
     vectors = _features(folder, len(lines))
-    found = _clip(folder).images(pictures).double() @ vectors.T  # (pictures, captions)
-    return [lines[int(row.argmax())] for row in found]
+    cosines = _clip(folder).images(pictures).double() @ vectors.T  # (pictures, captions)
+    numbers: dict[str, int] = {}
+    subjects = torch.tensor([numbers.setdefault(subject_of(line), len(numbers)) for line in lines])
+    largest = torch.full((len(cosines), len(numbers)), -1.0, dtype=torch.float64)
+    largest = largest.scatter_reduce(1, subjects.expand_as(cosines), cosines, "amax")  # (pictures, subjects)
+    none = torch.full((len(cosines), 1), NONE_OF_THESE, dtype=torch.float64)
+    shares = torch.softmax(SHARPNESS * torch.cat([largest, none], 1), 1)[:, :-1]
+    return [Caption(lines[int(near.argmax())], float(share.max())) for near, share in zip(cosines, shares, strict=True)]
+
+
+def subject_of(caption: str) -> str:
+    """What a caption "subject, style" shows, in whatever style: its letters and digits, as they are compared."""
+    subject, comma, style = caption.rpartition(", ")
+    return "".join(letter for letter in (subject if comma else style).lower() if letter.isalnum())
 
 
 def write_caption_features(folder: Path) -> None:
@@ -92,6 +164,16 @@ def written_captions(pictures: Sequence[Image.Image], name: str, device: str | t
             tokens = model.generate(pixel_values=pixels, max_new_tokens=LONGEST, do_sample=False)
         texts.append(" ".join(tokenizer.decode(tokens[0], skip_special_tokens=True).split()))
     return texts
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    """Numbers as a text: "1", "1 and 2", "1, 2 and 3"."""
+    *others, last = map(str, numbers)
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 @lru_cache(maxsize=1)

@@ -126,8 +126,8 @@ def advice(found: Preflight, *, with_controlnet: bool) -> list[str]:
     lines = []
     if found.layout > FAR["layout"]:
         lines.append(
-            "the pictures are laid out differently: frames in the middle may show both at once; "
-            "crop them alike, or raise --noise (0.35 0.65)"
+            "the pictures are laid out differently: shapes have far to go, and may show at two places in the middle; "
+            "crop them alike, or say with --points what corresponds"
         )
     if found.style > FAR["style"]:
         lines.append("the styles differ: colours may rush near a keyframe; use --spacing perceptual or --timing even")

@@ -23,10 +23,13 @@ from segue.backbone.conditioning import Control
 from segue.dialogue import AcceptRest, Again, Candidates, Chooser, Pick
 from segue.errors import SegueError, warn
 from segue.history import Edit
+from segue.method.align import Match, sampled
+from segue.method.bend import Bends
 from segue.motion import shown, shown_pose
 from segue.noise import Noise
 from segue.pictures import digest, fit, load, to_images, to_tensor
 from segue.plan import motion_of
+from segue.points import read_points, shared_keypoints
 from segue.pose.detect import detector_of
 from segue.pose.drawing import convention_for, draw
 from segue.pose.keypoints import Pose, as_openpose, fitted
@@ -43,9 +46,12 @@ __all__ = [
     "check_number",
     "control_at",
     "controls_of",
+    "find_poses",
     "keep_given",
     "keeping_poses",
     "kept_edit",
+    "keypoints_of",
+    "matches_of",
     "read_given",
     "scale_at",
 ]
@@ -53,24 +59,28 @@ __all__ = [
 Edits = Mapping[FrameKey, Edit]
 Controls = Callable[[Sample, Edits], tuple[Control, ...]]
 
+POINTS = "points.json"
 PHOTOGRAPH = "a photograph of a person, realistic, detailed"  # what a drawing is translated to
 PHOTOGRAPH_NOISE = 0.7
 
 
 @dataclass(frozen=True)
 class Given:
-    """What the user gave for the keyframes: poses, or control images, or nothing.
+    """What the user gave for the keyframes: poses, or control images, or nothing; and points that correspond.
 
-    Fitted to the film's size and seen through its camera, as the keyframes are.
+    Poses and images are fitted to the size that the model works at, and seen through the camera, as the keyframes are;
+    ``points`` has the matches of each gap.
     """
 
     poses: tuple[Pose, ...] = ()
     images: tuple[Image.Image, ...] = ()
+    points: tuple[list[Match], ...] = ()
 
     def digests(self) -> list[str]:
         """A digest of each pose's keypoints or each image's pixels."""
         poses = [json.dumps(as_openpose(pose)).encode() for pose in self.poses]
-        return [*(hashlib.sha256(pose).hexdigest() for pose in poses), *map(digest, self.images)]
+        points = [repr(self.points).encode()] if self.points else []
+        return [*(hashlib.sha256(given).hexdigest() for given in [*poses, *points]), *map(digest, self.images)]
 
 
 def read_given(
@@ -79,31 +89,48 @@ def read_given(
     """Read the files that the settings name, before anything is written.
 
     Args:
-        settings: their ``pose`` and ``control_image``.
+        settings: their ``pose``, ``control_image`` and ``points``.
         given: (width, height) of each keyframe as it was given, which is that of a pose file that names none.
-        size: of the film, (width, height).
+        size: at which the model works, (width, height).
         networks: how many ControlNets there are.
 
     Raises:
         SegueError: a file is missing or broken, their number is wrong, people cannot be guided, or there is no
             ControlNet to give them to, or more than one.
     """
-    motion = motion_of(settings)
     if networks > 1 and (settings.control_image or settings.pose != "off"):
         raise SegueError(f"one ControlNet can be used, not {networks}; with pose off they are left out")
+    points: tuple[list[Match], ...] = ()
+    if settings.points:
+        points = tuple(read_points(Path(settings.points), _closed(given, settings), size, settings.fit))
     if settings.control_image:
-        _check(settings.control_image, "control_image", len(given), networks)
-        images = [load(path, background=settings.background) for path in settings.control_image]
-        images = [fit(image, size, settings.fit, settings.background) for image in images]
-        return Given(images=tuple(shown(motion, Fraction(i), image) for i, image in enumerate(images)))
+        return Given(images=_given_images(settings, len(given), size, networks), points=points)
     if settings.pose in ("auto", "off"):
-        return Given()
-    paths = settings.pose.split(",")
+        return Given(points=points)
+    return Given(poses=_given_poses(settings, given, size, networks), points=points)
+
+
+def _given_images(settings: MorphSettings, count: int, size: tuple[int, int], networks: int) -> tuple[Image.Image, ...]:
+    """The control images, fitted and seen through the camera."""
+    _check(settings.control_image, "control_image", count, networks)
+    motion, images = (
+        motion_of(settings),
+        [load(path, background=settings.background) for path in settings.control_image],
+    )
+    fitted_images = [fit(image, size, settings.fit, settings.background) for image in images]
+    return tuple(shown(motion, Fraction(i), image) for i, image in enumerate(fitted_images))
+
+
+def _given_poses(
+    settings: MorphSettings, given: Sequence[tuple[int, int]], size: tuple[int, int], networks: int
+) -> tuple[Pose, ...]:
+    """The poses of files, fitted and seen through the camera; SegueError where people cannot be guided by them."""
+    paths, motion = settings.pose.split(","), motion_of(settings)
     _check(paths, "pose", len(given), networks)
     loaded = (fitted(Pose.load(path, of), size, settings.fit) for path, of in zip(paths, given, strict=True))
     poses = tuple(shown_pose(motion, Fraction(i), pose) for i, pose in enumerate(loaded))
     PosePath(_closed(poses, settings), matching=settings.pose_matching, given=True)
-    return Given(poses=poses)
+    return poses
 
 
 def keep_given(run: RunFolder, given: Given) -> None:
@@ -113,6 +140,27 @@ def keep_given(run: RunFolder, given: Given) -> None:
         pose.save(_pose_file(run, i))
     for i, image in enumerate(given.images):
         run.save_image(f"control/{FrameKey(i).name}.png", image)
+    if given.points:
+        run.write(POINTS, {"gaps": given.points})
+
+
+def matches_of(run: RunFolder) -> list[list[Match]]:
+    """The user's matches of each gap, as they are kept in the run folder; none where none were given."""
+    kept = run.read(POINTS)
+    gaps: list[list[Match]] = [] if kept is None else [[_match(match) for match in gap] for gap in kept["gaps"]]
+    return gaps
+
+
+def keypoints_of(run: RunFolder, left: int, right: int, *, count: int) -> list[Match]:
+    """The keypoints that the poses of two of ``count`` keyframes share, where the run folder holds these poses."""
+    files = [_pose_file(run, i % count) for i in (left, right)]
+    poses = [Pose.load(file) if file.exists() else None for file in files]
+    return shared_keypoints(*poses)
+
+
+def _match(places: Sequence[Sequence[float]]) -> Match:
+    (x, y), (u, v) = places
+    return (x, y), (u, v)
 
 
 def controls_of(
@@ -121,6 +169,7 @@ def controls_of(
     keyframes: Sequence[Image.Image],
     backbone: Backbone,
     controlnet: str,
+    bends: Bends | None = None,
 ) -> Controls | None:
     """What gives each sample its control, given the edits of the frames that it is made from; None for no control.
 
@@ -132,13 +181,14 @@ def controls_of(
         keyframes: the keyframes, fitted.
         backbone: the networks, for the translation of drawings to photographs.
         controlnet: the name of the ControlNet, for the convention in which skeletons are drawn.
+        bends: how geometry moves, where keyframes are aligned; control images move along.
     """
     if not backbone.controlnets:
         return None
     if settings.control_image:
         images = [run.image(f"control/{FrameKey(i).name}.png") for i in range(len(keyframes))]
         hints = [_as_hint(image) for image in _closed(images, settings)]
-        return lambda sample, _edits: (Control(_faded(hints, sample.key), scale_at(settings, sample.key)),)
+        return lambda sample, _edits: (Control(_faded(hints, sample.key, bends), scale_at(settings, sample.key)),)
     path = _pose_paths(run, settings, keyframes, backbone)
     if path is None:
         return None
@@ -201,6 +251,12 @@ def keeping_poses(
         return answer
 
     return ask
+
+
+def find_poses(run: RunFolder, settings: MorphSettings, keyframes: Sequence[Image.Image], backbone: Backbone) -> None:
+    """Have the keyframes' poses in the run folder, where the film is guided by poses and something detects them."""
+    if backbone.controlnets and settings.pose != "off" and not settings.control_image:
+        _poses(run, settings, keyframes, backbone)
 
 
 def _pose_paths(
@@ -298,7 +354,13 @@ def _as_hint(image: Image.Image) -> Tensor:
     return to_tensor([image]) / 2 + 0.5
 
 
-def _faded(images: Sequence[Tensor], key: FrameKey) -> Tensor:
-    """The control image between those of two keyframes."""
-    share = float(key.position)
-    return (1 - share) * images[key.pair] + share * images[min(key.pair + 1, len(images) - 1)]
+def _faded(images: Sequence[Tensor], key: FrameKey, bends: Bends | None) -> Tensor:
+    """The control image (1, 3, H, W) between those of two keyframes, which move along with their geometry."""
+    share, ends = float(key.position), (key.pair, min(key.pair + 1, len(images) - 1))
+    left, right = (images[i] for i in ends)
+    if bends is not None and share:
+        left, right = (
+            sampled(image[0], bends.origin(key, FrameKey(i), image.shape[2:]))[None].clamp(0, 1)
+            for i, image in zip(ends, (left, right), strict=True)
+        )
+    return (1 - share) * left + share * right

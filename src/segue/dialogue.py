@@ -42,6 +42,7 @@ class Progress:
         step, steps: the denoising steps done and all (summed over samples); iterations in the stage "words".
         seconds: since the work began; left: the seconds that are left, where known.
         frame: the frame that was just finished; file: the picture of it, a PNG in the run folder.
+        text: what a user should know at once, such as the captions that were found; mostly empty.
     """
 
     stage: str
@@ -55,6 +56,7 @@ class Progress:
     left: float | None = None
     frame: FrameKey | None = None
     file: Path | None = None
+    text: str = ""
 
     @property
     def picture(self) -> Image.Image | None:

@@ -29,7 +29,7 @@ class Line:
     """Where some work is, in words.
 
     Attributes:
-        text: beside the live bar.
+        text: beside the live bar; empty where there is only news.
         done, total: the bar; no total where it is not known.
         plain: the line where the output is no terminal; ``text`` if not given.
         part: a plain line is printed at once when it changes, else every few seconds.
@@ -80,7 +80,9 @@ def shown_as_lines(
 
 
 def describe(progress: "Progress") -> str:
-    """Where the work is, in words: "level 2 of 4, frame 3 of 15, 12 s left"."""
+    """Where the work is, in words: "level 2 of 4, frame 3 of 15, 12 s left"; or what a user should know."""
+    if progress.text:
+        return progress.text
     if progress.stage == "words":
         return f"fitting the words, iteration {progress.step} of {progress.steps}"
     if progress.stage == "film":
@@ -117,9 +119,10 @@ class _Plain:
         now = time.monotonic()
         if line.news:
             print(line.news, file=sys.stderr, flush=True)
-        if line.part != self.part or now - self.said >= PLAIN_SECONDS:
+        text = line.plain or line.text
+        if text and (line.part != self.part or now - self.said >= PLAIN_SECONDS):
             self.said, self.part = now, line.part
-            print(line.plain or line.text, file=sys.stderr, flush=True)
+            print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -143,6 +146,8 @@ def _live(unit: str) -> Iterator[Callable[[Line], None]]:
 
 
 def _line(progress: "Progress") -> Line:
+    if progress.text:
+        return Line("", news=progress.text)
     return Line(describe(progress), progress.step, progress.steps, part=progress.level)
 
 
@@ -159,4 +164,5 @@ def _record(progress: "Progress") -> dict[str, Any]:
         "seconds": round(progress.seconds, 3),
         "left": None if progress.left is None else round(progress.left, 3),
         "frame": None if progress.frame is None else str(progress.frame.place),
+        "text": progress.text,
     }

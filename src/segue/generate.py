@@ -31,6 +31,8 @@ from segue.tree import FrameKey
 
 __all__ = ["Work", "generate", "price"]
 
+KEPT = 4  # images of keyframes alone that are remembered
+
 
 @dataclass(frozen=True)
 class Work:
@@ -43,11 +45,12 @@ class Work:
         conditioning: the conditioning of a sample, a batch of one, given the edits of the frames that it is made from.
         noise: named noise, for eta.
         candidates: how many candidates a frame of a level gets.
-        picture: the finished picture of a frame from its decoded image (3, H, W) in [-1, 1] and those of ``alone``.
-        alone: the parents that a frame's picture needs by themselves, made by the frame's own way.
+        picture: the finished picture of a frame from its decoded image (3, h, w) in [-1, 1] and those of ``alone``.
+        alone: the samples of one keyframe alone that the picture of a sample needs.
         judge: scores of pictures, the higher the better.
         choose: who picks, where somebody does.
         report: the progress callback.
+        leading: the frames that were changed or chosen, which the driver adds to.
         cost: what ``price`` found, for the progress.
         keep_candidates: keep the pictures of candidates that were not chosen.
     """
@@ -59,11 +62,12 @@ class Work:
     conditioning: Callable[[Sample, Mapping[FrameKey, Edit]], Any]
     noise: NamedNoise
     candidates: Callable[[Level], int]
-    picture: Callable[[FrameKey, Tensor, Mapping[FrameKey, Tensor]], Image.Image]
-    alone: Callable[[Level, FrameKey], Sequence[FrameKey]] = lambda _level, _key: ()
+    picture: Callable[[FrameKey, Tensor, Mapping[Sample, Tensor]], Image.Image]
+    alone: Callable[[Level, Sample], Sequence[Sample]] = lambda _level, _sample: ()
     judge: Callable[[Sequence[Image.Image]], list[float]] | None = None
     choose: Chooser | None = None
     report: Callable[[Progress], None] = lambda _progress: None
+    leading: set[FrameKey] = field(default_factory=set)
     cost: Cost = field(default_factory=lambda: Cost(0, 0, 0, 0))
     keep_candidates: bool = False
 
@@ -91,16 +95,20 @@ def price(
     backbone: Backbone,
     sampling: Sampling,
     candidates: Callable[[Level], int],
-    alone: Callable[[Level, FrameKey], Sequence[FrameKey]] = lambda _level, _key: (),
+    alone: Callable[[Level, Sample], Sequence[Sample]] = lambda _level, _sample: (),
 ) -> Cost:
     """What a scheme will compute, found by running it on single numbers; the cost of a film that is not begun.
 
     ``candidates`` and ``alone`` are those of ``Work``.
     """
     levels = frames = samples = steps = 0
+    shared: set[tuple[NoisePoint, Sample]] = set()
     level = next(scheme, None)
     while level is not None:
-        count = sum(1 + len(alone(level, key)) for key in level.parents) * (candidates(level) if level.is_final else 1)
+        each = [Sample(key, n) for key in level.parents for n in range(candidates(level) if level.is_final else 1)]
+        parts = {(level.start, part) for sample in each for part in (sample, *alone(level, sample))} - shared
+        shared |= {(point, part) for point, part in parts if part.is_shared}
+        count = len(parts)
         levels, samples = levels + 1, samples + count
         frames += len(level.parents) if level.is_final else 0
         steps += count * _steps(backbone, level, sampling)
@@ -125,6 +133,7 @@ class _Driver:
         self.recipes = recipes
         self.latents: dict[FrameKey, Tensor] = {}
         self.edits: dict[FrameKey, dict[FrameKey, Edit]] = {}  # of a settled frame and of those that it is made from
+        self.alone: dict[str, Tensor] = {}  # decoded images of keyframes alone, which frames share
         self.known: dict[Sample, str] = {}  # the recipes of the present level
         self.drawn: set[str] = set()  # the recipes whose pictures were made here
         self.ask = work.choose
@@ -141,6 +150,7 @@ class _Driver:
         """Make all candidates of a level, then settle frame after frame."""
         self.level += 1
         self.known.clear()
+        self.alone.clear()
         attempts = {key: self._attempts(level, key) for key in level.parents}
         settled = {key: self._choice(level, tries) for key, tries in attempts.items()}
         samples = [Sample(key, n) for key, tries in attempts.items() for n in _numbers(settled[key], tries)]
@@ -154,6 +164,8 @@ class _Driver:
             recipes[key] = recipe
             edits[key] = self._edits_above(level, key) | self._own_edit(level, key, choice.candidate)
             self.latents[key] = self._latent(recipe)
+            if choice.candidate or edits[key].get(key):
+                self.work.leading.add(key)
             if level.is_final:
                 self._show(level, choice, tries)
                 self.frames += 1
@@ -249,7 +261,7 @@ class _Driver:
 
     def _compute(self, level: Level, samples: Sequence[Sample]) -> None:
         """Make what is missing of the samples and their pictures, batch by batch."""
-        needed = [part for sample in samples for part in self._parts(level, sample)]
+        needed = list(dict.fromkeys(part for sample in samples for part in self._parts(level, sample)))
         missing = [part for part in needed if not self.work.run.has_latent(self._recipe(level, part))]
         self._count(level, len(needed) - len(missing), skipped=True)
         while missing:
@@ -265,13 +277,14 @@ class _Driver:
                 self._halve(len(batch))
                 continue
             self.work.run.save_latents({self._recipe(level, s): z[j] for j, s in enumerate(batch)})
-            self._draw(level, list(dict.fromkeys(replace(part, alone=None) for part in batch)))
+            self._draw(level, list(dict.fromkeys(replace(part, alone=None) for part in batch if not part.is_shared)))
             missing = missing[len(batch) :]
         self._draw(level, samples)
 
     def _parts(self, level: Level, sample: Sample) -> list[Sample]:
-        """A sample, and the parents alone that its picture needs."""
-        return [sample, *(replace(sample, alone=parent) for parent in self.work.alone(level, sample.key))]
+        """A sample, and those of a keyframe alone that its picture needs; those that frames share come first."""
+        alone = self.work.alone(level, sample)
+        return [*(part for part in alone if part.is_shared), sample, *(part for part in alone if not part.is_shared)]
 
     def _halve(self, count: int) -> None:
         """Go on with half of a batch that did not fit, here and when the run is continued."""
@@ -317,12 +330,11 @@ class _Driver:
             recipe = self._recipe(level, sample)
             if run.has_picture(recipe):
                 continue
-            recipes = {part.alone: self._recipe(level, part) for part in self._parts(level, sample)}
+            recipes = {part: self._recipe(level, part) for part in self._parts(level, sample)}
             if not all(run.has_latent(part) for part in recipes.values()):
                 continue  # the rest of it is in the next batch
             image = self._decoded(sample.key, recipe)
-            others = {parent: part for parent, part in recipes.items() if parent is not None}
-            alone = {parent: self._decoded(sample.key, part, screened=False) for parent, part in others.items()}
+            alone = {part: self._decoded_alone(part, name) for part, name in recipes.items() if part.alone is not None}
             picture = self.work.picture(sample.key, image, alone)
             if _is_black(picture):
                 self._warn_of_black(sample.key, level.parents[sample.key])
@@ -337,6 +349,17 @@ class _Driver:
                 f"frame {key}: the model gave no numbers (NaN) for its picture; "
                 "load it with dtype float32 (or bfloat16)"
             )
+        return image
+
+    def _decoded_alone(self, part: Sample, recipe: str) -> Tensor:
+        """The image (3, h, w) of a keyframe alone; one that frames share is decoded once in a level."""
+        if recipe in self.alone:
+            return self.alone[recipe]
+        image = self._decoded(part.key, recipe, screened=False)
+        if part.is_shared:
+            if len(self.alone) >= KEPT:
+                self.alone.pop(next(iter(self.alone)))
+            self.alone[recipe] = image
         return image
 
     def _warn_of_black(self, key: FrameKey, parents: Sequence[FrameKey]) -> None:
@@ -359,7 +382,7 @@ class _Driver:
 
     def _edits_above(self, level: Level, key: FrameKey) -> dict[FrameKey, Edit]:
         """The edits of the frames that a frame is made from, and of those that they are made from."""
-        return {k: edit for parent in level.parents[key] for k, edit in self.edits.get(parent, {}).items()}
+        return {k: edit for parent in level.parents.get(key, ()) for k, edit in self.edits.get(parent, {}).items()}
 
     def _recipe(self, level: Level, sample: Sample) -> str:
         """The recipe of a sample: the frame's name, a digest of what it is made from, and the parent alone."""
@@ -374,7 +397,7 @@ class _Driver:
         return self._digest(level, attempt.key, attempt.first, attempt.edit)
 
     def _digest(self, level: Level, key: FrameKey, number: int, edit: Edit) -> str:
-        parents = [self.recipes.get(parent, "") for parent in level.parents[key]]
+        parents = [self.recipes.get(parent, "") for parent in level.parents.get(key, ())]
         start = level.usual.get(key, level.start) if edit.noise is None else self.work.backbone.point(edit.noise)
         text = repr((str(key.place), parents, start.timestep, level.stop.timestep, number, edit))
         return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -27,22 +27,32 @@ from segue.backbone import Backbone
 from segue.backbone.stable_diffusion import StableDiffusion
 from segue.begin import BatchSize, begin, opened, redone, settings_of
 from segue.clip import Clip
-from segue.control import Given, controls_of, keeping_poses, kept_edit, read_given
+from segue.control import (
+    Given,
+    controls_of,
+    find_poses,
+    keeping_poses,
+    kept_edit,
+    keypoints_of,
+    matches_of,
+    read_given,
+)
 from segue.dialogue import Chooser, Made, Progress
 from segue.drift import ColourMatch
 from segue.errors import SegueError
-from segue.fade import Fade, Losses
 from segue.frames import DecidedTree, EditedNoise, Look, network_kept
 from segue.generate import Work, generate
 from segue.history import Edit, Restore, Undo, as_edit
-from segue.keyframes import camera, encoded, fitted, image_of, loaded
+from segue.keyframes import camera, correspondences, encoded, fitted, images_of, loaded, sizes, warn_of_scenes
 from segue.memory import within_memory
+from segue.method.bend import Bends, BentPictures
+from segue.method.detail import Detail, enlarged
 from segue.morph import Morph
-from segue.pictures import Source, digest, to_images
+from segue.pictures import Source, digest, fit, to_images, to_tensor
 from segue.plan import candidates_of, check_plan, cost_of, motion_of, noise_of, sampling_of, tree_of, warn_of_noise
 from segue.rank import Judge
 from segue.run import RunFolder
-from segue.schemes import Latents, Task, scheme_named
+from segue.schemes import Latents, Sample, Task, scheme_named
 from segue.settings import ComputeSettings, ModelSettings, MorphSettings, checked, fields, with_preset
 from segue.spacing import PerceptualTree
 from segue.tree import FrameKey
@@ -132,11 +142,11 @@ class Interpolator:
         Raises:
             SegueError: an image or setting is wrong, or the folder holds a run with other settings.
         """
-        morph_settings, compute = _settings(preset, settings, picked=choose is not None)
-        keyframes, given = self._prepared(images, morph_settings)
+        morph_settings, compute = self._settings(preset, settings)
+        keyframes, network, given = self._prepared(images, morph_settings)
         judge = _judge(morph_settings)
         if morph_settings.scheme != "interpolate":
-            warn_of_noise(morph_settings.noise_levels or morph_settings.noise)
+            warn_of_noise(morph_settings.noise_levels or morph_settings.noise, aligned=morph_settings.align)
         if morph_settings.spacing == "perceptual":
             network_kept(morph_settings.look)  # an error here too
         if output is not None and not str(output):
@@ -145,8 +155,17 @@ class Interpolator:
         try:
             with RunFolder(path, overwrites=overwrite) as run, self.backbone.evaluating():
                 sources = [_source(image) for image in images]
-                batch = self._batch_size(compute, keyframes[0].size)
-                begin(run, keyframes, sources, morph_settings, batch, self.model, given=given, overwrite=overwrite)
+                begin(
+                    run,
+                    keyframes,
+                    sources,
+                    morph_settings,
+                    self._batch_size(compute, network),
+                    self.model,
+                    given=given,
+                    network=network,
+                    overwrite=overwrite,
+                )
                 self.make(run, compute, callback=callback, choose=choose, judge=judge)
                 return Morph(run.path, temporary=output is None)
         except BaseException:
@@ -182,27 +201,40 @@ class Interpolator:
         """The steps of ``make``."""
         data = opened(run)
         settings = settings_of(run, data)
-        size: tuple[int, int] = tuple(data["size"])
-        noise = EditedNoise(run, settings.seed, self._latent_shape(size))
+        size: tuple[int, int] = tuple(data.get("network", data["size"]))
+        noise = EditedNoise(run, settings.seed, self._latent_shape(size), by_gap=settings.align)
 
-        # Encode the keyframes.
-        keyframes = {FrameKey(i): run.shown(FrameKey(i)) for i in range(len(data["keyframes"]))}
+        # Encode the keyframes, at the size that the network works at.
+        shown = {FrameKey(i): run.shown(FrameKey(i)) for i in range(len(data["keyframes"]))}
+        keyframes = {key: fit(keyframe, size, "stretch") for key, keyframe in shown.items()}
         latents = encoded(self.backbone, run, keyframes, [keyframe["pixels"] for keyframe in data["keyframes"]])
 
         # Fit the words to the images (section 4.2).
         words = self._wording(run, settings, list(keyframes.values()), latents, report)
 
-        # Interpolate poses, or fade control images (section 4.3).
-        name = str(data["model"].get("controlnet") or "")
-        words.controls = controls_of(run, settings, list(keyframes.values()), self.backbone, name)
-
         # The tree of midpoints, closed where the film is a loop.
         count = len(keyframes)
         if settings.loop:
             latents[FrameKey(count)] = latents[FrameKey(0)]
+            shown[FrameKey(count)], keyframes[FrameKey(count)] = shown[FrameKey(0)], keyframes[FrameKey(0)]
             if not run.frame(FrameKey(count)).exists():
-                run.save_keyframe(FrameKey(count), keyframes[FrameKey(0)])
+                run.save_keyframe(FrameKey(count), shown[FrameKey(0)])
         tree = tree_of(settings, len(latents) - 1, data.get("grown", []))
+
+        # Bring neighbouring keyframes into correspondence: their poses, what the user knows, what the network sees.
+        given = [keyframes[FrameKey(i)] for i in range(count)]
+        find_poses(run, settings, given, self.backbone)
+        bends, images = None, images_of(shown)
+        if settings.align:
+            known = partial(keypoints_of, run, count=count)
+            bends = correspondences(run, settings, list(keyframes.values()), self.backbone, matches_of(run), known)
+        sight = self._sight(run, settings, keyframes, images, bends)
+
+        # Interpolate poses, or fade control images (section 4.3).
+        name = str(data["model"].get("controlnet") or "")
+        words.controls = controls_of(run, settings, given, self.backbone, name, bends)
+
+        leading: set[FrameKey] = set()
         task = Task(
             latents=latents,
             tree=DecidedTree(run, tree) if isinstance(tree, PerceptualTree) else tree,
@@ -213,31 +245,35 @@ class Interpolator:
             retroactive=settings.retroactive,
             noise_of=partial(noise_of, run),
             distance=Look(run, settings.look),
-            **({"seen": camera(settings, keyframes, self.backbone)} if settings.moves else {}),
+            aligned=settings.align,
+            leads=leading.__contains__,
+            **sight,
         )
-        sampling, images = sampling_of(settings), {key: image_of(keyframes, key) for key in latents}
-        losses = Losses(images, latents, partial(self.backbone.decode, screened=False), motion_of(settings))
-        fade, match = Fade(settings.fade, losses), ColourMatch(images, settings.colour_match)
+        decode = partial(self.backbone.decode, screened=False)
+        detail = Detail(images, latents, decode, settings.detail, motion_of(settings), bends)
+        match = ColourMatch(images, settings.colour_match)
 
-        def finished(key: FrameKey, image: Tensor, alone: Mapping[FrameKey, Tensor]) -> Image.Image:
+        def finished(key: FrameKey, image: Tensor, alone: Mapping[Sample, Tensor]) -> Image.Image:
             blacked_out = not bool((image > -1).any())  # and nothing is added to it
-            return to_images((image if blacked_out else match(key, fade(key, image, alone)))[None])[0]
+            image = enlarged(image, data["size"][::-1])
+            return to_images((image if blacked_out else match(key, detail(key, image, alone)))[None])[0]
 
         # Blend and denoise level by level (section 4.1), keep the best candidate of each (section 4.4).
         work = Work(
             backbone=self.backbone,
-            sampling=sampling,
+            sampling=sampling_of(settings),
             run=run,
             batch_size=data["batch_size"],
             conditioning=words,
             noise=noise,
             candidates=candidates_of(settings),
             picture=finished,
-            alone=fade.alone,
+            alone=detail.alone,
+            leading=leading,
             judge=judge or _judge(settings),
             choose=choose and keeping_poses(choose, run, size, settings, len(self.backbone.controlnets)),
             report=report,
-            cost=cost_of(task, tree, settings, self.backbone, fade),
+            cost=cost_of(task, tree, settings, self.backbone, detail),
             keep_candidates=compute.keep_candidates,
         )
         recipes = {key: data["keyframes"][key.pair % count]["pixels"] for key in tree.keyframes}
@@ -276,10 +312,11 @@ class Interpolator:
             self._same_model(run, data)
             settings = settings_of(run, data)
             networks = len(self.backbone.controlnets)
-            own = kept_edit(run, as_edit(edit), tuple(data["size"]), settings, networks) if edit is not None else None
+            size = tuple(data.get("network", data["size"]))
+            own = kept_edit(run, as_edit(edit), size, settings, networks) if edit is not None else None
             run.record(redone(run, settings, frame, own, candidate))
             if edit and edit.noise is not None:
-                warn_of_noise([edit.noise])
+                warn_of_noise([edit.noise], aligned=settings.align)
             self.make(run, compute, callback=callback, choose=choose)
             return Morph(run.path)
 
@@ -313,34 +350,68 @@ class Interpolator:
         **settings: Any,
     ) -> None:
         """Fit the words of a film to its keyframes, and make no frame; a later call makes the film with them."""
-        morph_settings, compute = _settings(preset, settings)
+        morph_settings, compute = self._settings(preset, settings)
         if not morph_settings.inversion_iterations:
             raise SegueError("inversion_iterations is 0: nothing would be fitted; the paper uses 100 to 500")
-        keyframes, given = self._prepared(images, morph_settings)
+        keyframes, network, given = self._prepared(images, morph_settings)
         with RunFolder(Path(output)) as run:
             begin(
                 run,
                 keyframes,
                 [_source(image) for image in images],
                 morph_settings,
-                self._batch_size(compute, keyframes[0].size),
+                self._batch_size(compute, network),
                 self.model,
                 given=given,
+                network=network,
                 overwrite=False,
             )
-            shown = {FrameKey(i): keyframe for i, keyframe in enumerate(keyframes)}
-            latents = encoded(self.backbone, run, shown, [digest(keyframe) for keyframe in keyframes])
-            self._wording(run, morph_settings, keyframes, latents, callback or (lambda _progress: None))
+            small = [fit(keyframe, network, "stretch") for keyframe in keyframes]
+            digests = [digest(keyframe) for keyframe in keyframes]
+            latents = encoded(self.backbone, run, {FrameKey(i): k for i, k in enumerate(small)}, digests)
+            self._wording(run, morph_settings, small, latents, callback or (lambda _progress: None))
 
-    def _prepared(self, images: Sequence[Source], settings: MorphSettings) -> tuple[list[Image.Image], Given]:
-        """The keyframes, and what is given for them; errors come here, before anything is written or overwritten."""
+    def _prepared(
+        self, images: Sequence[Source], settings: MorphSettings
+    ) -> tuple[list[Image.Image], tuple[int, int], Given]:
+        """The keyframes, the size that the model works at, and what is given for the keyframes.
+
+        Errors come here, before anything is written or overwritten.
+        """
         pictures = loaded(images, settings)
-        keyframes = fitted(pictures, settings, self.backbone)
+        size, network = sizes(pictures, settings, self.backbone)
+        keyframes = fitted(pictures, settings, size)
+        if self.name == "pocket":
+            warn_of_scenes(keyframes)
         check_plan(settings, len(keyframes))
         if settings.scheme != "interpolate":
             self.backbone.check(sampling_of(settings))
-        sizes = [picture.size for picture in pictures]
-        return keyframes, read_given(settings, sizes, keyframes[0].size, len(self.backbone.controlnets))
+        given = [picture.size for picture in pictures]
+        return keyframes, network, read_given(settings, given, network, len(self.backbone.controlnets))
+
+    def _sight(
+        self,
+        run: RunFolder,
+        settings: MorphSettings,
+        keyframes: Mapping[FrameKey, Image.Image],
+        images: Mapping[FrameKey, Tensor],
+        bends: Bends | None,
+    ) -> dict[str, Any]:
+        """How a scheme sees parents: bent along, through the moving camera, or as they are."""
+        if bends is not None:
+            width, height = keyframes[FrameKey(0)].size
+            bent = BentPictures(
+                bends, images, lambda key: to_tensor([run.shown(key)])[0], self.backbone.encode, (height, width)
+            )
+            return {"seen": bent, "carry": bent.noisy}
+        return {"seen": camera(settings, keyframes, self.backbone)} if settings.moves else {}
+
+    def _settings(self, preset: str | None, values: Mapping[str, Any]) -> tuple[MorphSettings, ComputeSettings]:
+        """The settings of a call by kind, over those of a preset."""
+        computing = {name: value for name, value in values.items() if name in fields(ComputeSettings)}
+        others = {name: value for name, value in values.items() if name not in computing}
+        begun = with_preset(preset or "balanced", others, self.name)
+        return checked(MorphSettings, begun), checked(ComputeSettings, computing)
 
     @property
     def model(self) -> dict[str, str | None]:
@@ -401,17 +472,8 @@ class Interpolator:
             latents,
             model_name=self.name,
             progress=lambda step, steps: report(Progress("words", step=step, steps=steps)),
+            say=lambda text: report(Progress("words", text=text)),
         )
-
-
-def _settings(
-    preset: str | None, values: Mapping[str, Any], *, picked: bool = False
-) -> tuple[MorphSettings, ComputeSettings]:
-    """The settings of a call by kind, over those of a preset."""
-    computing = {name: value for name, value in values.items() if name in fields(ComputeSettings)}
-    others = {name: value for name, value in values.items() if name not in computing}
-    begun = with_preset(preset or "balanced", others, picked=picked)
-    return checked(MorphSettings, begun), checked(ComputeSettings, computing)
 
 
 def _judge(settings: MorphSettings) -> Judge | None:

@@ -1,8 +1,8 @@
-"""The keyframes of a film: the images as it shows them, their latents, and how a moving camera sees them."""
+"""The keyframes of a film: the images as it shows them, their latents, and how a moving or bending camera sees them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 from PIL import Image
@@ -10,15 +10,17 @@ from torch import Tensor
 
 from segue.backbone import Backbone
 from segue.errors import SegueError, warn
-from segue.motion import PixelSpace, goes_beyond, seen, shown
-from segue.pictures import Source, common_size, fit, load, to_tensor
+from segue.method.align import Correspondence, Match, align, is_plain
+from segue.method.bend import Bends
+from segue.motion import Motion, PixelSpace, goes_beyond, seen, shown
+from segue.pictures import Source, common_size, film_size, fit, load, network_size, to_tensor
 from segue.plan import motion_of
 from segue.run import RunFolder
 from segue.schemes import Seen
 from segue.settings import MorphSettings
 from segue.tree import FrameKey
 
-__all__ = ["camera", "encoded", "fitted", "image_of", "loaded"]
+__all__ = ["camera", "correspondences", "encoded", "fitted", "images_of", "loaded", "sizes", "warn_of_scenes"]
 
 
 def loaded(images: Sequence[Source], settings: MorphSettings) -> list[Image.Image]:
@@ -32,11 +34,21 @@ def loaded(images: Sequence[Source], settings: MorphSettings) -> list[Image.Imag
     return [load(image, background=settings.background) for image in images]
 
 
-def fitted(pictures: Sequence[Image.Image], settings: MorphSettings, backbone: Backbone) -> list[Image.Image]:
-    """The images as the film shows them: fitted to one size, seen through the moving camera."""
-    # Of the area that the checkpoint was made for, unless a size is asked for.
-    longest = round(backbone.native_size * (max(pictures[0].size) / min(pictures[0].size)) ** 0.5)
-    size = common_size(pictures, backbone.multiple_of, settings.width, settings.height, longest)
+def sizes(
+    pictures: Sequence[Image.Image], settings: MorphSettings, backbone: Backbone
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The sizes (width, height) of the film, and of the images that the model works on."""
+    if settings.width or settings.height:
+        size = common_size(pictures, backbone.multiple_of, settings.width, settings.height)
+        return size, size
+    asked = settings.size and tuple(map(int, settings.size.split("x")))
+    wanted = (asked[0], asked[1]) if asked else pictures[0].size
+    network = network_size(wanted, backbone.native_size, backbone.multiple_of)
+    return film_size(pictures, network, (asked[0], asked[1]) if asked else None), network
+
+
+def fitted(pictures: Sequence[Image.Image], settings: MorphSettings, size: tuple[int, int]) -> list[Image.Image]:
+    """The images as the film shows them: fitted to its size, seen through the moving camera."""
     of_one_size = [fit(picture, size, settings.fit, settings.background) for picture in pictures]
     if not settings.moves:
         return of_one_size
@@ -47,6 +59,16 @@ def fitted(pictures: Sequence[Image.Image], settings: MorphSettings, backbone: B
         text = f"the camera sees beyond the edges of {named}; what is there is their picture mirrored"
         warn(text)
     return [shown(motion, Fraction(i), picture) for i, picture in enumerate(of_one_size)]
+
+
+def warn_of_scenes(keyframes: Sequence[Image.Image]) -> None:
+    """Say of pictures without a plain background, such as photographs, that pocket does not know their like."""
+    scenes = [str(i) for i, keyframe in enumerate(keyframes) if not is_plain(to_tensor([keyframe])[0])]
+    if scenes:
+        which = f"keyframe{'s' if len(scenes) > 1 else ''} {', '.join(scenes)}"
+        text = f"{which}: pocket knows drawn things on plain backgrounds, not photographs or scenes; for these name a"
+        text = f"{text} checkpoint, such as --model stable-diffusion-v1-5/stable-diffusion-v1-5"
+        warn(text)
 
 
 def encoded(
@@ -82,13 +104,79 @@ def encoded(
 
 
 def camera(settings: MorphSettings, keyframes: Mapping[FrameKey, Image.Image], backbone: Backbone) -> Seen:
-    """How the moving camera sees the parents of a frame."""
+    """How the moving camera, which does not bend, sees the parents of a frame."""
     if settings.motion_space == "latent":
         return partial(seen, motion_of(settings))
-    images = {key: image_of(keyframes, key) for key in keyframes}
+    images = {key: to_tensor([keyframe])[0] for key, keyframe in keyframes.items()}
     return PixelSpace(motion_of(settings), images, backbone.encode, partial(backbone.decode, screened=False))
 
 
-def image_of(keyframes: Mapping[FrameKey, Image.Image], key: FrameKey) -> Tensor:
-    """A keyframe's image (3, H, W) in [-1, 1]; the one that closes a loop is the first."""
-    return to_tensor([keyframes[FrameKey(key.pair % len(keyframes))]])[0]
+def correspondences(
+    run: RunFolder,
+    settings: MorphSettings,
+    keyframes: Sequence[Image.Image],
+    backbone: Backbone,
+    points: Sequence[Sequence[Match]],
+    keypoints: Callable[[int, int], Sequence[Match]],
+) -> Bends:
+    """How geometry moves over each gap; what is found once is kept in the run.
+
+    Args:
+        run: the run folder, open.
+        settings: the camera's motion.
+        keyframes: at the size that the model works at; where the film is a loop, the first one again behind the last.
+        backbone: its network's features.
+        points: the user's matches of each gap, or none.
+        keypoints: the keypoints that the poses of two keyframes share.
+    """
+
+    @lru_cache(maxsize=2)
+    def features(index: int) -> list[Tensor]:
+        return [feature[0] for feature in backbone.features(to_tensor([keyframes[index]]))]
+
+    motion, gaps = motion_of(settings), {}
+    for i in range(len(keyframes) - 1):
+        name = f"bend-{FrameKey(i).name}"
+        kept = run.latent(name)
+        if kept is None:
+            left, right = to_tensor([keyframes[i]])[0], to_tensor([keyframes[i + 1]])[0]
+            pairs = [] if torch.equal(left, right) else list(zip(features(i), features(i + 1), strict=True))
+            found = align(
+                left,
+                right,
+                pairs,
+                keypoints=keypoints(i, i + 1),
+                points=points[i] if points else (),
+                camera=_camera(motion, i, left.shape[2] / left.shape[1]),
+            )
+            kept = torch.cat([found.left, found.right, torch.full_like(found.left[:1], found.confidence)])
+            run.save_latents({name: kept})
+        gaps[i] = Correspondence(kept[:2], kept[2:4], float(kept[4, 0, 0]))
+    return Bends(gaps, motion)
+
+
+def _camera(motion: Motion, gap: int, aspect: float) -> Tensor | None:
+    """The map from the keyframe behind a gap to the one before it by the camera alone; None where it stands still."""
+    if motion.still:
+        return None
+    return torch.from_numpy(motion.between(Fraction(gap + 1), Fraction(gap), aspect)).float()
+
+
+def images_of(keyframes: Mapping[FrameKey, Image.Image]) -> Mapping[FrameKey, Tensor]:
+    """The keyframes' images (3, H, W) in [-1, 1], made when they are asked for, of which the last few are kept."""
+    return _Images(keyframes)
+
+
+class _Images(Mapping[FrameKey, Tensor]):
+    def __init__(self, keyframes: Mapping[FrameKey, Image.Image]) -> None:
+        self.keyframes = keyframes
+        self.kept = lru_cache(maxsize=4)(lambda key: to_tensor([keyframes[key]])[0])
+
+    def __getitem__(self, key: FrameKey) -> Tensor:
+        return self.kept(key)
+
+    def __iter__(self) -> Iterator[FrameKey]:
+        return iter(self.keyframes)
+
+    def __len__(self) -> int:
+        return len(self.keyframes)

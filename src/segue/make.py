@@ -32,7 +32,6 @@ from segue.settings import (
     ModelSettings,
     MorphSettings,
     checked,
-    preset_settings,
     updated,
     with_preset,
     without_effect,
@@ -55,7 +54,7 @@ def make_film(
     mode: Mode,
 ) -> None:
     """Make a film of images and write it; what is made already is not made again."""
-    images_settings, film = _checked(values, preset)
+    images_settings, film = _checked(values, preset, model.model)
     computing = given(values, ComputeSettings)
     checked(ComputeSettings, computing)
     _check(images, output, str(images_settings["settings"].background))
@@ -75,7 +74,7 @@ def make_film(
             preset=preset,
             callback=_previewing(show, folder) if computing.get("preview") else show,
             choose=asked if pick else None,
-            **_as_begun(images_settings["given"], preset, None if overwrite else begun),
+            **images_settings["given"],
             **computing,
         )
         _write(morph, output, film, show)
@@ -94,7 +93,7 @@ def fit_words(
     mode: Mode,
 ) -> None:
     """Fit the words of a film to its keyframes, and make no frame."""
-    images_settings, film = _checked(values, preset)
+    images_settings, film = _checked(values, preset, model.model)
     _check(images, output, str(images_settings["settings"].background))
     folder = run_folder(output)
     with showing(mode) as show:
@@ -201,10 +200,10 @@ def frame_named(folder: Path, text: str) -> FrameKey:
     )
 
 
-def _checked(values: Mapping[str, Any], preset: str) -> tuple[dict[str, Any], FilmSettings]:
+def _checked(values: Mapping[str, Any], preset: str, model: str | None) -> tuple[dict[str, Any], FilmSettings]:
     """The settings of the images and of the film, before anything is loaded."""
     images = given(values, MorphSettings) | given(values, InversionSettings)
-    settings = checked(MorphSettings, with_preset(preset, images))
+    settings = checked(MorphSettings, with_preset(preset, images, model))
     return {"given": images, "settings": settings}, checked(FilmSettings, given(values, FilmSettings))
 
 
@@ -249,14 +248,6 @@ def _begun(folder: Path, overwrite: bool) -> dict[str, Any] | None:
         if overwrite:
             return None
         raise SegueError(f"{error}; choose another output, or overwrite it") from error
-
-
-def _as_begun(values: Mapping[str, Any], preset: str, begun: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The settings that were typed; and the preset's candidates where a run has them, though nobody picks now."""
-    candidates = preset_settings(preset).get("candidates")
-    if candidates is None or begun is None or begun["settings"].get("candidates") != candidates:
-        return dict(values)
-    return {"candidates": candidates, **values}
 
 
 def _write(morph: Morph, output: Path, film: FilmSettings, show: Any) -> None:

@@ -31,8 +31,10 @@ __all__ = [
     "Source",
     "common_size",
     "digest",
+    "film_size",
     "fit",
     "load",
+    "network_size",
     "placement",
     "to_images",
     "to_tensor",
@@ -172,6 +174,59 @@ def common_size(
     if most and size[0] * size[1] > most:  # Pillow would write such frames, and not read them again
         raise SegueError(f"frames of {size[0]} x {size[1]} pixels are too large; the most is {most} pixels in all")
     return size
+
+
+MOST_LONGEST = 1024  # pixels of a film's longer side, unless more are asked for
+
+
+def network_size(size: tuple[int, int], native: int, multiple_of: int) -> tuple[int, int]:
+    """The size (width, height) at which a model works on pictures of a size: about its native area, of their shape.
+
+    Of the sizes that are multiples of what the model needs, between two thirds and four thirds of its area (or the
+    nearest to that), the one whose shape is nearest; of equal ones that of the area nearest to the native one.
+    """
+    area, shape = native**2, math.log(size[0] / size[1])
+
+    def distance(width: int, height: int) -> tuple[float, float]:
+        off = abs(math.log(width * height / area))
+        return round(abs(math.log(width / height) - shape) + max(0.0, off - math.log(4 / 3)), 6), off
+
+    most = max(round(2 * native * max(size) / min(size) / multiple_of), 1)
+    sides = [multiple_of * n for n in range(1, min(most, MOST_SIDE // multiple_of) + 1)]
+    return min(
+        ((width, height) for width in sides for height in _near(area / width, multiple_of)), key=lambda s: distance(*s)
+    )
+
+
+def film_size(
+    images: Sequence[Image.Image], network: tuple[int, int], asked: tuple[int, int] | None = None
+) -> tuple[int, int]:
+    """The size (width, height) of a film: as asked for, or that of its first keyframe's shape and largest keyframe.
+
+    Both sides are even, as video needs them; the longer one is at most 1024, or what the model works at where that is
+    more, and not shorter than that.
+
+    Raises:
+        SegueError: a side that is asked for is odd, too small or too large.
+    """
+    if asked is not None:
+        if asked[0] % 2 or asked[1] % 2 or min(asked) < LEAST_SIDE or max(asked) > MOST_SIDE:
+            raise SegueError(
+                f"size {asked[0]}x{asked[1]}: both sides are even numbers of pixels from {LEAST_SIDE} to {MOST_SIDE}"
+            )
+        return asked
+    if max(network) >= MOST_LONGEST or max(network) >= max(max(image.size) for image in images):
+        return network
+    longest = min(max(max(image.size) for image in images), MOST_LONGEST)
+    scale = longest / max(images[0].size)
+    width, height = (max(LEAST_SIDE, 2 * round(side * scale / 2)) for side in images[0].size)
+    return width, height
+
+
+def _near(side: float, multiple_of: int) -> list[int]:
+    """The multiples next to a side, at least one of them."""
+    below = int(side // multiple_of) * multiple_of
+    return [n for n in (below, below + multiple_of) if 0 < n <= MOST_SIDE]
 
 
 def to_tensor(images: Sequence[Image.Image]) -> Tensor:

@@ -8,8 +8,8 @@ import torch
 from segue.backbone import Backbone, Sampling
 from segue.dialogue import Cost
 from segue.errors import SegueError, warn
-from segue.fade import Fade
 from segue.generate import price
+from segue.method.detail import Detail
 from segue.motion import Motion
 from segue.run import RunFolder
 from segue.schemes import Level, Task, scheme_named
@@ -30,15 +30,16 @@ __all__ = [
 ]
 
 FAR = 1e9  # farther than any two frames look apart
-USUAL_NOISE = (0.25, 0.65)  # below, frames look like a cross-fade; above, they leave their parents
+USUAL_NOISE = (0.25, 0.65)  # below, unaligned frames look like a cross-fade; above, frames leave their parents
 
 
 def tree_of(settings: MorphSettings, pairs: int, grown: Sequence[int]) -> Tree:
     """The tree of a film: decided on the way, or fixed, with the smaller ones that it grew from."""
     if settings.spacing == "perceptual":
-        return PerceptualTree(pairs, settings.num_frames, _levels(settings, settings.num_frames), settings.max_distance)
+        levels = _levels(settings, settings.num_frames)
+        return PerceptualTree(pairs, settings.num_frames, levels, settings.max_distance, by_place=settings.align)
     stages = tuple(
-        UniformTree(pairs, num_frames, _levels(settings, num_frames), settings.branching)
+        UniformTree(pairs, num_frames, _levels(settings, num_frames), settings.branching, by_place=settings.align)
         for num_frames in sizes_of(settings, grown)
     )
     return GrownTree(stages) if len(stages) > 1 else stages[0]
@@ -90,11 +91,13 @@ def noise_of(run: RunFolder, midpoint: Midpoint) -> float:
     return midpoint.noise if own is None else own
 
 
-def warn_of_noise(levels: Sequence[float]) -> None:
+def warn_of_noise(levels: Sequence[float], *, aligned: bool) -> None:
     """Say what to expect of noise levels that lie outside the usual ones."""
     low, high = USUAL_NOISE
-    if min(levels) < low:
-        text = f"noise {min(levels):g}: below {low:g} frames look like a cross-fade of their parents"
+    if min(levels) < low and not aligned:
+        text = (
+            f"noise {min(levels):g}: below {low:g} frames look like a cross-fade of their parents; --align moves shapes"
+        )
         warn(text)
     if max(levels) > high:
         text = f"noise {max(levels):g}: above {high:g} frames leave their parents"
@@ -125,10 +128,10 @@ def candidates_of(settings: MorphSettings) -> Callable[[Level], int]:
     return lambda level: settings.candidates_at(level.number)
 
 
-def cost_of(task: Task, tree: Tree, settings: MorphSettings, backbone: Backbone, fade: Fade) -> Cost:
+def cost_of(task: Task, tree: Tree, settings: MorphSettings, backbone: Backbone, detail: Detail) -> Cost:
     """What a film costs; where its spacing is decided on the way, at most, in a number of levels that is open (0)."""
     scheme = scheme_named(settings.scheme)(_weightless(task, tree))
-    cost = price(scheme, backbone, sampling_of(settings), candidates_of(settings), fade.alone)
+    cost = price(scheme, backbone, sampling_of(settings), candidates_of(settings), detail.alone)
     return dataclasses.replace(cost, levels=0) if settings.spacing == "perceptual" else cost
 
 
@@ -141,5 +144,7 @@ def _weightless(task: Task, tree: Tree) -> Task:
         latents=dict.fromkeys(task.latents, zero),
         noise=lambda *_name, **_number: zero,
         seen=lambda _key, parents: [latent for _, latent in parents],
+        carry=lambda _key, _parent, latent: latent,
+        leads=lambda _key: False,
         distance=lambda left, right: float(right.place - left.place) * FAR,
     )

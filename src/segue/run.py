@@ -54,6 +54,7 @@ PARTS = (  # what a run folder holds beside its run file and its lock
     "state.json",
     "tree.json",
     "prompts.json",
+    "points.json",
     "films.json",
     "distances.json",
     "loss.csv",

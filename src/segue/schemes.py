@@ -10,7 +10,7 @@ and z^m is z_t^m, denoised under the conditioning of the midpoint's position.
 """
 
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
 from itertools import groupby
@@ -28,6 +28,7 @@ __all__ = ["Latents", "Level", "NamedNoise", "Sample", "Scheme", "Task", "scheme
 
 Latents = Mapping[FrameKey, Tensor]  # one latent each, (C, h, w)
 Seen = Callable[[FrameKey, Sequence[tuple[FrameKey, Tensor]]], Sequence[Tensor]]
+Carry = Callable[[FrameKey, FrameKey, Tensor], Tensor]
 Scheme = Generator["Level", Latents, None]
 
 
@@ -44,12 +45,18 @@ class Sample:
 
     Attributes:
         key, candidate: the frame, and the candidate's number.
-        alone: the parent that goes the frame's way by itself, in place of the blend of all.
+        alone: the parent that goes the frame's way by itself, in place of the blend of all; with the key of a keyframe,
+            one of the two keyframes of the gap that begins there, at its own place.
     """
 
     key: FrameKey
     candidate: int = 0
     alone: FrameKey | None = None
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether this is a keyframe alone that all frames of a gap share."""
+        return self.key.is_keyframe
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,7 @@ class Level:
         stop: where the leg ends; a frame is finished where that is CLEAN.
         blend: the noisy latent (C, h, w) of a sample at ``start``.
         separable: whether ``blend`` takes samples of one parent alone.
+        is_shared: whether all frames of a gap have the same noise, and ``blend`` takes its keyframes alone.
         usual: the noise point that the tree gives a frame, which may have another of its own at ``start``.
     """
 
@@ -72,6 +80,7 @@ class Level:
     stop: NoisePoint
     blend: Callable[[Sample], Tensor]
     separable: bool = False
+    is_shared: bool = False
     usual: Mapping[FrameKey, NoisePoint] = field(default_factory=dict)
 
     @property
@@ -95,6 +104,9 @@ class Task:
         distance: how far apart two finished frames look.
         noise_of: the noise level of a midpoint, where it is not the tree's.
         seen: the parents' latents as the camera at a midpoint sees them.
+        carry: the latent of a frame on its way, carried from that frame to another.
+        aligned: whether keyframes correspond, so that a frame is made straight from them, by one noise for a gap.
+        leads: whether a frame was changed or chosen, so that the frames after it are made from it.
     """
 
     latents: Latents
@@ -107,6 +119,9 @@ class Task:
     distance: Distance = lambda _a, _b: 0.0
     noise_of: Callable[[Midpoint], float] = lambda midpoint: midpoint.noise
     seen: Seen = lambda _key, parents: [latent for _, latent in parents]
+    carry: Carry = lambda _key, _parent, latent: latent
+    aligned: bool = False
+    leads: Callable[[FrameKey], bool] = lambda _key: False
 
 
 def scheme_named(name: str) -> Callable[[Task], Scheme]:
@@ -117,9 +132,16 @@ def scheme_named(name: str) -> Callable[[Task], Scheme]:
 
 
 def branching(task: Task) -> Scheme:
-    """The method: each midpoint from its two parents, level by level, from the largest noise to the smallest."""
+    """The method: each midpoint from its two parents, level by level, from the largest noise to the smallest.
+
+    Between keyframes that are aligned, the parents are the keyframes themselves, or a frame that leads.
+    """
     made = dict(task.latents)
+    origins: dict[FrameKey, tuple[FrameKey, FrameKey]] = {}
     while midpoints := task.tree.next_level(made, task.distance):
+        if task.aligned:
+            midpoints = tuple(_straight(task, midpoint, origins) for midpoint in midpoints)
+            origins |= {midpoint.key: (midpoint.left, midpoint.right) for midpoint in midpoints}
         fresh: dict[FrameKey, Tensor] = {}
         by_noise = sorted(midpoints, key=task.noise_of, reverse=True)
         for noise, group in groupby(by_noise, key=task.noise_of):
@@ -127,13 +149,26 @@ def branching(task: Task) -> Scheme:
         made |= fresh
 
 
+def _straight(task: Task, midpoint: Midpoint, origins: Mapping[FrameKey, tuple[FrameKey, FrameKey]]) -> Midpoint:
+    """A midpoint with the nearest of its ancestors that are keyframes, or lead, as its parents."""
+    left, right = midpoint.left, midpoint.right
+    while left in origins and not task.leads(left):
+        left = origins[left][0]
+    while right in origins and not task.leads(right):
+        right = origins[right][1]
+    weight = (midpoint.key.place - left.place) / (right.place - left.place)
+    return replace(midpoint, left=left, right=right, weight=weight)
+
+
 def _branching_level(task: Task, made: Latents, point: NoisePoint, midpoints: list[Midpoint]) -> Level:
     """Midpoints of one noise point; the parents of each share the candidate's noise."""
     by_key = {midpoint.key: midpoint for midpoint in midpoints}
 
     def blend(sample: Sample) -> Tensor:
-        midpoint = by_key[sample.key]
         eps = task.noise("midpoint", sample.key, sample.candidate)
+        if sample.key.is_keyframe and sample.alone is not None:
+            return diffuse(task.latents[sample.alone], eps, point)
+        midpoint = by_key[sample.key]
         parents = [(parent, made[parent]) for parent in (midpoint.left, midpoint.right)]
         left, right = (diffuse(z, eps, point) for z in task.seen(sample.key, parents))
         if sample.alone is not None:
@@ -142,7 +177,8 @@ def _branching_level(task: Task, made: Latents, point: NoisePoint, midpoints: li
 
     parents = {m.key: (m.left, m.right) for m in midpoints}
     usual = {m.key: task.point(m.noise) for m in midpoints}
-    return Level(midpoints[0].level, parents, point, CLEAN, blend, separable=True, usual=usual)
+    number = midpoints[0].level
+    return Level(number, parents, point, CLEAN, blend, separable=True, is_shared=task.aligned, usual=usual)
 
 
 def biased(midpoint: Midpoint, bias: float) -> float:
@@ -160,8 +196,8 @@ def interpolate(task: Task) -> Scheme:
     frames = _frames_between(task)
 
     def blend(sample: Sample) -> Tensor:
-        left, right = _ends(sample.key)
-        return _slerp(task.latents[left], task.latents[right], float(sample.key.position))
+        left, right = task.seen(sample.key, [(end, task.latents[end]) for end in _ends(sample.key)])
+        return _slerp(left, right, float(sample.key.position))
 
     yield Level(0, {key: _ends(key) for key in frames}, CLEAN, CLEAN, blend)
 
@@ -177,9 +213,14 @@ def interpolate_denoise(task: Task) -> Scheme:
 
         def blend(sample: Sample, rung: int = rung) -> Tensor:
             left, right = _ends(sample.key)
-            return _slerp(stacks.left(left, rung), stacks.right(right, rung), float(sample.key.position))
+            if sample.alone is not None:  # at its own place, which is that of the key for the left end
+                at = sample.alone
+                return stacks.left(left, rung, at) if at == left else stacks.right(right, rung, at)
+            ends = stacks.left(left, rung, sample.key), stacks.right(right, rung, sample.key)
+            return _slerp(*ends, float(sample.key.position))
 
-        yield Level(number, {key: _ends(key) for key in keys}, stacks.points[rung - 1], CLEAN, blend)
+        parents = {key: _ends(key) for key in keys}
+        yield Level(number, parents, stacks.points[rung - 1], CLEAN, blend, is_shared=task.aligned)
 
 
 def denoise_interpolate_denoise(task: Task, *, shared: bool = True) -> Scheme:
@@ -192,11 +233,11 @@ def denoise_interpolate_denoise(task: Task, *, shared: bool = True) -> Scheme:
     while midpoints := tree.next_level(made):
         rung = len(stacks.points) - number
         neighbours = {m.key: (m.left, m.right, float(m.weight)) for m in midpoints}
-        state |= {key: _blend_at(stacks, rung, state, *around) for key, around in neighbours.items()}
+        state |= {key: _blend_at(stacks, rung, state, key, *around) for key, around in neighbours.items()}
         made |= set(neighbours)
         if task.retroactive and number in (1, 2):
             older = {key: _neighbours(key, made) for key in state if key not in neighbours}
-            state |= {key: _blend_at(stacks, rung, dict(state), *around) for key, around in older.items()}
+            state |= {key: _blend_at(stacks, rung, dict(state), key, *around) for key, around in older.items()}
             neighbours |= older
         stop = stacks.points[rung - 2] if rung > 1 else CLEAN
         parents = {key: (*neighbours.get(key, ())[:2], key) for key in sorted(state)}
@@ -216,19 +257,23 @@ class _Stacks:
     task: Task
     points: tuple[NoisePoint, ...]  # t_1 < ... < t_K
     shared: bool
-    climbed: dict[tuple[FrameKey, FrameKey, str], list[Tensor]] = field(default_factory=dict)  # what is there already
+    climbed: dict[tuple[FrameKey, FrameKey, str, FrameKey], list[Tensor]] = field(default_factory=dict)  # so far
 
-    def left(self, keyframe: FrameKey, rung: int) -> Tensor:
-        """The keyframe's latent at t_rung as the left end of the pair that begins with it."""
-        return self._climbed(keyframe, keyframe, rung, "stack" if self.shared else "stack-left")
+    def left(self, keyframe: FrameKey, rung: int, key: FrameKey) -> Tensor:
+        """The latent at t_rung of the keyframe that begins a pair, as it is seen at a frame of the pair."""
+        return self._climbed(keyframe, keyframe, rung, "stack" if self.shared else "stack-left", key)
 
-    def right(self, keyframe: FrameKey, rung: int) -> Tensor:
-        """The keyframe's latent at t_rung as the right end of the pair that ends with it."""
+    def right(self, keyframe: FrameKey, rung: int, key: FrameKey) -> Tensor:
+        """The latent at t_rung of the keyframe that ends a pair, as it is seen at a frame of the pair."""
         pair = FrameKey(keyframe.pair - 1)
-        return self._climbed(keyframe, pair, rung, "stack" if self.shared else "stack-right")
+        return self._climbed(keyframe, pair, rung, "stack" if self.shared else "stack-right", key)
 
-    def _climbed(self, keyframe: FrameKey, pair: FrameKey, rung: int, purpose: str) -> Tensor:
-        stack = self.climbed.setdefault((keyframe, pair, purpose), [self.task.latents[keyframe]])
+    def _climbed(self, keyframe: FrameKey, pair: FrameKey, rung: int, purpose: str, key: FrameKey) -> Tensor:
+        at = key if self.task.aligned else keyframe
+        stack = self.climbed.setdefault((keyframe, pair, purpose, at), [])
+        if not stack:
+            latent = self.task.latents[keyframe]
+            stack.append(latent if at == keyframe else self.task.seen(at, [(keyframe, latent)])[0])
         for step in range(len(stack) - 1, rung):
             start = self.points[step - 1] if step else CLEAN
             eps = self.task.noise(purpose, pair, step=step)
@@ -243,10 +288,13 @@ def _stacks(task: Task, count: int, *, shared: bool) -> _Stacks:
     return _Stacks(task, tuple(task.point(f) for f in reversed(levels)), shared)
 
 
-def _blend_at(stacks: _Stacks, rung: int, state: Latents, left: FrameKey, right: FrameKey, weight: float) -> Tensor:
-    """The blend of two neighbours at a rung: keyframes from their stacks, frames as they are."""
-    a = stacks.left(left, rung) if left.is_keyframe else state[left]
-    b = stacks.right(right, rung) if right.is_keyframe else state[right]
+def _blend_at(
+    stacks: _Stacks, rung: int, state: Latents, key: FrameKey, left: FrameKey, right: FrameKey, weight: float
+) -> Tensor:
+    """The blend of a frame's two neighbours at a rung: keyframes from their stacks, frames as they are."""
+    carry = stacks.task.carry
+    a = stacks.left(left, rung, key) if left.is_keyframe else carry(key, left, state[left])
+    b = stacks.right(right, rung, key) if right.is_keyframe else carry(key, right, state[right])
     return _slerp(a, b, weight)
 
 

@@ -175,7 +175,8 @@ class MorphSettings(InversionSettings):
     loop: bool = Field(default=False, description="Go back from the last keyframe to the first.")
     scheme: Scheme = Field(default="branching", description="The way in which the frames between are made.")
     noise: tuple[Fraction01, Fraction01] = Field(
-        default=(0.30, 0.55), description="Range of noise levels, from the deepest level of the tree to the first."
+        default=(0.30, 0.55),
+        description="Range of noise levels, from the deepest level of the tree to the first. With pocket 0.25 0.25.",
     )
     noise_spacing: Literal["linear", "convex", "concave"] = Field(
         default="linear", description="Spacing of the noise levels over their range."
@@ -194,9 +195,14 @@ class MorphSettings(InversionSettings):
 
     solver: Solver = Field(default="dpm++", description="The solver that denoises.")
     num_inference_steps: int = Field(
-        default=10, ge=1, le=1000, description="Denoising steps over the whole schedule; a frame takes its share."
+        default=28,
+        ge=1,
+        le=1000,
+        description="Denoising steps over the whole schedule; a frame takes its share. With pocket 20.",
     )
-    guidance_scale: float = Field(default=5.0, ge=0, le=100, description="Strength of classifier-free guidance.")
+    guidance_scale: float = Field(
+        default=5.0, ge=0, le=100, description="Strength of classifier-free guidance. With pocket 1, which is none."
+    )
     guidance_start: float = Field(
         default=0.0, ge=0, le=1, description="Share of the denoising at which guidance begins."
     )
@@ -256,8 +262,18 @@ class MorphSettings(InversionSettings):
         description="How skeletons are drawn; as the ControlNet's name says if not given.",
     )
 
-    width: int | None = Field(default=None, ge=8, le=16384, description="Width of the frames in pixels.")
-    height: int | None = Field(default=None, ge=8, le=16384, description="Height of the frames in pixels.")
+    size: str | None = Field(
+        default=None,
+        pattern=r"^[1-9]\d{0,4}x[1-9]\d{0,4}$",
+        description="Size of the frames as WxH; the keyframes' own, up to 1024 pixels, if not given. "
+        "The model works at the size that it was made for.",
+    )
+    width: int | None = Field(
+        default=None, ge=8, le=16384, description="Width in pixels at which the model works, and of the frames."
+    )
+    height: int | None = Field(
+        default=None, ge=8, le=16384, description="Height in pixels at which the model works, and of the frames."
+    )
     fit: Literal["cover", "contain", "stretch"] = Field(
         default="cover", description="How keyframes are fitted to the frames' size."
     )
@@ -299,11 +315,14 @@ class MorphSettings(InversionSettings):
     colour_match: float = Field(
         default=0.0, ge=0, le=1, description="How strongly frames follow the coarse colours between their keyframes."
     )
-    fade: float = Field(
-        default=0.2,
-        ge=0,
-        le=0.5,
-        description="Share of a gap over which what the model loses of a keyframe fades out; 0 for none.",
+    align: bool = Field(
+        default=True, description="Bring keyframes into correspondence, so that shapes move instead of fading."
+    )
+    points: Name = Field(
+        default="", description="JSON file of places that correspond in neighbouring keyframes (docs/films.md)."
+    )
+    detail: float = Field(
+        default=1.0, ge=0, le=1, description="How much of what the model loses of the keyframes is given back."
     )
 
     def __post_init__(self) -> None:
@@ -326,6 +345,10 @@ class MorphSettings(InversionSettings):
             raise SegueError("refine needs the scheme branching with uniform spacing")
         if self.refine > 1 and not grows(2, self.refine + 1, self.branching):
             raise SegueError(f"refine is a power of branching ({self.branching}), not {self.refine}")
+        if self.points and not self.align:
+            raise SegueError("points needs align, which is off")
+        if self.size and (self.width or self.height):
+            raise SegueError("size stands for the frames' width and height; give either size, or width and height")
         if self.moves and (self.loop or self.scheme != "branching"):
             raise SegueError("zoom, pan and rotate need the scheme branching, and no loop")
         if self.candidates > 1 and self.scheme != "branching":
@@ -426,7 +449,7 @@ _IDLE: Mapping[type[Any], Sequence[tuple[set[str], Callable[[Any], bool], str]]]
 
 PRESET_HELP = (
     "Values to begin with: draft for a first look, balanced, or paper, slow and as published; "
-    "paper makes 8 candidates of a frame where they are ranked or picked."
+    "paper aligns nothing, and ranks 8 candidates of a frame."
 )
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "paper": {
@@ -436,10 +459,17 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "inversion_iterations": 500,
         "candidates": 8,
         "noise": (0.30, 0.55),
+        "negative_prompt": "blurry, distorted, deformed, low quality, text",
+        "rank_for": ("a sharp, detailed picture of high quality",),
+        "rank_against": ("a blurry, distorted picture of low quality",),
+        "align": False,
+        "detail": 0.0,
     },
     "balanced": {},
-    "draft": {"num_inference_steps": 6, "num_frames": 9},
+    "draft": {"num_inference_steps": 16, "num_frames": 9},
 }
+# What pocket does best with, measured over the benchmark's pairs (docs/benchmarks.md); presets take precedence.
+POCKET: Mapping[str, Any] = {"noise": (0.25, 0.25), "num_inference_steps": 20, "guidance_scale": 1.0}
 
 Settings = TypeVar(
     "Settings", LoadSettings, ModelSettings, InversionSettings, MorphSettings, ComputeSettings, FilmSettings
@@ -508,23 +538,19 @@ def without_effect(settings: "MorphSettings | FilmSettings", names: Collection[s
     return [f"{option_name(name)} changes nothing {why}" for idle, why in found for name in idle]
 
 
-def preset_settings(name: str) -> Mapping[str, Any]:
-    """The values that a preset sets; SegueError for an unknown name."""
+def preset_settings(name: str, model: str | None = None) -> Mapping[str, Any]:
+    """The values that a preset sets for a model, the embedded one if not given; SegueError for an unknown preset."""
     if not isinstance(name, str) or name not in PRESETS:
         raise SegueError(f"unknown preset '{name}'; there are {', '.join(PRESETS)}")
-    return PRESETS[name]
+    return {**(POCKET if model in (None, "pocket") else {}), **PRESETS[name]}
 
 
-def with_preset(name: str, values: Mapping[str, Any], *, picked: bool = False) -> dict[str, Any]:
-    """The values of a preset under those that are given.
-
-    Its candidates are left out where the scheme makes none, and where nothing chooses among them: neither prompts to
-    rank for or against, nor (``picked``) a person.
-    """
-    preset = dict(preset_settings(name))
-    chosen = picked or values.get("rank_for") or values.get("rank_against")
-    if values.get("scheme", "branching") != "branching" or not chosen:
-        preset.pop("candidates", None)
+def with_preset(name: str, values: Mapping[str, Any], model: str | None = None) -> dict[str, Any]:
+    """The values of a preset for a model under those that are given; without its candidates where none can be made."""
+    preset = dict(preset_settings(name, model))
+    if values.get("scheme", "branching") != "branching" or values.get("candidates") == 1:
+        for idle in ("candidates", "rank_for", "rank_against"):
+            preset.pop(idle, None)
     return {**preset, **values}
 
 

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from fractions import Fraction
 
-from segue.tree import Distance, FrameKey, Midpoint
+from segue.tree import Distance, FrameKey, Midpoint, level_at
 
 __all__ = ["PerceptualTree"]
 
@@ -27,12 +27,14 @@ class PerceptualTree:
         levels: the noise level of each depth, first depth first; deeper ones use the last.
         max_distance: neighbours that look no farther apart than this are not split; 0 splits until the frames are
             used up, or all neighbours look the same.
+        by_place: as of a ``UniformTree``.
     """
 
     pairs: int
     num_frames: int
     levels: tuple[float, ...]
     max_distance: float = 0.0
+    by_place: bool = False
 
     @property
     def keyframes(self) -> tuple[FrameKey, ...]:
@@ -52,7 +54,7 @@ class PerceptualTree:
     def _midpoint(self, left: FrameKey, right: FrameKey) -> Midpoint:
         key = _middle(left, right)
         depth = _depth(key)
-        noise = self.levels[min(depth, len(self.levels)) - 1]
+        noise = self.levels[min(level_at(key) if self.by_place else depth - 1, len(self.levels) - 1)]
         return Midpoint(key, left, right, Fraction(1, 2), depth - 1, noise)
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "around",
     "descendants",
     "grows",
+    "level_at",
     "noise_levels",
 ]
 
@@ -115,12 +116,14 @@ class UniformTree:
         num_frames: the frames of each gap, both keyframes included.
         levels: the noise level of each level, first level first.
         branching: into how many parts a level splits each gap.
+        by_place: give each frame the noise of the level that is as far from the keyframes as it is (``level_at``).
     """
 
     pairs: int
     num_frames: int
     levels: tuple[float, ...]
     branching: int = 2
+    by_place: bool = False
 
     def __post_init__(self) -> None:
         depth = self.depth(self.num_frames, self.branching)
@@ -167,11 +170,15 @@ class UniformTree:
                 right=FrameKey.at(Fraction(right, gap)),
                 weight=Fraction(index - left, right - left),
                 level=level,
-                noise=self.levels[level],
+                noise=self.levels[self._rung(FrameKey.at(Fraction(index, gap)), level)],
             )
             for left, right in wide
             for index in _split(left, right, self.branching)
         )
+
+    def _rung(self, key: FrameKey, level: int) -> int:
+        """Which of the noise levels a frame of a level has."""
+        return min(level_at(key, self.branching), len(self.levels) - 1) if self.by_place else level
 
     def midpoints(self) -> tuple[Midpoint, ...]:
         """Every midpoint, level by level."""
@@ -223,6 +230,18 @@ def noise_levels(count: int, low: float, high: float, spacing: NoiseSpacing = "l
     if count <= 1:
         return (high,) * count
     return tuple(low + (high - low) * curve[spacing](1 - i / (count - 1)) for i in range(count))
+
+
+def level_at(key: FrameKey, branching: int = 2) -> int:
+    """The first level whose frames come as near to a keyframe as a frame is: 0 for the middle half of a gap (b = 2).
+
+    So noise falls towards the keyframes, and neighbours have the same or the next level's, in whatever order they are
+    made.
+    """
+    distance, level, width = min(key.position, 1 - key.position), 0, Fraction(1, branching**2)
+    while distance <= width:
+        level, width = level + 1, width / branching
+    return level
 
 
 def descendants(key: FrameKey, midpoints: Iterable[Midpoint]) -> frozenset[FrameKey]:

@@ -11,9 +11,10 @@ from PIL import Image
 
 from segue.backbone import Backbone
 from segue.backbone.conditioning import TextConditioning
-from segue.caption import captions
+from segue.caption import captions, describe_captions
 from segue.conditioning import ConditioningPath
 from segue.control import Controls, Edits
+from segue.errors import warn
 from segue.inversion import invert
 from segue.noise import Noise
 from segue.run import RunFolder
@@ -38,6 +39,8 @@ class Words:
 
     def __call__(self, sample: Sample, edits: Edits) -> TextConditioning:
         """The conditioning of a sample, a batch of one; ``edits`` are those of the frames that it is made from."""
+        if sample.is_shared and sample.alone is not None:  # a keyframe at its own place
+            sample = Sample(sample.alone)
         words = self.path(sample.key.place)
         edit = self.run.history.attempt_of(sample.key, sample.candidate).edit
         if edit.prompt is not None:
@@ -62,6 +65,7 @@ def wording(
     *,
     model_name: str,
     progress: Callable[[int, int], None],
+    say: Callable[[str], None],
 ) -> Words:
     """The words of a film; what was found and fitted for them is kept in the run.
 
@@ -73,19 +77,35 @@ def wording(
         latents: their clean latents (C, h, w).
         model_name: the model that captions are found for.
         progress: is told the iteration of textual inversion, and of how many.
+        say: is told which captions were found, in one line.
+
+    Warns:
+        SegueWarning: guidance has nothing to follow.
     """
     texts = run.read("prompts.json") or {}
     if "prompts" not in texts:
-        found = prompts(
-            settings, len(keyframes), lambda: captions(keyframes, settings.captioner, model_name=model_name)
-        )
-        texts = {"prompts": list(found)}
+        found = [] if settings.prompt else captions(keyframes, settings.captioner, model_name=model_name)
+        are_sure = all(caption.prompt for caption in found)  # one alone would pull the film to its side
+        said = [caption.prompt if are_sure else "" for caption in found]
+        texts = {"prompts": prompts(settings, len(keyframes), lambda: said)}
         run.write("prompts.json", texts)
+        if line := describe_captions(found):
+            say(line)
+        elif not any(texts["prompts"]):
+            _warn_of_guidance(settings)
     path = cache(lambda: _path(backbone, run, settings, texts["prompts"], keyframes, latents, progress))
     if settings.inversion_iterations:
         path()
     # Prompts that are only embedded are so when they are first needed: a finished film needs none.
     return Words(backbone, run, lambda place: path()(place), settings.negative_prompt)
+
+
+def _warn_of_guidance(settings: MorphSettings) -> None:
+    """Warn of guidance if no keyframe has a prompt and there are no other words that it could follow."""
+    has_words = settings.negative_prompt.strip() or settings.prompt_at or settings.inversion_iterations
+    guides = settings.guidance_scale > 1 and settings.guidance_start < settings.guidance_end
+    if guides and not has_words and settings.scheme != "interpolate":
+        warn(f"guidance_scale {settings.guidance_scale:g} has no prompt to follow: give --prompt, or --captioner")
 
 
 def _path(

@@ -178,6 +178,10 @@ class Backbone(Protocol):
         """eps_hat of latents at a noise point, differentiable with respect to the conditioning's tensors."""
         ...
 
+    def features(self, images: Tensor) -> Sequence[Tensor]:
+        """What the network sees in images (B, 3, H, W) in [-1, 1]: activations (B, C, h, w) of several layers."""
+        ...
+
     def evaluating(self, grad: bool = False) -> AbstractContextManager[None]:
         """Networks in evaluation mode, weights frozen, without gradients unless grad; all as it was afterwards."""
         ...

@@ -31,6 +31,8 @@ from segue.backbone.solvers import Leg, Schedule, grid
 from segue.errors import SegueError, warn
 from segue.memory import free_memory
 from segue.models.fingerprint import Fingerprint
+from segue.noise import Noise
+from segue.tree import FrameKey
 from segue.words import cut
 
 __all__ = ["TILED_PIXELS", "StableDiffusion"]
@@ -47,6 +49,7 @@ BEYOND_TEXT = (
     "class_embed_type",
     "num_class_embeds",
 )
+FEATURE_NOISE, FEATURE_DRAWS = 0.15, 4
 TILED_PIXELS = 1024 * 1024  # above this, decoding one image in float32 takes more than 3 GB
 
 
@@ -308,6 +311,32 @@ class StableDiffusion:
         alpha, sigma = per_sample([p.alpha for p in points], z), per_sample([p.sigma for p in points], z)
         return self.schedule.epsilon(output, z, alpha, sigma)
 
+    def features(self, images: Tensor) -> list[Tensor]:
+        """What the UNet sees in images (B, 3, H, W) in [-1, 1]: its second and third decoder blocks at little noise.
+
+        Means over a few draws of noise, without words; float32 on the CPU, (B, C, h, w) each. Tang et al., "Emergent
+        Correspondence from Image Diffusion", 2023, arXiv 2306.03881.
+        """
+        point, kept = self.point(FEATURE_NOISE), dict[int, Tensor]()
+        blocks = list(self.pipe.unet.up_blocks)[1:3]
+        hooks = [
+            block.register_forward_hook(lambda _block, _given, output, i=i: kept.__setitem__(i, output))
+            for i, block in enumerate(blocks)
+        ]
+        try:
+            with self.evaluating():
+                z, words = self.encode(images), self.embed([""] * len(images), [""] * len(images))
+                inputs, total = self._inputs(words, len(z), 1.0), [torch.zeros(())] * len(blocks)
+                for draw in range(FEATURE_DRAWS):
+                    eps = Noise(0)("features", FrameKey(0), step=draw, shape=z.shape[1:])
+                    x = (point.alpha * z + point.sigma * eps).to(self._device)
+                    self._predict(x, [point.timestep], inputs, False)
+                    total = [total[i] + _home(kept[i]) for i in range(len(blocks))]
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return [summed / FEATURE_DRAWS for summed in total]
+
     @contextmanager
     def evaluating(self, grad: bool = False) -> Iterator[None]:
         """Networks in evaluation mode with frozen weights, without gradients unless grad; then all as it was.
@@ -350,13 +379,15 @@ class StableDiffusion:
         return self._fingerprint(self.pipe, self.controlnets)
 
     def _inputs(self, conditioning: TextConditioning, batch: int, guidance_scale: float) -> "_Inputs":
-        """The conditioning of one batch on the device, the negative branch first."""
+        """The conditioning of one batch on the device, the negative branch first, if there is one."""
         if len(conditioning) != batch:
             raise ValueError(f"{batch} latents and the conditioning of {len(conditioning)}")
         networks = self.controlnets
         if conditioning.controls and len(conditioning.controls) != len(networks):
             raise ValueError(f"{len(conditioning.controls)} controls for {len(networks)} ControlNets")
-        guided = guidance_scale > 1
+        # Equal branches cancel, eps + g (eps - eps) = eps, and one is enough; but inversion moves them apart.
+        are_equal = not torch.is_grad_enabled() and torch.equal(conditioning.prompt, conditioning.negative)
+        guided = guidance_scale > 1 and not are_equal
         device, dtype = self._device, self.pipe.unet.dtype
         text = torch.cat([conditioning.negative, conditioning.prompt]) if guided else conditioning.prompt
         controls: list[tuple[Any, Tensor, Tensor]] = []

@@ -73,9 +73,9 @@ def batch(
         for kind in (MorphSettings, ComputeSettings, FilmSettings)
         for name, value in given(values, kind).items()
     }
-    with faults_as_lines():
-        rows = read_rows(pairs, output, settings, preset=preset, ending=f".{film}")
     chosen = checked(ModelSettings, given(values, ModelSettings))
+    with faults_as_lines():
+        rows = read_rows(pairs, output, settings, preset=preset, ending=f".{film}", model=chosen.model)
     chosen = updated(chosen, {"model": _placed(chosen.model), "controlnet": _placed(chosen.controlnet)})
     check_output(rows, output, overwrite=overwrite)
     mode, notes, order = mode_of(quiet, as_json), Notes(output, chosen), {row.name: i for i, row in enumerate(rows)}

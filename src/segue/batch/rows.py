@@ -76,7 +76,9 @@ class Row:
         }
 
 
-def read_rows(manifest: Path, output: Path, values: Mapping[str, Any], *, preset: str, ending: str) -> list[Row]:
+def read_rows(
+    manifest: Path, output: Path, values: Mapping[str, Any], *, preset: str, ending: str, model: str | None = None
+) -> list[Row]:
     """The rows of a manifest; a row's own settings go before those of the command, which go before the preset's.
 
     Args:
@@ -85,6 +87,7 @@ def read_rows(manifest: Path, output: Path, values: Mapping[str, Any], *, preset
         values: the command's settings, of all kinds.
         preset: values to begin with.
         ending: the films' ending: .mp4, .gif or .webp.
+        model: the checkpoint that the preset is for; pocket if not given.
 
     Raises:
         SegueError: anything is wrong; the message lists every fault with its line or row.
@@ -98,7 +101,7 @@ def read_rows(manifest: Path, output: Path, values: Mapping[str, Any], *, preset
     for pair in pairs:
         try:
             own = _absolute({name: _typed(name, value) for name, value in pair.settings.items()}, folder.absolute())
-            given = values_of(pair, with_preset(preset, {**shared, **own}))
+            given = values_of(pair, with_preset(preset, {**shared, **own}, model))
             _check(checked(MorphSettings, _of(given, MorphSettings)), pair)
             checked(ComputeSettings, _of(given, ComputeSettings))
             checked(FilmSettings, _of(given, FilmSettings))
@@ -196,6 +199,8 @@ def _absolute(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     placed = dict(values)
     if isinstance(pose := values.get("pose"), str) and _is_files(pose):
         placed["pose"] = ",".join(str(folder / name.strip()) for name in pose.split(","))
+    if isinstance(points := values.get("points"), str) and points:
+        placed["points"] = str(folder / points)
     kind, colon, file = str(values.get("look", "")).partition(":")
     if colon and (folder / file).exists():
         placed["look"] = f"{kind}:{folder / file}"

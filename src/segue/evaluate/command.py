@@ -95,8 +95,9 @@ def _evaluate(
             )
     chosen = schemes_named(schemes)
     settings = given(values, MorphSettings)
+    model = checked(ModelSettings, given(values, ModelSettings))
     for scheme in chosen:
-        checked(MorphSettings, with_preset(preset, {**settings, "scheme": scheme}))
+        checked(MorphSettings, with_preset(preset, {**settings, "scheme": scheme}, model.model))
     computing = given(values, ComputeSettings)
     checked(ComputeSettings, computing)
     with faults_as_lines():
@@ -106,7 +107,6 @@ def _evaluate(
     from segue.evaluate.features import network_named
     from segue.interpolate import Interpolator
 
-    model = checked(ModelSettings, given(values, ModelSettings))
     seen = [network_named(name, model.device or _device()) for name in dict.fromkeys(networks)]
     segue = Interpolator.loaded(model)
     with locked(output, NOTES, "evaluation"), shown_as_lines(mode_of(quiet), _line, unit="films") as show:

@@ -93,7 +93,7 @@ def evaluate(
     """
     begun, clock, report = time.perf_counter(), _Clock(), callback or (lambda _stage: None)
     model = {"name": segue.name, "fingerprint": segue.backbone.fingerprint()}
-    by_scheme = [with_preset(preset, {**(settings or {}), "scheme": scheme}) for scheme in schemes]
+    by_scheme = [with_preset(preset, {**(settings or {}), "scheme": scheme}, segue.name) for scheme in schemes]
     digest_of = cache(_digest_of_file)  # of files that several films are made of
     jobs = [_job(model["fingerprint"], pair, of_scheme, digest_of) for of_scheme in by_scheme for pair in pairs]
 

@@ -52,8 +52,17 @@ def studio(
     from segue.studio.session import Studio
 
     opened = _opened(run)
-    load = _loader(opened, checked(ModelSettings, values))
-    made = Studio(folder.absolute(), load, _describe, opened, examples(), Queue(max_waiting), public=share)
+    model = checked(ModelSettings, values)
+    made = Studio(
+        folder.absolute(),
+        _loader(opened, model),
+        _describe,
+        opened,
+        examples(),
+        Queue(max_waiting),
+        public=share,
+        model_name=model.model or _begun(opened).get("name"),
+    )
     listening = _listening(port)
     hosts = None if share else frozenset({HOST, "localhost"})
     app = application(made, most_bytes=most, password=password, hosts=hosts)
@@ -120,15 +129,21 @@ def _opened(run: Path | None) -> Path | None:
     return run
 
 
+def _begun(run: Path | None) -> Mapping[str, str | None]:
+    """What a run remembers of its model; nothing where there is no run."""
+    from segue.parts import RUN_FILE, read_part
+
+    data = read_part(run, RUN_FILE) if run else None
+    return data["model"] if data else {}
+
+
 def _loader(run: Path | None, given: ModelSettings) -> Callable[[], Any]:
     """What loads the model: the one that is given, or else the one that the opened run was made with."""
 
     def load() -> Any:
         from segue.interpolate import Interpolator
-        from segue.parts import RUN_FILE, read_part
 
-        data = read_part(run, RUN_FILE) if run else None
-        begun: Mapping[str, str | None] = data["model"] if data else {}
+        begun = _begun(run)
         name = given.model or begun.get("name")
         own = begun if name == begun.get("name") else {}
         rest = {"controlnet": given.controlnet or own.get("controlnet"), "dtype": given.dtype or own.get("dtype")}
@@ -141,7 +156,7 @@ def _describe(picture: Any, captioner: str | None) -> str:
     """A caption by the captioner that the settings name; pocket's needs no network and serves every model."""
     from segue.caption import captions
 
-    return captions([picture], "pocket" if captioner in (None, "none") else captioner)[0]
+    return captions([picture], "pocket" if captioner in (None, "none") else captioner)[0].text
 
 
 def examples() -> dict[str, tuple[Path, ...]]:

@@ -24,6 +24,7 @@ from segue.settings import (
     checked,
     fields,
     option_name,
+    preset_settings,
     texts_by_place,
 )
 
@@ -35,6 +36,7 @@ ELSEWHERE = ("prompt",)  # each keyframe has its own box
 NAMES: Mapping[str, tuple[str, ...]] = {
     "pose": ("auto", "off"),
     "control_image": (),
+    "points": (),
     "captioner": ("pocket", "none"),
     "ranker": ("pocket",),
     "look": ("pocket",),
@@ -56,7 +58,8 @@ FOLDED: Mapping[str, tuple[str, ...]] = {
     "Denoising": ("solver", "num_inference_steps", "guidance_scale", "eta"),
     "Words": ("negative_prompt", "prompt_at", "captioner", "embedding_blend"),
     "Candidates": ("candidates", "rank_for", "rank_against", "ranker"),
-    "Size and camera": ("width", "height", "fit", "background", "zoom", "pan", "rotate", "fade"),
+    "Size and camera": ("size", "width", "height", "fit", "background", "zoom", "pan", "rotate"),
+    "Alignment": ("align", "points", "detail"),
 }
 
 
@@ -153,8 +156,8 @@ def command_line(
     words += ["--model", name] if name and name != "pocket" else []
     words += ["--controlnet", controlnet] if controlnet else []
     words += ["--dtype", dtype] if dtype else []
-    for values in (settings, film):
-        default = as_json(checked(MorphSettings, {}) if isinstance(values, MorphSettings) else FilmSettings())
+    usual = checked(MorphSettings, preset_settings("balanced", name))
+    for values, default in ((settings, as_json(usual)), (film, as_json(FilmSettings()))):
         for field, value in as_json(values).items():
             if value != default[field]:
                 words += _option(field, value)

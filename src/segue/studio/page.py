@@ -102,14 +102,14 @@ def page(studio: Studio) -> Any:
         def loading(request: gr.Request) -> list[Any]:
             session = _session(studio, request)
             data = session.data
-            images = _shown(MorphSettings, preset_settings(data["preset"])) | data["controls"]
+            images = _shown(MorphSettings, preset_settings(data["preset"], studio.model_name)) | data["controls"]
             films = _shown(FilmSettings, data["film"]) | data["film_controls"]
             return [
                 session.tables.name, data["preset"], *(images[name] for name in made), *(films[name] for name in filmed)
             ]  # fmt: skip
 
         def choosing(request: gr.Request, film: str, chosen: str) -> list[Any]:
-            values = _shown(MorphSettings, preset_settings(chosen))
+            values = _shown(MorphSettings, preset_settings(chosen, studio.model_name))
             found = {name: values[name] for name in changed}
             _session(studio, request).tables.keep("controls", found, name=film, preset=chosen)
             return list(found.values())

@@ -60,6 +60,7 @@ class Studio:
         examples: pictures to begin with, by name.
         queue: the one queue.
         public: strangers see the page; its settings name no files and no models.
+        model_name: the checkpoint, where it is not pocket.
     """
 
     root: Path
@@ -69,6 +70,7 @@ class Studio:
     examples: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
     queue: Queue = field(default_factory=Queue)
     public: bool = False
+    model_name: str | None = None
     _model: Interpolator | None = None
     _sessions: dict[str, "Session"] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
@@ -163,7 +165,7 @@ class Session:
             self.clear()
             for picture in pictures:
                 self.keyframes.add(picture, picture.name)
-            settings = checked(MorphSettings, preset_settings(QUICKEST))
+            settings = checked(MorphSettings, preset_settings(QUICKEST, self.studio.model_name))
             self.data |= {"preset": QUICKEST, "controls": _as_controls(settings), "film_controls": {}}
             self.save()
 
@@ -233,7 +235,8 @@ class Session:
         given = {name: setting for name, value in values.items() if (setting := read(name, value)) is not None}
         if self.studio.public:
             check_public(given)
-        return checked(MorphSettings, with_preset(preset, {**given, "prompt": self.keyframes.prompts()}))
+        values = {**given, "prompt": self.keyframes.prompts()}
+        return checked(MorphSettings, with_preset(preset, values, self.studio.model_name))
 
     def make(self, values: Mapping[str, Any], preset: str = "balanced") -> None:
         """Make a film of the keyframes: continue, grow or begin a run, and let it wait for its turn."""

@@ -1,0 +1,142 @@
+"""A camera that bends: what a picture shows, seen from another place of the film.
+
+A point x that is seen at place s of the film came, of the left keyframe A, from
+
+    p_A = u - b,   u = C_A^-1 C_s x,   b = b(u) the displacement that solves u = p_A + s d_A(p_A)
+
+where C are the cameras of zoom, pan and rotation; likewise of the right keyframe with 1 - s. A frame that was made at
+place l shows it where both keyframes' points have moved to by then, mixed by s:
+
+    (1 - s) C_l^-1 C_A (p_A + l d_A(p_A)) + s C_l^-1 C_B (p_B + (1 - l) d_B(p_B))
+
+so that the pixels of a picture are sampled once, however zoom, pan, rotation and correspondence compose.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from segue.method.align import Correspondence, grid, place_of, resized, sampled, unbend
+from segue.motion import Motion
+from segue.tree import FrameKey
+
+__all__ = ["Bends", "BentPictures"]
+
+
+@dataclass(frozen=True)
+class Bends:
+    """How geometry moves over a film.
+
+    Attributes:
+        gaps: the correspondence of each gap, by its number.
+        motion: how the camera moves.
+    """
+
+    gaps: Mapping[int, Correspondence]
+    motion: Motion = field(default_factory=Motion)
+
+    def confidence(self, key: FrameKey) -> float:
+        """How sure the correspondence around a frame is."""
+        return self.gaps[key.pair].confidence
+
+    def origin(self, key: FrameKey, parent: FrameKey, shape: Sequence[int]) -> Tensor:
+        """Where the points that are seen at a frame lie in a parent's picture.
+
+        Args:
+            key: the frame.
+            parent: a keyframe beside it, or a frame made in the same gap.
+            shape: (h, w) of the points that are seen.
+
+        Returns:
+            (2, h, w) from -1 to 1 over the parent's picture.
+        """
+        ends = FrameKey(key.pair), FrameKey(key.pair + 1)
+        if parent in ends:
+            return self._in_keyframe(key, parent, shape)
+        weights = 1 - float(key.position), float(key.position)
+        ways = [self._by_way_of(keyframe, key, parent, shape) for keyframe in ends]
+        return weights[0] * ways[0] + weights[1] * ways[1]
+
+    def _in_keyframe(self, key: FrameKey, keyframe: FrameKey, shape: Sequence[int]) -> Tensor:
+        """Where the points lie in a keyframe: p = u - b(u)."""
+        bend = unbend(self._field(key, keyframe), _share(key, keyframe))
+        if self.motion.still:
+            return grid(shape) - resized(bend, shape)
+        u = self._moved(key.place, keyframe.place, grid(shape))
+        return u - place_of(resized(bend, shape), u)
+
+    def _by_way_of(self, keyframe: FrameKey, key: FrameKey, parent: FrameKey, shape: Sequence[int]) -> Tensor:
+        """Where a keyframe's points, seen at a frame, are seen at a made one."""
+        p = self._in_keyframe(key, keyframe, shape)
+        there = resized(self._field(key, keyframe), [2 * side for side in self.gaps[key.pair].left.shape[1:]])
+        moved = p + _share(parent, keyframe) * place_of(there, p)
+        return moved if self.motion.still else self._moved(keyframe.place, parent.place, moved)
+
+    def _field(self, key: FrameKey, keyframe: FrameKey) -> Tensor:
+        gap = self.gaps[key.pair]
+        return gap.left if keyframe == FrameKey(key.pair) else gap.right
+
+    def _moved(self, place: Fraction, parent: Fraction, points: Tensor) -> Tensor:
+        """Points (2, h, w) that the camera shows at a place, as it showed them at a parent's."""
+        matrix = torch.from_numpy(self.motion.between(place, parent, self._aspect)).float()
+        moved = matrix[:2, :2] @ points.flatten(1) + matrix[:2, 2:]
+        return moved.reshape(points.shape)
+
+    @property
+    def _aspect(self) -> float:
+        h, w = next(iter(self.gaps.values())).left.shape[1:]
+        return float(w / h)
+
+
+@dataclass(frozen=True)
+class BentPictures:
+    """The parents of a frame as they are seen from it, as latents: what a scheme calls ``seen``.
+
+    Attributes:
+        bends: how geometry moves.
+        keyframes: the keyframes' images (3, H, W) in [-1, 1], as large as the film.
+        finished: the image (3, H, W) of a frame that is made.
+        encode: images (B, 3, h, w) to latents (B, C, h', w').
+        shape: (h, w) of the images that the network encodes.
+    """
+
+    bends: Bends
+    keyframes: Mapping[FrameKey, Tensor]
+    finished: Callable[[FrameKey], Tensor]
+    encode: Callable[[Tensor], Tensor]
+    shape: tuple[int, int]
+
+    def __call__(self, key: FrameKey, parents: Sequence[tuple[FrameKey, Tensor]]) -> list[Tensor]:
+        """The parents' latents (C, h', w'); frames that are not finished yet are carried as noisy latents."""
+        return [self._latent(key, parent, latent) for parent, latent in parents]
+
+    def _latent(self, key: FrameKey, parent: FrameKey, latent: Tensor) -> Tensor:
+        if parent == key:
+            return latent
+        picture = self.keyframes[parent] if parent in self.keyframes else self.finished(parent)
+        carried = sampled(picture, self.bends.origin(key, parent, picture.shape[1:]))
+        return self.encode(shrunk(carried, self.shape)[None].clamp(-1, 1))[0]
+
+    def noisy(self, key: FrameKey, parent: FrameKey, latent: Tensor) -> Tensor:
+        """The latent (C, h', w') of a frame on its way, carried to another; nearest cells, which keeps its noise."""
+        where = self.bends.origin(key, parent, latent.shape[1:]).permute(1, 2, 0)[None]
+        return F.grid_sample(latent[None], where, mode="nearest", padding_mode="border", align_corners=False)[0]
+
+
+def _share(key: FrameKey, keyframe: FrameKey) -> float:
+    """How much of its way a keyframe's geometry has gone at a frame."""
+    return abs(float(key.place - keyframe.place))
+
+
+def shrunk(image: Tensor, shape: Sequence[int]) -> Tensor:
+    """An image (C, H, W) on other pixels, by Lanczos: as the keyframes' latents, with which it is to agree."""
+    if tuple(image.shape[1:]) == tuple(shape):
+        return image
+    planes = [Image.fromarray(plane).resize((shape[1], shape[0]), Image.Resampling.LANCZOS) for plane in image.numpy()]
+    return torch.stack([torch.from_numpy(np.array(plane)) for plane in planes])
