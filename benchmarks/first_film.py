@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--settings", type=json.loads, default={}, help="more settings, as JSON, for every variant")
     parser.add_argument("--runs", nargs="*", default=[], metavar="NAME=FOLDER", help="folders of runs to measure")
     parser.add_argument("--every", type=int, default=1, help="only each n-th pair")
-    parser.add_argument("--sheets", action="store_true", help="a sheet of each variant's films in OUTPUT")
+    parser.add_argument("--sheets", action="store_true", help="sheets of all films, and of the worst ten, in OUTPUT")
     options = parser.parse_args()
     pairs = [json.loads(line) for line in (PAIRS / "manifest.jsonl").read_text().splitlines()][:: options.every]
     names, clip = [pair["name"] for pair in pairs], Clip.load()
@@ -66,7 +66,11 @@ def main() -> None:
         worst = sorted(zip([film["cover"] for film in found[name]], names, strict=True), reverse=True)[:10]
         print(f"{name}, cover farthest off: " + ", ".join(f"{pair} {off:.2f}" for off, pair in worst))
         if options.sheets:
-            sheet([folder / pair for pair in names]).save(options.output / f"{name}.png")
+            sheet([folder / pair for pair in names], columns=2).save(options.output / f"{name}.png")
+            sheet([folder / pair for _, pair in worst]).save(options.output / f"{name}, worst.png")
+    if options.sheets and len(folders) > 1:
+        both = [folder / pair for pair in names[:: max(len(names) // 12, 1)] for folder in folders.values()]
+        sheet(both).save(options.output / "side by side.png")
 
 
 COLUMNS = ("sharp", "cover", "breaks", "jump", "ppl")
@@ -112,16 +116,16 @@ def coverage(frames: Sequence[Array], places: Array) -> float:
     return float(np.abs(areas[1:-1] / expected[1:-1] - 1).mean())
 
 
-def sheet(runs: Sequence[Path], side: int = 64) -> Image.Image:
-    """Every second frame of each film, a film a row, in two columns of films."""
-    rows = [frames_of(run)[::2] for run in runs]
-    half = (len(rows) + 1) // 2
-    width = side * (len(rows[0]) * 2 + 1)
-    picture = Image.new("RGB", (width, side * half), "white")
+def sheet(runs: Sequence[Path], columns: int = 1, side: int = 96) -> Image.Image:
+    """Every second frame of each film, a film a row."""
+    rows = [sorted((run / "frames").glob("*.png"))[::2] for run in runs]
+    height = -(-len(rows) // columns)
+    across = len(rows[0]) + 1
+    picture = Image.new("RGB", (side * (across * columns - 1), side * height), "white")
     for i, row in enumerate(rows):
-        for j, frame in enumerate(row):
-            x = side * (j + (len(row) + 1) * (i // half))
-            picture.paste(frame.resize((side, side), Image.Resampling.LANCZOS), (x, side * (i % half)))
+        for j, file in enumerate(row):
+            frame = Image.open(file).convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
+            picture.paste(frame, (side * (j + across * (i // height)), side * (i % height)))
     return picture
 
 

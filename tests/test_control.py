@@ -26,7 +26,7 @@ from segue.run import RunFolder
 from segue.settings import checked
 
 SIZES = [(64, 64)] * 2
-SETTINGS: dict[str, Any] = {"num_frames": 5, "num_inference_steps": 2, "prompt": "a", "fade": 0.0}
+SETTINGS: dict[str, Any] = {"num_frames": 5, "num_inference_steps": 2, "prompt": "a", "detail": 0.0}
 
 
 def standing(x: float, people: int = 1) -> Pose:

@@ -36,11 +36,15 @@ def assert_same(a: tuple[dict[FrameKey, Tensor], Any], b: tuple[dict[FrameKey, T
         assert abs(np.asarray(mine, dtype=int) - np.asarray(other, dtype=int)).max() <= 1
 
 
-@pytest.mark.parametrize(("scheme", "fade"), [*((scheme, 0.0) for scheme in SCHEMES), ("branching", 0.5)])
-def test_the_batch_does_not_matter(scheme: str, fade: float, tmp_path: Path) -> None:
+PUBLISHED: dict[str, Any] = {"align": False, "detail": 0.0}  # the paper's schemes
+
+
+@pytest.mark.parametrize("settings", [PUBLISHED, {"align": False}, {}])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_batch_does_not_matter(scheme: str, settings: dict[str, Any], tmp_path: Path) -> None:
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    films = [film(tmp_path / str(batch), scheme, batch_size=batch, fade=fade) for batch in (1, 2, 5)]
+    films = [film(tmp_path / str(batch), scheme, batch_size=batch, **settings) for batch in (1, 2, 5)]
     for other in films[1:]:
         assert_same(films[0], other)
     assert torch.equal(torch.get_rng_state(), state)
@@ -73,35 +77,48 @@ def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_a_level_is_one_batch_and_guidance_one_call(tmp_path: Path, sizes: list[int]) -> None:
-    film(tmp_path / "run", "branching", candidates=2, batch_size=16)
+    film(tmp_path / "run", "branching", candidates=2, batch_size=16, **PUBLISHED)
     # 5 steps of the whole schedule: 3 for the level at 0.55, 2 for that at 0.30; twice for guidance.
     assert sizes == [2 * 2] * 3 + [2 * 2 * 2] * 2
 
 
 def test_keyframes_that_go_a_frames_way_are_in_its_batch(tmp_path: Path, sizes: list[int]) -> None:
-    film(tmp_path / "run", "branching", fade=0.5, batch_size=16)
-    # The middle frame is out of reach; the quarters, with the keyframe that each is blended from, are not.
-    assert sizes == [2] * 3 + [2 * 4] * 2
+    settings = {"num_frames": 9, "align": False, "batch_size": 16}
+    film(tmp_path / "run", "branching", **settings)
+    # Only the first and the last frame, in the third level, are in reach of the keyframe that each is blended from.
+    assert sizes == [2] * 3 + [2 * 2] * 3 + [2 * 6] * 2
     # What was made of them is kept: without a picture and without its batch, that batch alone is made again.
     whole = {path.name: path.read_bytes() for path in (tmp_path / "run" / "frames").iterdir()}
     for folder in ("frames", "pictures"):
-        for path in (tmp_path / "run" / folder).glob("000.[27]*"):
+        for path in (tmp_path / "run" / folder).glob("000.[18]*"):
             path.unlink()
-    film(tmp_path / "run", "branching", fade=0.5, batch_size=16)
-    assert len(sizes) == 5
-    for path in (tmp_path / "run" / "pictures").glob("000.25*"):
+    film(tmp_path / "run", "branching", **settings)
+    assert len(sizes) == 8
+    for path in (tmp_path / "run" / "pictures").glob("000.12*"):
         path.unlink()
     newest = max((tmp_path / "run" / "latents").iterdir(), key=lambda path: path.stat().st_size)
     newest.unlink()
-    film(tmp_path / "run", "branching", fade=0.5, batch_size=16)
-    assert sizes[5:] == [2 * 4] * 2
+    film(tmp_path / "run", "branching", **settings)
+    assert sizes[8:] == [2 * 6] * 2
     assert {path.name: path.read_bytes() for path in (tmp_path / "run" / "frames").iterdir()} == whole
 
 
-@pytest.mark.parametrize(("scheme", "fade"), [*((scheme, 0.0) for scheme in SCHEMES), ("branching", 0.5)])
-def test_the_price_is_what_is_paid(scheme: str, fade: float, tmp_path: Path) -> None:
+def test_keyframes_that_frames_share_are_in_the_batch_of_the_first(tmp_path: Path, sizes: list[int]) -> None:
+    film(tmp_path / "run", "branching", batch_size=16, noise=(0.3, 0.3))
+    # Four draws of noise for the features of each keyframe. Then, of one noise level, the two keyframes alone go with the
+    # middle frame, and serve the quarters too.
+    assert sizes == [1] * 8 + [2 * 3] * 2 + [2 * 2] * 2
+    sizes.clear()
+    film(tmp_path / "levels", "branching", batch_size=16, noise=(0.3, 0.55))
+    # Two levels of noise: the middle half of the gap has the larger, the quarters the smaller one.
+    assert sizes[8:] == [2 * 3] * 3 + [2 * 4] * 2
+
+
+@pytest.mark.parametrize("settings", [PUBLISHED, {"align": False}, {}])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_price_is_what_is_paid(scheme: str, settings: dict[str, Any], tmp_path: Path) -> None:
     seen: list[Progress] = []
-    film(tmp_path / scheme, scheme, callback=seen.append, fade=fade)
+    film(tmp_path / scheme, scheme, callback=seen.append, **settings)
     first, last = seen[0], seen[-1]
     assert (first.stage, first.frames, first.step) == ("frames", 0, 0)
     assert (last.frames, last.total) == (3, 3)

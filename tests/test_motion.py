@@ -129,7 +129,7 @@ def test_a_zoom_of_a_picture_into_itself_is_the_plain_zoom_within_the_autoencode
         "pose": "off",
         "noise": (0.001, 0.001),
         "zoom": (2.0,),
-        "fade": 0.0,
+        "align": False, "detail": 0.0,
     }
     errors = {}
     for space in ("pixel", "latent"):

@@ -20,8 +20,10 @@ from segue.pictures import (
     Fit,
     Source,
     common_size,
+    film_size,
     fit,
     load,
+    network_size,
     placement,
     to_images,
     to_tensor,
@@ -486,6 +488,55 @@ def test_sizes_that_cannot_be() -> None:
         common_size(images, 64, width=20480)
     with pytest.raises(SegueError, match=r"64 x 64000 pixels, the most is 16384; set width or height"):
         common_size([image(10, 10_000)], 64, width=64)
+
+
+def test_a_model_works_at_about_its_own_area_in_the_shape_of_the_film() -> None:
+    assert network_size((3024, 4032), 128, 32) == (96, 128)
+    assert network_size((4032, 3024), 128, 32) == (128, 96)
+    for side in (8, 128, 500, 4000):
+        assert network_size((side, side), 128, 32) == (128, 128)
+        assert network_size((side, side), 512, 64) == (512, 512)
+    assert network_size((1000, 1000), 100, 64) == (128, 128)  # the nearest where the native one is not a multiple
+    width, height = network_size((1920, 1080), 512, 64)
+    assert 2 / 3 <= width * height / 512**2 <= 4 / 3
+    assert width / height == pytest.approx(16 / 9, rel=0.08)
+
+
+@pytest.mark.parametrize(("native", "multiple"), [(128, 32), (512, 64), (768, 64), (64, 16)])
+@pytest.mark.parametrize("shape", [(1, 1), (4, 3), (3, 2), (16, 9), (2, 1), (3, 1), (1, 1.9), (8, 1), (40, 1)])
+def test_no_size_has_a_better_shape(native: int, multiple: int, shape: tuple[float, float]) -> None:
+    """Of all sizes between two thirds and four thirds of the area, or of a panorama one row of what there must be."""
+    size = (round(600 * shape[0]), round(600 * shape[1]))
+    found = network_size(size, native, multiple)
+    assert not any(side % multiple for side in found)
+    assert min(found) >= multiple
+    sides = range(multiple, 16 * native, multiple)
+    area = [(w, h) for w in sides for h in sides if 0.75 <= w * h / native**2 <= 4 / 3]
+    off = {s: abs(np.log(s[0] / s[1] * size[1] / size[0])) for s in [*area, found]}
+    assert off[found] <= min(off[s] for s in area) + 1e-6
+    assert found[0] * found[1] <= 2 * native**2
+    assert network_size(size[::-1], native, multiple) == found[::-1]
+
+
+def test_the_film_has_the_shape_of_the_first_and_the_size_of_the_largest_keyframe() -> None:
+    square = (128, 128)
+    assert film_size([image(300, 300)], square) == (300, 300)
+    assert film_size([image(301, 200), image(10, 10)], (160, 96)) == (300, 200)
+    assert film_size([image(200, 100), image(500, 700)], square) == (700, 350)
+    assert film_size([image(4032, 3024)], (128, 96)) == (1024, 768)
+    assert film_size([image(30, 20)], square) == square  # not smaller than what the model makes
+    assert film_size([image(100, 128)], square) == square
+    assert film_size([image(5000, 20)], (512, 32)) == (1024, 8)
+    assert film_size([image(4000, 4000)], (1024, 1024)) == (1024, 1024)
+    assert film_size([image(4000, 2000)], (1152, 576)) == (1152, 576)  # a model that makes more than 1024
+
+
+def test_a_size_that_is_asked_for_is_that_of_the_film() -> None:
+    assert film_size([image(300, 300)], (128, 128), (640, 360)) == (640, 360)
+    assert film_size([image(300, 300)], (128, 128), (2048, 8)) == (2048, 8)
+    for size in ((641, 360), (640, 361), (6, 360), (640, 16386)):
+        with pytest.raises(SegueError, match=f"size {size[0]}x{size[1]}: both sides are even numbers of pixels from 8"):
+            film_size([image(300, 300)], (128, 128), size)
 
 
 # Tensors.

@@ -89,7 +89,7 @@ def out_of_memory(segue: Interpolator, most: int) -> tuple[Any, list[int]]:
 def test_out_of_memory_halves_the_batch(
     segue: Interpolator, images: list[Image.Image], tmp_path: Path, most: int, sizes: list[int]
 ) -> None:
-    settings = {**SETTINGS, "num_frames": 9, "batch_size": 0, "fade": 0.0}  # the fade denoises one at a time
+    settings = {**SETTINGS, "num_frames": 9, "batch_size": 0, "detail": 0.0}  # keyframes alone are samples too
     whole = segue(*images, output=tmp_path / "whole", **settings)
     other = Interpolator(tiny_pipe())
     other.backbone, done = out_of_memory(segue, most)
@@ -132,7 +132,7 @@ def test_a_picture_or_keyframe_without_numbers_is_named(
     nan = Wrapped(segue.backbone, decode=lambda z, **options: segue.backbone.decode(z, **options) * float("nan"))
     other.backbone = nan
     with pytest.raises(SegueError, match=r"frame 0.5: .*NaN.*dtype float32"):
-        other(*images, output=tmp_path / "decode", fade=0, **SETTINGS)
+        other(*images, output=tmp_path / "decode", detail=0, **SETTINGS)
     assert not frames(tmp_path / "decode")
     nan = Wrapped(segue.backbone, encode=lambda x: segue.backbone.encode(x) * float("inf"))
     other.backbone = nan
@@ -156,7 +156,7 @@ def test_a_frame_that_is_blacked_out_stays_black_beside_its_keyframe(
     other = Interpolator(tiny_pipe())
     other.backbone = Wrapped(segue.backbone, decode=screening)
     with pytest.warns(SegueWarning, match="is all black"):
-        morph = other(*images, output=tmp_path / "run", **{**SETTINGS, "num_frames": 5, "fade": 0.5})
+        morph = other(*images, output=tmp_path / "run", **{**SETTINGS, "num_frames": 5})
     assert [frame.getbbox() is None for frame in morph.frames] == [False, True, True, True, False]
     assert (asked.count(True), asked.count(False)) == (3, 2)  # the frames; both ends on the way of those beside them
 
@@ -169,7 +169,7 @@ def test_a_black_frame_is_named_unless_its_parents_are_black(
         segue.backbone, decode=lambda z, **options: torch.full_like(segue.backbone.decode(z, **options), -1)
     )
     other.backbone = black
-    settings = {**SETTINGS, "num_frames": 3, "fade": 0}
+    settings = {**SETTINGS, "num_frames": 3, "detail": 0}
     with pytest.warns(SegueWarning, match="^frame 0.5 is all black: .*dtype float32"):
         other(*images, output=tmp_path / "one", **settings)
     with warnings.catch_warnings():

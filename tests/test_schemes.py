@@ -31,7 +31,7 @@ COMMON: dict[str, Any] = {
     "num_inference_steps": STEPS,
     "guidance_scale": GUIDANCE,
     "solver": "ddim",
-    "fade": 0.0,
+    "align": False, "detail": 0.0,
 }
 
 

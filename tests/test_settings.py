@@ -230,13 +230,20 @@ def test_the_papers_preset() -> None:
         preset_settings("best")
 
 
-def test_a_preset_makes_candidates_where_something_chooses() -> None:
-    assert "candidates" not in with_preset("paper", {})
+def test_the_papers_preset_ranks_where_there_are_candidates() -> None:
+    assert with_preset("paper", {})["candidates"] == 8
     assert with_preset("paper", {"candidates": 3})["candidates"] == 3
-    assert with_preset("paper", {}, picked=True)["candidates"] == 8
-    for prompts in ({"rank_for": "a cat"}, {"rank_against": ["blurred"]}):
-        assert with_preset("paper", prompts)["candidates"] == 8
-        assert "candidates" not in with_preset("paper", {**prompts, "scheme": "interpolate"})
+    assert with_preset("paper", {"rank_for": "a cat"})["rank_for"] == "a cat"
+    for alone in ({"candidates": 1}, {"scheme": "interpolate"}):
+        assert not {"rank_for", "rank_against"} & with_preset("paper", alone).keys()
+        checked(MorphSettings, with_preset("paper", alone))
+
+
+def test_pocket_has_its_own_defaults_under_those_of_a_preset() -> None:
+    assert with_preset("balanced", {})["noise"] == (0.25, 0.25)
+    assert with_preset("balanced", {}, "some/checkpoint") == {}
+    assert with_preset("paper", {})["noise"] == (0.30, 0.55)
+    assert with_preset("balanced", {"guidance_scale": 3.0}, "pocket")["guidance_scale"] == 3.0
 
 
 def test_the_names_are_those_of_the_fields() -> None:

@@ -179,9 +179,9 @@ def _changes(there: Mapping[str, Any], fresh: Mapping[str, Any]) -> dict[str, st
     """What differs between two runs, by name."""
     changed = {text.partition(":")[0]: text for text in differences(there["settings"], fresh["settings"])}
     for name in ("size", "network"):
-        before, now = there.get(name, there["size"]), fresh[name]
-        if before != now and name not in changed:
-            changed[name] = "{}: {} x {}, now {} x {}".format(name, *before, *now)
+        old, now = there.get(name, there["size"]), fresh[name]
+        if old != now and not {"size", "network"} & changed.keys():
+            changed[name] = "{}: {} x {}, now {} x {}".format(name, *old, *now)
     if there["model"]["fingerprint"] != fresh["model"]["fingerprint"]:
         name, now = there["model"]["name"], fresh["model"]["name"]
         dtype, other = there["model"].get("dtype"), fresh["model"].get("dtype")

@@ -66,18 +66,18 @@ def network_kept(name: str) -> Network:
 class EditedNoise:
     """Named noise of a latent's shape; a frame with a seed of its own draws from that.
 
-    ``by_gap``: all frames of a gap have the noise that is named after its beginning.
+    All frames of a gap in ``by_gap`` have the noise that is named after its beginning.
     """
 
     run: RunFolder
     seed: int
     shape: tuple[int, int, int]
-    by_gap: bool = False
+    by_gap: frozenset[int] = frozenset()
 
     def __call__(self, purpose: str, key: FrameKey, candidate: int = 0, step: int = 0) -> Tensor:
         """Draw the noise of that name, (C, h, w)."""
         attempt = self.run.history.attempt_of(key, candidate)
-        name = FrameKey(key.pair) if self.by_gap else key
+        name = FrameKey(key.pair) if key.pair in self.by_gap else key
         if attempt.edit.seed is None:
             return Noise(self.seed)(purpose, name, candidate=candidate, step=step, shape=self.shape)
         own = Noise(attempt.edit.seed)

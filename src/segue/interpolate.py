@@ -202,7 +202,6 @@ class Interpolator:
         data = opened(run)
         settings = settings_of(run, data)
         size: tuple[int, int] = tuple(data.get("network", data["size"]))
-        noise = EditedNoise(run, settings.seed, self._latent_shape(size), by_gap=settings.align)
 
         # Encode the keyframes, at the size that the network works at.
         shown = {FrameKey(i): run.shown(FrameKey(i)) for i in range(len(data["keyframes"]))}
@@ -212,14 +211,13 @@ class Interpolator:
         # Fit the words to the images (section 4.2).
         words = self._wording(run, settings, list(keyframes.values()), latents, report)
 
-        # The tree of midpoints, closed where the film is a loop.
+        # A loop closes with its first keyframe.
         count = len(keyframes)
         if settings.loop:
             latents[FrameKey(count)] = latents[FrameKey(0)]
             shown[FrameKey(count)], keyframes[FrameKey(count)] = shown[FrameKey(0)], keyframes[FrameKey(0)]
             if not run.frame(FrameKey(count)).exists():
                 run.save_keyframe(FrameKey(count), shown[FrameKey(0)])
-        tree = tree_of(settings, len(latents) - 1, data.get("grown", []))
 
         # Bring neighbouring keyframes into correspondence: their poses, what the user knows, what the network sees.
         given = [keyframes[FrameKey(i)] for i in range(count)]
@@ -228,12 +226,15 @@ class Interpolator:
         if settings.align:
             known = partial(keypoints_of, run, count=count)
             bends = correspondences(run, settings, list(keyframes.values()), self.backbone, matches_of(run), known)
+        aligned = bends.aligned if bends else frozenset()
         sight = self._sight(run, settings, keyframes, images, bends)
 
         # Interpolate poses, or fade control images (section 4.3).
         name = str(data["model"].get("controlnet") or "")
         words.controls = controls_of(run, settings, given, self.backbone, name, bends)
 
+        noise = EditedNoise(run, settings.seed, self._latent_shape(size), aligned)
+        tree = tree_of(settings, len(latents) - 1, data.get("grown", []), aligned)
         leading: set[FrameKey] = set()
         task = Task(
             latents=latents,
@@ -245,7 +246,7 @@ class Interpolator:
             retroactive=settings.retroactive,
             noise_of=partial(noise_of, run),
             distance=Look(run, settings.look),
-            aligned=settings.align,
+            aligned=aligned,
             leads=leading.__contains__,
             **sight,
         )

@@ -182,20 +182,20 @@ MOST_LONGEST = 1024  # pixels of a film's longer side, unless more are asked for
 def network_size(size: tuple[int, int], native: int, multiple_of: int) -> tuple[int, int]:
     """The size (width, height) at which a model works on pictures of a size: about its native area, of their shape.
 
-    Of the sizes that are multiples of what the model needs, between two thirds and four thirds of its area (or the
-    nearest to that), the one whose shape is nearest; of equal ones that of the area nearest to the native one.
+    Of the sizes in multiples of what the model needs, from three to five and a third quarters of its area, and of the
+    native area's own rounded, the one of the nearest shape; of equal ones that of the nearest area.
     """
-    area, shape = native**2, math.log(size[0] / size[1])
+    area, shape = native**2, size[0] / size[1]
+    rounded = [max(round(native * shape**power / multiple_of), 1) * multiple_of for power in (0.5, -0.5)]
+    longest = max(2 * native, area // multiple_of)  # of a picture that is as low as can be
+    sides = range(multiple_of, min(longest, MOST_SIDE) + 1, multiple_of)
+    fitting = [(w, h) for w in sides for h in sides if 3 * area <= 4 * w * h and 3 * w * h <= 4 * area]
 
-    def distance(width: int, height: int) -> tuple[float, float]:
-        off = abs(math.log(width * height / area))
-        return round(abs(math.log(width / height) - shape) + max(0.0, off - math.log(4 / 3)), 6), off
+    def distance(found: tuple[int, int]) -> tuple[float, float]:
+        width, height = found
+        return round(abs(math.log(width / height / shape)), 6), abs(math.log(width * height / area))
 
-    most = max(round(2 * native * max(size) / min(size) / multiple_of), 1)
-    sides = [multiple_of * n for n in range(1, min(most, MOST_SIDE // multiple_of) + 1)]
-    return min(
-        ((width, height) for width in sides for height in _near(area / width, multiple_of)), key=lambda s: distance(*s)
-    )
+    return min([*fitting, (rounded[0], rounded[1])], key=distance)
 
 
 def film_size(
@@ -221,12 +221,6 @@ def film_size(
     scale = longest / max(images[0].size)
     width, height = (max(LEAST_SIDE, 2 * round(side * scale / 2)) for side in images[0].size)
     return width, height
-
-
-def _near(side: float, multiple_of: int) -> list[int]:
-    """The multiples next to a side, at least one of them."""
-    below = int(side // multiple_of) * multiple_of
-    return [n for n in (below, below + multiple_of) if 0 < n <= MOST_SIDE]
 
 
 def to_tensor(images: Sequence[Image.Image]) -> Tensor:

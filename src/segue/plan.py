@@ -33,13 +33,16 @@ FAR = 1e9  # farther than any two frames look apart
 USUAL_NOISE = (0.25, 0.65)  # below, unaligned frames look like a cross-fade; above, frames leave their parents
 
 
-def tree_of(settings: MorphSettings, pairs: int, grown: Sequence[int]) -> Tree:
-    """The tree of a film: decided on the way, or fixed, with the smaller ones that it grew from."""
+def tree_of(settings: MorphSettings, pairs: int, grown: Sequence[int], aligned: frozenset[int] = frozenset()) -> Tree:
+    """The tree of a film: decided on the way, or fixed, with the smaller ones that it grew from.
+
+    In ``aligned`` gaps noise follows a frame's place, not the level in which it is made.
+    """
     if settings.spacing == "perceptual":
         levels = _levels(settings, settings.num_frames)
-        return PerceptualTree(pairs, settings.num_frames, levels, settings.max_distance, by_place=settings.align)
+        return PerceptualTree(pairs, settings.num_frames, levels, settings.max_distance, aligned)
     stages = tuple(
-        UniformTree(pairs, num_frames, _levels(settings, num_frames), settings.branching, by_place=settings.align)
+        UniformTree(pairs, num_frames, _levels(settings, num_frames), settings.branching, aligned)
         for num_frames in sizes_of(settings, grown)
     )
     return GrownTree(stages) if len(stages) > 1 else stages[0]

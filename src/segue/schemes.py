@@ -105,7 +105,7 @@ class Task:
         noise_of: the noise level of a midpoint, where it is not the tree's.
         seen: the parents' latents as the camera at a midpoint sees them.
         carry: the latent of a frame on its way, carried from that frame to another.
-        aligned: whether keyframes correspond, so that a frame is made straight from them, by one noise for a gap.
+        aligned: the gaps whose keyframes correspond, so that frames are made straight from them, by one noise for all.
         leads: whether a frame was changed or chosen, so that the frames after it are made from it.
     """
 
@@ -120,7 +120,7 @@ class Task:
     noise_of: Callable[[Midpoint], float] = lambda midpoint: midpoint.noise
     seen: Seen = lambda _key, parents: [latent for _, latent in parents]
     carry: Carry = lambda _key, _parent, latent: latent
-    aligned: bool = False
+    aligned: frozenset[int] = frozenset()
     leads: Callable[[FrameKey], bool] = lambda _key: False
 
 
@@ -139,9 +139,8 @@ def branching(task: Task) -> Scheme:
     made = dict(task.latents)
     origins: dict[FrameKey, tuple[FrameKey, FrameKey]] = {}
     while midpoints := task.tree.next_level(made, task.distance):
-        if task.aligned:
-            midpoints = tuple(_straight(task, midpoint, origins) for midpoint in midpoints)
-            origins |= {midpoint.key: (midpoint.left, midpoint.right) for midpoint in midpoints}
+        midpoints = tuple(_straight(task, m, origins) if m.key.pair in task.aligned else m for m in midpoints)
+        origins |= {m.key: (m.left, m.right) for m in midpoints}
         fresh: dict[FrameKey, Tensor] = {}
         by_noise = sorted(midpoints, key=task.noise_of, reverse=True)
         for noise, group in groupby(by_noise, key=task.noise_of):
@@ -178,7 +177,7 @@ def _branching_level(task: Task, made: Latents, point: NoisePoint, midpoints: li
     parents = {m.key: (m.left, m.right) for m in midpoints}
     usual = {m.key: task.point(m.noise) for m in midpoints}
     number = midpoints[0].level
-    return Level(number, parents, point, CLEAN, blend, separable=True, is_shared=task.aligned, usual=usual)
+    return Level(number, parents, point, CLEAN, blend, separable=True, is_shared=bool(task.aligned), usual=usual)
 
 
 def biased(midpoint: Midpoint, bias: float) -> float:
@@ -220,7 +219,7 @@ def interpolate_denoise(task: Task) -> Scheme:
             return _slerp(*ends, float(sample.key.position))
 
         parents = {key: _ends(key) for key in keys}
-        yield Level(number, parents, stacks.points[rung - 1], CLEAN, blend, is_shared=task.aligned)
+        yield Level(number, parents, stacks.points[rung - 1], CLEAN, blend, is_shared=bool(task.aligned))
 
 
 def denoise_interpolate_denoise(task: Task, *, shared: bool = True) -> Scheme:
@@ -269,7 +268,7 @@ class _Stacks:
         return self._climbed(keyframe, pair, rung, "stack" if self.shared else "stack-right", key)
 
     def _climbed(self, keyframe: FrameKey, pair: FrameKey, rung: int, purpose: str, key: FrameKey) -> Tensor:
-        at = key if self.task.aligned else keyframe
+        at = key if pair.pair in self.task.aligned else keyframe
         stack = self.climbed.setdefault((keyframe, pair, purpose, at), [])
         if not stack:
             latent = self.task.latents[keyframe]

@@ -34,7 +34,7 @@ class PerceptualTree:
     num_frames: int
     levels: tuple[float, ...]
     max_distance: float = 0.0
-    by_place: bool = False
+    by_place: frozenset[int] = frozenset()
 
     @property
     def keyframes(self) -> tuple[FrameKey, ...]:
@@ -54,7 +54,7 @@ class PerceptualTree:
     def _midpoint(self, left: FrameKey, right: FrameKey) -> Midpoint:
         key = _middle(left, right)
         depth = _depth(key)
-        noise = self.levels[min(level_at(key) if self.by_place else depth - 1, len(self.levels) - 1)]
+        noise = self.levels[min(level_at(key) if key.pair in self.by_place else depth - 1, len(self.levels) - 1)]
         return Midpoint(key, left, right, Fraction(1, 2), depth - 1, noise)
 
 

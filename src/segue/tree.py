@@ -116,14 +116,14 @@ class UniformTree:
         num_frames: the frames of each gap, both keyframes included.
         levels: the noise level of each level, first level first.
         branching: into how many parts a level splits each gap.
-        by_place: give each frame the noise of the level that is as far from the keyframes as it is (``level_at``).
+        by_place: the gaps in which noise follows a frame's distance from the keyframes (``level_at``), not its level.
     """
 
     pairs: int
     num_frames: int
     levels: tuple[float, ...]
     branching: int = 2
-    by_place: bool = False
+    by_place: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
         depth = self.depth(self.num_frames, self.branching)
@@ -178,7 +178,7 @@ class UniformTree:
 
     def _rung(self, key: FrameKey, level: int) -> int:
         """Which of the noise levels a frame of a level has."""
-        return min(level_at(key, self.branching), len(self.levels) - 1) if self.by_place else level
+        return min(level_at(key, self.branching), len(self.levels) - 1) if key.pair in self.by_place else level
 
     def midpoints(self) -> tuple[Midpoint, ...]:
         """Every midpoint, level by level."""

@@ -41,6 +41,11 @@ class Bends:
     gaps: Mapping[int, Correspondence]
     motion: Motion = field(default_factory=Motion)
 
+    @property
+    def aligned(self) -> frozenset[int]:
+        """The gaps whose keyframes correspond."""
+        return frozenset(number for number, gap in self.gaps.items() if gap.confidence > 0)
+
     def confidence(self, key: FrameKey) -> float:
         """How sure the correspondence around a frame is."""
         return self.gaps[key.pair].confidence
@@ -117,7 +122,7 @@ class BentPictures:
         return [self._latent(key, parent, latent) for parent, latent in parents]
 
     def _latent(self, key: FrameKey, parent: FrameKey, latent: Tensor) -> Tensor:
-        if parent == key:
+        if parent == key or (self.bends.motion.still and key.pair not in self.bends.aligned):
             return latent
         picture = self.keyframes[parent] if parent in self.keyframes else self.finished(parent)
         carried = sampled(picture, self.bends.origin(key, parent, picture.shape[1:]))
