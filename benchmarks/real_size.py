@@ -69,7 +69,9 @@ def main() -> None:
 
     segue = Interpolator(pipe, name="random weights")
     colours = [Image.new("RGB", (arguments.size, arguments.size), colour) for colour in ("navy", "orange")]
-    film = seconds(lambda: segue(*colours, num_frames=3, num_inference_steps=3, prompt="a cat", fade=0.0))
+    film = seconds(
+        lambda: segue(*colours, num_frames=3, num_inference_steps=3, prompt="a cat", align=False, detail=0.0)
+    )
 
     table = Table(
         title=f"Stable Diffusion 2.1's shape, {arguments.size} x {arguments.size}, {dtype}, guidance in one batch"

@@ -2,13 +2,13 @@
 
     python benchmarks/zoom.py benchmarks/pairs/manifest.jsonl --pictures 12 -o out/zoom.csv
 
-Root mean square differences of pixels, 0 to 255, mean over the frames between the keyframes, made without the fade:
+Root mean square differences of pixels, 0 to 255, mean over the frames between the keyframes, made without alignment and detail:
 
     autoencoder   D(E(x)) against x, for the plainly zoomed pictures x: what no latent diffusion model can fall below
     unmoved       the morph without a zoom against the picture: what the denoiser changes of a picture
     pixel, latent the morph with a zoom against the plain zoom, moved in pixel or in latent space
     ... at 0.001  the same at a noise level at which there is nothing to denoise: the motion's own error
-    faded         moved in pixel space, with the fade, as films are by default
+    faded         moved in pixel space, with the detail of the keyframes faded out beside them
 
 The zoom keeps to the autoencoder's error if "faded at 0.001" is not above "autoencoder"; it takes nothing from a
 morph if "pixel" is not above "unmoved" by more than that.
@@ -69,14 +69,14 @@ def errors(segue: Interpolator, pair: Pair, num_frames: int) -> dict[str, float]
 
     def film(**settings: Any) -> list[Image.Image]:
         prompt = pair.prompt_a or "a picture"
-        values = {"prompt": prompt, "pose": "off", "num_frames": num_frames, "fade": 0.0, **settings}
+        values = {"prompt": prompt, "pose": "off", "num_frames": num_frames, "align": False, "detail": 0.0, **settings}
         morph = segue(picture, picture, **values)
         return list(morph.frames)[1:-1]
 
     moving: dict[str, Any] = {"zoom": (ZOOM,), "motion_space": "pixel"}
 
     found = {"autoencoder": apart([through(segue, one) for one in plain], plain)}
-    found["faded at 0.001"] = apart(film(noise=FAINT, fade=0.2, **moving), plain)
+    found["faded at 0.001"] = apart(film(noise=FAINT, detail=1.0, **moving), plain)
     for name in ("pixel", "latent"):
         found[f"{name} at 0.001"] = apart(film(noise=FAINT, **{**moving, "motion_space": name}), plain)
         found[name] = apart(film(**{**moving, "motion_space": name}), plain)

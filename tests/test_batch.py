@@ -31,9 +31,15 @@ from segue.files import locked
 from segue.interpolate import Interpolator
 from segue.morph import Morph
 from segue.run import RunFolder
-from segue.settings import FilmSettings, ModelSettings
+from segue.settings import POCKET, FilmSettings, ModelSettings
 
-SETTINGS: dict[str, Any] = {"num_frames": 5, "num_inference_steps": 2, "prompt": ("cat",), "batch_size": 2}
+SETTINGS: dict[str, Any] = {
+    **POCKET,  # of commands that name no model
+    "num_frames": 5,
+    "num_inference_steps": 2,
+    "prompt": ("cat",),
+    "batch_size": 2,
+}
 OPTIONS = ["--num-frames", "5", "--num-inference-steps", "2", "--prompt", "cat", "--batch-size", "2", "--film", "gif"]
 
 app = typer.Typer()
@@ -142,7 +148,10 @@ def test_rows_take_their_own_settings_before_the_commands_and_the_presets(tmp_pa
     path = write_manifest(tmp_path, 2, p1={"num_frames": 9, "fps": 5, "noise": [0.2, 0.6], "prompt": "dog", "seed": 3})
     first, second = read_rows(path, tmp_path / "out", {"num_frames": 7, "fps": 24.0}, preset="draft", ending=".gif")
     assert (first.settings.num_frames, second.settings.num_frames) == (7, 9)
-    assert (first.settings.num_inference_steps, first.settings.noise) == (6, (0.30, 0.55))  # of the preset
+    assert (first.settings.num_inference_steps, first.settings.noise) == (
+        16,
+        (0.25, 0.25),
+    )  # of the preset, and pocket's
     assert (second.settings.noise, second.settings.prompt, second.settings.seed) == ((0.2, 0.6), ("dog", "dog"), 3)
     assert (first.film_values["fps"], second.film_values["fps"]) == (24.0, 5)
     assert (second.folder, second.film) == (tmp_path / "out/p1", tmp_path / "out/p1.gif")

@@ -163,7 +163,6 @@ def test_keyframes_are_sampled_from_their_own_pixels() -> None:
         assert torch.allclose(found[:, :, 6:-10], expected[:, :, 6:-10], atol=2e-3)
 
 
-@pytest.mark.xfail(strict=True, reason="a parent is mirrored beyond its borders, not filled from the other one")
 def test_what_a_zooming_camera_does_not_see_of_a_parent_is_the_others() -> None:
     """As where nothing is aligned (``motion.seen``): the right keyframe is the middle half of the left one's plane."""
     motion, key_quarter = Motion(zoom=(2.0,)), key("1/4")

@@ -204,6 +204,9 @@ def test_alone_keyframes_of_a_gap_are_what_is_carried() -> None:
     lost, share = [big - enlarged(image, (32, 32)) for image in small], left_share(0.25)
     expected = share * lost[0] + (1 - share) * lost[1]
     assert torch.allclose(found, expected.clamp(-1, 1), atol=1e-4)
+    swapped = dict(zip(alone, reversed(alone.values()), strict=True))  # of another level or candidate
+    other = share * lost[1] + (1 - share) * lost[0]
+    assert torch.allclose(detail(key("1/4"), torch.zeros(3, 32, 32), swapped), other.clamp(-1, 1), atol=1e-4)
     assert torch.equal(enlarged(big, (32, 32)), big)
     reference = torch.nn.functional.interpolate(small[0][None], (32, 32), mode="bicubic")[0]
     assert torch.equal(enlarged(small[0], (32, 32)), reference)

@@ -105,8 +105,8 @@ def test_keyframes_that_go_a_frames_way_are_in_its_batch(tmp_path: Path, sizes: 
 
 def test_keyframes_that_frames_share_are_in_the_batch_of_the_first(tmp_path: Path, sizes: list[int]) -> None:
     film(tmp_path / "run", "branching", batch_size=16, noise=(0.3, 0.3))
-    # Four draws of noise for the features of each keyframe. Then, of one noise level, the two keyframes alone go with the
-    # middle frame, and serve the quarters too.
+    # Four draws of noise for the features of each keyframe. Then, of one noise level, the two keyframes alone go with
+    # the middle frame, and serve the quarters too.
     assert sizes == [1] * 8 + [2 * 3] * 2 + [2 * 2] * 2
     sizes.clear()
     film(tmp_path / "levels", "branching", batch_size=16, noise=(0.3, 0.55))

@@ -119,7 +119,9 @@ def fine(latents: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.interpolate(latents, scale_factor=2, mode="bilinear", align_corners=False)
 
 
-@pytest.mark.filterwarnings("ignore:noise 0.001:segue.errors.SegueWarning")
+@pytest.mark.filterwarnings(
+    "ignore:noise 0.001:segue.errors.SegueWarning", "ignore:keyframes 0, 1:segue.errors.SegueWarning"
+)
 def test_a_zoom_of_a_picture_into_itself_is_the_plain_zoom_within_the_autoencoders_error() -> None:
     segue = Interpolator.from_pretrained(dtype="float32", device="cpu")
     given = picture(128, 128)
@@ -129,7 +131,8 @@ def test_a_zoom_of_a_picture_into_itself_is_the_plain_zoom_within_the_autoencode
         "pose": "off",
         "noise": (0.001, 0.001),
         "zoom": (2.0,),
-        "align": False, "detail": 0.0,
+        "align": False,
+        "detail": 0.0,
     }
     errors = {}
     for space in ("pixel", "latent"):

@@ -10,6 +10,7 @@ from shapes import QUICK, interpolator, picture
 
 from segue.control import keypoints_of, matches_of
 from segue.errors import SegueError
+from segue.motion import Motion
 from segue.pictures import Fit
 from segue.points import read_points, shared_keypoints
 from segue.pose.keypoints import Person, Pose
@@ -25,7 +26,7 @@ def written(path: Path, gaps: Any) -> Path:
 
 
 def read(path: Path, gaps: Any, given: Any = SQUARES, size: Any = (64, 64), how: Fit = "cover") -> Any:
-    return read_points(written(path / "points.json", gaps), given, size, how)
+    return read_points(written(path / "points.json", gaps), given, size, how, Motion())
 
 
 def test_the_matches_of_each_gap(tmp_path: Path) -> None:
@@ -70,13 +71,13 @@ def test_what_is_wrong_is_one_line_that_names_the_file(gaps: Any, message: str, 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(SegueError, match=r"gone\.json cannot be read: No such file or directory"):
-        read_points(tmp_path / "gone.json", SQUARES, (64, 64), "cover")
+        read_points(tmp_path / "gone.json", SQUARES, (64, 64), "cover", Motion())
     (tmp_path / "text.json").write_text("[[")
     with pytest.raises(SegueError, match=r"text.json is not a list of gaps"):
-        read_points(tmp_path / "text.json", SQUARES, (64, 64), "cover")
+        read_points(tmp_path / "text.json", SQUARES, (64, 64), "cover", Motion())
     written(tmp_path / "nan.json", [[[[float("nan"), 0.5], [0.5, 0.5]]], []])
     with pytest.raises(SegueError, match=r"nan.json"):
-        read_points(tmp_path / "nan.json", SQUARES, (64, 64), "cover")
+        read_points(tmp_path / "nan.json", SQUARES, (64, 64), "cover", Motion())
 
 
 # Films.

@@ -31,7 +31,8 @@ COMMON: dict[str, Any] = {
     "num_inference_steps": STEPS,
     "guidance_scale": GUIDANCE,
     "solver": "ddim",
-    "align": False, "detail": 0.0,
+    "align": False,
+    "detail": 0.0,
 }
 
 

@@ -24,6 +24,7 @@ def loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType
     """`training.loop` with an empty cache folder."""
     monkeypatch.syspath_prepend(str(ROOT))
     monkeypatch.setenv("SEGUE_POCKET", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["stage"])
     for name in [name for name in sys.modules if name.split(".")[0] == "training"]:
         monkeypatch.delitem(sys.modules, name)
     from training import loop
@@ -172,7 +173,7 @@ def test_the_composed_decoder_has_the_blocks_above_32_pixels(loop: ModuleType) -
     assert exported["num_encoder_blocks"] == list(vae.config.num_encoder_blocks)
 
 
-def test_the_loss_of_the_decoder_prefers_sharp_edges(loop: ModuleType) -> None:
+def test_the_loss_of_the_decoder_wants_sharp_edges(loop: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     from training import vae
 
     def edge(place: int) -> Tensor:
@@ -180,10 +181,18 @@ def test_the_loss_of_the_decoder_prefers_sharp_edges(loop: ModuleType) -> None:
         picture[..., place:] = 1
         return picture
 
-    x = edge(16)
-    soft = torch.nn.functional.avg_pool2d(torch.nn.functional.pad(x, (2, 2, 2, 2), mode="replicate"), 5, 1)
-    assert vae.edges(x, x) == 0
-    assert 0 < vae.edges(edge(17), x) < vae.edges(soft, x)
+    def cost(drawn: Tensor) -> float:
+        """On average, of an edge that lies in one of two places."""
+        return sum(vae.edges(drawn, place).item() for place in places) / 2
+
+    places = edge(16), edge(17)
+    soft = (places[0] + places[1]) / 2
+    assert vae.edges(soft, soft) == 0
+    assert cost(places[0]) < cost(soft)
+    assert vae.strength(places[0].diff(dim=3)).max().item() == pytest.approx(1, abs=1e-4)  # One of four steps is 2.
+    assert vae.strength(soft.diff(dim=3)).max().item() == pytest.approx(0.5**0.5, abs=1e-4)  # Two are 1.
+    monkeypatch.setattr(vae, "STRENGTH", 0.0)
+    assert cost(places[0]) == pytest.approx(cost(soft))
     picture = torch.rand(1, 3, 32, 32, generator=loop.generator(0))
     found = vae.laplacian(picture * 2 - 1).std(correction=0).item() / 2
     assert found == pytest.approx(sharpness(picture[0].permute(1, 2, 0).double().numpy()), rel=1e-5)

@@ -24,7 +24,7 @@ from training.unet import SIGNS, build_unet
 FIGURE_CAPTIONS = 500
 TEXT_SHARE = 0.3  # Of a caption's vector; the rest are its pictures.
 BARE_ONLY = (*SIGNS, "noto v1")  # Styles left out of the captions to save room.
-LIMIT = 84_000_000
+LIMIT = 85_000_000
 
 
 def main() -> None:
@@ -58,7 +58,7 @@ def main() -> None:
         anonymous(path)
     size = sum(path.stat().st_size for path in MODEL.rglob("*") if path.is_file())
     print(f"{size / 1e6:.1f} MB")
-    assert size <= LIMIT, "pocket must stay under 84 MB"
+    assert size <= LIMIT, "pocket must stay under 85 MB"
 
 
 INDEX = {

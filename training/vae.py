@@ -57,7 +57,8 @@ def edges(y: Tensor, x: Tensor) -> Tensor:
     """How much the edges of two batches of pictures (B, 3, H, W) differ, at full, half and quarter resolution.
 
     With d the first and second differences between neighbours, the mean of |d_y - d_x| and of how much d_y and d_x
-    differ in strength. The former alone would rather have an edge drawn soft than sharp but one pixel beside its place.
+    differ in strength. To the former it is all one whether an edge that may lie in either of two places is drawn sharp
+    in one of them or softly in both; the latter wants it sharp.
     """
     found = y.new_zeros(())
     for scale in range(SCALES):

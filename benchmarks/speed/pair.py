@@ -60,7 +60,7 @@ class Films:
         return torch.cat([frames[number] for number in sorted(frames)]).float().cpu()
 
     def by_the_engine(self, segue: Interpolator, **settings: Any) -> Tensor:
-        """The same frames by the engine, without poses and without the fade, which the paper does not have."""
+        """The same frames by the engine, without poses, alignment and detail, which the paper has not."""
         same = {
             "num_frames": self.procedure.num_frames,
             "noise": self.procedure.noise,
@@ -72,7 +72,15 @@ class Films:
         }
         with tempfile.TemporaryDirectory() as folder:
             values = {**same, **settings}
-            morph = segue(*self.pictures, output=Path(folder) / "run", prompt=PROMPTS, pose="off", fade=0.0, **values)
+            morph = segue(
+                *self.pictures,
+                output=Path(folder) / "run",
+                prompt=PROMPTS,
+                pose="off",
+                align=False,
+                detail=0.0,
+                **values,
+            )
             return to_tensor(list(morph.frames)[1:-1])
 
 

@@ -19,6 +19,8 @@ from segue.run import RunFolder
 from segue.settings import MorphSettings, as_json, checked, differences
 from segue.tree import FrameKey, grows
 
+NO_FILES: tuple[object, ...] = ([], "", "auto", "off")
+
 __all__ = ["BatchSize", "begin", "opened", "redone", "settings_of"]
 
 
@@ -197,9 +199,9 @@ def _changes(there: Mapping[str, Any], fresh: Mapping[str, Any]) -> dict[str, st
         changed["keyframes"] = f"keyframes: {names[0]}, now {names[1]}" + (
             " with other pixels" if names[0] == names[1] else ""
         )
-    name = "control_image" if fresh["settings"]["control_image"] else "pose"
-    if there.get("given", []) != fresh["given"] and name not in changed:
-        changed[name] = f"{name}: files with other content"
+    files = [name for name in ("control_image", "pose", "points") if fresh["settings"][name] not in NO_FILES]
+    if there.get("given", []) != fresh["given"] and not {"control_image", "pose", "points"} & changed.keys():
+        changed["given"] = f"{' or '.join(files)}: files with other content"
     return changed
 
 

@@ -102,7 +102,8 @@ def read_given(
         raise SegueError(f"one ControlNet can be used, not {networks}; with pose off they are left out")
     points: tuple[list[Match], ...] = ()
     if settings.points:
-        points = tuple(read_points(Path(settings.points), _closed(given, settings), size, settings.fit))
+        motion = motion_of(settings)
+        points = tuple(read_points(Path(settings.points), _closed(given, settings), size, settings.fit, motion))
     if settings.control_image:
         return Given(images=_given_images(settings, len(given), size, networks), points=points)
     if settings.pose in ("auto", "off"):

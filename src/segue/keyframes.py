@@ -152,7 +152,7 @@ def correspondences(
             kept = torch.cat([found.left, found.right, torch.full_like(found.left[:1], found.confidence)])
             run.save_latents({name: kept})
         gaps[i] = Correspondence(kept[:2], kept[2:4], float(kept[4, 0, 0]))
-    return Bends(gaps, motion)
+    return Bends(gaps, motion, keyframes[0].width / keyframes[0].height)
 
 
 def _camera(motion: Motion, gap: int, aspect: float) -> Tensor | None:

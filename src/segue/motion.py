@@ -31,7 +31,7 @@ from segue.pictures import to_images, to_tensor
 from segue.pose.keypoints import Person, Pose
 from segue.tree import FrameKey
 
-__all__ = ["Motion", "PixelSpace", "goes_beyond", "seen", "shown", "shown_pose", "warp"]
+__all__ = ["Motion", "PixelSpace", "goes_beyond", "seen", "shown", "shown_place", "shown_pose", "warp"]
 
 Value = TypeVar("Value")
 Matrix = NDArray[np.float64]
@@ -126,6 +126,12 @@ def shown_pose(motion: Motion, place: Fraction, pose: Pose) -> Pose:
         points[:, :2] = ((plane @ camera.T)[:, :2] + 1) / 2 * pose.size
         people.append(Person(points))
     return Pose(tuple(people), *pose.size)
+
+
+def shown_place(motion: Motion, place: Fraction, point: tuple[float, float], aspect: float) -> tuple[float, float]:
+    """Where the camera at a place shows a point (x, y) of a picture, both as fractions of width and height."""
+    x, y, _ = np.linalg.solve(motion.camera(place, aspect), [2 * point[0] - 1, 2 * point[1] - 1, 1.0])
+    return (float(x) + 1) / 2, (float(y) + 1) / 2
 
 
 def seen(motion: Motion, key: FrameKey, parents: Sequence[tuple[FrameKey, Tensor]]) -> list[Tensor]:

@@ -8,12 +8,14 @@ were given. For one gap, with two pairs:
 """
 
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
 from segue.errors import SegueError
 from segue.method.align import Match
+from segue.motion import Motion, shown_place
 from segue.pictures import Fit, placement
 from segue.pose.keypoints import Pose
 from segue.pose.matching import match
@@ -23,7 +25,9 @@ __all__ = ["read_points", "shared_keypoints"]
 _POINTS = TypeAdapter(list[list[Match]])
 
 
-def read_points(path: Path, given: Sequence[tuple[int, int]], size: tuple[int, int], how: Fit) -> list[list[Match]]:
+def read_points(
+    path: Path, given: Sequence[tuple[int, int]], size: tuple[int, int], how: Fit, motion: Motion
+) -> list[list[Match]]:
     """The matches of each gap in fractions of the film's picture.
 
     Args:
@@ -31,6 +35,7 @@ def read_points(path: Path, given: Sequence[tuple[int, int]], size: tuple[int, i
         given: (width, height) of each keyframe as it was given; the first one again where the film is a loop.
         size: (width, height) of the film.
         how: how the keyframes are fitted to it.
+        motion: how the camera moves, through which the keyframes are shown.
 
     Raises:
         SegueError: the file cannot be read, is of another form, is for another number of gaps, or a place lies outside
@@ -49,9 +54,9 @@ def read_points(path: Path, given: Sequence[tuple[int, int]], size: tuple[int, i
         pair = []
         for places in matches:
             moved = []
-            for (x, y), source in zip(places, given[gap : gap + 2], strict=True):
+            for i, (x, y), source in zip((gap, gap + 1), places, given[gap : gap + 2], strict=True):
                 to = placement(source, size, how)(x * source[0], y * source[1])
-                at = to[0] / size[0], to[1] / size[1]
+                at = shown_place(motion, Fraction(i), (to[0] / size[0], to[1] / size[1]), size[0] / size[1])
                 if not all(0 <= number <= 1 for number in (x, y, *at)):
                     where = "outside the picture" if not (0 <= x <= 1 and 0 <= y <= 1) else "where the film is cropped"
                     raise SegueError(f"points: {path}: [{x:g}, {y:g}] of gap {gap + 1} lies {where}")

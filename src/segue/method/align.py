@@ -2,7 +2,7 @@
 
 Cells i of the left picture have a place p_i, a mass a_i (how much they differ from the background; even where the
 background is not plain), a mean colour c_i and features h_i of a network; cells j of the right one q_j, b_j, d_j, k_j.
-With places normalised by the mean and the spread of the mass,
+With places normalised by the mean and the spread of the mass, and turned as a first, coarse plan says,
 
     C_ij = w_p |p_i - q_j|^2 + w_c |c_i - d_j|^2 + w_h sum (1 - cos(h_i, k_j))
     pi   = argmin <C, pi> - epsilon H(pi)   over the plans from a to b      (entropic optimal transport)
@@ -21,7 +21,7 @@ Diffusion", 2023, arXiv 2306.03881 (the denoiser's features).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 
 import torch
@@ -33,10 +33,10 @@ __all__ = ["Correspondence", "Match", "align", "grid", "is_plain", "place_of", "
 CELLS = 32  # along each side of a square picture; as many in all for others
 PLACE, COLOUR, FEATURES, KNOWN = 0.25, 0.4, 0.5, 2.0  # weights of the cost; colours are in [-1, 1]
 EPSILON = 0.006
-SINKHORN_STEPS, KERNEL_STEPS = 50, 25  # in all, and between two updates of the kernel
+COARSENESS, SINKHORN_STEPS = (9.0, 3.0, 1.0), 25  # epsilon falls by these factors, with as many steps at each
 NEAR, FAR = 1.2, 4.0  # cells: the Gaussians that smooth a field and continue it
 FOREGROUND = 0.15  # a cell with less mass is background
-PLAIN, PLAIN_SHARE = 0.1, 0.5  # how far from its median the border of a plain background is, and how much of it
+PLAIN, PLAIN_SHARE = 0.1, 0.6  # how far from its median the border of a plain background is, and how much of it
 SURE = (0.5, 0.75)  # mean cosine of matched features: below, scenes do not correspond; above, they surely do
 REACH = 0.2  # of half a picture: how far around itself a known match pulls
 UNBEND_STEPS, UNBEND_CELLS = 12, 64
@@ -86,8 +86,9 @@ def align(
         still = torch.zeros(2, *_shape(left))
         return Correspondence(still, still)
     a, b = _cells(left, [h for h, _ in features]), _cells(right, [k for _, k in features])
-    cost = _cost(a, b, [*keypoints, *points])
-    plan = transport(cost, a.mass, b.mass)
+    known_to_pull = [*keypoints, *points]
+    coarse = transport(_cost(a, b, known_to_pull), a.mass, b.mass, coarseness=COARSENESS[:1])
+    plan = transport(_cost(_turned(a, b, coarse), b, known_to_pull), a.mass, b.mass)
     to_left = torch.eye(3) if camera is None else camera
     to_right = torch.linalg.inv(to_left)
     forth = _moved(plan @ b.place / plan.sum(1, keepdim=True), to_left) - a.place
@@ -101,20 +102,32 @@ def align(
     )
 
 
-def transport(cost: Tensor, a: Tensor, b: Tensor, epsilon: float = EPSILON, steps: int = SINKHORN_STEPS) -> Tensor:
+def transport(
+    cost: Tensor,
+    a: Tensor,
+    b: Tensor,
+    epsilon: float = EPSILON,
+    steps: int = SINKHORN_STEPS,
+    coarseness: Sequence[float] = COARSENESS,
+) -> Tensor:
     """The entropic optimal transport plan (n, m) for a cost (n, m) between masses (n,) and (m,) that sum to 1.
 
-    Sinkhorn's steps multiply by a kernel, whose potentials are taken up in logarithms every ``KERNEL_STEPS``: exact in
-    the logarithm's range, at the price of a product of a matrix and a vector.
+    Sinkhorn's steps, ``steps`` at each multiple of epsilon in ``coarseness``, the potentials carried from one to the
+    next. They multiply by a kernel whose potentials are taken up in logarithms at each: exact in the logarithm's range,
+    at the price of products of a matrix and a vector.
     """
-    scaled, log_a, log_b = -cost / epsilon, a.log(), b.log()
+    log_a, log_b = a.log(), b.log()
     f, g = torch.zeros_like(a), torch.zeros_like(b)
-    for _ in range(3):  # in logarithms, until the kernel has the masses' scale
-        f = log_a - torch.logsumexp(scaled + g, 1)
-        g = log_b - torch.logsumexp(scaled + f[:, None], 0)
-    for _ in range(0, steps, KERNEL_STEPS):
+    scaled = -cost / epsilon
+    for i, coarse in enumerate(coarseness):
+        if i:
+            f, g = f * coarseness[i - 1] / coarse, g * coarseness[i - 1] / coarse
+        scaled = -cost / (epsilon * coarse)
+        for _ in range(2):  # in logarithms, until the kernel has the masses' scale
+            f = log_a - torch.logsumexp(scaled + g, 1)
+            g = log_b - torch.logsumexp(scaled + f[:, None], 0)
         kernel, v = (scaled + f[:, None] + g).exp(), torch.ones_like(b)
-        for _ in range(KERNEL_STEPS):
+        for _ in range(steps):
             u = a / (kernel @ v).clamp_min(1e-30)
             v = b / (kernel.T @ u).clamp_min(1e-30)
         f, g = f + u.log(), g + v.log()
@@ -224,6 +237,14 @@ def _cost(a: _Cells, b: _Cells, matches: Sequence[Match]) -> Tensor:
 def _moved(places: Tensor, camera: Tensor) -> Tensor:
     """Places (n, 2) seen through a camera (3, 3)."""
     return places @ camera[:2, :2].T + camera[:2, 2]
+
+
+def _turned(a: _Cells, b: _Cells, plan: Tensor) -> _Cells:
+    """Cells turned as the plan says that the others are: by the rotation nearest to it (Kabsch)."""
+    u, _, v = torch.linalg.svd(a.normal.T @ plan @ b.normal)
+    if torch.linalg.det(u @ v) < 0:  # a mirror image is not a turn
+        u = u * torch.tensor([1.0, -1.0])
+    return replace(a, normal=a.normal @ (u @ v))
 
 
 def _continued(moves: Tensor, cells: _Cells) -> Tensor:

@@ -36,10 +36,12 @@ class Bends:
     Attributes:
         gaps: the correspondence of each gap, by its number.
         motion: how the camera moves.
+        aspect: the width of the pictures over their height.
     """
 
     gaps: Mapping[int, Correspondence]
     motion: Motion = field(default_factory=Motion)
+    aspect: float = 1.0
 
     @property
     def aligned(self) -> frozenset[int]:
@@ -89,14 +91,9 @@ class Bends:
 
     def _moved(self, place: Fraction, parent: Fraction, points: Tensor) -> Tensor:
         """Points (2, h, w) that the camera shows at a place, as it showed them at a parent's."""
-        matrix = torch.from_numpy(self.motion.between(place, parent, self._aspect)).float()
+        matrix = torch.from_numpy(self.motion.between(place, parent, self.aspect)).float()
         moved = matrix[:2, :2] @ points.flatten(1) + matrix[:2, 2:]
         return moved.reshape(points.shape)
-
-    @property
-    def _aspect(self) -> float:
-        h, w = next(iter(self.gaps.values())).left.shape[1:]
-        return float(w / h)
 
 
 @dataclass(frozen=True)
@@ -118,15 +115,26 @@ class BentPictures:
     shape: tuple[int, int]
 
     def __call__(self, key: FrameKey, parents: Sequence[tuple[FrameKey, Tensor]]) -> list[Tensor]:
-        """The parents' latents (C, h', w'); frames that are not finished yet are carried as noisy latents."""
-        return [self._latent(key, parent, latent) for parent, latent in parents]
+        """The parents' latents (C, h', w'), encoded one at a time."""
+        if any(parent == key for parent, _ in parents):
+            return [latent for _, latent in parents]
+        if self.bends.motion.still and key.pair not in self.bends.aligned:
+            return [latent for _, latent in parents]
+        pictures = self._filled([self._carried(key, parent) for parent, _ in parents])
+        return [self.encode(shrunk(picture, self.shape)[None].clamp(-1, 1))[0] for picture in pictures]
 
-    def _latent(self, key: FrameKey, parent: FrameKey, latent: Tensor) -> Tensor:
-        if parent == key or (self.bends.motion.still and key.pair not in self.bends.aligned):
-            return latent
+    def _carried(self, key: FrameKey, parent: FrameKey) -> tuple[Tensor, Tensor]:
+        """A parent's picture (3, H, W) as it is seen at a frame, and where it shows something, (H, W)."""
         picture = self.keyframes[parent] if parent in self.keyframes else self.finished(parent)
-        carried = sampled(picture, self.bends.origin(key, parent, picture.shape[1:]))
-        return self.encode(shrunk(carried, self.shape)[None].clamp(-1, 1))[0]
+        where = self.bends.origin(key, parent, picture.shape[1:])
+        return sampled(picture, where), (where.abs() <= 1).all(0)
+
+    def _filled(self, carried: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        """Pictures of two parents; what a moving camera sees beyond one of them is taken from the other."""
+        if self.bends.motion.still or len(carried) != 2:
+            return [picture for picture, _ in carried]
+        (left, in_left), (right, in_right) = carried
+        return [torch.where(~in_left & in_right, right, left), torch.where(~in_right & in_left, left, right)]
 
     def noisy(self, key: FrameKey, parent: FrameKey, latent: Tensor) -> Tensor:
         """The latent (C, h', w') of a frame on its way, carried to another; nearest cells, which keeps its noise."""

@@ -150,7 +150,7 @@ def fading(key: FrameKey, keyframe: FrameKey) -> float:
 
 
 def enlarged(image: Tensor, shape: Sequence[int]) -> Tensor:
-    """An image (3, h, w) on more pixels, bicubic; as it is where it has as many."""
+    """An image (3, h, w) on the film's pixels, bicubic; as it is where it has as many."""
     if tuple(image.shape[1:]) == tuple(shape):
         return image
-    return F.interpolate(image[None], tuple(shape), mode="bicubic", align_corners=False)[0]
+    return F.interpolate(image[None], tuple(shape), mode="bicubic", align_corners=False, antialias=True)[0]
