@@ -32,6 +32,7 @@ from segue.evaluate.features import Network, network_named
 from segue.evaluate.manifest import Pair, read_pairs
 from segue.evaluate.measures import Array, SequencePath, relative_jump, step_variation
 from segue.evaluate.statistics import resampled_pairs
+from segue.method.detail import enlarged
 from segue.pictures import to_images, to_tensor
 from segue.run import RunFolder
 from segue.tree import FrameKey
@@ -112,7 +113,9 @@ def unfaded(segue: Interpolator, morph: Morph) -> list[Image.Image]:
         frames = []
         for key, frame in zip(morph.keys, morph.frames, strict=True):
             latent = run.latent(recipes[key]) if key in recipes else None
-            image = to_tensor([frame])[0] if latent is None else segue.backbone.decode(latent[None])[0]
+            shown = to_tensor([frame])[0]
+            decoded = None if latent is None else segue.backbone.decode(latent[None])[0]
+            image = shown if decoded is None else enlarged(decoded, shown.shape[1:])
             frames += to_images(image[None])
         return frames
 

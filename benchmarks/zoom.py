@@ -2,7 +2,8 @@
 
     python benchmarks/zoom.py benchmarks/pairs/manifest.jsonl --pictures 12 -o out/zoom.csv
 
-Root mean square differences of pixels, 0 to 255, mean over the frames between the keyframes, made without alignment and detail:
+Root mean square differences of pixels, 0 to 255, mean over the frames between the keyframes, made without alignment and
+detail:
 
     autoencoder   D(E(x)) against x, for the plainly zoomed pictures x: what no latent diffusion model can fall below
     unmoved       the morph without a zoom against the picture: what the denoiser changes of a picture

@@ -79,7 +79,7 @@ def test_without_a_field_a_point_comes_from_where_the_camera_showed_it(parent: s
     """The same as the camera that does not bend; in the second gap too, where the camera has moved already."""
     motion = Motion(zoom=(1.4, 1.1), pan=((0.1, -0.05),), rotate=(25.0, -10.0))
     still, picture = Correspondence(constant(0, 0, (28, 36)), constant(0, 0, (28, 36))), scene(56, 72)
-    bends = Bends({0: still, 1: still}, motion)
+    bends = Bends({0: still, 1: still}, motion, 72 / 56)
     for gap in (0, 1):
         frame, other = FrameKey.at(gap + Fraction(1, 4)), FrameKey.at(gap + Fraction(parent))
         carried = sampled(picture, bends.origin(frame, other, (56, 72)))

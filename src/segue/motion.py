@@ -130,6 +130,8 @@ def shown_pose(motion: Motion, place: Fraction, pose: Pose) -> Pose:
 
 def shown_place(motion: Motion, place: Fraction, point: tuple[float, float], aspect: float) -> tuple[float, float]:
     """Where the camera at a place shows a point (x, y) of a picture, both as fractions of width and height."""
+    if motion.still:
+        return point
     x, y, _ = np.linalg.solve(motion.camera(place, aspect), [2 * point[0] - 1, 2 * point[1] - 1, 1.0])
     return (float(x) + 1) / 2, (float(y) + 1) / 2
 
