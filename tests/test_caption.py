@@ -16,6 +16,7 @@ from segue.caption import (
     captions,
     describe_captions,
     nearest_captions,
+    prompts_of,
     subject_of,
     write_caption_features,
     written_captions,
@@ -139,14 +140,15 @@ def test_captions_in_one_line() -> None:
     poo, thumb = Caption("poo", 0.308), Caption("reversethumbsup, fxemoji", 0.084)
     assert describe_captions([cat, tiger]) == 'captions: "cat face, noto" (92 %), "tiger face, noto" (88 %)'
     assert describe_captions([Caption("a cat sits"), Caption("a dog")]) == 'captions: "a cat sits", "a dog"'
-    assert describe_captions([poo, tiger]) == (
-        'caption: "tiger face, noto" (88 %) for picture 2; no caption is sure enough for picture 1 (best: "poo", 31 %),'
-        " so its prompt stays empty; --prompt says what it shows"
-    )
-    assert describe_captions([poo, thumb, poo]) == (
-        'no caption is sure enough for pictures 1, 2 and 3 (best: "poo", 31 %; "reversethumbsup, fxemoji", 8 %; "poo",'
-        " 31 %), so their prompts stay empty; --prompt says what they show"
-    )
+    for found, texts in (
+        ([poo, tiger], '"poo" (31 %), "tiger face, noto" (88 %)'),
+        ([poo, thumb], '"poo" (31 %), "reversethumbsup, fxemoji" (8 %)'),
+    ):
+        assert prompts_of(found) == ["", ""]
+        assert describe_captions(found) == (
+            f"captions are not sure enough to steer the film: {texts}; prompts stay empty, --prompt says what is shown"
+        )
+    assert prompts_of([cat, tiger]) == ["cat face, noto", "tiger face, noto"]
     assert describe_captions([Caption(""), Caption("")]) == describe_captions([]) == ""
 
 

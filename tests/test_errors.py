@@ -13,7 +13,12 @@ from segue.pictures import load
 
 def test_a_warning_points_to_the_line_that_called_the_package(tmp_path: Path) -> None:
     with pytest.warns(SegueWarning) as found:
-        interpolator()(picture(0), picture(1), output=tmp_path / "run", **{**QUICK, "noise": (0.1, 0.9), "zoom": 0.5})
+        interpolator()(
+            picture(0),
+            picture(1),
+            output=tmp_path / "run",
+            **{**QUICK, "noise": (0.1, 0.9), "zoom": 0.5, "align": False},
+        )
     ours = [warning for warning in found if warning.category is SegueWarning]
     assert len(ours) == 3
     assert {warning.filename for warning in ours} == {__file__}

@@ -96,7 +96,9 @@ def test_unguided_steps_keep_their_controls(words: TextConditioning) -> None:
 def test_the_settings_reach_the_sampling(tmp_path: Path) -> None:
     unet: Any = interpolator().backbone.pipe.unet  # type: ignore[attr-defined]
     with rows(unet) as seen:
-        interpolator()(picture(0), picture(1), output=tmp_path / "a", guidance_end=0.0, **QUICK)
+        interpolator()(
+            picture(0), picture(1), output=tmp_path / "a", guidance_end=0.0, align=False, detail=0.0, **QUICK
+        )
     assert set(seen) == {1, 2}  # the levels' frames, no second branch
     with pytest.raises(Exception, match=r"guidance_start \(0.6\) lies behind guidance_end \(0.4\)"):
         checked(MorphSettings, {"guidance_start": 0.6, "guidance_end": 0.4})

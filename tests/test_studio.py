@@ -41,6 +41,7 @@ def tiny_model() -> Interpolator:
 
 
 def tiny_studio(root: Path, **others: Any) -> Studio:
+    others = {"model_name": "tiny", **others}
     return Studio(root, tiny_model, lambda _picture, _captioner: "a red dot", **others)
 
 
@@ -127,12 +128,12 @@ def test_controls_give_the_settings_back() -> None:
 
 
 def test_the_command_line_names_what_differs() -> None:
-    from segue.settings import FilmSettings
+    from segue.settings import POCKET, FilmSettings, checked
 
     line = command_line(
         ["a b.png", "c.png"],
         "f.mp4",
-        MorphSettings(noise=(0.2, 0.6), loop=True, seed=3),
+        checked(MorphSettings, {**POCKET, "noise": (0.2, 0.6), "loop": True, "seed": 3}),
         FilmSettings(fps=24),
         {"name": "pocket", "dtype": "float32"},
     )
@@ -329,7 +330,7 @@ def test_an_example_begins_anew_with_the_quickest_settings(tmp_path: Path) -> No
     session.example("dots")
     assert [keyframe["name"] for keyframe in session.data["keyframes"]] == ["red.png", "blue.png"]
     assert (session.data["preset"], session.data["controls"]["num_frames"]) == ("draft", 9)
-    assert session.data["controls"]["num_inference_steps"] == 6
+    assert session.data["controls"]["num_inference_steps"] == 16
     with pytest.raises(SegueError, match="no example none"):
         session.example("none")
 

@@ -175,10 +175,10 @@ def test_captions_are_told_before_anything_is_computed_and_kept(
     calls = caption_as(monkeypatch, Caption("a poo", 0.3), Caption("a tiger", 0.9))
     seen, noted = film(tmp_path / "run")
     assert (seen[0].stage, seen[0].step) == ("words", 0)
-    assert seen[0].text.startswith('caption: "a tiger" (90 %) for picture 2; no caption is sure enough for picture 1')
+    assert seen[0].text.startswith('captions are not sure enough to steer the film: "a poo" (30 %), "a tiger" (90 %)')
     assert not any(progress.text for progress in seen[1:])
     assert not noted
-    assert json.loads((tmp_path / "run" / "prompts.json").read_text()) == {"prompts": ["", "a tiger"]}
+    assert json.loads((tmp_path / "run" / "prompts.json").read_text()) == {"prompts": ["", ""]}
     again, _ = film(tmp_path / "run", batch_size=1)
     assert not any(progress.text for progress in again)
     assert calls == [2], "a film that goes on keeps its captions"

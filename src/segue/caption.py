@@ -10,7 +10,7 @@ the share of its subject in a softmax over all subjects and "none of these". Wha
 pictures, without a certainty; "none" leaves the prompts empty.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -36,6 +36,7 @@ __all__ = [
     "captions",
     "describe_captions",
     "nearest_captions",
+    "prompts_of",
     "subject_of",
     "write_caption_features",
     "written_captions",
@@ -97,29 +98,20 @@ def captions(
             return [Caption(text) for text in written_captions(pictures, name, device)]
 
 
-def describe_captions(found: Sequence[Caption]) -> str:
-    """One line that says which captions become prompts, and of which pictures the prompt stays empty.
+def prompts_of(found: Sequence[Caption]) -> list[str]:
+    """The captions as prompts; all empty if one is not sure enough, which would pull a film to the others' side."""
+    return [caption.prompt if all(other.prompt for other in found) else "" for caption in found]
 
-    Pictures are counted from 1; without any caption the line is empty.
-    """
-    used = {i: caption for i, caption in enumerate(found, 1) if caption.prompt}
-    unsure = {i: caption for i, caption in enumerate(found, 1) if caption.text and not caption.prompt}
-    parts = []
-    if used:
-        places = {i: "" if len(used) == len(found) else f" for picture {i}" for i in used}
-        texts = [
-            f'"{one.text}"' + ("" if one.sure is None else f" ({_percent(one.sure)})") + places[i]
-            for i, one in used.items()
-        ]
-        parts.append(f"caption{'s' if len(used) > 1 else ''}: {', '.join(texts)}")
-    if unsure:
-        best = "; ".join(f'"{one.text}", {_percent(one.sure or 0.0)}' for one in unsure.values())
-        if len(unsure) == 1:
-            which, stays = "picture", "its prompt stays empty; --prompt says what it shows"
-        else:
-            which, stays = "pictures", "their prompts stay empty; --prompt says what they show"
-        parts.append(f"no caption is sure enough for {which} {_listed(unsure)} (best: {best}), so {stays}")
-    return "; ".join(parts)
+
+def describe_captions(found: Sequence[Caption]) -> str:
+    """One line that says which captions become prompts, or that none does; without any caption it is empty."""
+    texts = [f'"{one.text}"' + ("" if one.sure is None else f" ({100 * one.sure:.0f} %)") for one in found if one.text]
+    if not texts:
+        return ""
+    if any(prompts_of(found)):
+        return f"captions: {', '.join(texts)}"
+    listed = ", ".join(texts)
+    return f"captions are not sure enough to steer the film: {listed}; prompts stay empty, --prompt says what is shown"
 
 
 def nearest_captions(pictures: Sequence[Image.Image], folder: Path) -> list[Caption]:
@@ -164,16 +156,6 @@ def written_captions(pictures: Sequence[Image.Image], name: str, device: str | t
             tokens = model.generate(pixel_values=pixels, max_new_tokens=LONGEST, do_sample=False)
         texts.append(" ".join(tokenizer.decode(tokens[0], skip_special_tokens=True).split()))
     return texts
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
-
-
-def _listed(numbers: Iterable[int]) -> str:
-    """Numbers as a text: "1", "1 and 2", "1, 2 and 3"."""
-    *others, last = map(str, numbers)
-    return f"{', '.join(others)} and {last}" if others else last
 
 
 @lru_cache(maxsize=1)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from segue.backbone import Backbone
 from segue.backbone.conditioning import TextConditioning
-from segue.caption import captions, describe_captions
+from segue.caption import captions, describe_captions, prompts_of
 from segue.conditioning import ConditioningPath
 from segue.control import Controls, Edits
 from segue.errors import warn
@@ -85,9 +85,7 @@ def wording(
     texts = run.read("prompts.json") or {}
     if "prompts" not in texts:
         found = [] if settings.prompt else captions(keyframes, settings.captioner, model_name=model_name)
-        are_sure = all(caption.prompt for caption in found)  # one alone would pull the film to its side
-        said = [caption.prompt if are_sure else "" for caption in found]
-        texts = {"prompts": prompts(settings, len(keyframes), lambda: said)}
+        texts = {"prompts": prompts(settings, len(keyframes), lambda: prompts_of(found))}
         run.write("prompts.json", texts)
         if line := describe_captions(found):
             say(line)

@@ -15,7 +15,7 @@ from segue.errors import SegueError
 from segue.history import History, event_from_json
 from segue.parts import RUN_FILE, read_part
 from segue.settings import MorphSettings, checked
-from segue.tree import FrameKey, UniformTree, noise_levels
+from segue.tree import FrameKey, UniformTree, level_at, noise_levels
 
 __all__ = ["RunView", "Slot", "again", "ancestors", "written_at"]
 
@@ -107,7 +107,8 @@ class RunView:
         settings = self.settings
         depth = UniformTree.depth(settings.num_frames, settings.branching)
         levels = settings.noise_levels or noise_levels(depth, *settings.noise, settings.noise_spacing)
-        return levels[min(slot.level, len(levels) - 1)]
+        level = level_at(slot.key, settings.branching) if settings.align else slot.level
+        return levels[min(level, len(levels) - 1)]
 
     def _slot(
         self,
@@ -119,7 +120,9 @@ class RunView:
         stamp = written_at(self.path / "frames" / f"{key.name}.png")
         level, parents = planned or (-1, ())
         if known and not known["keyframe"]:
-            level, parents = known["level"], tuple(FrameKey.at(Fraction(place)) for place in known["parents"])
+            level, made_of = known["level"], tuple(FrameKey.at(Fraction(place)) for place in known["parents"])
+            # Frames of aligned keyframes are made straight from these, until one between them leads.
+            parents = parents if parents and self.settings.align else made_of
         found = known or {}
         return Slot(
             key,
