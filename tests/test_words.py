@@ -214,7 +214,7 @@ def test_guidance_that_has_words_or_is_off_is_not_told(settings: dict[str, Any],
 def test_captions_that_are_not_sure_enough_are_told_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     caption_as(monkeypatch, Caption("a poo", 0.3), Caption("a thumb", 0.1))
     seen, noted = film(tmp_path / "run")
-    assert seen[0].text.startswith("no caption is sure enough for pictures 1 and 2")
+    assert seen[0].text.startswith("captions are not sure enough to steer the film: ")
     assert noted == []
 
 
