@@ -150,7 +150,7 @@ def test_rows_take_their_own_settings_before_the_commands_and_the_presets(tmp_pa
     assert (first.settings.num_frames, second.settings.num_frames) == (7, 9)
     assert (first.settings.num_inference_steps, first.settings.noise) == (
         16,
-        (0.25, 0.25),
+        (0.2, 0.2),
     )  # of the preset, and pocket's
     assert (second.settings.noise, second.settings.prompt, second.settings.seed) == ((0.2, 0.6), ("dog", "dog"), 3)
     assert (first.film_values["fps"], second.film_values["fps"]) == (24.0, 5)

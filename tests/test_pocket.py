@@ -28,7 +28,7 @@ def pipe() -> StableDiffusionPipeline:
 
 def picture(name: str) -> Image.Image:
     with Image.open(PAIRS / name) as image:
-        return image.convert("RGB")
+        return image.convert("RGB").resize((128, 128), Image.Resampling.LANCZOS)
 
 
 def test_stock_pipeline_makes_float32_parts_from_float16_weights(pipe: StableDiffusionPipeline) -> None:

@@ -240,7 +240,7 @@ def test_the_papers_preset_ranks_where_there_are_candidates() -> None:
 
 
 def test_pocket_has_its_own_defaults_under_those_of_a_preset() -> None:
-    assert with_preset("balanced", {})["noise"] == (0.25, 0.25)
+    assert with_preset("balanced", {})["noise"] == (0.2, 0.2)
     assert with_preset("balanced", {}, "some/checkpoint") == {}
     assert with_preset("paper", {})["noise"] == (0.30, 0.55)
     assert with_preset("balanced", {"guidance_scale": 3.0}, "pocket")["guidance_scale"] == 3.0

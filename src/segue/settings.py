@@ -176,7 +176,7 @@ class MorphSettings(InversionSettings):
     scheme: Scheme = Field(default="branching", description="The way in which the frames between are made.")
     noise: tuple[Fraction01, Fraction01] = Field(
         default=(0.30, 0.55),
-        description="Range of noise levels, from the deepest level of the tree to the first. With pocket 0.25 0.25.",
+        description="Range of noise levels, from the deepest level of the tree to the first. With pocket 0.2 0.2.",
     )
     noise_spacing: Literal["linear", "convex", "concave"] = Field(
         default="linear", description="Spacing of the noise levels over their range."
@@ -198,7 +198,7 @@ class MorphSettings(InversionSettings):
         default=28,
         ge=1,
         le=1000,
-        description="Denoising steps over the whole schedule; a frame takes its share. With pocket 20.",
+        description="Denoising steps over the whole schedule; a frame takes its share. With pocket 25.",
     )
     guidance_scale: float = Field(
         default=5.0, ge=0, le=100, description="Strength of classifier-free guidance. With pocket 1, which is none."
@@ -469,7 +469,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "draft": {"num_inference_steps": 16, "num_frames": 9},
 }
 # What pocket does best with, measured over the benchmark's pairs (docs/benchmarks.md); presets take precedence.
-POCKET: Mapping[str, Any] = {"noise": (0.25, 0.25), "num_inference_steps": 20, "guidance_scale": 1.0}
+POCKET: Mapping[str, Any] = {"noise": (0.20, 0.20), "num_inference_steps": 25, "guidance_scale": 1.0}
 
 Settings = TypeVar(
     "Settings", LoadSettings, ModelSettings, InversionSettings, MorphSettings, ComputeSettings, FilmSettings

@@ -35,7 +35,7 @@ from segue.tree import FrameKey
 
 __all__ = ["REACH", "Detail", "enlarged"]
 
-POWER = 1.2
+POWER = 1.5
 REACH = 0.2  # of the gap
 KEPT = 4  # residuals of keyframes that are remembered
 
