@@ -24,6 +24,7 @@ from PIL import Image
 from segue.clip import Clip
 from segue.evaluate import measures
 from segue.evaluate.measures import Array
+from segue.evaluate.statistics import paired_interval
 from segue.interpolate import Interpolator
 
 PAIRS = Path(__file__).parent / "pairs"
@@ -56,12 +57,19 @@ def main() -> None:
         print(f"{name}: {time.perf_counter() - begun:.0f} s")
     folders |= {name: Path(folder) for name, _, folder in (text.partition("=") for text in options.runs)}
     found = {name: [measured(folder / pair, clip) for pair in names] for name, folder in folders.items()}
-    print(f"{'':26}" + "".join(f"{column:>8}" for column in (*COLUMNS, "kid")))
+    print(f"{'':26}" + "".join(f"{column:>8}" for column in COLUMNS) + f"{'kid':>10}")
     for name, films in found.items():
         means = [float(np.nanmean([film[column] for film in films])) for column in COLUMNS]
         features = np.stack([film["features"] for film in films])
         kid = measures.kernel_distance_of_pairs(features[:, 1:-1], features[:, [0, -1]])
-        print(f"{name:26}" + "".join(f"{value:8.3f}" for value in means) + f"{kid:8.4f}")
+        print(f"{name:26}" + "".join(f"{value:8.3f}" for value in means) + f"{kid:10.5f}")
+    first, *others = found
+    for name in others:
+        print(f"{first} less {name}, over the same pairs, with 95 % intervals:")
+        for column in COLUMNS:
+            one, other = (np.array([film[column] for film in found[which]]) for which in (first, name))
+            apart = paired_interval(one, other)
+            print(f"  {column:8}{apart.value:+.3f} ({apart.low:+.3f} to {apart.high:+.3f})")
     for name, folder in folders.items():
         worst = sorted(zip([film["cover"] for film in found[name]], names, strict=True), reverse=True)[:10]
         print(f"{name}, cover farthest off: " + ", ".join(f"{pair} {off:.2f}" for off, pair in worst))
