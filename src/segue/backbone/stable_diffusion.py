@@ -325,17 +325,22 @@ class StableDiffusion:
         ]
         try:
             with self.evaluating():
-                z, words = self.encode(images), self.embed([""] * len(images), [""] * len(images))
-                inputs, total = self._inputs(words, len(z), 1.0), [torch.zeros(())] * len(blocks)
-                for draw in range(FEATURE_DRAWS):
-                    eps = Noise(0)("features", FrameKey(0), step=draw, shape=z.shape[1:])
-                    x = (point.alpha * z + point.sigma * eps).to(self._device)
+                z, words = self.encode(images), self.embed([""], [""])
+                draws = [Noise(0)("features", FrameKey(0), step=i, shape=z.shape[1:]) for i in range(FEATURE_DRAWS)]
+                samples = [point.alpha * one + point.sigma * eps for one in z for eps in draws]
+                seen: list[list[Tensor]] = [[] for _ in blocks]
+                at_once = max(1, min(self.frames_at_once((images.shape[3], images.shape[2])), FEATURE_DRAWS))
+                for first in range(0, len(samples), at_once):
+                    x = torch.stack(samples[first : first + at_once]).to(self._device)
+                    inputs = self._inputs(type(words).stack([words] * len(x)), len(x), 1.0)
                     self._predict(x, [point.timestep], inputs, False)
-                    total = [total[i] + _home(kept[i]) for i in range(len(blocks))]
+                    for i, outputs in enumerate(seen):
+                        outputs.append(_home(kept[i]))
         finally:
             for hook in hooks:
                 hook.remove()
-        return [summed / FEATURE_DRAWS for summed in total]
+        drawn = [torch.cat(outputs) for outputs in seen]  # (B draws, C, h, w)
+        return [each.reshape(len(images), FEATURE_DRAWS, *each.shape[1:]).mean(1) for each in drawn]
 
     @contextmanager
     def evaluating(self, grad: bool = False) -> Iterator[None]:

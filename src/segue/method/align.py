@@ -88,7 +88,7 @@ def align(
     a, b = _cells(left, [h for h, _ in features]), _cells(right, [k for _, k in features])
     known_to_pull = [*keypoints, *points]
     coarse = transport(_cost(a, b, known_to_pull), a.mass, b.mass, coarseness=COARSENESS[:1])
-    plan = transport(_cost(_turned(a, b, coarse), b, known_to_pull), a.mass, b.mass)
+    plan = transport(_cost(_turned(a, b, coarse), b, known_to_pull), a.mass, b.mass, coarseness=COARSENESS[1:])
     to_left = torch.eye(3) if camera is None else camera
     to_right = torch.linalg.inv(to_left)
     forth = _moved(plan @ b.place / plan.sum(1, keepdim=True), to_left) - a.place
@@ -124,14 +124,25 @@ def transport(
             f, g = f * coarseness[i - 1] / coarse, g * coarseness[i - 1] / coarse
         scaled = -cost / (epsilon * coarse)
         for _ in range(2):  # in logarithms, until the kernel has the masses' scale
-            f = log_a - torch.logsumexp(scaled + g, 1)
-            g = log_b - torch.logsumexp(scaled + f[:, None], 0)
-        kernel, v = (scaled + f[:, None] + g).exp(), torch.ones_like(b)
+            f = log_a - _log_sum(scaled + g, 1)
+            g = log_b - _log_sum(scaled + f[:, None], 0)
+        kernel, v = _exponential(scaled + f[:, None] + g), torch.ones_like(b)
         for _ in range(steps):
             u = a / (kernel @ v).clamp_min(1e-30)
             v = b / (kernel.T @ u).clamp_min(1e-30)
         f, g = f + u.log(), g + v.log()
-    return (scaled + f[:, None] + g).exp()
+    return _exponential(scaled + f[:, None] + g)
+
+
+def _exponential(x: Tensor) -> Tensor:
+    """exp(x), 0 below exp(-80): processors are slow with what is nearly 0."""
+    return F.threshold(x.clamp_min(-80.0).exp(), 2e-35, 0.0)
+
+
+def _log_sum(x: Tensor, dim: int) -> Tensor:
+    """The logarithm of the sum of exp(x) along a dimension."""
+    top = x.amax(dim, keepdim=True)
+    return top.squeeze(dim) + (x - top).clamp_min(-80.0).exp().sum(dim).log()
 
 
 def unbend(field: Tensor, share: float) -> Tensor:
@@ -150,16 +161,16 @@ def place_of(field: Tensor, at: Tensor) -> Tensor:
     return F.grid_sample(field[None], where, padding_mode="border", align_corners=False)[0]
 
 
-def sampled(image: Tensor, at: Tensor) -> Tensor:
-    """A picture (C, h, w) at places (2, H, W) from -1 to 1: bicubic; beyond its borders its plain background, if any.
+def sampled(image: Tensor, at: Tensor, mode: str = "bicubic") -> Tensor:
+    """A picture (C, h, w) at places (2, H, W) from -1 to 1; beyond its borders its plain background, if any.
 
     Where the background is not plain, the picture is mirrored at its borders.
     """
     where = at.permute(1, 2, 0)[None]
     if not is_plain(image):
-        return F.grid_sample(image[None], where, mode="bicubic", padding_mode="reflection", align_corners=False)[0]
+        return F.grid_sample(image[None], where, mode=mode, padding_mode="reflection", align_corners=False)[0]
     ground = _border(image).median(1).values[:, None, None]
-    subject = F.grid_sample((image - ground)[None], where, mode="bicubic", padding_mode="zeros", align_corners=False)[0]
+    subject = F.grid_sample((image - ground)[None], where, mode=mode, padding_mode="zeros", align_corners=False)[0]
     return subject + ground
 
 
@@ -176,9 +187,9 @@ def grid(shape: Sequence[int]) -> Tensor:
     return torch.stack([x.expand(shape[0], -1), y[:, None].expand(-1, shape[1])])
 
 
-def resized(field: Tensor, shape: Sequence[int]) -> Tensor:
-    """A field (C, h, w) on another grid, bicubic."""
-    return F.interpolate(field[None], tuple(shape), mode="bicubic", align_corners=False)[0]
+def resized(field: Tensor, shape: Sequence[int], mode: str = "bicubic") -> Tensor:
+    """A field (C, h, w) on another grid."""
+    return F.interpolate(field[None], tuple(shape), mode=mode, align_corners=False)[0]
 
 
 @dataclass(frozen=True)
