@@ -8,7 +8,6 @@ import json
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -23,7 +22,7 @@ MORPHS = (
     "concepts-02", "concepts-03", "concepts-08", "concepts-15",
     "poses-05", "poses-13",
 )  # fmt: skip
-FRAMES = 9
+FRAMES, SIDE = 9, 160
 
 
 def main() -> None:
@@ -57,7 +56,7 @@ def morph(name: str) -> list[Image.Image]:
             output=Path(folder) / "morph",
             pose=poses,
         )
-        return [Image.fromarray(np.asarray(frame)) for frame in made.frames]
+        return [frame.resize((SIDE, SIDE), Image.Resampling.LANCZOS) for frame in made.frames]
 
 
 def save(sheet: Image.Image, name: str) -> None:
