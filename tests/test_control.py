@@ -111,7 +111,7 @@ def test_a_pose_file_without_a_size_is_of_its_picture(keyframes: list[Image.Imag
     large = [picture.resize((128, 128)) for picture in keyframes]
     settings = checked(MorphSettings, {"pose": ",".join([str(tmp_path / "pose.json")] * 2)})
     for pictures, factor in ((keyframes, 1.0), (large, 0.5)):
-        (first, _) = read_given(settings, [picture.size for picture in pictures], (64, 64), 1).poses
+        (first, _) = read_given(settings, [picture.size for picture in pictures], (64, 64), (64, 64), 1).poses
         assert first.people[0].points[0, 0] == pytest.approx(factor * standing(20).people[0].points[0, 0])
 
 
@@ -120,12 +120,12 @@ def test_control_images_are_seen_through_the_camera(keyframes: list[Image.Image]
     image.paste("black", (24, 24, 40, 40))
     image.save(tmp_path / "hint.png")
     settings = checked(MorphSettings, {"control_image": [str(tmp_path / "hint.png")] * 2, "zoom": (2.0,)})
-    first, second = read_given(settings, SIZES, (64, 64), 1).images
+    first, second = read_given(settings, SIZES, (64, 64), (64, 64), 1).images
     assert np.array_equal(np.asarray(first), np.asarray(image))
     assert np.asarray(second)[18:46, 18:46].max() < 40  # twice as large
     standing(20).save(tmp_path / "pose.json")
     settings = checked(MorphSettings, {"pose": ",".join([str(tmp_path / "pose.json")] * 2), "zoom": (2.0,)})
-    poses = read_given(settings, SIZES, (64, 64), 1).poses
+    poses = read_given(settings, SIZES, (64, 64), (64, 64), 1).poses
     assert poses[0] == standing(20)
     assert poses[1].people[0].points[0, :2] == pytest.approx(2 * standing(20).people[0].points[0, :2] - 32)
 

@@ -169,7 +169,14 @@ def test_what_changes_nothing_is_told(kind: Any, values: dict[str, Any], message
 
 
 def test_every_setting_can_have_an_effect() -> None:
-    settings = {"inversion_iterations": 3, "candidates": 2, "rank_for": "x", "zoom": 2.0, "pose": "auto"}
+    settings = {
+        "inversion_iterations": 3,
+        "candidates": 2,
+        "rank_for": "x",
+        "zoom": 2.0,
+        "pose": "auto",
+        "align": False,
+    }
     assert without_effect(checked(MorphSettings, settings), fields(MorphSettings)) == []
     assert without_effect(FilmSettings(smooth="motion"), fields(FilmSettings)) == []
 

@@ -32,7 +32,7 @@ from segue.plan import motion_of
 from segue.points import read_points, shared_keypoints
 from segue.pose.detect import detector_of
 from segue.pose.drawing import convention_for, draw
-from segue.pose.keypoints import Pose, as_openpose, fitted
+from segue.pose.keypoints import Pose, as_openpose, fitted, scaled
 from segue.pose.path import PosePath
 from segue.run import RunFolder
 from segue.schemes import Sample
@@ -84,14 +84,19 @@ class Given:
 
 
 def read_given(
-    settings: MorphSettings, given: Sequence[tuple[int, int]], size: tuple[int, int], networks: int
+    settings: MorphSettings,
+    given: Sequence[tuple[int, int]],
+    size: tuple[int, int],
+    network: tuple[int, int],
+    networks: int,
 ) -> Given:
     """Read the files that the settings name, before anything is written.
 
     Args:
         settings: their ``pose``, ``control_image`` and ``points``.
         given: (width, height) of each keyframe as it was given, which is that of a pose file that names none.
-        size: at which the model works, (width, height).
+        size: of the film, (width, height), to which they are fitted as the keyframes are.
+        network: at which the model works, to which all are stretched then.
         networks: how many ControlNets there are.
 
     Raises:
@@ -105,13 +110,15 @@ def read_given(
         motion = motion_of(settings)
         points = tuple(read_points(Path(settings.points), _closed(given, settings), size, settings.fit, motion))
     if settings.control_image:
-        return Given(images=_given_images(settings, len(given), size, networks), points=points)
+        return Given(images=_given_images(settings, len(given), size, network, networks), points=points)
     if settings.pose in ("auto", "off"):
         return Given(points=points)
-    return Given(poses=_given_poses(settings, given, size, networks), points=points)
+    return Given(poses=_given_poses(settings, given, size, network, networks), points=points)
 
 
-def _given_images(settings: MorphSettings, count: int, size: tuple[int, int], networks: int) -> tuple[Image.Image, ...]:
+def _given_images(
+    settings: MorphSettings, count: int, size: tuple[int, int], network: tuple[int, int], networks: int
+) -> tuple[Image.Image, ...]:
     """The control images, fitted and seen through the camera."""
     _check(settings.control_image, "control_image", count, networks)
     motion, images = (
@@ -119,17 +126,23 @@ def _given_images(settings: MorphSettings, count: int, size: tuple[int, int], ne
         [load(path, background=settings.background) for path in settings.control_image],
     )
     fitted_images = [fit(image, size, settings.fit, settings.background) for image in images]
-    return tuple(shown(motion, Fraction(i), image) for i, image in enumerate(fitted_images))
+    seen = [shown(motion, Fraction(i), image) for i, image in enumerate(fitted_images)]
+    return tuple(fit(image, network, "stretch") for image in seen)
 
 
 def _given_poses(
-    settings: MorphSettings, given: Sequence[tuple[int, int]], size: tuple[int, int], networks: int
+    settings: MorphSettings,
+    given: Sequence[tuple[int, int]],
+    size: tuple[int, int],
+    network: tuple[int, int],
+    networks: int,
 ) -> tuple[Pose, ...]:
     """The poses of files, fitted and seen through the camera; SegueError where people cannot be guided by them."""
     paths, motion = settings.pose.split(","), motion_of(settings)
     _check(paths, "pose", len(given), networks)
     loaded = (fitted(Pose.load(path, of), size, settings.fit) for path, of in zip(paths, given, strict=True))
     poses = tuple(shown_pose(motion, Fraction(i), pose) for i, pose in enumerate(loaded))
+    poses = tuple(scaled(pose, network) for pose in poses)
     PosePath(_closed(poses, settings), matching=settings.pose_matching, given=True)
     return poses
 
@@ -219,8 +232,10 @@ def scale_at(settings: MorphSettings, key: FrameKey) -> Tensor:
     return torch.tensor([most if settings.control_flat else 1 + (most - 1) * rise])
 
 
-def kept_edit(run: RunFolder, edit: Edit, size: tuple[int, int], settings: MorphSettings, networks: int) -> Edit:
-    """An edit whose pose file is copied into the run folder, fitted to the film.
+def kept_edit(run: RunFolder, edit: Edit, data: Mapping[str, Any], settings: MorphSettings, networks: int) -> Edit:
+    """An edit whose pose file is copied into the run folder, fitted to the film and to the size the model works at.
+
+    ``data`` is the run file's content, for both sizes.
 
     Raises:
         SegueError: the file is no pose, or a pose changes nothing in this film.
@@ -232,7 +247,8 @@ def kept_edit(run: RunFolder, edit: Edit, size: tuple[int, int], settings: Morph
     if settings.pose == "off" or settings.control_image:
         other = "control images" if settings.control_image else "pose off"
         raise SegueError(f"a frame's pose changes nothing in a film with {other}")
-    pose = fitted(Pose.load(edit.pose, size), size, settings.fit)
+    size = (data["size"][0], data["size"][1])
+    pose = scaled(fitted(Pose.load(edit.pose, size), size, settings.fit), tuple(data.get("network", size)))
     digest = hashlib.sha256(json.dumps(as_openpose(pose)).encode()).hexdigest()[:12]
     name = f"pose/edit-{digest}.json"
     (run.path / "pose").mkdir(exist_ok=True)
@@ -241,14 +257,14 @@ def kept_edit(run: RunFolder, edit: Edit, size: tuple[int, int], settings: Morph
 
 
 def keeping_poses(
-    choose: Chooser, run: RunFolder, size: tuple[int, int], settings: MorphSettings, networks: int
+    choose: Chooser, run: RunFolder, data: Mapping[str, Any], settings: MorphSettings, networks: int
 ) -> Chooser:
     """A chooser whose edits have their pose files copied into the run folder; see ``kept_edit``."""
 
     def ask(candidates: Candidates) -> Pick | Again | AcceptRest:
         answer = choose(candidates)
         if isinstance(answer, Again) and answer.edit:
-            return replace(answer, edit=kept_edit(run, answer.edit, size, settings, networks))
+            return replace(answer, edit=kept_edit(run, answer.edit, data, settings, networks))
         return answer
 
     return ask

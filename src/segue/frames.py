@@ -14,6 +14,7 @@ from segue.evaluate.features import Network, network_named
 from segue.evaluate.measures import Array
 from segue.noise import Noise
 from segue.run import RunFolder
+from segue.schemes import Sample
 from segue.spacing import PerceptualTree
 from segue.tree import Distance, FrameKey, Midpoint
 
@@ -73,6 +74,10 @@ class EditedNoise:
     seed: int
     shape: tuple[int, int, int]
     by_gap: frozenset[int] = frozenset()
+
+    def has_seed(self, sample: Sample) -> bool:
+        """Whether a candidate of a frame has a seed of its own."""
+        return self.run.history.attempt_of(sample.key, sample.candidate).edit.seed is not None
 
     def __call__(self, purpose: str, key: FrameKey, candidate: int = 0, step: int = 0) -> Tensor:
         """Draw the noise of that name, (C, h, w)."""

@@ -31,7 +31,7 @@ from segue.tree import FrameKey
 
 __all__ = ["Work", "generate", "price"]
 
-KEPT = 4  # images of keyframes alone that are remembered
+KEPT = 16  # images of keyframes alone that are remembered
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def price(
 def eta_noise(noise: NamedNoise, level: Level, samples: Sequence[Sample]) -> Callable[[int], Tensor]:
     """The fresh noise of each step of a level by the step's number, (B, C, h, w)."""
     purpose = f"eta-{level.start.timestep:g}"
-    return lambda step: torch.stack([noise(purpose, s.key, s.candidate, step) for s in samples])
+    return lambda step: torch.stack([noise(purpose, s.of or s.key, s.candidate, step) for s in samples])
 
 
 class _Driver:
@@ -133,6 +133,7 @@ class _Driver:
         self.recipes = recipes
         self.latents: dict[FrameKey, Tensor] = {}
         self.edits: dict[FrameKey, dict[FrameKey, Edit]] = {}  # of a settled frame and of those that it is made from
+        self.shared: set[tuple[NoisePoint, Sample]] = set()  # keyframes alone that are counted
         self.alone: dict[str, Tensor] = {}  # decoded images of keyframes alone, which frames share
         self.known: dict[Sample, str] = {}  # the recipes of the present level
         self.drawn: set[str] = set()  # the recipes whose pictures were made here
@@ -263,7 +264,9 @@ class _Driver:
         """Make what is missing of the samples and their pictures, batch by batch."""
         needed = list(dict.fromkeys(part for sample in samples for part in self._parts(level, sample)))
         missing = [part for part in needed if not self.work.run.has_latent(self._recipe(level, part))]
-        self._count(level, len(needed) - len(missing), skipped=True)
+        counted = {(level.start, part) for part in needed} - self.shared
+        self.shared |= {(point, part) for point, part in counted if part.is_shared}
+        self._count(level, len(counted) - len(missing), skipped=True)
         while missing:
             batch, before = missing[: self.batch_size], self.step
             try:
@@ -389,7 +392,8 @@ class _Driver:
         if sample not in self.known:
             edit = self.work.run.history.attempt_of(sample.key, sample.candidate).edit if level.is_final else Edit()
             recipe = f"{sample.key.name}-{self._digest(level, sample.key, sample.candidate, edit)}"
-            self.known[sample] = recipe if sample.alone is None else f"{recipe}-{sample.alone.name}"
+            parts = [recipe, *(key.name for key in (sample.alone, sample.of) if key is not None)]
+            self.known[sample] = "-".join(parts)
         return self.known[sample]
 
     def _context(self, level: Level, attempt: Attempt) -> str:

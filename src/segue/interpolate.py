@@ -251,7 +251,7 @@ class Interpolator:
             **sight,
         )
         decode = partial(self.backbone.decode, screened=False)
-        detail = Detail(images, latents, decode, settings.detail, motion_of(settings), bends)
+        detail = Detail(images, latents, decode, settings.detail, motion_of(settings), bends, noise.has_seed)
         match = ColourMatch(images, settings.colour_match)
 
         def finished(key: FrameKey, image: Tensor, alone: Mapping[Sample, Tensor]) -> Image.Image:
@@ -272,7 +272,7 @@ class Interpolator:
             alone=detail.alone,
             leading=leading,
             judge=judge or _judge(settings),
-            choose=choose and keeping_poses(choose, run, size, settings, len(self.backbone.controlnets)),
+            choose=choose and keeping_poses(choose, run, data, settings, len(self.backbone.controlnets)),
             report=report,
             cost=cost_of(task, tree, settings, self.backbone, detail),
             keep_candidates=compute.keep_candidates,
@@ -313,8 +313,7 @@ class Interpolator:
             self._same_model(run, data)
             settings = settings_of(run, data)
             networks = len(self.backbone.controlnets)
-            size = tuple(data.get("network", data["size"]))
-            own = kept_edit(run, as_edit(edit), size, settings, networks) if edit is not None else None
+            own = kept_edit(run, as_edit(edit), data, settings, networks) if edit is not None else None
             run.record(redone(run, settings, frame, own, candidate))
             if edit and edit.noise is not None:
                 warn_of_noise([edit.noise], aligned=settings.align)
@@ -388,7 +387,7 @@ class Interpolator:
         if settings.scheme != "interpolate":
             self.backbone.check(sampling_of(settings))
         given = [picture.size for picture in pictures]
-        return keyframes, network, read_given(settings, given, network, len(self.backbone.controlnets))
+        return keyframes, network, read_given(settings, given, size, network, len(self.backbone.controlnets))
 
     def _sight(
         self,

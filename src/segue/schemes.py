@@ -47,11 +47,13 @@ class Sample:
         key, candidate: the frame, and the candidate's number.
         alone: the parent that goes the frame's way by itself, in place of the blend of all; with the key of a keyframe,
             one of the two keyframes of the gap that begins there, at its own place.
+        of: of such a keyframe alone, the frame whose own seed its noise is drawn from; None for the film's.
     """
 
     key: FrameKey
     candidate: int = 0
     alone: FrameKey | None = None
+    of: FrameKey | None = None
 
     @property
     def is_shared(self) -> bool:
@@ -137,10 +139,10 @@ def branching(task: Task) -> Scheme:
     Between keyframes that are aligned, the parents are the keyframes themselves, or a frame that leads.
     """
     made = dict(task.latents)
-    origins: dict[FrameKey, tuple[FrameKey, FrameKey]] = {}
+    around: dict[FrameKey, tuple[FrameKey, FrameKey]] = {}  # the neighbours of a frame when it was made
     while midpoints := task.tree.next_level(made, task.distance):
-        midpoints = tuple(_straight(task, m, origins) if m.key.pair in task.aligned else m for m in midpoints)
-        origins |= {m.key: (m.left, m.right) for m in midpoints}
+        around |= {m.key: (m.left, m.right) for m in midpoints}
+        midpoints = tuple(_straight(task, m, around) if m.key.pair in task.aligned else m for m in midpoints)
         fresh: dict[FrameKey, Tensor] = {}
         by_noise = sorted(midpoints, key=task.noise_of, reverse=True)
         for noise, group in groupby(by_noise, key=task.noise_of):
@@ -148,15 +150,20 @@ def branching(task: Task) -> Scheme:
         made |= fresh
 
 
-def _straight(task: Task, midpoint: Midpoint, origins: Mapping[FrameKey, tuple[FrameKey, FrameKey]]) -> Midpoint:
-    """A midpoint with the nearest of its ancestors that are keyframes, or lead, as its parents."""
+def _straight(task: Task, midpoint: Midpoint, around: Mapping[FrameKey, tuple[FrameKey, FrameKey]]) -> Midpoint:
+    """A midpoint whose parents are the keyframes, or within the neighbours of a frame that leads, that frame."""
     left, right = midpoint.left, midpoint.right
-    while left in origins and not task.leads(left):
-        left = origins[left][0]
-    while right in origins and not task.leads(right):
-        right = origins[right][1]
-    weight = (midpoint.key.place - left.place) / (right.place - left.place)
-    return replace(midpoint, left=left, right=right, weight=weight)
+    while left in around and not task.leads(left):
+        left = around[left][0]
+    while right in around and not task.leads(right):
+        right = around[right][1]
+    # What leads reaches as far as the frames beside it when it was made, as in the tree.
+    ends = (
+        max(left, around[right][0]) if right in around else left,
+        min(right, around[left][1]) if left in around else right,
+    )
+    weight = (midpoint.key.place - ends[0].place) / (ends[1].place - ends[0].place)
+    return replace(midpoint, left=ends[0], right=ends[1], weight=weight)
 
 
 def _branching_level(task: Task, made: Latents, point: NoisePoint, midpoints: list[Midpoint]) -> Level:
@@ -164,9 +171,10 @@ def _branching_level(task: Task, made: Latents, point: NoisePoint, midpoints: li
     by_key = {midpoint.key: midpoint for midpoint in midpoints}
 
     def blend(sample: Sample) -> Tensor:
-        eps = task.noise("midpoint", sample.key, sample.candidate)
+        eps = task.noise("midpoint", sample.of or sample.key, sample.candidate)
         if sample.key.is_keyframe and sample.alone is not None:
-            return diffuse(task.latents[sample.alone], eps, point)
+            (latent,) = task.seen(sample.alone, [(sample.alone, task.latents[sample.alone])])
+            return diffuse(latent, eps, point)
         midpoint = by_key[sample.key]
         parents = [(parent, made[parent]) for parent in (midpoint.left, midpoint.right)]
         left, right = (diffuse(z, eps, point) for z in task.seen(sample.key, parents))
@@ -272,7 +280,7 @@ class _Stacks:
         stack = self.climbed.setdefault((keyframe, pair, purpose, at), [])
         if not stack:
             latent = self.task.latents[keyframe]
-            stack.append(latent if at == keyframe else self.task.seen(at, [(keyframe, latent)])[0])
+            stack.append(self.task.seen(at, [(keyframe, latent)])[0] if pair.pair in self.task.aligned else latent)
         for step in range(len(stack) - 1, rung):
             start = self.points[step - 1] if step else CLEAN
             eps = self.task.noise(purpose, pair, step=step)

@@ -443,6 +443,8 @@ _IDLE: Mapping[type[Any], Sequence[tuple[set[str], Callable[[Any], bool], str]]]
         ({"noise", "noise_spacing"}, lambda s: bool(s.noise_levels), "beside --noise-levels"),
         ({"ranker"}, lambda s: not (s.rank_for or s.rank_against), "without --rank-for or --rank-against"),
         ({"motion_space"}, lambda s: not s.moves, "where the camera does not move"),
+        ({"bias"}, lambda s: s.align, "with --align, where frames are made straight from the keyframes"),
+        ({"motion_space"}, lambda s: s.align and s.moves, "with --align, which moves pictures"),
     ),
     FilmSettings: (({"smooth_frames"}, lambda s: s.smooth == "none", "without --smooth"),),
 }

@@ -212,8 +212,7 @@ def _cells(image: Tensor, features: Sequence[Tensor]) -> _Cells:
     inside = mass > FOREGROUND
     place = grid(shape).flatten(1).T
     mass, place, colour = mass[inside] / mass[inside].sum(), place[inside], _means(image, shape)[inside]
-    aspect = sqrt(image.shape[2] / image.shape[1])
-    centred = (place - mass @ place) * torch.tensor([aspect, 1 / aspect])  # in one unit along x and y
+    centred = place - mass @ place
     normal = centred / (mass @ centred.square()).sqrt().clamp_min(1e-6)
     vectors = []
     for feature in features:

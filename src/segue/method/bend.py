@@ -117,11 +117,17 @@ class BentPictures:
     def __call__(self, key: FrameKey, parents: Sequence[tuple[FrameKey, Tensor]]) -> list[Tensor]:
         """The parents' latents (C, h', w'), encoded one at a time."""
         if any(parent == key for parent, _ in parents):
-            return [latent for _, latent in parents]
+            return [self._own(key, latent) for _, latent in parents]
         if self.bends.motion.still and key.pair not in self.bends.aligned:
             return [latent for _, latent in parents]
         pictures = self._filled([self._carried(key, parent) for parent, _ in parents])
         return [self.encode(shrunk(picture, self.shape)[None].clamp(-1, 1))[0] for picture in pictures]
+
+    def _own(self, key: FrameKey, latent: Tensor) -> Tensor:
+        """A frame as it is; a keyframe encoded as all that is carried, with which it is to agree to the last digit."""
+        if key not in self.keyframes:
+            return latent
+        return self.encode(shrunk(self.keyframes[key], self.shape)[None].clamp(-1, 1))[0]
 
     def _carried(self, key: FrameKey, parent: FrameKey) -> tuple[Tensor, Tensor]:
         """A parent's picture (3, H, W) as it is seen at a frame, and where it shows something, (H, W)."""

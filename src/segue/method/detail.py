@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from segue.method.align import sampled
 from segue.method.bend import Bends
 from segue.motion import Motion, warp
 from segue.schemes import Latents, Level, Sample
@@ -37,7 +38,7 @@ __all__ = ["REACH", "Detail", "enlarged"]
 
 POWER = 1.5
 REACH = 0.2  # of the gap
-KEPT = 4  # residuals of keyframes that are remembered
+KEPT = 8  # residuals of keyframes that are remembered
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Detail:
         amount: how much of it is given back, from 0 to 1.
         motion: how the camera moves; a residual moves with its keyframe.
         bends: how geometry moves, where keyframes are aligned.
+        has_seed: whether a sample's noise is drawn from a seed of its frame's own.
     """
 
     images: Mapping[FrameKey, Tensor]
@@ -59,6 +61,7 @@ class Detail:
     amount: float = 1.0
     motion: Motion = field(default_factory=Motion)
     bends: Bends | None = None
+    has_seed: Callable[[Sample], bool] = lambda _sample: False
     known: dict[object, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def alone(self, level: Level, sample: Sample) -> list[Sample]:
@@ -71,7 +74,8 @@ class Detail:
         ends = FrameKey(key.pair), FrameKey(key.pair + 1)
         found: list[Sample] = []
         if self.amount and sure > 0 and level.is_shared:
-            found += [Sample(ends[0], sample.candidate, alone=keyframe) for keyframe in ends]
+            own = key if self.has_seed(sample) else None
+            found += [Sample(ends[0], sample.candidate, keyframe, own) for keyframe in ends]
         if self.amount and sure < 1 and level.separable:
             near = [k for k in ends if fading(key, k) and k in level.parents[key]]
             found += [Sample(key, sample.candidate, alone=keyframe) for keyframe in near]
@@ -110,7 +114,10 @@ class Detail:
         """A keyframe's residual beside it, (3, H, W); 0 where the moved camera sees nothing of the keyframe."""
         picture = self._autoencoders(keyframe) if alone is None else self.images[keyframe]
         inside: Tensor | float = 1.0
-        if not self.motion.still:
+        if self.bends:
+            where = self.bends.origin(key, keyframe, picture.shape[1:])
+            picture, inside = sampled(picture, where), (where.abs() <= 1).all(0)
+        elif not self.motion.still:
             aspect = picture.shape[2] / picture.shape[1]
             picture, inside = warp(picture, self.motion.between(key.place, keyframe.place, aspect))
         return (picture if alone is None else picture - enlarged(alone, picture.shape[1:])) * inside

@@ -49,7 +49,7 @@ def edit_of(view: RunView, key: FrameKey, change: Mapping[str, Any], folder: Pat
         raise SegueError("seed: a whole number from 0 on")
     own = view.history.edit(key)
     if change.get("pose") is not None:
-        edit = {**asdict(own), **edit, "pose": _pose_file(change["pose"], view.size, folder)}
+        edit = {**asdict(own), **edit, "pose": _pose_file(change["pose"], view.pose_size, folder)}
     elif change and own.pose:
         edit["pose"] = str(view.path / own.pose)
     return Edit(**edit) if change else None

@@ -58,10 +58,10 @@ def frame_panel(session: Session, key: FrameKey) -> dict[str, Any]:
         },
         "again": [str(touched.place) for touched in again(slots, key)] if not key.is_keyframe else [],
         "can_redo": not key.is_keyframe and view.is_finished and view.settings.scheme == "branching",
-        "size": list(view.size),
+        "size": list(view.pose_size),
         "pose": pose_editor.as_points(pose) if pose else [],
         "pose_of": whose,
-        "standing": pose_editor.as_points(pose_editor.standing(view.size)),
+        "standing": pose_editor.as_points(pose_editor.standing(view.pose_size)),
         "control": session.studio.has_control,
     }
 

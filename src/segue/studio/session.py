@@ -300,7 +300,7 @@ class Session:
             if edit and edit.pose and not segue.backbone.controlnets:
                 raise SegueError("this model has no ControlNet, so a pose changes nothing; start with --controlnet")
             if edit and edit.pose:
-                pose_editor.prepare(path, view.keyframes, view.size)
+                pose_editor.prepare(path, view.keyframes, view.pose_size)
             morph = segue.redo(path, key, edit, candidate=candidate, compute=KEEP, callback=report)
             self._film(morph, report, film)
 

@@ -75,6 +75,12 @@ class RunView:
         return int(width), int(height)
 
     @property
+    def pose_size(self) -> tuple[int, int]:
+        """Width and height of the pictures that poses are kept for: those that the model works on."""
+        width, height = self.data.get("network", self.data["size"])
+        return int(width), int(height)
+
+    @property
     def is_finished(self) -> bool:
         """Whether everything that was asked for is made."""
         state = written_at(self.path / "state.json")
