@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
-from shapes import contents, interpolator
+from shapes import QUICK, contents, interpolator
+from shapes import picture as gradient
 from torch import Tensor
 
 from segue.backbone.stable_diffusion import StableDiffusion
 from segue.dialogue import Progress
+from segue.history import Edit
 from segue.interpolate import Interpolator
 from segue.method.align import Correspondence, grid, sampled
 from segue.method.bend import Bends, BentPictures
@@ -353,3 +355,10 @@ def test_what_is_made_again_leads_its_descendants(
     assert contents(run, "frames/", "state.json") == kept
     segue.restore(run)
     assert frames(run) == after
+
+
+def test_a_frame_with_a_seed_of_its_own_gets_the_residuals_of_that_seed(tmp_path: Path) -> None:
+    run, segue = tmp_path / "run", interpolator()
+    segue(gradient(0), gradient(0), output=run, **{**QUICK, "num_frames": 3, "prompt": "a cat"})
+    morph = segue.redo(run, key("1/2"), Edit(seed=5))
+    assert far(morph, gradient(0)) <= 2

@@ -114,7 +114,7 @@ def test_keyframes_that_frames_share_are_in_the_batch_of_the_first(tmp_path: Pat
     assert sizes[2:] == [2 * 3] * 3 + [2 * 4] * 2
 
 
-@pytest.mark.parametrize("settings", [PUBLISHED, {"align": False}, {}])
+@pytest.mark.parametrize("settings", [PUBLISHED, {"align": False}, {}, {"noise": (0.3, 0.3)}])
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_the_price_is_what_is_paid(scheme: str, settings: dict[str, Any], tmp_path: Path) -> None:
     seen: list[Progress] = []
