@@ -121,13 +121,15 @@ class BentPictures:
         if self.bends.motion.still and key.pair not in self.bends.aligned:
             return [latent for _, latent in parents]
         pictures = self._filled([self._carried(key, parent) for parent, _ in parents])
-        return [self.encode(shrunk(picture, self.shape)[None].clamp(-1, 1))[0] for picture in pictures]
+        return [self._encoded(picture) for picture in pictures]
 
     def _own(self, key: FrameKey, latent: Tensor) -> Tensor:
         """A frame as it is; a keyframe encoded as all that is carried, with which it is to agree to the last digit."""
-        if key not in self.keyframes:
-            return latent
-        return self.encode(shrunk(self.keyframes[key], self.shape)[None].clamp(-1, 1))[0]
+        return self._encoded(self.keyframes[key]) if key in self.keyframes else latent
+
+    def _encoded(self, picture: Tensor) -> Tensor:
+        """The latent (C, h', w') of a picture (3, H, W)."""
+        return self.encode(shrunk(picture, self.shape)[None].clamp(-1, 1))[0]
 
     def _carried(self, key: FrameKey, parent: FrameKey) -> tuple[Tensor, Tensor]:
         """A parent's picture (3, H, W) as it is seen at a frame, and where it shows something, (H, W)."""
