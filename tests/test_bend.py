@@ -214,18 +214,28 @@ def test_a_film_from_a_picture_to_itself_stands_still(scheme: str) -> None:
 
 
 @cache
-def pocket() -> Interpolator:
-    return Interpolator.from_pretrained(dtype="float32", device="cpu")
+def pocket(dtype: str) -> Interpolator:
+    return Interpolator.from_pretrained(dtype=dtype, device="cpu")
 
 
-@pytest.mark.parametrize(("name", "size"), [("disc", 128), ("disc", 512), ("bear", 128), ("bear", 400), ("bear", 512)])
-def test_a_film_of_pocket_from_a_picture_to_itself_stands_still(name: str, size: int) -> None:
-    if name == "bear":
-        picture = Image.open(EXAMPLES / "bear.png").convert("RGB").resize((size, size), Image.Resampling.LANCZOS)
+@pytest.mark.parametrize(
+    ("name", "size", "dtype"),
+    [
+        ("disc", 128, "float32"),
+        ("disc", 512, "float32"),
+        ("bear", 128, "float32"),
+        ("bear", 400, "float32"),
+        ("bear", 512, "float32"),
+        ("fox", 512, "bfloat16"),
+    ],
+)
+def test_a_film_of_pocket_from_a_picture_to_itself_stands_still(name: str, size: int, dtype: str) -> None:
+    if name != "disc":
+        picture = Image.open(EXAMPLES / f"{name}.png").convert("RGB").resize((size, size), Image.Resampling.LANCZOS)
     else:
         picture = Image.new("RGB", (size, size), (128, 128, 128))
         ImageDraw.Draw(picture).ellipse((0.3 * size, 0.3 * size, 0.7 * size, 0.7 * size), fill="black")
-    morph = pocket()(picture, picture, num_frames=5, num_inference_steps=4, prompt="a bear", pose="off", align=True)
+    morph = pocket(dtype)(picture, picture, num_frames=5, num_inference_steps=4, prompt="a bear", pose="off", align=True)
     assert morph.frames[2].size == (size, size)
     assert far(morph, picture) <= 2
 

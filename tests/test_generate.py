@@ -105,9 +105,9 @@ def test_keyframes_that_go_a_frames_way_are_in_its_batch(tmp_path: Path, sizes: 
 
 def test_keyframes_that_frames_share_are_in_the_batch_of_the_first(tmp_path: Path, sizes: list[int]) -> None:
     film(tmp_path / "run", "branching", batch_size=16, noise=(0.3, 0.3))
-    # Four draws of noise for the features of each keyframe. Then, of one noise level, the two keyframes alone go with
+    # Two draws of noise for the features of each keyframe. Then, of one noise level, the two keyframes alone go with
     # the middle frame, and serve the quarters too.
-    assert sizes == [4] * 2 + [2 * 3] * 2 + [2 * 2] * 2
+    assert sizes == [2] * 2 + [2 * 3] * 2 + [2 * 2] * 2
     sizes.clear()
     film(tmp_path / "levels", "branching", batch_size=16, noise=(0.3, 0.55))
     # Two levels of noise: the middle half of the gap has the larger, the quarters the smaller one.

@@ -32,6 +32,7 @@ from segue.tree import FrameKey
 __all__ = ["Work", "generate", "price"]
 
 KEPT = 16  # images of keyframes alone that are remembered
+ROUNDING = 1e-4  # of latents and embeddings
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,6 @@ class _Driver:
         """Make all candidates of a level, then settle frame after frame."""
         self.level += 1
         self.known.clear()
-        self.alone.clear()
         attempts = {key: self._attempts(level, key) for key in level.parents}
         settled = {key: self._choice(level, tries) for key, tries in attempts.items()}
         samples = [Sample(key, n) for key, tries in attempts.items() for n in _numbers(settled[key], tries)]
@@ -264,6 +264,8 @@ class _Driver:
         """Make what is missing of the samples and their pictures, batch by batch."""
         needed = list(dict.fromkeys(part for sample in samples for part in self._parts(level, sample)))
         missing = [part for part in needed if not self.work.run.has_latent(self._recipe(level, part))]
+        twins = self._twins(level, samples, missing)
+        missing = [part for part in missing if part not in twins]
         counted = {(level.start, part) for part in needed} - self.shared
         self.shared |= {(point, part) for point, part in counted if part.is_shared}
         self._count(level, len(counted) - len(missing), skipped=True)
@@ -282,7 +284,29 @@ class _Driver:
             self.work.run.save_latents({self._recipe(level, s): z[j] for j, s in enumerate(batch)})
             self._draw(level, list(dict.fromkeys(replace(part, alone=None) for part in batch if not part.is_shared)))
             missing = missing[len(batch) :]
+        if twins:
+            copies = {self._recipe(level, part): self._latent(self._recipe(level, twin)) for part, twin in twins.items()}
+            self.work.run.save_latents(copies)
         self._draw(level, samples)
+
+    def _twins(self, level: Level, samples: Sequence[Sample], missing: Sequence[Sample]) -> dict[Sample, Sample]:
+        """What is missing between a keyframe and itself, and the keyframe alone whose latent it takes.
+
+        A network gives half-precision results that depend on the batch, so such a film stands still only by copying.
+        """
+        twins: dict[Sample, Sample] = {}
+        for sample in samples:
+            ends = FrameKey(sample.key.pair), FrameKey(sample.key.pair + 1)
+            first, *others = [part for part in self._parts(level, sample) if part.alone is None or part.is_shared]
+            if first.is_shared and self.recipes[ends[0]] == self.recipes[ends[1]]:
+                twins |= {part: first for part in others if part in missing and self._is_alike(level, part, first)}
+        return twins
+
+    def _is_alike(self, level: Level, a: Sample, b: Sample) -> bool:
+        """Whether two samples go to the network under the same conditioning, up to rounding."""
+        same = torch.allclose(level.blend(a), level.blend(b), rtol=0, atol=ROUNDING)
+        given = [self.work.conditioning(sample, self._edits_above(level, sample.key)) for sample in (a, b)]
+        return same and bool(given[0].is_close(given[1], ROUNDING))
 
     def _parts(self, level: Level, sample: Sample) -> list[Sample]:
         """A sample, and those of a keyframe alone that its picture needs; those that frames share come first."""

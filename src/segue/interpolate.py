@@ -227,7 +227,7 @@ class Interpolator:
             known = partial(keypoints_of, run, count=count)
             bends = correspondences(run, settings, list(keyframes.values()), self.backbone, matches_of(run), known)
         aligned = bends.aligned if bends else frozenset()
-        sight = self._sight(run, settings, keyframes, images, bends)
+        sight = self._sight(run, settings, keyframes, shown, bends)
 
         # Interpolate poses, or fade control images (section 4.3).
         name = str(data["model"].get("controlnet") or "")
@@ -394,14 +394,23 @@ class Interpolator:
         run: RunFolder,
         settings: MorphSettings,
         keyframes: Mapping[FrameKey, Image.Image],
-        images: Mapping[FrameKey, Tensor],
+        shown: Mapping[FrameKey, Image.Image],
         bends: Bends | None,
     ) -> dict[str, Any]:
         """How a scheme sees parents: bent along, through the moving camera, or as they are."""
         if bends is not None:
             width, height = keyframes[FrameKey(0)].size
+
+            def shrunk(picture: Image.Image) -> Image.Image:
+                twice = 2 * width, 2 * height  # of more pixels the network sees nothing
+                return fit(picture, twice, "stretch") if picture.width > twice[0] else picture
+
             bent = BentPictures(
-                bends, images, lambda key: to_tensor([run.shown(key)])[0], self.backbone.encode, (height, width)
+                bends,
+                images_of({key: shrunk(picture) for key, picture in shown.items()}),
+                lambda key: to_tensor([shrunk(run.shown(key))])[0],
+                self.backbone.encode,
+                (height, width),
             )
             return {"seen": bent, "carry": bent.noisy}
         return {"seen": camera(settings, keyframes, self.backbone)} if settings.moves else {}

@@ -94,6 +94,10 @@ class Conditioning(Protocol):
         """Between self (w = 0) and other (w = 1); w is one number or (B,)."""
         ...
 
+    def is_close(self, other: Self, tolerance: float) -> bool:
+        """Whether all numbers are the same up to a tolerance."""
+        ...
+
 
 class Backbone(Protocol):
     """A family of latent diffusion models, with one checkpoint loaded."""

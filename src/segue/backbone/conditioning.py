@@ -47,6 +47,13 @@ class TextConditioning:
         controls = tuple(Control(control.image[one], control.scale[one]) for control in self.controls)
         return type(self)(self.prompt[one], self.negative[one], controls)
 
+    def is_close(self, other: Self, tolerance: float) -> bool:
+        """Whether all numbers are the same up to a tolerance."""
+        pairs = [(self.prompt, other.prompt), (self.negative, other.negative)]
+        for a, b in zip(self.controls, other.controls, strict=True):
+            pairs += [(a.image, b.image), (a.scale, b.scale)]
+        return all(torch.allclose(a, b, rtol=0, atol=tolerance) for a, b in pairs)
+
     def blend(self, other: Self, w: float | Tensor, per_token: bool = False, linear: bool = False) -> Self:
         """Blend the embeddings by slerp, prompts and negatives, without controls: those belong to one frame each.
 

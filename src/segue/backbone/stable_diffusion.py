@@ -49,7 +49,7 @@ BEYOND_TEXT = (
     "class_embed_type",
     "num_class_embeds",
 )
-FEATURE_NOISE, FEATURE_DRAWS = 0.15, 4
+FEATURE_NOISE, FEATURE_DRAWS = 0.15, 2
 TILED_PIXELS = 1024 * 1024  # above this, decoding one image in float32 takes more than 3 GB
 
 

@@ -161,16 +161,16 @@ def place_of(field: Tensor, at: Tensor) -> Tensor:
     return F.grid_sample(field[None], where, padding_mode="border", align_corners=False)[0]
 
 
-def sampled(image: Tensor, at: Tensor, mode: str = "bicubic") -> Tensor:
-    """A picture (C, h, w) at places (2, H, W) from -1 to 1; beyond its borders its plain background, if any.
+def sampled(image: Tensor, at: Tensor) -> Tensor:
+    """A picture (C, h, w) at places (2, H, W) from -1 to 1, bicubic; beyond its borders its plain background, if any.
 
     Where the background is not plain, the picture is mirrored at its borders.
     """
     where = at.permute(1, 2, 0)[None]
     if not is_plain(image):
-        return F.grid_sample(image[None], where, mode=mode, padding_mode="reflection", align_corners=False)[0]
+        return F.grid_sample(image[None], where, mode="bicubic", padding_mode="reflection", align_corners=False)[0]
     ground = _border(image).median(1).values[:, None, None]
-    subject = F.grid_sample((image - ground)[None], where, mode=mode, padding_mode="zeros", align_corners=False)[0]
+    subject = F.grid_sample((image - ground)[None], where, mode="bicubic", padding_mode="zeros", align_corners=False)[0]
     return subject + ground
 
 

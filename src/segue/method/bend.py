@@ -102,8 +102,8 @@ class BentPictures:
 
     Attributes:
         bends: how geometry moves.
-        keyframes: the keyframes' images (3, H, W) in [-1, 1], as large as the film.
-        finished: the image (3, H, W) of a frame that is made.
+        keyframes: the keyframes' images (3, H, W) in [-1, 1], about twice as large as what the network works on.
+        finished: the image (3, H, W) of a frame that is made, as large.
         encode: images (B, 3, h, w) to latents (B, C, h', w').
         shape: (h, w) of the images that the network encodes.
     """
@@ -135,9 +135,7 @@ class BentPictures:
         """A parent's picture (3, H, W) as it is seen at a frame, and where it shows something, (H, W)."""
         picture = self.keyframes[parent] if parent in self.keyframes else self.finished(parent)
         where = self.bends.origin(key, parent, picture.shape[1:])
-        is_shrunk_by_half = picture.shape[2] >= 2 * self.shape[1]  # then nobody sees which pixels were between
-        carried = sampled(picture, where, "bilinear" if is_shrunk_by_half else "bicubic")
-        return carried, (where.abs() <= 1).all(0)
+        return sampled(picture, where), (where.abs() <= 1).all(0)
 
     def _filled(self, carried: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
         """Pictures of two parents; what a moving camera sees beyond one of them is taken from the other."""
