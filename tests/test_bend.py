@@ -235,7 +235,9 @@ def test_a_film_of_pocket_from_a_picture_to_itself_stands_still(name: str, size:
     else:
         picture = Image.new("RGB", (size, size), (128, 128, 128))
         ImageDraw.Draw(picture).ellipse((0.3 * size, 0.3 * size, 0.7 * size, 0.7 * size), fill="black")
-    morph = pocket(dtype)(picture, picture, num_frames=5, num_inference_steps=4, prompt="a bear", pose="off", align=True)
+    morph = pocket(dtype)(
+        picture, picture, num_frames=5, num_inference_steps=4, prompt="a bear", pose="off", align=True
+    )
     assert morph.frames[2].size == (size, size)
     assert far(morph, picture) <= 2
 

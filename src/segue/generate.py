@@ -285,7 +285,9 @@ class _Driver:
             self._draw(level, list(dict.fromkeys(replace(part, alone=None) for part in batch if not part.is_shared)))
             missing = missing[len(batch) :]
         if twins:
-            copies = {self._recipe(level, part): self._latent(self._recipe(level, twin)) for part, twin in twins.items()}
+            copies = {
+                self._recipe(level, part): self._latent(self._recipe(level, twin)) for part, twin in twins.items()
+            }
             self.work.run.save_latents(copies)
         self._draw(level, samples)
 

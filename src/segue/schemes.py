@@ -264,7 +264,7 @@ class _Stacks:
     task: Task
     points: tuple[NoisePoint, ...]  # t_1 < ... < t_K
     shared: bool
-    climbed: dict[tuple[FrameKey, FrameKey, str, FrameKey], list[Tensor]] = field(default_factory=dict)  # so far
+    climbed: dict[tuple[FrameKey, FrameKey, str], list[Tensor]] = field(default_factory=dict)  # so far, at their places
 
     def left(self, keyframe: FrameKey, rung: int, key: FrameKey) -> Tensor:
         """The latent at t_rung of the keyframe that begins a pair, as it is seen at a frame of the pair."""
@@ -276,11 +276,13 @@ class _Stacks:
         return self._climbed(keyframe, pair, rung, "stack" if self.shared else "stack-right", key)
 
     def _climbed(self, keyframe: FrameKey, pair: FrameKey, rung: int, purpose: str, key: FrameKey) -> Tensor:
-        at = key if pair.pair in self.task.aligned else keyframe
-        stack = self.climbed.setdefault((keyframe, pair, purpose, at), [])
+        is_aligned = pair.pair in self.task.aligned
+        at = key if is_aligned else keyframe
+        # As seen at another frame it is asked for once or twice, and one for each frame would be many.
+        stack = self.climbed.setdefault((keyframe, pair, purpose), []) if at == keyframe else []
         if not stack:
             latent = self.task.latents[keyframe]
-            stack.append(self.task.seen(at, [(keyframe, latent)])[0] if pair.pair in self.task.aligned else latent)
+            stack.append(self.task.seen(at, [(keyframe, latent)])[0] if is_aligned else latent)
         for step in range(len(stack) - 1, rung):
             start = self.points[step - 1] if step else CLEAN
             eps = self.task.noise(purpose, pair, step=step)
