@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from tiny import tiny_controlnet, tiny_pipe
 
 from segue import Edit, FrameKey, Interpolator, MorphSettings, SegueError
 from segue.backbone.conditioning import Control
-from segue.control import control_at, read_given, scale_at
+from segue.control import control_at, find_poses, read_given, scale_at, tell_unguided
 from segue.dialogue import AcceptRest, Again
 from segue.errors import SegueWarning
 from segue.parts import RUN_FILE
+from segue.pictures import fit, load
 from segue.pose.drawing import draw
 from segue.pose.keypoints import Person, Pose, as_openpose
 from segue.run import RunFolder
@@ -313,6 +314,48 @@ def test_a_drawing_without_people_is_translated(
     segue(*keyframes, **SETTINGS, pose_via_photo=True, output=tmp_path / "run")
     photographs = sorted(path.name for path in (tmp_path / "run/pose").glob("*.png"))
     assert photographs == ["000.0000000-photograph.png", "001.0000000-photograph.png"]
+
+
+ASTRONAUT = Path(__file__).parent / "data" / "pose" / "astronaut.png"
+
+
+def test_that_nobody_guides_people_is_told_once_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = Interpolator(tiny_pipe())
+
+    def stopped(*_args: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(alone, "_make", stopped)
+    with pytest.warns(SegueWarning) as caught, pytest.raises(KeyboardInterrupt):
+        alone(ASTRONAUT, ASTRONAUT, **SETTINGS, output=tmp_path / "run")
+    assert [str(warning.message) for warning in caught if issubclass(warning.category, SegueWarning)] == [
+        "people are in the keyframes, and no ControlNet guides how they move; name one with controlnet, or pose off"
+    ]
+
+
+@pytest.mark.parametrize("settings", [{"pose": "off"}, {"scheme": "interpolate"}])
+def test_nobody_is_told_what_changes_nothing(settings: dict[str, Any]) -> None:
+    astronaut, nobody = load(ASTRONAUT), Image.new("RGB", (64, 64))
+    tell_unguided(checked(MorphSettings, settings), [astronaut, astronaut])  # a warning would be an error
+    tell_unguided(checked(MorphSettings, {}), [astronaut, nobody])
+    tell_unguided(checked(MorphSettings, {}), [nobody, astronaut])
+    with pytest.warns(SegueWarning, match="people are in the keyframes"):
+        tell_unguided(checked(MorphSettings, {}), [astronaut, astronaut, nobody])
+
+
+def test_people_of_photographs_are_found_and_fitted_to_the_network(segue: Interpolator, tmp_path: Path) -> None:
+    settings = checked(MorphSettings, {})
+    shown = [load(ASTRONAUT), ImageOps.mirror(load(ASTRONAUT))]
+    small = [fit(image, (64, 32), "stretch") for image in shown]
+    with RunFolder(tmp_path / "run") as run:
+        find_poses(run, settings, small, shown, segue.backbone)
+    poses = [Pose.load(path) for path in sorted((tmp_path / "run/pose").glob("*.json"))]
+    assert [pose.size for pose in poses] == [(64, 32), (64, 32)]
+    noses = [pose.people[0].points[0, :2] for pose in poses]
+    assert noses[0] == pytest.approx([111 / 4, 65 / 8], abs=2)
+    assert noses[1] == pytest.approx([64 - 111 / 4, 65 / 8], abs=2)
 
 
 def test_poses_need_a_controlnet(keyframes: list[Image.Image], tmp_path: Path) -> None:

@@ -126,7 +126,10 @@ def test_every_limb_has_its_place_and_colour() -> None:
     [
         ("lllyasviel/sd-controlnet-openpose", "controlnet1.0"),
         ("lllyasviel/control_v11p_sd15_openpose", "controlnet1.1"),
-        ("thibaud/controlnet-sd21-openpose-diffusers", "controlnet1.1"),
+        ("thibaud/controlnet-sd21-openpose-diffusers", "controlnet1.0"),
+        ("thibaud/controlnet-sd21", "controlnet1.1"),
+        ("/models/thibaud/openposev2-sd21-diffusers", "controlnet1.0"),
+        ("/models/control_sd15_openpose.pth", "controlnet1.0"),
         ("thibaud/controlnet-openpose-sdxl-1.0", "controlnet1.1"),
         ("xinsir/controlnet-openpose-sdxl-1.0", "thick"),
         ("/models/controlnet-openpose-sdxl-1.0", "thick"),

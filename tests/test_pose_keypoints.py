@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segue.errors import SegueError
+from segue.errors import SegueError, SegueWarning
 from segue.pose.keypoints import KEYPOINTS, Person, Pose, as_openpose, fitted, from_openpose, scaled
 
 
@@ -112,8 +112,6 @@ def test_confidences_are_at_most_one_and_a_missing_keypoint_is_zeros() -> None:
         (with_number(1, None), "person 2, keypoint 0 'nose': y is null; it is a number"),
         (with_number(1, True), "person 2, keypoint 0 'nose': y is true; it is a number"),
         (with_number(53, -0.5), "person 2, keypoint 17 'left ear': the confidence is -0.5; it is 0 or more"),
-        (with_number(0, 65), "person 2, keypoint 0 'nose' at \\(65, 40\\) lies outside the picture of 64x48"),
-        (with_number(4, -1), "person 2, keypoint 1 'neck' at \\(11, -1\\) lies outside the picture of 64x48"),
         (content(canvas_width=-64), '"canvas_width" is -64; it is a whole number from 1'),
         (content(canvas_height=0), '"canvas_height" is 0; it is a whole number from 1'),
         (content(canvas_height=47.5), '"canvas_height" is 47.5; it is a whole number'),
@@ -226,15 +224,109 @@ def test_a_cropped_pose_is_written_and_read_with_what_lies_outside(tmp_path: Pat
 
 
 @pytest.mark.parametrize("place", [(-0.1, 5), (64.1, 5), (5, -0.1), (5, 48.1)])
-def test_every_border_counts(place: tuple[float, float]) -> None:
+def test_beyond_every_border_a_keypoint_is_left_out_with_a_word(place: tuple[float, float]) -> None:
     points = np.zeros((18, 3))
-    points[:3] = [(0, 0, 1), (64, 48, 1), (*place, 1)]
+    points[:4] = [(0, 0, 1), (64, 48, 1), (*place, 1), (30, 20, 1)]
     file = as_openpose(Pose((Person(points),), 64, 48))
     assert file.pop("cropped") is True
-    with pytest.raises(SegueError, match=r"person 1, keypoint 2 'right shoulder' at .* lies outside the picture"):
-        from_openpose(file, "pose.json")
+    with pytest.warns(
+        SegueWarning, match=r"pose\.json: outside the picture of 64x48, .*: person 1's right shoulder at"
+    ):
+        pose = from_openpose(file, "pose.json")
+    points[2] = 0
+    assert pose == Pose((Person(points),), 64, 48)
 
 
 def test_nothing_lies_endlessly_far_outside() -> None:
-    with pytest.raises(SegueError, match=r"keypoint 6 'left elbow' at .* lies outside the picture"):
-        from_openpose(with_number(18, 1e9) | {"cropped": True}, "pose.json")
+    with pytest.warns(SegueWarning, match="person 2's left elbow at"):
+        pose = from_openpose(with_number(18, 1e9) | {"cropped": True}, "pose.json")
+    assert pose.people[1].visible.tolist() == [i != KEYPOINTS.index("left elbow") for i in range(18)]
+
+
+def test_many_keypoints_outside_are_told_in_one_line() -> None:
+    with pytest.warns(SegueWarning) as caught:
+        pose = from_openpose(content(canvas_width=20), "a")
+    assert [str(warning.message) for warning in caught] == [
+        "a: outside the picture of 20x48, and left out: person 1's left hip at (21, 29), "
+        "person 1's left knee at (22, 28), person 1's left ankle at (23, 27) and 4 more"
+    ]
+    assert pose.people[0].visible.sum() == 11
+
+
+def falling(width: float, height: float, lowest: float) -> list[list[float]]:
+    """18 keypoints one below the other, from a tenth of the height to ``lowest``."""
+    return [[width * (0.5 + i / 100), height * (0.1 + (lowest - 0.1) * i / 17)] for i in range(18)]
+
+
+@pytest.mark.parametrize(("width", "height", "lowest"), [(1, 1, 1.11), (1, 1, 0.9), (64, 48, 1.02), (64, 48, 0.9)])
+def test_one_keypoint_outside_spoils_neither_fractions_nor_pixels(width: float, height: float, lowest: float) -> None:
+    flat = [number for point in falling(width, height, lowest) for number in (*point, 1.0)]
+    file = [content(people=[{"pose_keypoints_2d": flat, "face_keypoints_2d": None}])]
+    if lowest > 1:
+        with pytest.warns(SegueWarning, match="left ear"):
+            pose = from_openpose(file, "pose.json")
+    else:
+        pose = from_openpose(file, "pose.json")
+    expected = np.array(falling(64, 48, lowest))
+    there = expected[:, 1] <= 48
+    assert there.sum() in (16, 17, 18)
+    assert pose.people[0].visible.tolist() == there.tolist()
+    assert pose.people[0].points[there, :2] == pytest.approx(expected[there])
+
+
+def test_fractions_of_a_portrait_whose_body_lies_below_are_fractions() -> None:
+    flat = [number for point in falling(1, 1, 2.4) for number in (*point, 1.0)]
+    with pytest.warns(SegueWarning, match="left out"):
+        pose = from_openpose(content(people=[{"pose_keypoints_2d": flat}]), "pose.json")
+    assert pose.people[0].points[0].tolist() == pytest.approx([32, 4.8, 1])
+    assert pose.people[0].visible.sum() == 7
+
+
+def test_of_two_people_one_far_outside_leaves_the_other_s_fractions() -> None:
+    people = [
+        {"pose_keypoints_2d": [n for x, y in falling(1, 1, 0.9) for n in (x + aside, y, 1)]} for aside in (0, 0.4)
+    ]
+    with pytest.warns(SegueWarning, match="person 2's left hip"):
+        pose = from_openpose(content(people=people), "pose.json")
+    assert pose.people[0].visible.all()
+    assert pose.people[1].points[0].tolist() == pytest.approx([0.9 * 64, 0.1 * 48, 1])
+
+
+@pytest.mark.parametrize("nested", [True, False])
+@pytest.mark.parametrize("share", [(1, 1), (64, 48)])
+def test_openpose_editor_s_files_are_read(nested: bool, share: tuple[int, int]) -> None:
+    first, second = falling(*share, 0.9), falling(*share, 0.7)
+    second[3], second[4] = [0, 0], [-1, -1]
+    points = [first, second] if nested else [*first, *second]
+    pose = from_openpose({"width": 64, "height": 48, "keypoints": points}, "pose.json")
+    assert pose.size == (64, 48)
+    assert pose.people[0].points[:, :2] == pytest.approx(np.array(falling(64, 48, 0.9)))
+    assert pose.people[1].points[5].tolist() == pytest.approx([*falling(64, 48, 0.7)[5], 1])
+    assert pose.people[1].visible.tolist() == [i not in (3, 4) for i in range(18)]
+
+
+def test_points_with_confidences_and_other_names_of_the_size_are_read() -> None:
+    triples = [[x, y, 0.5] for x, y in falling(64, 48, 0.9)]
+    expected = from_openpose({"width": 64, "height": 48, "keypoints": [triples]}, "pose.json")
+    assert set(expected.people[0].points[:, 2]) == {0.5}
+    assert from_openpose({"width": 64, "height": 48, "people": [{"pose_keypoints_2d": triples}]}, "a") == expected
+
+
+@pytest.mark.parametrize(
+    ("points", "fault"),
+    [
+        ([[1, 2]] * 20, "person 2: 6 numbers, but 18 keypoints are 54"),
+        ([[[1, 2]] * 17], "person 1: 51 numbers"),
+        ([[1, "x"]] * 18, "person 1, keypoint 0 'nose': y is \"x\"; it is a number"),
+        ([[[1, None]] * 18], "person 1, keypoint 0 'nose': y is null; it is a number"),
+        ([7] * 18, "person 1: 18 numbers"),
+    ],
+)
+def test_openpose_editor_s_broken_files_are_refused(points: object, fault: str) -> None:
+    with pytest.raises(SegueError, match=fault):
+        from_openpose({"width": 64, "height": 48, "keypoints": points}, "pose.json")
+
+
+def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
+    (tmp_path / "pose.json").write_text(json.dumps(content()), encoding="utf-8-sig")
+    assert Pose.load(tmp_path / "pose.json") == from_openpose(content(), "pose.json")

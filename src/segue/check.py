@@ -23,7 +23,7 @@ from segue.errors import SegueError
 from segue.models import named
 from segue.pictures import fit, load
 from segue.pose.detect import Detector, detector_of
-from segue.pose.keypoints import Pose
+from segue.pose.keypoints import Pose, fitted
 from segue.pose.matching import area, match
 
 __all__ = [
@@ -181,15 +181,10 @@ def check_films(images: Sequence[Path], *, detector: Detector | None, model: str
             print(f"  {line}")
 
 
-def _poses(pictures: Sequence[Image.Image], detector: Detector | None) -> list[Pose | None]:
-    """The people of each picture at the size that pictures are compared at; none where nothing can detect them."""
-    try:
-        detect = detector_of(detector or "pocket")
-    except SegueError:
-        if detector is not None:
-            raise
-        return [None] * len(pictures)
-    return [detect(fit(picture, (SIDE, SIDE), "cover", "white")) for picture in pictures]
+def _poses(pictures: Sequence[Image.Image], detector: Detector | None) -> list[Pose]:
+    """The people of each picture, at the size that pictures are compared at."""
+    detect = detector_of(detector)
+    return [fitted(detect(picture), (SIDE, SIDE)) for picture in pictures]
 
 
 def _statistics(image: Image.Image) -> NDArray[np.float64]:

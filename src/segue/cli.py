@@ -180,7 +180,10 @@ def pose(
         Path | None, typer.Option("--output", "-o", help="OpenPose JSON of the picture; with --between, the film.")
     ] = None,
     drawing: Annotated[Path | None, typer.Option("--draw", help="PNG of the skeleton over the picture.")] = None,
-    detector: Annotated[Literal["pocket", "rtmlib", "vitpose"], typer.Option(help="What finds the people.")] = "pocket",
+    detector: Annotated[
+        Literal["pocket", "blazepose", "rtmlib"] | None,
+        typer.Option(help=fields(MorphSettings)["pose_detector"].description),
+    ] = None,
     matching: Annotated[
         Literal["largest", "left-to-right", "nearest"] | None,
         typer.Option(help="How people of two pictures are matched; largest if not given."),
@@ -210,8 +213,8 @@ def check(
     images: Images,
     model: Annotated[str | None, typer.Option(help=fields(ModelSettings)["model"].description)] = None,
     detector: Annotated[
-        Literal["pocket", "rtmlib", "vitpose"] | None,
-        typer.Option(help="What finds people; pocket's own if not given."),
+        Literal["pocket", "blazepose", "rtmlib"] | None,
+        typer.Option(help=fields(MorphSettings)["pose_detector"].description),
     ] = None,
 ) -> None:
     """Say before a film is made how far its images are apart, and which settings to change."""

@@ -30,7 +30,7 @@ from segue.noise import Noise
 from segue.pictures import digest, fit, load, to_images, to_tensor
 from segue.plan import motion_of
 from segue.points import read_points, shared_keypoints
-from segue.pose.detect import detector_of
+from segue.pose.detect import detect, detector_of
 from segue.pose.drawing import convention_for, draw
 from segue.pose.keypoints import Pose, as_openpose, fitted, scaled
 from segue.pose.path import PosePath
@@ -54,6 +54,7 @@ __all__ = [
     "matches_of",
     "read_given",
     "scale_at",
+    "tell_unguided",
 ]
 
 Edits = Mapping[FrameKey, Edit]
@@ -193,7 +194,7 @@ def controls_of(
         run: the run folder, which keeps poses and control images.
         settings: those of the film.
         keyframes: the keyframes, fitted.
-        backbone: the networks, for the translation of drawings to photographs.
+        backbone: the networks.
         controlnet: the name of the ControlNet, for the convention in which skeletons are drawn.
         bends: how geometry moves, where keyframes are aligned; control images move along.
     """
@@ -203,7 +204,7 @@ def controls_of(
         images = [run.image(f"control/{FrameKey(i).name}.png") for i in range(len(keyframes))]
         hints = [_as_hint(image) for image in _closed(images, settings)]
         return lambda sample, _edits: (Control(_faded(hints, sample.key, bends), scale_at(settings, sample.key)),)
-    path = _pose_paths(run, settings, keyframes, backbone)
+    path = _pose_paths(run, settings, len(keyframes))
     if path is None:
         return None
     convention: Any = settings.control_convention or convention_for(controlnet)
@@ -270,22 +271,57 @@ def keeping_poses(
     return ask
 
 
-def find_poses(run: RunFolder, settings: MorphSettings, keyframes: Sequence[Image.Image], backbone: Backbone) -> None:
-    """Have the keyframes' poses in the run folder, where the film is guided by poses and something detects them."""
-    if backbone.controlnets and settings.pose != "off" and not settings.control_image:
-        _poses(run, settings, keyframes, backbone)
+def find_poses(
+    run: RunFolder,
+    settings: MorphSettings,
+    keyframes: Sequence[Image.Image],
+    shown: Sequence[Image.Image],
+    backbone: Backbone,
+) -> None:
+    """Have the keyframes' poses in the run folder, where the film is guided by poses.
+
+    Args:
+        run: the run folder.
+        settings: those of the film.
+        keyframes: the keyframes, fitted to the size that the model works at, which is that of the poses.
+        shown: the keyframes as the film shows them, in which people are looked for.
+        backbone: the networks, for the translation of drawings to photographs.
+    """
+    files = [_pose_file(run, i) for i in range(len(keyframes))]
+    is_guided = backbone.controlnets and settings.pose != "off" and not settings.control_image
+    if not is_guided or all(file.exists() for file in files):
+        return
+    if settings.pose != "auto":
+        missing = next(file for file in files if not file.exists())
+        raise SegueError(f"{missing} is not there; the command that began the film writes the given poses anew")
+    find = detector_of(settings.pose_detector)
+    for file, keyframe, original in zip(files, keyframes, shown, strict=True):
+        pose = find(original)
+        if not pose.people and settings.pose_via_photo:
+            pose = find(_photograph(run, settings, keyframe, file.stem, backbone))
+        file.parent.mkdir(exist_ok=True)
+        scaled(pose, keyframe.size).save(file)
 
 
-def _pose_paths(
-    run: RunFolder, settings: MorphSettings, keyframes: Sequence[Image.Image], backbone: Backbone
-) -> Callable[[Edits], PosePath] | None:
+def tell_unguided(settings: MorphSettings, keyframes: Sequence[Image.Image]) -> None:
+    """Say in one line that people are in the first two keyframes, for a film without a ControlNet to guide them.
+
+    The others are not looked at: that would take time and guide nobody.
+    """
+    if settings.pose != "auto" or settings.scheme == "interpolate":
+        return
+    if all(detect(keyframe).people for keyframe in keyframes[:2]):
+        warn(
+            "people are in the keyframes, and no ControlNet guides how they move; name one with controlnet, or pose off"
+        )
+
+
+def _pose_paths(run: RunFolder, settings: MorphSettings, count: int) -> Callable[[Edits], PosePath] | None:
     """The path of poses through the keyframes and some edits; says in one line who is not guided on it."""
     if settings.pose == "off":
         return None
-    poses = _poses(run, settings, keyframes, backbone)
-    if poses is None:
-        return None
-    closed = _closed(poses, settings)
+    poses = [Pose.load(_pose_file(run, i)) for i in range(count)]
+    closed = _closed([pose if pose.people else None for pose in poses], settings)
 
     @cache
     def through(edits: tuple[tuple[Fraction, str], ...]) -> PosePath:
@@ -298,31 +334,6 @@ def _pose_paths(
 
     through(())
     return lambda edits: through(tuple(sorted((key.place, edit.pose) for key, edit in edits.items() if edit.pose)))
-
-
-def _poses(
-    run: RunFolder, settings: MorphSettings, keyframes: Sequence[Image.Image], backbone: Backbone
-) -> list[Pose | None] | None:
-    """The keyframes' poses: kept in the run, given, or detected; None where nothing can detect them."""
-    files = [_pose_file(run, i) for i in range(len(keyframes))]
-    if not all(file.exists() for file in files):
-        if settings.pose != "auto":
-            missing = next(file for file in files if not file.exists())
-            raise SegueError(f"{missing} is not there; the command that began the film writes the given poses anew")
-        try:
-            detect = detector_of(settings.pose_detector or "pocket")
-        except SegueError:
-            if settings.pose_detector is None:  # nobody asked for poses by name
-                return None
-            raise
-        for file, keyframe in zip(files, keyframes, strict=True):
-            pose = detect(keyframe)
-            if not pose.people and settings.pose_via_photo:
-                pose = detect(_photograph(run, settings, keyframe, file.stem, backbone))
-            file.parent.mkdir(exist_ok=True)
-            pose.save(file)
-    poses = [Pose.load(file) for file in files]
-    return [pose if pose.people else None for pose in poses]
 
 
 def _photograph(

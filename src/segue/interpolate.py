@@ -36,6 +36,7 @@ from segue.control import (
     keypoints_of,
     matches_of,
     read_given,
+    tell_unguided,
 )
 from segue.dialogue import Chooser, Made, Progress
 from segue.drift import ColourMatch
@@ -221,7 +222,7 @@ class Interpolator:
 
         # Bring neighbouring keyframes into correspondence: their poses, what the user knows, what the network sees.
         given = [keyframes[FrameKey(i)] for i in range(count)]
-        find_poses(run, settings, given, self.backbone)
+        find_poses(run, settings, given, [shown[FrameKey(i)] for i in range(count)], self.backbone)
         bends, images = None, images_of(shown)
         if settings.align:
             known = partial(keypoints_of, run, count=count)
@@ -383,6 +384,8 @@ class Interpolator:
         keyframes = fitted(pictures, settings, size)
         if self.name == "pocket":
             warn_of_scenes(keyframes)
+        if not self.backbone.controlnets:
+            tell_unguided(settings, keyframes)
         check_plan(settings, len(keyframes))
         if settings.scheme != "interpolate":
             self.backbone.check(sampling_of(settings))

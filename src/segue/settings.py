@@ -236,8 +236,8 @@ class MorphSettings(InversionSettings):
     pose: Name = Field(
         default="auto", description="auto, off, or OpenPose JSON files of the keyframes, separated by commas."
     )
-    pose_detector: Literal["pocket", "rtmlib", "vitpose"] | None = Field(
-        default=None, description="The detector of poses; pocket's own if not given."
+    pose_detector: Literal["pocket", "blazepose", "rtmlib"] | None = Field(
+        default=None, description="The detector of poses; pocket for drawn figures, else blazepose, if not given."
     )
     pose_matching: Literal["largest", "left-to-right", "nearest"] = Field(
         default="largest", description="How people of two keyframes are matched."

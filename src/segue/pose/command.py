@@ -16,13 +16,13 @@ from segue.pose.keypoints import KEYPOINTS, Pose
 from segue.pose.matching import Matching
 from segue.pose.path import PosePath
 
-__all__ = ["show_poses", "skeleton_film"]
+__all__ = ["draw_over", "show_poses", "skeleton_film"]
 
 FPS = 12.0
 
 
 def show_poses(
-    images: Sequence[Path], *, detector: Detector, download: bool, output: Path | None, drawing: Path | None
+    images: Sequence[Path], *, detector: Detector | None, download: bool, output: Path | None, drawing: Path | None
 ) -> None:
     """Print the poses of pictures; write that of a single one as OpenPose JSON, or drawn over the picture.
 
@@ -52,7 +52,7 @@ def show_poses(
             pose.save(output)
         if drawing:
             with writing(drawing) as temporary:
-                _over(picture, pose).save(temporary, format="PNG")
+                draw_over(picture, pose).save(temporary, format="PNG")
 
 
 def skeleton_film(
@@ -60,7 +60,7 @@ def skeleton_film(
     output: Path,
     *,
     num_frames: int,
-    detector: Detector,
+    detector: Detector | None,
     download: bool,
     matching: Matching,
 ) -> None:
@@ -93,14 +93,14 @@ def _check(path: Path, ending: str, images: Sequence[Path]) -> None:
     check_writable(path)
 
 
-def _pose_of(path: Path, detector: Detector, download: bool) -> Pose:
+def _pose_of(path: Path, detector: Detector | None, download: bool) -> Pose:
     """The pose of a pose file, or detected in a picture."""
     if path.suffix.lower() == ".json":
         return Pose.load(path)
     return detector_of(detector, download=download)(load(path))
 
 
-def _over(picture: Image.Image, pose: Pose) -> Image.Image:
+def draw_over(picture: Image.Image, pose: Pose) -> Image.Image:
     """The skeleton over a dimmed picture."""
     skeleton = draw(pose)
     dimmed = Image.blend(picture, Image.new("RGB", picture.size, "white"), 0.5)

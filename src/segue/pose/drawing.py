@@ -4,7 +4,7 @@ A ControlNet for poses was trained on the pictures of one drawer. All of them pa
 discs, in colours of the rainbow on black, without anti-aliasing, at integer places. They differ in order and width:
 
 - `controlnet1.0`: first all discs, then each limb mixed into the picture (0.4 of what is there, 0.6 of the colour).
-  The first ControlNets, and the runs that the paper's authors released.
+  The first ControlNets, and the one for Stable Diffusion 2.1 in the runs that the paper's authors released.
 - `controlnet1.1`: first the limbs of a person, filled with 0.6 of their colour, then the discs. The annotators of
   ControlNet 1.1, and most checkpoints since.
 - `thick`: the order of 1.1, all widths times 1 below 500 pixels (the longer side), 2 below 1000, and one more for
@@ -78,13 +78,13 @@ def draw(pose: Pose, convention: Convention = "controlnet1.1") -> Image.Image:
 def convention_for(controlnet: str) -> Convention:
     """The convention that a ControlNet was trained with, by its name or path.
 
-    The names of the first ControlNets (`lllyasviel/sd-controlnet-openpose`, `control_sd15_openpose`) stand for 1.0,
-    xinsir's for `thick`, and everything else for 1.1.
+    The names of the first ControlNets (`lllyasviel/sd-controlnet-openpose`, `control_sd15_openpose`) and of the paper's
+    (`thibaud/controlnet-sd21-openpose`) stand for 1.0, xinsir's for `thick`, and everything else for 1.1.
     """
     name = controlnet.lower()
     if "xinsir" in name or ("openpose-sdxl-1.0" in name and "thibaud" not in name):
         return "thick"
-    if "sd-controlnet-openpose" in name or "control_sd15_openpose" in name:
+    if "openpose" in name and any(part in name for part in ("sd-controlnet", "control_sd15", "sd21")):
         return "controlnet1.0"
     return "controlnet1.1"
 

@@ -1,12 +1,14 @@
-"""People as OpenPose keypoints, and OpenPose's JSON files.
+"""People as OpenPose keypoints, and the JSON files of OpenPose and of pose editors.
 
 A person is 18 keypoints in OpenPose's COCO order, each (x, y, confidence): pixels from the upper left corner of the
 picture, x to the right, y downwards; confidence 0 means that the keypoint is not there. "Right" and "left" are the
 person's own. The files are those that OpenPose writes (https://github.com/CMU-Perceptual-Computing-Lab/openpose,
-doc/02_output.md), with the picture's size in `canvas_width` and `canvas_height`, as pose editors write it.
+doc/02_output.md), with the picture's size in `canvas_width` and `canvas_height`, as pose editors write it. Those of
+openpose-editor (https://github.com/fkunn1326/openpose-editor), `width`, `height` and `keypoints`, are read too.
 """
 
 import json
+from codecs import BOM_UTF8
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -17,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from segue.errors import SegueError
+from segue.errors import SegueError, warn
 from segue.files import write_text
 from segue.pictures import Fit, placement
 
@@ -123,11 +125,11 @@ class Pose:
 
     @classmethod
     def load(cls, path: str | PathLike[str], size: tuple[int, int] | None = None) -> "Pose":
-        """Read an OpenPose JSON file.
+        """Read a JSON file of OpenPose or of a pose editor.
 
-        People with 25 keypoints (BODY_25) are reduced to the 18; a list of one frame is that frame; coordinates that
-        all lie from 0 to 1 are fractions of the picture. People without any keypoint are left out. Keypoints lie in
-        the picture, but in a file that says `"cropped": true` they may lie around it.
+        People with 25 keypoints (BODY_25) are reduced to the 18; a list of one frame is that frame; coordinates are
+        fractions of the picture where those of most keypoints are below 2. People without any keypoint are left out,
+        and keypoints outside the picture with a warning; in a file that says `"cropped": true` they may lie around it.
 
         Args:
             path: the file.
@@ -137,7 +139,7 @@ class Pose:
             SegueError: no such file, not JSON, or not such a pose; the message names the place of the fault.
         """
         try:
-            content = json.loads(Path(path).read_bytes())
+            content = json.loads(Path(path).read_bytes().removeprefix(BOM_UTF8))
         except OSError as error:
             raise SegueError(f"{path}: {error.strerror or error}") from error
         except (ValueError, RecursionError) as error:
@@ -166,16 +168,14 @@ def from_openpose(content: object, name: str, size: tuple[int, int] | None = Non
     """
     if isinstance(content, list) and len(content) == 1:
         content = content[0]
-    if not isinstance(content, dict) or not isinstance(content.get("people"), list):
-        raise SegueError(f'{name} is not an OpenPose file: it needs a list "people" with "pose_keypoints_2d" in each')
+    people = _people(content, name)
+    assert isinstance(content, dict)
     width, height = _canvas(content, name, size)
-    people = [_numbers(person, f"{name}: person {i}") for i, person in enumerate(content["people"], start=1)]
-    if _are_fractions(people, width, height):
-        people = [points * (width, height, 1) for points in people]
-    margin = _LONGEST_SIDE if content.get("cropped") is True else 0
-    for i, points in enumerate(people, start=1):
-        _check_inside(points, width, height, f"{name}: person {i}", margin)
-    return Pose(tuple(Person(points) for points in people if (points[:, 2] > 0).any()), width, height)
+    numbers = [_numbers(person, f"{name}: person {i}") for i, person in enumerate(people, start=1)]
+    if _are_fractions(numbers, width, height):
+        numbers = [points * (width, height, 1) for points in numbers]
+    _drop_outside(numbers, width, height, name, _LONGEST_SIDE if content.get("cropped") is True else 0)
+    return Pose(tuple(Person(points) for points in numbers if (points[:, 2] > 0).any()), width, height)
 
 
 def as_openpose(pose: Pose) -> dict[str, Any]:
@@ -212,9 +212,26 @@ def scaled(pose: Pose, size: tuple[int, int]) -> Pose:
     return fitted(pose, size, "stretch")
 
 
+def _people(content: object, name: str) -> list[object]:
+    """The list of keypoints of each person."""
+    if isinstance(content, dict):
+        people, points = content.get("people"), content.get("keypoints")
+        if isinstance(people, list):
+            return [person.get("pose_keypoints_2d") if isinstance(person, dict) else None for person in people]
+        if isinstance(points, list):
+            if all(isinstance(point, list) and point and isinstance(point[0], list) for point in points):
+                return list(points)
+            count = len(KEYPOINTS)
+            return [points[i : i + count] for i in range(0, len(points), count)]  # one person after the other
+    raise SegueError(
+        f'{name} is not an OpenPose file: it needs a list "people" with "pose_keypoints_2d" in each, or "keypoints"'
+    )
+
+
 def _canvas(content: Mapping[str, Any], name: str, size: tuple[int, int] | None) -> tuple[int, int]:
     sides = []
-    for key, given in (("canvas_width", size and size[0]), ("canvas_height", size and size[1])):
+    for short, given in (("width", size and size[0]), ("height", size and size[1])):
+        key = f"canvas_{short}" if f"canvas_{short}" in content or short not in content else short
         side = content.get(key)
         if side is None:
             side = given
@@ -227,24 +244,36 @@ def _canvas(content: Mapping[str, Any], name: str, size: tuple[int, int] | None)
     return sides[0], sides[1]
 
 
-def _numbers(person: object, where: str) -> NDArray[np.float64]:
-    """The 18 keypoints of one entry of "people", (18, 3), finite; those that are not there are zeros."""
-    flat = person.get("pose_keypoints_2d") if isinstance(person, dict) else None
-    if not isinstance(flat, list):
+def _numbers(points: object, where: str) -> NDArray[np.float64]:
+    """The 18 keypoints of one person, (18, 3), finite; those that are not there are zeros.
+
+    They are numbers in one list, or (x, y) or (x, y, confidence) for each; without a confidence, a keypoint at (0, 0),
+    or left of or above the picture, is not there.
+    """
+    if not isinstance(points, list):
         raise SegueError(f'{where} has no list "pose_keypoints_2d"')
+    flat: list[object] = list(points)
+    if points and all(isinstance(point, list) and len(point) in (2, 3) for point in points):
+        flat = [number for point in points for number in (point if len(point) == 3 else [*point, _there(point)])]
     orders: dict[int, Sequence[int]] = {3 * len(KEYPOINTS): range(len(KEYPOINTS)), 75: _BODY_25}
     if len(flat) not in orders:
         raise SegueError(
             f"{where}: {len(flat)} numbers, but 18 keypoints are 54 numbers (x, y, confidence), and BODY_25 has 75"
         )
-    points = np.zeros((len(KEYPOINTS), 3))
+    numbers = np.zeros((len(KEYPOINTS), 3))
     for row, keypoint in enumerate(orders[len(flat)]):
         for column, what in enumerate(("x", "y", "the confidence")):
-            points[row, column] = _number(flat[3 * keypoint + column], f"{_place(where, row)}: {what}")
-        if points[row, 2] < 0:
-            raise SegueError(f"{_place(where, row)}: the confidence is {points[row, 2]:g}; it is 0 or more")
-    points[points[:, 2] == 0] = 0
-    return points
+            numbers[row, column] = _number(flat[3 * keypoint + column], f"{_place(where, row)}: {what}")
+        if numbers[row, 2] < 0:
+            raise SegueError(f"{_place(where, row)}: the confidence is {numbers[row, 2]:g}; it is 0 or more")
+    numbers[numbers[:, 2] == 0] = 0
+    return numbers
+
+
+def _there(point: Sequence[object]) -> float:
+    """The confidence of a keypoint that has none."""
+    numbers = [number for number in point if isinstance(number, int | float)]
+    return float(any(numbers) and min(numbers) >= 0) if len(numbers) == 2 else 1.0
 
 
 def _number(value: object, where: str) -> float:
@@ -261,18 +290,26 @@ def _number(value: object, where: str) -> float:
 
 
 def _are_fractions(people: Sequence[NDArray[np.float64]], width: int, height: int) -> bool:
-    """Whether the keypoints are fractions of the picture: all from 0 to 1, and too near each other to be pixels."""
-    if min(width, height) <= 2 or not people:
+    """Whether the keypoints are fractions of the picture: most are below 2, too near each other to be pixels."""
+    if min(width, height) <= 4 or not people:
         return False
     seen = np.concatenate(people)
-    seen = seen[seen[:, 2] > 0, :2]
-    return bool(len(seen)) and bool(((seen >= 0) & (seen <= 1)).all())
+    seen = np.abs(seen[seen[:, 2] > 0, :2]).max(axis=1)
+    return bool(len(seen)) and bool((seen < 2).mean() > 0.5)
 
 
-def _check_inside(points: NDArray[np.float64], width: int, height: int, where: str, margin: int) -> None:
-    for row in np.flatnonzero(_outside(points, width, height, margin)):
-        x, y, _ = points[row]
-        raise SegueError(f"{_place(where, int(row))} at ({x:g}, {y:g}) lies outside the picture of {width}x{height}")
+def _drop_outside(people: Sequence[NDArray[np.float64]], width: int, height: int, name: str, margin: int) -> None:
+    """Take away the keypoints outside the picture, and say in one line which."""
+    lost = []
+    for number, points in enumerate(people, start=1):
+        outside = _outside(points, width, height, margin)
+        lost += [
+            f"person {number}'s {KEYPOINTS[i]} at ({points[i, 0]:g}, {points[i, 1]:g})" for i in outside.nonzero()[0]
+        ]
+        points[outside] = 0
+    if lost:
+        shown = ", ".join(lost[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
+        warn(f"{name}: outside the picture of {width}x{height}, and left out: {shown}")
 
 
 def _outside(points: NDArray[np.float64], width: int, height: int, margin: int = 0) -> NDArray[np.bool_]:
