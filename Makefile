@@ -23,19 +23,8 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Each writes one file of out/speed; the page's tables and plots come from those that are there.
-bench: $(VENV)/.bench
-	$(BIN)/python -m benchmarks.speed.startup
-	$(BIN)/python -m benchmarks.speed.shares
-	$(BIN)/python -m benchmarks.speed.network --compile
-	$(BIN)/python -m benchmarks.speed.network --model sd21 --batches 1 2 --rounds 2
-	$(BIN)/python -m benchmarks.speed.against
-	$(BIN)/python -m benchmarks.speed.against --model sd21 --rounds 2
-	$(BIN)/python -m benchmarks.speed.lengths
-	$(BIN)/python -m benchmarks.speed.memory
-	$(BIN)/python -m benchmarks.speed.solvers
-	$(BIN)/python -m benchmarks.speed.intervals
-	$(BIN)/python -m benchmarks.speed.report
+bench: $(READY)
+	$(BIN)/python -m benchmarks.speed --write
 
 model-report: $(READY)
 	$(BIN)/python -m training.report
@@ -44,10 +33,6 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --retries 10 --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --retries 10 --constraint constraints.txt --editable ".[dev,training]"
-	touch $@
-
-$(VENV)/.bench: $(READY)
-	$(BIN)/python -m pip install --quiet --retries 10 --constraint constraints.txt --editable ".[bench]"
 	touch $@
 
 clean:

@@ -138,8 +138,8 @@ def load(
 def laid_out(pipe: Any, device: torch.device) -> Any:
     """A pipe whose convolutions keep their weights in the order in which a device computes them fastest.
 
-    That is channels last, but for the UNet and the ControlNet in bfloat16 on a CPU without AMX: measured by
-    ``benchmarks/speed/network.py``, they are up to a seventh faster in the contiguous order there.
+    That is channels last, but for the UNet and the ControlNet in bfloat16 on a CPU without AMX: they are up to a
+    seventh faster in the contiguous order there (docs/performance.md).
     """
     by_avx = device.type == "cpu" and not _cpu_has("amx_bf16")
     for name in ("unet", "vae", "controlnet"):
