@@ -177,7 +177,7 @@ def test_frames_that_changed_are_measured_anew(segue: Counting, tmp_path: Path) 
         return evaluate(segue, pairs, ("branching",), output, networks=networks, settings=SETTINGS)
 
     before = measured(tmp_path / "out")
-    segue.redo(tmp_path / "out" / "runs" / "branching" / "p0", FrameKey(0, Fraction(1, 2)), Edit(prompt="a fox"))
+    segue.remake(tmp_path / "out" / "runs" / "branching" / "p0", FrameKey(0, Fraction(1, 2)), Edit(prompt="a fox"))
     after = measured(tmp_path / "out")
     shutil.rmtree(tmp_path / "out" / "features")
     assert after.cells == measured(tmp_path / "out").cells

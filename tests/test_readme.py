@@ -27,7 +27,7 @@ def test_every_option_of_the_pages_exists(capsys: pytest.CaptureFixture[str]) ->
     known = {"--version", "--help"}
     run(["--help"])
     commands = re.findall(r"^  (\w+) ", capsys.readouterr().out, re.MULTILINE)
-    assert {"morph", "redo", "undo", "pose", "evaluate", "check"} <= set(commands)
+    assert {"morph", "remake", "redo", "undo", "pose", "evaluate", "check"} <= set(commands)
     for command in commands:
         run([command, "--help"])
         known |= set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out))

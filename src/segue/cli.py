@@ -85,7 +85,7 @@ def morph(
 
 @app.command()
 @with_settings(LoadSettings, hidden=("dtype",))
-def redo(
+def remake(
     run: Run,
     frame: Annotated[
         str, typer.Option(help="The frame: its number in the film, or its place as 1/2.", show_default=False)
@@ -124,15 +124,15 @@ def undo(
     as_json: Json = False,
     **values: Any,
 ) -> None:
-    """Bring back what was there before the last redo."""
+    """Bring back what was there before the last remake."""
     from segue.make import step_back
 
-    step_back(run, restore=False, loading=checked(LoadSettings, values), mode=mode_of(quiet, as_json))
+    step_back(run, redo=False, loading=checked(LoadSettings, values), mode=mode_of(quiet, as_json))
 
 
 @app.command()
 @with_settings(LoadSettings, hidden=("dtype",))
-def restore(
+def redo(
     run: Run,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -141,7 +141,7 @@ def restore(
     """Take the last undo back."""
     from segue.make import step_back
 
-    step_back(run, restore=True, loading=checked(LoadSettings, values), mode=mode_of(quiet, as_json))
+    step_back(run, redo=True, loading=checked(LoadSettings, values), mode=mode_of(quiet, as_json))
 
 
 @app.command()

@@ -5,7 +5,7 @@
     morph.save("morph.mp4")
 
 A film is made in a run folder, and from nothing but that folder: ``__call__`` writes settings and keyframes there,
-``make`` does what is missing. So making, continuing, growing, redoing and undoing are the same work.
+``make`` does what is missing. So making, continuing, growing, remaking and undoing are the same work.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from torch import Tensor
 from segue import models
 from segue.backbone import Backbone
 from segue.backbone.stable_diffusion import StableDiffusion
-from segue.begin import BatchSize, begin, opened, redone, settings_of
+from segue.begin import BatchSize, begin, opened, remade, settings_of
 from segue.clip import Clip
 from segue.control import (
     Given,
@@ -42,7 +42,7 @@ from segue.drift import ColourMatch
 from segue.errors import SegueError
 from segue.frames import DecidedTree, EditedNoise, Look, network_kept
 from segue.generate import Work, generate
-from segue.history import Edit, Restore, Undo, as_edit
+from segue.history import Edit, Redo, Undo, as_edit
 from segue.keyframes import camera, correspondences, encoded, fitted, images_of, loaded, sizes, warn_of_scenes
 from segue.memory import within_memory
 from segue.method.bend import Bends, BentPictures
@@ -286,7 +286,7 @@ class Interpolator:
         run.forget_frames([*tree.keyframes, *made])
         run.write("state.json", _state(tree.keyframes, made))
 
-    def redo(
+    def remake(
         self,
         output: str | PathLike[str],
         frame: FrameKey,
@@ -314,7 +314,7 @@ class Interpolator:
             settings = settings_of(run, data)
             networks = len(self.backbone.controlnets)
             own = kept_edit(run, as_edit(edit), data, settings, networks) if edit is not None else None
-            run.record(redone(run, settings, frame, own, candidate))
+            run.record(remade(run, settings, frame, own, candidate))
             if edit and edit.noise is not None:
                 warn_of_noise([edit.noise], aligned=settings.align)
             self.make(run, compute, callback=callback, choose=choose)
@@ -327,10 +327,10 @@ class Interpolator:
         compute: ComputeSettings | None = None,
         callback: Callback | None = None,
     ) -> Morph:
-        """Bring back what was there before the last redo of a film."""
+        """Bring back what was there before the last remake of a film."""
         return self._step(output, Undo(), compute, callback)
 
-    def restore(
+    def redo(
         self,
         output: str | PathLike[str],
         *,
@@ -338,7 +338,7 @@ class Interpolator:
         callback: Callback | None = None,
     ) -> Morph:
         """Take the last undo of a film back."""
-        return self._step(output, Restore(), compute, callback)
+        return self._step(output, Redo(), compute, callback)
 
     @within_memory()
     def invert(
@@ -431,16 +431,16 @@ class Interpolator:
     def _step(
         self,
         output: str | PathLike[str],
-        event: Undo | Restore,
+        event: Undo | Redo,
         compute: ComputeSettings | None,
         callback: Callback | None,
     ) -> Morph:
-        """Record an undo or a restore, and show the frames that count then."""
+        """Record an undo or a redo, and show the frames that count then."""
         with RunFolder(Path(output)) as run:
             self._same_model(run, opened(run))
             if isinstance(event, Undo) and run.history.undoable is None:
                 raise SegueError(f"{run.path} has nothing to undo")
-            if isinstance(event, Restore) and not run.history.restorable:
+            if isinstance(event, Redo) and not run.history.redoable:
                 raise SegueError(f"{run.path} has no undo to take back")
             run.record(event)
             self.make(run, compute, callback=callback)

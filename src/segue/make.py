@@ -79,7 +79,9 @@ def make_film(
         )
         _write(morph, output, film, show)
         if pick and not asked.count and not all(morph.keyframe_flags):
-            warn("all frames were chosen before, so nobody was asked; segue redo --frame N --pick asks about one again")
+            warn(
+                "all frames were chosen before, so nobody was asked; segue remake --frame N --pick asks about one again"
+            )
     _done(morph, output, mode)
 
 
@@ -128,7 +130,7 @@ def make_again(
         segue = _interpolator_of(folder, loading)
         chooser = terminal_chooser(folder) if pick else None
         with _telling(folder):
-            morph = segue.redo(folder, key, edit, candidate=candidate, callback=show, choose=chooser)
+            morph = segue.remake(folder, key, edit, candidate=candidate, callback=show, choose=chooser)
         written = _rewrite(morph, films, output, show)
     _done(morph, written, mode)
 
@@ -141,16 +143,16 @@ def _added(folder: Path, key: FrameKey, edit: Edit) -> Edit:
     if "pose" in kept:
         kept["pose"] = folder.absolute() / str(kept["pose"])
     if kept:
-        warn(f"frame {key} keeps its own {' and '.join(kept)}; segue redo --reset gives up what it has of its own")
+        warn(f"frame {key} keeps its own {' and '.join(kept)}; segue remake --reset gives up what it has of its own")
     return replace(edit, **kept)
 
 
 @contextmanager
 def _telling(folder: Path) -> Iterator[None]:
-    """Say of a redo that is interrupted, or fails, what becomes of it, if it was begun."""
+    """Say of a remake that is interrupted, or fails, what becomes of it, if it was begun."""
     journal = folder / "journal.jsonl"
     before = journal.stat().st_size if journal.exists() else 0
-    text = "the frame is made by the film's segue morph command, or by the next redo; segue undo takes it back"
+    text = "the frame is made by the film's segue morph command, or by the next remake; segue undo takes it back"
 
     def is_noted() -> bool:
         return journal.exists() and journal.stat().st_size > before
@@ -165,13 +167,13 @@ def _telling(folder: Path) -> Iterator[None]:
         raise SegueError(f"{error}; {text}" if is_noted() else str(error)) from error
 
 
-def step_back(output: Path, *, restore: bool, loading: LoadSettings, mode: Mode) -> None:
-    """Undo the last redo, or take the last undo back, and write the film anew."""
+def step_back(output: Path, *, redo: bool, loading: LoadSettings, mode: Mode) -> None:
+    """Undo the last remake, or take the last undo back, and write the film anew."""
     folder = _existing(output)
     films = _films(folder, output)
     with showing(mode) as show:
         segue = _interpolator_of(folder, loading)
-        morph = (segue.restore if restore else segue.undo)(folder, callback=show)
+        morph = (segue.redo if redo else segue.undo)(folder, callback=show)
         written = _rewrite(morph, films, output, show)
     _done(morph, written, mode)
 
@@ -251,7 +253,7 @@ def _begun(folder: Path, overwrite: bool) -> dict[str, Any] | None:
 
 
 def _write(morph: Morph, output: Path, film: FilmSettings, show: Any) -> None:
-    """Write the film and its contact sheet, and remember the film's settings for a redo."""
+    """Write the film and its contact sheet, and remember the film's settings for a remake."""
     show(Progress("film", total=len(morph)))
     morph.save(output, film)
     morph.contact_sheet(morph.path / "contact-sheet.png")

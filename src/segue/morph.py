@@ -160,7 +160,7 @@ class Morph:
         return float(sum(seconds for _, seconds in self.timed(film)))
 
     def remember(self, path: str | PathLike[str], film: FilmSettings) -> None:
-        """Note that a film was written, so that a redo writes it anew.
+        """Note that a film was written, so that a remake writes it anew.
 
         Its place is kept as seen from the run folder: a film and its run folder can be copied or moved together.
         """

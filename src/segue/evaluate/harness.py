@@ -219,7 +219,7 @@ def _texts(settings: Mapping[str, Any]) -> tuple[str, ...]:
 def _record(path: Path, job: _Job, output: Path) -> dict[str, Any] | None:
     """What is known of a film that is there; None where it is to be made; SegueError where it is another one."""
     try:
-        record: dict[str, Any] = json.loads(path.read_text())
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         before, frames = record["recipe"], record["frames"]
     except (FileNotFoundError, ValueError, KeyError):
         return None
@@ -321,7 +321,7 @@ def _digest_of_pair(pair: Pair, digest_of: Callable[[Path], str]) -> str:
 
 
 def _digest_of_film(job: _Job, frames: Sequence[Path]) -> str:
-    """What a film was made from, and its frames as they are: a redo in its run folder makes others."""
+    """What a film was made from, and its frames as they are: a remake in its run folder makes others."""
     found = hashlib.sha256(json.dumps(job.recipe, sort_keys=True).encode())
     for frame in frames:
         found.update(frame.read_bytes())

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from segue.errors import SegueError
-from segue.history import Edit, Redo
+from segue.history import Edit, Remake
 from segue.settings import (
     FilmSettings,
     InversionSettings,
@@ -28,7 +28,7 @@ from segue.settings import (
     texts_by_place,
 )
 
-__all__ = ["FOLDED", "SHOWN", "Control", "check_public", "command_line", "controls", "read", "redo_line", "shown"]
+__all__ = ["FOLDED", "SHOWN", "Control", "check_public", "command_line", "controls", "read", "remake_line", "shown"]
 
 SHOWN = ("num_frames", "loop", "seed")  # beside the presets; everything else is folded away
 ELSEWHERE = ("prompt",)  # each keyframe has its own box
@@ -164,13 +164,13 @@ def command_line(
     return shlex.join(words)
 
 
-def redo_line(output: str, run: Path, redo: Redo, earlier: Sequence[Redo]) -> str:
-    """The command that makes a frame again as a redo did in a run folder, after the earlier ones."""
-    words = ["segue", "redo", output, "--frame", str(_place(redo.frame.place))]
-    if redo.candidate is not None:
-        words += ["--candidate", str(redo.candidate)]
-    elif redo.attempt:
-        edit = redo.attempt.edit
+def remake_line(output: str, run: Path, remake: Remake, earlier: Sequence[Remake]) -> str:
+    """The command that makes a frame again as a remake did in a run folder, after the earlier ones."""
+    words = ["segue", "remake", output, "--frame", str(_place(remake.frame.place))]
+    if remake.candidate is not None:
+        words += ["--candidate", str(remake.candidate)]
+    elif remake.attempt:
+        edit = remake.attempt.edit
         named = {
             "--prompt": edit.prompt,
             "--negative-prompt": edit.negative_prompt,
@@ -179,7 +179,7 @@ def redo_line(output: str, run: Path, redo: Redo, earlier: Sequence[Redo]) -> st
             "--pose": None if edit.pose is None else str(run / edit.pose),
         }
         words += [word for option, value in named.items() if value is not None for word in (option, _typed(value))]
-        if edit == Edit() and any(other.frame == redo.frame for other in earlier):
+        if edit == Edit() and any(other.frame == remake.frame for other in earlier):
             words.append("--reset")  # without it the frame would keep what it had of its own
     return shlex.join(words)
 
