@@ -66,7 +66,7 @@ def batch(
     from segue.batch.drive import drive
     from segue.batch.notes import Notes
     from segue.batch.rows import NOTES, TABLE, check_output, read_rows
-    from segue.files import locked
+    from segue.lock import locked
 
     settings = {
         name: value

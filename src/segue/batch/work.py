@@ -143,7 +143,7 @@ def failed(error: Exception, row: Row, seconds: float) -> Result:
 def _batch_size(row: Row) -> int:
     """Frames in one batch of a run that was begun; 0 where it was not."""
     try:
-        data: dict[str, Any] = json.loads((row.folder / RUN_FILE).read_text())
+        data: dict[str, Any] = json.loads((row.folder / RUN_FILE).read_text(encoding="utf-8"))
         return int(data["batch_size"])
     except (OSError, ValueError, KeyError):
         return 0

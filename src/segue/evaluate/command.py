@@ -82,7 +82,7 @@ def _evaluate(
     from segue.evaluate.manifest import read_pairs
     from segue.evaluate.report import check_report, write_report
     from segue.evaluate.results import NOTES
-    from segue.files import locked
+    from segue.lock import locked
 
     if len(inputs) != 1:
         raise SegueError("one manifest or folder of pairs at a time; --compare takes two evaluations")

@@ -371,7 +371,7 @@ def _check_index(path: Path, name: str) -> None:
     if family not in FAMILY:
         kind = next((f"of {other} ({family})" for start, other in OTHERS.items() if family.startswith(start)), None)
         raise SegueError(f"{name} is {kind or f'a {family}'}; segue takes checkpoints of Stable Diffusion 1.x and 2.x")
-    for part, source in json.loads(path.read_text()).items():
+    for part, source in json.loads(path.read_text(encoding="utf-8")).items():
         if isinstance(source, list) and source[0] not in (None, *CODE):
             raise SegueError(f"{name} brings code of its own for its {part} ({source[0]}); segue runs none")
 
@@ -379,7 +379,7 @@ def _check_index(path: Path, name: str) -> None:
 def _entry(path: Path, key: str, name: str, kind: str) -> str:
     """An entry of a checkpoint's JSON file."""
     try:
-        return str(json.loads(path.read_text())[key])
+        return str(json.loads(path.read_text(encoding="utf-8"))[key])
     except (FileNotFoundError, NotADirectoryError):
         raise SegueError(f"{name} is no {kind}: it has no {path.name}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -390,7 +390,7 @@ def _pipe(folder: Path, dtype: torch.dtype, controlnet: Any) -> Any:
     """The pipeline of a checkpoint's folder, with a ControlNet where there is one."""
     kind = StableDiffusionPipeline if controlnet is None else StableDiffusionControlNetPipeline
     parts = {} if controlnet is None else {"controlnet": controlnet}
-    index = json.loads((folder / INDEX).read_text())
+    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     for part in ("unet", "vae", "text_encoder", "safety_checker"):
         library, name = index.get(part) or (None, None)
         if library is not None and (folder / part).is_dir():
