@@ -25,7 +25,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from segue import Interpolator
 from segue.backbone import CLEAN, Sampling
 from segue.backbone.stable_diffusion import StableDiffusion
-from segue.models import best_dtype
+from segue.models.loading import best_dtype
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from tiny import tiny_pipe

@@ -20,7 +20,7 @@ from segue import blend
 from segue.backbone import Sampling
 from segue.conditioning import ConditioningPath
 from segue.noise import Noise
-from segue.pictures import to_tensor
+from segue.tensors import to_tensor
 from segue.tree import FrameKey
 
 CPU = torch.device("cpu")

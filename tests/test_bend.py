@@ -16,13 +16,14 @@ from shapes import picture as gradient
 from torch import Tensor
 
 from segue.backbone.stable_diffusion import StableDiffusion
+from segue.camera import seen, warp
 from segue.dialogue import Progress
 from segue.history import Edit
 from segue.interpolate import Interpolator
 from segue.method.align import Correspondence, grid, sampled
 from segue.method.bend import Bends, BentPictures
 from segue.morph import Morph
-from segue.motion import Motion, seen, warp
+from segue.motion import Motion
 from segue.run import RunFolder
 from segue.settings import SCHEMES
 from segue.tree import FrameKey

@@ -16,9 +16,10 @@ from tiny_clip import save_tiny_clip
 
 from segue.errors import SegueError
 from segue.evaluate import measures
+from segue.evaluate.command import schemes_named
 from segue.evaluate.compare import comparison_of, comparison_page, comparison_tables
 from segue.evaluate.features import Network, network_named
-from segue.evaluate.harness import Stage, evaluate, schemes_named
+from segue.evaluate.harness import Stage, evaluate
 from segue.evaluate.manifest import Pair, read_pairs
 from segue.evaluate.report import check_report, write_report
 from segue.evaluate.results import Film, Measured, Report, _set_values, read_report

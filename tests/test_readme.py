@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from segue.cli import run
-from segue.film import check_film
+from segue.outputs import check_film
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -282,7 +282,7 @@ def test_a_film_is_never_written_over_its_run_or_other_files(run: Path, tmp_path
     morph.save(tmp_path / "frames")
     morph.save(tmp_path / "frames", FilmSettings(fps=5), hold=0.1)
     with pytest.raises(SegueError, match="unknown setting 'nonsense'"):
-        morph.save(tmp_path / "frames", FilmSettings(), nonsense=3)
+        morph.save(tmp_path / "frames", FilmSettings(), nonsense=3)  # type: ignore[call-arg]
 
 
 def test_growing_after_a_redo_keeps_it(run: Path) -> None:

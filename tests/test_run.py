@@ -242,7 +242,7 @@ def test_a_second_opening_is_refused_while_the_first_is_open(tmp_path: Path) -> 
         with pytest.raises(SegueError, match="run is in use by another process"):
             RunFolder(path)
         other = subprocess.run(
-            [sys.executable, "-c", "import sys\nfrom filelock import FileLock\nFileLock(sys.argv[1]).acquire(blocking=False)",
+            [sys.executable, "-c", "import sys, filelock\nfilelock.FileLock(sys.argv[1]).acquire(blocking=False)",
              str(path / "lock")],
             stdin=subprocess.DEVNULL, capture_output=True, check=False,
         )  # fmt: skip

@@ -19,7 +19,7 @@ from segue.dialogue import Progress
 from segue.errors import SegueError
 from segue.history import Edit
 from segue.interpolate import Interpolator
-from segue.morph import films_of
+from segue.parts import films_of
 from segue.settings import FilmSettings, ModelSettings, MorphSettings, as_json, fields
 from segue.studio import pose_editor
 from segue.studio.change import frame_at

@@ -40,7 +40,7 @@ from segue.backbone import CLEAN, Sampling
 from segue.backbone.conditioning import TextConditioning
 from segue.backbone.stable_diffusion import StableDiffusion
 from segue.files import write_json
-from segue.models import best_dtype, device_of, laid_out, quiet
+from segue.models.loading import best_dtype, device_of, laid_out, quiet
 from segue.settings import MorphSettings
 from segue.tree import UniformTree, noise_levels
 

@@ -24,7 +24,7 @@ from benchmarks.speed.startup import command, peak_of_children
 from benchmarks.speed.transcription import decoded
 from segue import Interpolator
 from segue.files import write_json
-from segue.models import device_of, spared
+from segue.models.loading import device_of, spared
 
 CPU = torch.device("cpu")
 

@@ -20,8 +20,8 @@ import torch
 from benchmarks.real_size import stable_diffusion_21
 from benchmarks.speed.meter import machine, matrix_speed, operations, peak_memory, seconds, turns
 from benchmarks.speed.shares import sample_of
-from segue import models
 from segue.files import write_json
+from segue.models import loading
 
 
 def main() -> None:
@@ -37,10 +37,10 @@ def main() -> None:
     parser.add_argument("--dtype")
     parser.add_argument("--output", type=Path, help="out/speed/network-MODEL-DEVICE.json if not given")
     arguments = parser.parse_args()
-    device = models.device_of(arguments.device)
-    dtype = getattr(torch, arguments.dtype) if arguments.dtype else models.best_dtype(device)
+    device = loading.device_of(arguments.device)
+    dtype = getattr(torch, arguments.dtype) if arguments.dtype else loading.best_dtype(device)
     if arguments.model == "pocket":
-        pipe, side = models.load(dtype=dtype, device=str(device)), None
+        pipe, side = loading.load(dtype=dtype, device=str(device)), None
     else:
         pipe, side = stable_diffusion_21(dtype).to(device), arguments.size // 8
     layouts = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
@@ -76,7 +76,7 @@ def main() -> None:
         "rows": rows,
     }
     if arguments.compile:
-        models.laid_out(pipe, device)
+        loading.laid_out(pipe, device)
         results["compile"] = compiled(pipe, 2 * max(arguments.batches), side, device, arguments.rounds)
         print(results["compile"])
     output = arguments.output or Path(f"out/speed/network-{arguments.model}-{device.type}.json")

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from benchmarks.speed.meter import Calls
 from benchmarks.speed.transcription import Procedure, transcribed
 from segue import Interpolator, models
+from segue.models import loading
 from segue.noise import Noise
-from segue.pictures import fit, load, to_tensor
+from segue.pictures import fit, load
+from segue.tensors import to_tensor
 from segue.tree import FrameKey
 
 __all__ = ["EXAMPLES", "Films", "counted", "distance", "plain_pipe"]
@@ -86,7 +88,7 @@ class Films:
 
 def plain_pipe(device: torch.device) -> Any:
     """Pocket in float32 as diffusers loads it, without anything of the engine's."""
-    with models.quiet():
+    with loading.quiet():
         pipe = StableDiffusionPipeline.from_pretrained(models.pocket_folder(), dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)

@@ -41,9 +41,10 @@ from segue.evaluate.manifest import Pair, read_pairs
 from segue.evaluate.statistics import mean_interval
 from segue.files import write_json
 from segue.noise import Noise
-from segue.pictures import fit, load, to_images, to_tensor
+from segue.pictures import fit, load
 from segue.schemes import Level, Sample, Task, scheme_named
 from segue.settings import MorphSettings
+from segue.tensors import to_images, to_tensor
 from segue.tree import FrameKey, UniformTree, noise_levels
 
 PAIRS = Path(__file__).parents[1] / "pairs" / "manifest.jsonl"

@@ -6,11 +6,13 @@ new one, whose candidates carry numbers that were never used before, so that the
 parents are. So undo is reading the journal as if the last remake were not there, and redo takes the last undo back.
 """
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from numbers import Integral, Real
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from segue.errors import SegueError
@@ -22,12 +24,13 @@ __all__ = [
     "Edit",
     "Event",
     "History",
-    "Remake",
     "Redo",
+    "Remake",
     "Undo",
     "as_edit",
     "event_from_json",
     "event_to_json",
+    "events_of",
     "whole",
 ]
 
@@ -194,7 +197,7 @@ class History:
         return None
 
     def candidates(self, key: FrameKey, count: int, context_of: Callable[[Attempt], str]) -> list[int]:
-        """The numbers of a frame's candidates: the level's own ``count``, and those of remakes and "again" that count."""
+        """The numbers of a frame's candidates: the level's own ``count``, those of remakes and "again" that count."""
         attempts = [attempt for begun in self._attempts(key, count, context_of) for attempt in begun]
         return sorted({number for attempt in attempts for number in attempt.candidates})
 
@@ -325,6 +328,25 @@ def event_from_json(line: Mapping[str, Any]) -> Event:
     if kind == "attempt":
         return attempt
     raise ValueError(f"unknown event {kind!r}")
+
+
+def events_of(path: Path) -> list[Event]:
+    """The events of a journal's whole lines; none of a journal that is missing.
+
+    Raises:
+        SegueError: a line is broken.
+    """
+    try:
+        whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
+    except FileNotFoundError:
+        return []
+    events = []
+    for number, line in enumerate(whole.splitlines(), 1):
+        try:
+            events.append(event_from_json(json.loads(line)))
+        except (KeyError, TypeError, ValueError) as error:
+            raise SegueError(f"{path}, line {number}: no event of a run: {line[:80]}") from error
+    return events
 
 
 def _attempt_json(attempt: Attempt) -> dict[str, Any]:

@@ -17,14 +17,14 @@ from functools import partial
 from itertools import chain, islice
 from os import PathLike
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from PIL import Image
 from torch import Tensor
 
-from segue import models
 from segue.backbone import Backbone
 from segue.backbone.stable_diffusion import StableDiffusion
+from segue.bar import Bar, is_notebook
 from segue.begin import BatchSize, begin, opened, remade, settings_of
 from segue.clip import Clip
 from segue.control import (
@@ -37,6 +37,7 @@ from segue.control import (
     matches_of,
     read_given,
 )
+from segue.cost import cost_of, sampling_of
 from segue.dialogue import Chooser, Made, Progress
 from segue.drift import ColourMatch
 from segue.errors import SegueError
@@ -44,17 +45,20 @@ from segue.frames import DecidedTree, EditedNoise, Look, network_kept
 from segue.generate import Work, generate
 from segue.history import Edit, Redo, Undo, as_edit
 from segue.keyframes import camera, correspondences, encoded, fitted, images_of, loaded, sizes, warn_of_scenes
+from segue.keywords import MorphValues
 from segue.memory import within_memory
 from segue.method.bend import Bends, BentPictures
 from segue.method.detail import Detail, enlarged
+from segue.models import loading
 from segue.morph import Morph
-from segue.pictures import Source, digest, fit, to_images, to_tensor
-from segue.plan import candidates_of, check_plan, cost_of, motion_of, noise_of, sampling_of, tree_of, warn_of_noise
+from segue.pictures import Source, digest, fit
+from segue.plan import candidates_of, check_plan, motion_of, noise_of, tree_of, warn_of_noise
 from segue.rank import Judge
 from segue.run import RunFolder
 from segue.schemes import Latents, Sample, Task, scheme_named
 from segue.settings import ComputeSettings, ModelSettings, MorphSettings, checked, fields, with_preset
 from segue.spacing import PerceptualTree
+from segue.tensors import to_images, to_tensor
 from segue.tree import FrameKey
 from segue.wording import Words, wording
 
@@ -101,7 +105,7 @@ class Interpolator:
         Raises:
             SegueError: unknown name, another family, pickled weights only, no network.
         """
-        pipe = models.load(name_or_path, controlnet=controlnet, dtype=dtype, device=device, low_memory=low_memory)
+        pipe = loading.load(name_or_path, controlnet=controlnet, dtype=dtype, device=device, low_memory=low_memory)
         interpolator = cls(pipe, name=_named(name_or_path or "pocket"))
         interpolator.low_memory = low_memory
         used = str(pipe.unet.dtype).removeprefix("torch.")
@@ -116,23 +120,23 @@ class Interpolator:
 
     def __call__(
         self,
-        *images: Source,
+        *images: Source | Sequence[Source],
         output: str | PathLike[str] | None = None,
         overwrite: bool = False,
         preset: str | None = None,
         callback: Callback | None = None,
         choose: Chooser | None = None,
-        **settings: Any,
+        **settings: Unpack[MorphValues],
     ) -> Morph:
         """Make the frames between two or more images.
 
         Args:
-            images: paths, PIL images or arrays; the keyframes, in order.
+            images: paths, PIL images or arrays; the keyframes, in order, each by itself or all in one list.
             output: the run folder; a temporary one, gone with the Morph, if not given. An unfinished run there is
                 continued, a finished one recognised, one with fewer frames grown.
             overwrite: begin anew where the folder holds a run with other settings.
             preset: values to begin with: "paper", "balanced" or "draft".
-            callback: is handed a Progress after each step.
+            callback: is handed a Progress after each step, such as a ``Bar``; in a notebook a Bar if not given.
             choose: picks among the candidates of each frame.
             settings: any field of MorphSettings and ComputeSettings.
 
@@ -143,7 +147,8 @@ class Interpolator:
             SegueError: an image or setting is wrong, or the folder holds a run with other settings.
         """
         morph_settings, compute = self._settings(preset, settings)
-        keyframes, network, given = self._prepared(images, morph_settings)
+        sources = _sources(images)
+        keyframes, network, given = self._prepared(sources, morph_settings)
         judge = _judge(morph_settings)
         if morph_settings.scheme != "interpolate":
             warn_of_noise(morph_settings.noise_levels or morph_settings.noise, aligned=morph_settings.align)
@@ -154,11 +159,10 @@ class Interpolator:
         path = Path(tempfile.mkdtemp(prefix="segue-") if output is None else output)
         try:
             with RunFolder(path, overwrites=overwrite) as run, self.backbone.evaluating():
-                sources = [_source(image) for image in images]
                 begin(
                     run,
                     keyframes,
-                    sources,
+                    [_source(image) for image in sources],
                     morph_settings,
                     self._batch_size(compute, network),
                     self.model,
@@ -193,7 +197,7 @@ class Interpolator:
             judge: ranks candidates; loaded as the run's settings say if not given.
         """
         with self.backbone.evaluating():
-            self._make(run, compute or ComputeSettings(), callback or (lambda _progress: None), choose, judge)
+            self._make(run, compute or ComputeSettings(), _report(callback), choose, judge)
 
     def _make(
         self, run: RunFolder, compute: ComputeSettings, report: Callback, choose: Chooser | None, judge: Judge | None
@@ -343,22 +347,23 @@ class Interpolator:
     @within_memory()
     def invert(
         self,
-        *images: Source,
+        *images: Source | Sequence[Source],
         output: str | PathLike[str],
         preset: str | None = None,
         callback: Callback | None = None,
-        **settings: Any,
+        **settings: Unpack[MorphValues],
     ) -> None:
         """Fit the words of a film to its keyframes, and make no frame; a later call makes the film with them."""
         morph_settings, compute = self._settings(preset, settings)
         if not morph_settings.inversion_iterations:
             raise SegueError("inversion_iterations is 0: nothing would be fitted; the paper uses 100 to 500")
-        keyframes, network, given = self._prepared(images, morph_settings)
+        sources = _sources(images)
+        keyframes, network, given = self._prepared(sources, morph_settings)
         with RunFolder(Path(output)) as run:
             begin(
                 run,
                 keyframes,
-                [_source(image) for image in images],
+                [_source(image) for image in sources],
                 morph_settings,
                 self._batch_size(compute, network),
                 self.model,
@@ -369,7 +374,7 @@ class Interpolator:
             small = [fit(keyframe, network, "stretch") for keyframe in keyframes]
             digests = [digest(keyframe) for keyframe in keyframes]
             latents = encoded(self.backbone, run, {FrameKey(i): k for i, k in enumerate(small)}, digests)
-            self._wording(run, morph_settings, small, latents, callback or (lambda _progress: None))
+            self._wording(run, morph_settings, small, latents, _report(callback))
 
     def _prepared(
         self, images: Sequence[Source], settings: MorphSettings
@@ -509,6 +514,18 @@ def _named(checkpoint: str | PathLike[str] | None) -> str | None:
         return None
     is_folder = str(checkpoint) != "pocket" and Path(checkpoint).is_dir()
     return str(Path(checkpoint).absolute() if is_folder else checkpoint)
+
+
+def _sources(images: Sequence[Source | Sequence[Source]]) -> list[Source]:
+    """The images of a call, given one by one or in one list."""
+    if len(images) == 1 and isinstance(images[0], list | tuple):
+        return list(images[0])
+    return list(images)  # type: ignore[arg-type] # what is no picture is refused where it is read
+
+
+def _report(callback: Callback | None) -> Callback:
+    """What progress is handed to: the callback, or a bar in a notebook, or nobody."""
+    return callback or (Bar() if is_notebook() else lambda _progress: None)
 
 
 def _source(image: Source) -> str:

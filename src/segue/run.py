@@ -38,20 +38,19 @@ from segue.files import (
     write_text,
     writing,
 )
-from segue.history import Event, History, event_from_json, event_to_json
-from segue.lock import InUseError, lock
-from segue.parts import RUN_FILE, read_part
+from segue.history import Event, History, event_to_json, events_of
+from segue.lock import lock
+from segue.parts import JOURNAL, REPLACED, RUN_FILE, read_part
 from segue.tree import FrameKey
 
-__all__ = ["REPLACED", "InUseError", "RunFolder", "recovered"]
+__all__ = ["RunFolder", "recovered"]
 
 LOCK = "lock"
-REPLACED = "replaced"
 KEPT = "the film before this one is kept until it has a frame: overwriting with that film's settings brings it back"
 COMPRESSION = 4  # of PNGs: half the time of the usual 6, for a hundredth more bytes
 WRITERS = 8  # pictures that are compressed and written at the same time
 PARTS = (  # what a run folder holds beside its run file and its lock
-    "journal.jsonl",
+    JOURNAL,
     "state.json",
     "tree.json",
     "prompts.json",
@@ -220,7 +219,7 @@ class RunFolder:
 
     def record(self, event: Event) -> None:
         """Append an event to the journal."""
-        append_line(self.path / "journal.jsonl", json.dumps(event_to_json(event)))
+        append_line(self.path / JOURNAL, json.dumps(event_to_json(event)))
         self.history.add(event)
 
     def save_losses(self, losses: Sequence[float]) -> None:
@@ -341,20 +340,12 @@ class RunFolder:
 
     def _events(self) -> list[Event]:
         """The journal; a last line that was cut off by a crash is dropped."""
-        path = self.path / "journal.jsonl"
-        if not path.exists():
-            return []
-        text = path.read_text(encoding="utf-8")
+        path = self.path / JOURNAL
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
         whole, _, rest = text.rpartition("\n")
         if rest:
             write_bytes(path, f"{whole}\n".encode() if whole else b"")
-        events = []
-        for number, line in enumerate(whole.splitlines(), 1):
-            try:
-                events.append(event_from_json(json.loads(line)))
-            except (KeyError, TypeError, ValueError) as error:
-                raise SegueError(f"{path}, line {number}: no event of a run: {line[:80]}") from error
-        return events
+        return events_of(path)
 
 
 def recovered(path: Path) -> None:

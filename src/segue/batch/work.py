@@ -14,10 +14,10 @@ from segue.batch.rows import Row
 from segue.dialogue import Progress
 from segue.errors import SegueError, heard
 from segue.interpolate import Interpolator
+from segue.lock import InUseError
 from segue.memory import free_cached, is_out_of_memory
 from segue.morph import Morph
 from segue.parts import RUN_FILE
-from segue.run import InUseError
 from segue.settings import FilmSettings, ModelSettings, checked
 
 __all__ = ["Loaded", "Order", "Result", "make_row"]

@@ -34,9 +34,9 @@ from segue.evaluate.measures import Array, sharpness
 from segue.evaluate.results import NOTES, Film, Measured, Report, report_of
 from segue.files import write_bytes, write_json
 from segue.interpolate import Interpolator
-from segue.settings import SCHEMES, MorphSettings, as_json, checked, differences, with_preset
+from segue.settings import MorphSettings, as_json, checked, differences, with_preset
 
-__all__ = ["Stage", "evaluate", "schemes_named"]
+__all__ = ["Stage", "evaluate"]
 
 
 @dataclass(frozen=True)
@@ -128,18 +128,6 @@ def evaluate(
     )
     rest = time.perf_counter() - begun - clock.spent["films"] - clock.spent["features"]
     return found.with_seconds(films=clock.known["films"], features=clock.known["features"], rest=rest)
-
-
-def schemes_named(text: str) -> tuple[str, ...]:
-    """Schemes from "all" or names separated by commas; SegueError for an unknown one."""
-    if text == "all":
-        return SCHEMES
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    if wrong := [name for name in names if name not in SCHEMES]:
-        raise SegueError(f"unknown scheme '{wrong[0]}'; there are {', '.join(SCHEMES)}, or all")
-    if not names:
-        raise SegueError(f"schemes: none named; there are {', '.join(SCHEMES)}, or all")
-    return names
 
 
 @dataclass(frozen=True)

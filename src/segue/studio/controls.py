@@ -17,8 +17,8 @@ from pydantic.fields import FieldInfo
 from segue.errors import SegueError
 from segue.history import Edit, Remake
 from segue.settings import (
+    GROUPS,
     FilmSettings,
-    InversionSettings,
     MorphSettings,
     as_json,
     checked,
@@ -28,7 +28,7 @@ from segue.settings import (
     texts_by_place,
 )
 
-__all__ = ["FOLDED", "SHOWN", "Control", "check_public", "command_line", "controls", "read", "remake_line", "shown"]
+__all__ = ["SHOWN", "Control", "check_public", "command_line", "controls", "read", "remake_line", "shown"]
 
 SHOWN = ("num_frames", "loop", "seed")  # beside the presets; everything else is folded away
 ELSEWHERE = ("prompt",)  # each keyframe has its own box
@@ -40,26 +40,6 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "captioner": ("pocket", "none"),
     "ranker": ("pocket",),
     "look": ("pocket",),
-}
-
-FOLDED: Mapping[str, tuple[str, ...]] = {
-    "Tree and noise": (
-        "scheme",
-        "noise",
-        "noise_spacing",
-        "noise_levels",
-        "branching",
-        "bias",
-        "retroactive",
-        "spacing",
-        "max_distance",
-        "look",
-    ),
-    "Denoising": ("solver", "num_inference_steps", "guidance_scale", "eta"),
-    "Words": ("negative_prompt", "prompt_at", "captioner", "embedding_blend"),
-    "Candidates": ("candidates", "rank_for", "rank_against", "ranker"),
-    "Size and camera": ("size", "width", "height", "fit", "background", "zoom", "pan", "rotate"),
-    "Alignment": ("align", "points", "detail"),
 }
 
 
@@ -88,13 +68,10 @@ def controls(kind: type[Any] = MorphSettings) -> dict[str, Control]:
 
 
 def groups() -> dict[str, tuple[str, ...]]:
-    """The folded controls by group; what no group names belongs to inversion, poses or the rest."""
-    named = {name for group in FOLDED.values() for name in group} | {*SHOWN, *ELSEWHERE}
-    inversion = tuple(fields(InversionSettings))
-    others = [name for name in fields(MorphSettings) if name not in named and name not in inversion]
-    poses = tuple(name for name in others if name.startswith(("pose", "control")))
-    rest = tuple(name for name in others if name not in poses)
-    found = {**FOLDED, "Poses and control": poses, "Textual inversion": inversion}
+    """The folded controls by group."""
+    left = [name for name in fields(MorphSettings) if name not in (*SHOWN, *ELSEWHERE)]
+    found = {group: tuple(name for name in names if name in left) for group, names in GROUPS.items()}
+    rest = tuple(name for name in left if not any(name in names for names in found.values()))
     return {**found, "More": rest} if rest else found
 
 

@@ -19,8 +19,8 @@ from segue.dialogue import Progress
 from segue.errors import SegueError
 from segue.files import read_json, write_bytes, write_json
 from segue.interpolate import Interpolator
-from segue.morph import Morph, films_of
-from segue.parts import RUN_FILE
+from segue.morph import Morph
+from segue.parts import RUN_FILE, films_of
 from segue.run import RunFolder
 from segue.settings import (
     ComputeSettings,
