@@ -83,6 +83,7 @@ def prepare(folder: Path) -> None:
     run = '"settings": {"loop": false}, "size": [64, 64], "model": {"name": "pocket", "fingerprint": ""}'
     (folder / "film" / "run.json").write_text(f'{{"keyframes": [{keyframes}], "batch_size": 1, {run}}}')
     frames = ", ".join(f'{{"place": "{place}", "name": "{place}", "level": -1}}' for place in (0, 1))
+    (folder / "film" / "films.json").write_text('{"../film.mp4": {}}')
     (folder / "film" / "state.json").write_text(f'{{"frames": [{frames}]}}')
 
 

@@ -515,7 +515,7 @@ def test_bad_pictures_get_one_line_and_leave_nothing(
         (["-o", "film.mp4", "--rank-for", "cat"], "candidates"),
         (["-o", "film.mp4", "--eta", "0.2"], "eta"),
         (["-o", "film.mp4", "--easing", "bounce"], "bounce"),
-        (["-o", "film.mp4", "--pose", "nobody.json,nobody.json"], "ControlNet"),
+        (["-o", "film.mp4", "--pose", "nobody.json,nobody.json"], "nobody.json: No such file"),
         (["-o", "film.mp4", "--preset", "best"], "best"),
         (["-o", "film.mp4", "--unknown", "1"], "--unknown"),
         ([], "output"),
@@ -575,7 +575,8 @@ def test_help_version_and_models(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.search(r"--num-frames <int>\s+Frames from one keyframe", text)
     # What is chosen first stands first.
     places = [
-        text.index(f"\n  {option} ") for option in ("--model", "--dtype", "--num-frames", "--inversion-iterations")
+        text.index(f"\n  {option} ")
+        for option in ("--num-frames", "--prompt", "--inversion-iterations", "--fps", "--model")
     ]
     assert places == sorted(places)
     assert run(["models"]) == 0

@@ -182,7 +182,7 @@ def pose(
     ] = False,
 ) -> None:
     """Find the people in pictures: print their poses, draw them, write them as OpenPose JSON."""
-    check_there(images)
+    check_there([image for image in images if between or image.suffix.lower() != ".json"])
     if between and drawing:
         raise SegueError("--draw takes a picture by itself, not with --between")
     if between and output is None:
