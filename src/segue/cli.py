@@ -16,6 +16,7 @@ from segue.errors import SegueError, heard
 from segue.evaluate.command import evaluate
 from segue.history import Edit
 from segue.options import GroupedCommand, mode_of, with_settings
+from segue.outputs import check_film
 from segue.request import check_model, check_step, check_there, film_request, frame_named, run_request
 from segue.settings import (
     PRESET_HELP,
@@ -182,13 +183,20 @@ def pose(
     ] = False,
 ) -> None:
     """Find the people in pictures: print their poses, draw them, write them as OpenPose JSON."""
-    check_there([image for image in images if between or image.suffix.lower() != ".json"])
+    pictures = [image for image in images if image.suffix.lower() != ".json"]
+    check_there(images if between else pictures)
     if between and drawing:
         raise SegueError("--draw takes a picture by itself, not with --between")
     if between and output is None:
         raise SegueError("--between needs --output, the film to write")
     if not between and (num_frames or matching):
         raise SegueError(f"{'--num-frames' if num_frames else '--matching'} goes with --between, the film of skeletons")
+    if between and output is not None:
+        check_film(output)
+
+    from segue.inputs import check_images
+
+    check_images(pictures)
 
     from segue.pose.command import show_poses, skeleton_film
 

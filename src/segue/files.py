@@ -7,7 +7,6 @@ it. Errors of the disk (full, read-only, no permission, no such folder) become o
 import json
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -222,7 +221,7 @@ def _target(path: Path) -> Path:
 
 def temporary_name(path: Path) -> Path:
     """A name beside ``path`` that nobody has yet."""
-    return path.parent / f".{_shortened(path.name)}.{secrets.token_hex(4)}.part"
+    return path.parent / f".{_shortened(path.name)}.{os.urandom(4).hex()}.part"
 
 
 def _shortened(name: str) -> str:

@@ -10,7 +10,7 @@ import typer
 from segue.display import Line, shown_as_lines
 from segue.errors import SegueError
 from segue.options import faults_as_lines, given, mode_of, with_settings
-from segue.request import check_model
+from segue.request import check_model, check_there
 from segue.settings import (
     PRESET_HELP,
     SCHEMES,
@@ -88,8 +88,6 @@ def _evaluate(
     quiet: bool,
 ) -> None:
     """Check everything, load everything, measure, write the report."""
-    from segue.evaluate.manifest import read_pairs
-
     if len(inputs) != 1:
         raise SegueError("one manifest or folder of pairs at a time; --compare takes two evaluations")
     if output is None:
@@ -106,11 +104,15 @@ def _evaluate(
         checked(MorphSettings, with_preset(preset, {**settings, "scheme": scheme}, model.model))
     computing = given(values, ComputeSettings)
     checked(ComputeSettings, computing)
-    with faults_as_lines():
-        pairs = read_pairs(inputs[0])
     for name in networks:
         look_parts(name)
     check_model(model)
+    check_there(inputs)
+
+    from segue.evaluate.manifest import read_pairs
+
+    with faults_as_lines():
+        pairs = read_pairs(inputs[0])
 
     from segue.evaluate.report import check_report, write_report
 

@@ -8,7 +8,6 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import resources
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -139,7 +138,7 @@ def check_whole(found: Mapping[str, Any], fault: str) -> None:
 
 def pocket_folder() -> Path:
     """The folder of the embedded model."""
-    return Path(str(resources.files("segue.models") / "pocket"))
+    return Path(__file__).parent / "pocket"
 
 
 def check(kind: str) -> Callable[[Path, str], None]:

@@ -1,9 +1,12 @@
-"""What lies in the hub's local cache, which needs no network."""
+"""What lies in the hub's local cache, which needs no network.
+
+The cache has a folder models--OWNER--NAME for each checkpoint, in it refs/main with the name of the newest version, and
+the files of that in snapshots/VERSION. It is read here without the hub's library, which takes a while to import.
+"""
 
 from pathlib import Path
 
-from huggingface_hub import constants, scan_cache_dir, try_to_load_from_cache
-from huggingface_hub.errors import CacheNotFound
+from huggingface_hub import constants
 
 from segue import models
 from segue.errors import SegueError
@@ -14,12 +17,8 @@ __all__ = ["cached", "on_disk"]
 
 def on_disk() -> list[tuple[Known, bool]]:
     """The known checkpoints, and others in the local cache that can be used; and whether each is on disk."""
-    try:
-        names = sorted(
-            repo.repo_id for repo in scan_cache_dir(constants.HF_HUB_CACHE).repos if repo.repo_type == "model"
-        )
-    except (CacheNotFound, OSError):
-        names = []
+    folders = sorted(Path(constants.HF_HUB_CACHE).glob("models--*--*"))
+    names = [folder.name.removeprefix("models--").replace("--", "/") for folder in folders]
     known = {model.name for model in KNOWN}
     others = [
         Known(name, kind, "in the local cache")
@@ -39,12 +38,12 @@ def _is_there(model: Known) -> bool:
 
 def cached(name: str, kind: str) -> Path | None:
     """The folder of a hub name in the local cache, where all that is needed is there."""
-    found = try_to_load_from_cache(name, INDEX if kind == "model" else CONFIG)
-    if not isinstance(found, str):
-        return None
-    folder = Path(found).parent
+    checkpoint = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
     try:
+        folder = checkpoint / "snapshots" / (checkpoint / "refs" / "main").read_text(encoding="utf-8").strip()
+        if not (folder / (INDEX if kind == "model" else CONFIG)).is_file():
+            return None
         check(kind)(folder, name)
-    except SegueError:
+    except (OSError, SegueError):
         return None
     return folder

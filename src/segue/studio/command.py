@@ -178,7 +178,8 @@ def examples() -> dict[str, tuple[Path, ...]]:
 def _listening(port: int) -> socket.socket:
     """A socket on 127.0.0.1; SegueError where the port is taken."""
     found = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if os.name != "nt":  # where it would let two servers have one port
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind((HOST, port))
     except OSError as error:
