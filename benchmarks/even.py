@@ -33,8 +33,8 @@ from segue.evaluate.manifest import Pair, read_pairs
 from segue.evaluate.measures import Array, SequencePath, relative_jump, step_variation
 from segue.evaluate.statistics import resampled_pairs
 from segue.method.detail import enlarged
-from segue.pictures import to_images, to_tensor
 from segue.run import RunFolder
+from segue.tensors import to_images, to_tensor
 from segue.tree import FrameKey
 
 EVEN = FilmSettings(timing="even", hold=0.0)

@@ -19,16 +19,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segue import models
 from segue.backbone.conditioning import TextConditioning
 from segue.backbone.stable_diffusion import StableDiffusion
 from segue.evaluate.manifest import Pair, read_pairs
 from segue.evaluate.statistics import mean_interval, paired_interval
 from segue.files import write_json
 from segue.inversion import denoising_loss, invert
+from segue.models import loading
 from segue.noise import Noise
-from segue.pictures import common_size, fit, load, to_tensor
+from segue.pictures import common_size, fit, load
 from segue.settings import InversionSettings, MorphSettings, checked, fields
+from segue.tensors import to_tensor
 from segue.tree import FrameKey
 
 PAIRS = Path(__file__).with_name("pairs") / "manifest.jsonl"
@@ -39,7 +40,7 @@ HELD_OUT_SEED = 10**6  # far from the seeds of the fits
 def main() -> None:
     arguments = parsed()
     settings = checked(MorphSettings, {name: getattr(arguments, name) for name in fields(InversionSettings)})
-    backbone = StableDiffusion(models.load(arguments.model, dtype=arguments.dtype, device=arguments.device))
+    backbone = StableDiffusion(loading.load(arguments.model, dtype=arguments.dtype, device=arguments.device))
     pairs = read_pairs(arguments.pairs)
     chosen = pairs[:: max(1, len(pairs) // arguments.count)][: arguments.count]  # from all groups
     rows = []

@@ -43,10 +43,11 @@ from segue.backbone.stable_diffusion import StableDiffusion
 from segue.evaluate.manifest import read_pairs
 from segue.files import read_json, write_json, write_text
 from segue.noise import Noise
-from segue.pictures import fit, load, to_tensor
+from segue.pictures import fit, load
 from segue.pose.detect import pocket_network
 from segue.run import RunFolder
 from segue.settings import MorphSettings
+from segue.tensors import to_tensor
 from segue.tree import FrameKey
 
 ROOT = Path(__file__).parents[1]
@@ -243,8 +244,8 @@ def measure_shares(options: Options) -> Table:
 
 def measure_paper(options: Options) -> Table:
     """The transcription and the engine, which take turns in one process, with the same weights and noise."""
-    device = models.device_of(options.device)
-    with models.quiet():
+    device = loading.device_of(options.device)
+    with loading.quiet():
         plain = StableDiffusionPipeline.from_pretrained(models.pocket_folder(), dtype=torch.float32).to(device)
     plain.set_progress_bar_config(disable=True)
     same = Interpolator.from_pretrained(dtype="float32", device=options.device)
@@ -362,8 +363,8 @@ def measure_lengths(options: Options) -> Table:
 
 def measure_real_size(options: Options) -> Table:
     """One step of the engine and of a bare loop over the same UNet take turns, at Stable Diffusion 2.1's shape."""
-    device, size = models.device_of(options.device), 128 if options.quick else 512
-    dtype = models.best_dtype(device)
+    device, size = loading.device_of(options.device), 128 if options.quick else 512
+    dtype = loading.best_dtype(device)
     with peak_memory(device) as loading:
         pipe = stable_diffusion_21(dtype).to(device)
     pipe.set_progress_bar_config(disable=True)
@@ -455,7 +456,7 @@ def describe_machine(device: str | None) -> str:
     name = re.findall(r"model name\s*:\s*(.+)", info.read_text() if info.exists() else "")
     can = torch.cpu.get_capabilities()
     flags = [flag for flag in ("avx2", "avx512_f", "avx512_bf16", "amx_bf16") if can.get(flag)]
-    where = models.device_of(device)
+    where = loading.device_of(device)
     accelerator = [torch.cuda.get_device_name(where)] if where.type == "cuda" else []
     processor = f"{name[0] if name else platform.machine()} ({', '.join(flags) or 'no AVX2'})"
     threads = torch.get_num_threads()

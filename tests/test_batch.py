@@ -27,8 +27,8 @@ from segue.batch.parcel import make_apart, packed, unpack
 from segue.batch.rows import NOTES, Row, read_rows
 from segue.batch.work import Loaded, Order, failed, make_row
 from segue.errors import SegueError
-from segue.files import locked
 from segue.interpolate import Interpolator
+from segue.lock import locked
 from segue.morph import Morph
 from segue.run import RunFolder
 from segue.settings import POCKET, FilmSettings, ModelSettings

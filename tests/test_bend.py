@@ -16,13 +16,14 @@ from shapes import picture as gradient
 from torch import Tensor
 
 from segue.backbone.stable_diffusion import StableDiffusion
+from segue.camera import seen, warp
 from segue.dialogue import Progress
 from segue.history import Edit
 from segue.interpolate import Interpolator
 from segue.method.align import Correspondence, grid, sampled
 from segue.method.bend import Bends, BentPictures
 from segue.morph import Morph
-from segue.motion import Motion, seen, warp
+from segue.motion import Motion
 from segue.run import RunFolder
 from segue.settings import SCHEMES
 from segue.tree import FrameKey
@@ -339,7 +340,7 @@ def parents(path: Path) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize(
-    ("redone", "made_from_it"),
+    ("remade", "made_from_it"),
     [
         ("1/2", {"1/8": ["0", "1/2"], "1/4": ["0", "1/2"], "3/8": ["0", "1/2"], "5/8": ["1/2", "1"]}),
         ("1/4", {"1/8": ["0", "1/4"], "3/8": ["1/4", "1/2"]}),
@@ -347,30 +348,30 @@ def parents(path: Path) -> dict[str, list[str]]:
     ],
 )
 def test_what_is_made_again_leads_its_descendants(
-    redone: str, made_from_it: dict[str, list[str]], tmp_path: Path
+    remade: str, made_from_it: dict[str, list[str]], tmp_path: Path
 ) -> None:
     run, segue = tmp_path / "run", interpolator()
     film(run, num_frames=9)
     straight = {f"{Fraction(i, 8)}": ["0", "1"] for i in range(1, 8)}
     assert parents(run) == straight
     before, kept = frames(run), contents(run, "frames/", "state.json")
-    segue.redo(run, key(redone))
+    segue.remake(run, key(remade))
     after = frames(run)
-    if redone == "1/2":
+    if remade == "1/2":
         made_from_it = {**made_from_it, "3/4": ["1/2", "1"], "7/8": ["1/2", "1"]}
     assert parents(run) == {**straight, **made_from_it}
-    assert {place for place in before if before[place] != after[place]} == {redone, *made_from_it}
+    assert {place for place in before if before[place] != after[place]} == {remade, *made_from_it}
     # Continued, it stays.
     film(run, num_frames=9)
     assert frames(run) == after
     segue.undo(run)
     assert contents(run, "frames/", "state.json") == kept
-    segue.restore(run)
+    segue.redo(run)
     assert frames(run) == after
 
 
 def test_a_frame_with_a_seed_of_its_own_gets_the_residuals_of_that_seed(tmp_path: Path) -> None:
     run, segue = tmp_path / "run", interpolator()
     segue(gradient(0), gradient(0), output=run, **{**QUICK, "num_frames": 3, "prompt": "a cat"})
-    morph = segue.redo(run, key("1/2"), Edit(seed=5))
+    morph = segue.remake(run, key("1/2"), Edit(seed=5))
     assert far(morph, gradient(0)) <= 2

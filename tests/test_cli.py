@@ -98,40 +98,40 @@ def test_a_folder_of_numbered_frames(here: Path, model: Path) -> None:
     assert sorted(path.name for path in (here / "frames").iterdir()) == [f"{i:04d}.png" for i in range(5)]
     assert (here / "frames.run/run.json").exists()
 
-    # What else was laid into the folder is not lost by a redo, which then notes nothing.
+    # What else was laid into the folder is not lost by a remake, which then notes nothing.
     (here / "frames" / "notes.txt").write_text("notes")
     before = tree(here)
-    assert run(["redo", "frames.run", "--frame", "2"]) == 2
+    assert run(["remake", "frames.run", "--frame", "2"]) == 2
     assert tree(here) == before
 
 
-def test_redo_undo_restore(here: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_remake_undo_redo(here: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     named = os.path.relpath(model)
     assert run(["morph", "a.png", "b.png", "-o", "film.mp4", "--model", named, "--candidates", "2", *FRAMES]) == 0
     before = tree(here / "film/frames")
-    assert run(["redo", "film.mp4", "--frame", "1", "--prompt", "dog", "--seed", "9"]) == 0
+    assert run(["remake", "film.mp4", "--frame", "1", "--prompt", "dog", "--seed", "9"]) == 0
     after = tree(here / "film/frames")
     assert [name for name in before if before[name] != after[name]] == ["000.2500000.png"]
     assert run(["undo", "film.mp4"]) == 0
     assert tree(here / "film/frames") == before
-    assert run(["restore", "film"]) == 0
+    assert run(["redo", "film"]) == 0
     assert tree(here / "film/frames") == after
     with contextlib.chdir("film"):  # the model's folder was named as seen from elsewhere
         assert run(["undo", "."]) == 0
         assert tree(here / "film/frames") == before
-        assert run(["restore", "."]) == 0
+        assert run(["redo", "."]) == 0
     capsys.readouterr()
     for command, message in (
-        (["redo", "film.mp4", "--frame", "9"], "film has no frame 9"),
-        (["redo", "film.mp4", "--frame", "0"], "frame 0 is a keyframe"),
-        (["redo", "film.mp4", "--frame", "4"], "frame 4 is a keyframe"),
-        (["redo", "film.mp4", "--frame", "1/4", "--candidate", "7"], "has candidates 0 to 3, not 7"),
-        (["redo", "film.mp4", "--frame", "1/4", "--noise", "1.5"], "noise level lies between 0 and 1"),
-        (["redo", "film.mp4", "--frame", "1/4", "--seed", "-1"], "seed lies between 0 and"),
-        (["redo", "film.mp4", "--frame", "1/4", "--reset", "--noise", "0.5"], "--reset gives up"),
-        (["redo", "film.mp4", "--frame", "1/4", "--reset", "--candidate", "0"], "--reset gives up"),
-        (["redo", "film.mp4", "--frame", "1/4", "--pick", "--candidate", "0"], "it does not go with --pick"),
-        (["restore", "film.mp4"], "no undo to take back"),
+        (["remake", "film.mp4", "--frame", "9"], "film has no frame 9"),
+        (["remake", "film.mp4", "--frame", "0"], "frame 0 is a keyframe"),
+        (["remake", "film.mp4", "--frame", "4"], "frame 4 is a keyframe"),
+        (["remake", "film.mp4", "--frame", "1/4", "--candidate", "7"], "has candidates 0 to 3, not 7"),
+        (["remake", "film.mp4", "--frame", "1/4", "--noise", "1.5"], "noise level lies between 0 and 1"),
+        (["remake", "film.mp4", "--frame", "1/4", "--seed", "-1"], "seed lies between 0 and"),
+        (["remake", "film.mp4", "--frame", "1/4", "--reset", "--noise", "0.5"], "--reset gives up"),
+        (["remake", "film.mp4", "--frame", "1/4", "--reset", "--candidate", "0"], "--reset gives up"),
+        (["remake", "film.mp4", "--frame", "1/4", "--pick", "--candidate", "0"], "it does not go with --pick"),
+        (["redo", "film.mp4"], "no undo to take back"),
         (["undo", "nothing.mp4"], "nothing.mp4 is no film"),
     ):
         assert run(command) == 2
@@ -140,7 +140,7 @@ def test_redo_undo_restore(here: Path, model: Path, capsys: pytest.CaptureFixtur
 
     # Made again as it is, the frame keeps its own words; with --reset it has nothing of its own.
     for options, prompt in ([], "dog"), (["--reset"], None):
-        assert run(["redo", "film.mp4", "--frame", "1", *options]) == 0
+        assert run(["remake", "film.mp4", "--frame", "1", *options]) == 0
         with RunFolder(here / "film") as folder:
             assert folder.history.edit(FrameKey(0, Fraction(1, 4))) == Edit(prompt=prompt)
 
@@ -153,12 +153,12 @@ def test_a_redo_adds_to_what_the_frame_has_of_its_own(
             return film.history.edit(FrameKey(0, Fraction(1, 2)))
 
     assert run(["morph", "a.png", "b.png", "-o", "film.mp4", "--model", str(model), *FRAMES]) == 0
-    assert run(["redo", "film.mp4", "--frame", "1/2", "--prompt", "dog", "--seed", "9"]) == 0
+    assert run(["remake", "film.mp4", "--frame", "1/2", "--prompt", "dog", "--seed", "9"]) == 0
     capsys.readouterr()
-    assert run(["redo", "film.mp4", "--frame", "1/2", "--noise", "0.5", "--seed", "3"]) == 0
-    assert "segue: frame 0.5 keeps its own prompt; segue redo --reset gives up" in capsys.readouterr().err
+    assert run(["remake", "film.mp4", "--frame", "1/2", "--noise", "0.5", "--seed", "3"]) == 0
+    assert "segue: frame 0.5 keeps its own prompt; segue remake --reset gives up" in capsys.readouterr().err
     assert own() == Edit(prompt="dog", seed=3, noise=0.5)
-    assert run(["redo", "film.mp4", "--frame", "1/2", "--reset"]) == 0
+    assert run(["remake", "film.mp4", "--frame", "1/2", "--reset"]) == 0
     assert own() == Edit()
 
 
@@ -193,7 +193,7 @@ def test_a_redo_that_fails_says_that_it_is_noted(
 
     with monkeypatch.context() as patched:
         patched.setattr(RunFolder, "save_latents", full)
-        assert run(["redo", "film.mp4", "--frame", "1/2"]) == 2
+        assert run(["remake", "film.mp4", "--frame", "1/2"]) == 2
     assert "No space left on device; the same command continues the film; the frame is made by" in (
         capsys.readouterr().err
     )
@@ -203,7 +203,7 @@ def test_nobody_is_asked_about_a_finished_film(here: Path, model: Path, capsys: 
     command = ["morph", "a.png", "b.png", "-o", "film.mp4", "--model", str(model), "--candidates", "2", *FRAMES]
     assert run(command) == 0
     assert run([*command, "--pick"]) == 0
-    assert "segue: all frames were chosen before, so nobody was asked; segue redo" in capsys.readouterr().err
+    assert "segue: all frames were chosen before, so nobody was asked; segue remake" in capsys.readouterr().err
 
 
 def test_the_candidates_of_a_preset_stay_when_nobody_picks_any_more(
@@ -221,8 +221,8 @@ def test_the_candidates_of_a_preset_stay_when_nobody_picks_any_more(
 def test_quiet_says_nothing_but_errors(here: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["morph", "a.png", "b.png", "-o", "film.mp4", "--model", str(model), *FRAMES, "--inversion-batch", "2"]
     assert run([*command, "--quiet"]) == 0
-    assert run(["redo", "film.mp4", "--frame", "1/2", "--prompt", "dog", "--quiet"]) == 0
-    assert run(["redo", "film.mp4", "--frame", "1/2", "--noise", "0.1", "--quiet"]) == 0
+    assert run(["remake", "film.mp4", "--frame", "1/2", "--prompt", "dog", "--quiet"]) == 0
+    assert run(["remake", "film.mp4", "--frame", "1/2", "--noise", "0.1", "--quiet"]) == 0
     assert run([*command, "--quiet", "--pick"]) == 0
     assert capsys.readouterr() == ("", "")
     assert run(command) == 0
@@ -252,7 +252,7 @@ def test_standard_output_that_cannot_be_written(here: Path, model: Path) -> None
 def test_a_loop_has_no_frame_for_its_end(here: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["morph", "a.png", "b.png", "-o", "film.mp4", "--model", str(model), "--loop", *FRAMES]) == 0
     capsys.readouterr()
-    assert run(["redo", "film.mp4", "--frame", "8"]) == 2
+    assert run(["remake", "film.mp4", "--frame", "8"]) == 2
     check_line(capsys, "film has no frame 8; frames are numbered 0 to 7")
 
 
@@ -262,7 +262,7 @@ def test_another_precision_is_named(here: Path, model: Path, capsys: pytest.Capt
     capsys.readouterr()
     assert run([*command, "bfloat16"]) == 2
     check_line(capsys, "with other settings (dtype: float32, now bfloat16)")
-    assert run(["redo", "film.mp4", "--frame", "2", "--dtype", "bfloat16"]) == 2
+    assert run(["remake", "film.mp4", "--frame", "2", "--dtype", "bfloat16"]) == 2
     check_line(capsys, "in float32 (weights ")
 
 
@@ -297,9 +297,9 @@ def test_a_copy_beside_a_film_leaves_the_film(here: Path, model: Path) -> None:
     original = (here / "film.gif").read_bytes()
     shutil.copy("film.gif", "copy.gif")
     shutil.copytree("film", "copy")
-    assert run(["redo", "copy.gif", "--frame", "2"]) == 0
+    assert run(["remake", "copy.gif", "--frame", "2"]) == 0
     assert (here / "copy.gif").read_bytes() != original
-    assert run(["redo", "copy", "--frame", "2"]) == 0
+    assert run(["remake", "copy", "--frame", "2"]) == 0
     assert (here / "film.gif").read_bytes() == original
     assert run(["undo", "film.gif"]) == 2  # it was never made again
 
@@ -312,7 +312,7 @@ def test_a_film_and_its_run_folder_move_together(here: Path, model: Path, capsys
     shutil.copy("film.gif", copy)
     shutil.copytree("film", copy / "film")
     capsys.readouterr()
-    assert run(["redo", "copy/film.gif", "--frame", "2"]) == 0
+    assert run(["remake", "copy/film.gif", "--frame", "2"]) == 0
     assert capsys.readouterr().out == "copy/film.gif: 5 frames; run folder copy/film\n"
     assert (copy / "film.gif").read_bytes() != original
     assert (here / "film.gif").read_bytes() == original
@@ -333,7 +333,7 @@ def test_damaged_runs_get_one_line(here: Path, model: Path, capsys: pytest.Captu
         whole = path.read_bytes()
         for broken in (b"{", b"[]", *([b"{}"] if name != "films.json" else [])):
             path.write_bytes(broken)
-            assert run(["redo", "film.gif", "--frame", "2"] if name != "films.json" else command) == 2
+            assert run(["remake", "film.gif", "--frame", "2"] if name != "films.json" else command) == 2
             check_line(capsys, f"film/{name} is damaged")
         path.write_bytes(whole)
 
@@ -381,11 +381,11 @@ def test_an_interrupted_redo_is_told_of_once_it_is_begun(
     def interrupt(*_arguments: object, **_keywords: object) -> None:
         raise KeyboardInterrupt
 
-    for part, told in (("redo", False), ("make", True)):
+    for part, told in (("remake", False), ("make", True)):
         with monkeypatch.context() as patched:
             patched.setattr(Interpolator, part, interrupt)
             capsys.readouterr()
-            assert run(["redo", "film.gif", "--frame", "2"]) == 130
+            assert run(["remake", "film.gif", "--frame", "2"]) == 130
         said = capsys.readouterr().err
         assert ("segue undo takes it back" in said) == told
         assert said.endswith("segue: stopped\n")
@@ -395,7 +395,7 @@ def test_an_interrupted_redo_is_told_of_once_it_is_begun(
 def test_a_film_that_was_being_overwritten_is_found(here: Path, model: Path) -> None:
     """A kill between the old run and the new one."""
     assert run(["morph", "a.png", "b.png", "-o", "film.gif", "--model", str(model), *FRAMES]) == 0
-    assert run(["redo", "film.gif", "--frame", "2"]) == 0
+    assert run(["remake", "film.gif", "--frame", "2"]) == 0
     with RunFolder(here / "film") as folder:
         folder.set_aside()
     assert not (here / "film/run.json").exists()
@@ -515,7 +515,7 @@ def test_bad_pictures_get_one_line_and_leave_nothing(
         (["-o", "film.mp4", "--rank-for", "cat"], "candidates"),
         (["-o", "film.mp4", "--eta", "0.2"], "eta"),
         (["-o", "film.mp4", "--easing", "bounce"], "bounce"),
-        (["-o", "film.mp4", "--pose", "nobody.json,nobody.json"], "ControlNet"),
+        (["-o", "film.mp4", "--pose", "nobody.json,nobody.json"], "nobody.json: No such file"),
         (["-o", "film.mp4", "--preset", "best"], "best"),
         (["-o", "film.mp4", "--unknown", "1"], "--unknown"),
         ([], "output"),
@@ -575,7 +575,8 @@ def test_help_version_and_models(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.search(r"--num-frames <int>\s+Frames from one keyframe", text)
     # What is chosen first stands first.
     places = [
-        text.index(f"\n  {option} ") for option in ("--model", "--dtype", "--num-frames", "--inversion-iterations")
+        text.index(f"\n  {option} ")
+        for option in ("--num-frames", "--prompt", "--inversion-iterations", "--fps", "--model")
     ]
     assert places == sorted(places)
     assert run(["models"]) == 0

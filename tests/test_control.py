@@ -80,7 +80,7 @@ def test_given_poses_guide_the_frames(segue: Interpolator, keyframes: list[Image
     (tmp_path / "run/frames/000.5000000.png").unlink()
     with pytest.raises(SegueError, match=r"pose-0\.json"):
         segue(*keyframes, **SETTINGS, pose=paths, output=tmp_path / "other")
-    again = segue.redo(tmp_path / "run", FrameKey(0, Fraction(1, 4)))
+    again = segue.remake(tmp_path / "run", FrameKey(0, Fraction(1, 4)))
     assert np.array_equal(np.asarray(again.frames[2]), np.asarray(guided.frames[2]))
 
 
@@ -101,7 +101,7 @@ def test_given_poses_are_in_the_run_before_it_is_one(
     assert kept == [[standing(5), standing(35)]]
     (run / "pose/001.0000000.json").unlink()
     with pytest.raises(SegueError, match=r"001\.0000000\.json is not there; the command that began the film writes"):
-        segue.redo(run, FrameKey(0, Fraction(1, 4)))
+        segue.remake(run, FrameKey(0, Fraction(1, 4)))
     segue(*keyframes, **settings, output=run)
 
 
@@ -156,7 +156,7 @@ def test_a_pose_of_its_own_changes_a_frame(segue: Interpolator, keyframes: list[
     frames = [np.asarray(frame) for frame in before.frames]
     standing(2).save(tmp_path / "own.json")
     key = FrameKey(0, Fraction(1, 4))
-    after = segue.redo(tmp_path / "run", key, Edit(pose=str(tmp_path / "own.json"), seed=0))
+    after = segue.remake(tmp_path / "run", key, Edit(pose=str(tmp_path / "own.json"), seed=0))
     changed = [not np.array_equal(a, np.asarray(b)) for a, b in zip(frames, after.frames, strict=True)]
     assert changed == [False, True, False, False, False]
 
@@ -167,9 +167,9 @@ def test_people_of_an_edit_who_are_not_guided_are_told(
     segue(*keyframes, **SETTINGS, pose=files(tmp_path, standing(5), standing(35)), output=tmp_path / "run")
     standing(2, people=2).save(tmp_path / "two.json")
     with pytest.warns(SegueWarning, match=r"1 of 2 people in the pose given at 0\.5 is not guided"):
-        segue.redo(tmp_path / "run", FrameKey(0, Fraction(1, 2)), Edit(pose=str(tmp_path / "two.json")))
+        segue.remake(tmp_path / "run", FrameKey(0, Fraction(1, 2)), Edit(pose=str(tmp_path / "two.json")))
     with pytest.warns(SegueWarning):
-        segue.redo(tmp_path / "run", FrameKey(0, Fraction(3, 4)))
+        segue.remake(tmp_path / "run", FrameKey(0, Fraction(3, 4)))
 
 
 def test_a_pose_of_its_own_bends_the_path_of_descendants_only(
@@ -192,7 +192,7 @@ def test_a_pose_of_its_own_bends_the_path_of_descendants_only(
     segue(*keyframes, **settings, output=tmp_path / "run")
     before = dict(drawn)
     standing(2).save(tmp_path / "own.json")
-    edited = segue.redo(tmp_path / "run", FrameKey(0, Fraction(1, 4)), Edit(pose=str(tmp_path / "own.json"), seed=0))
+    edited = segue.remake(tmp_path / "run", FrameKey(0, Fraction(1, 4)), Edit(pose=str(tmp_path / "own.json"), seed=0))
     frames = [np.asarray(frame) for frame in edited.frames]
     for folder in ("frames", "pictures", "latents"):
         shutil.rmtree(tmp_path / "run" / folder)
@@ -234,7 +234,7 @@ def test_a_pose_that_would_change_nothing_is_refused(
         run = tmp_path / f"run-{number}"
         maker(*keyframes, **SETTINGS, **settings, output=run)
         with pytest.raises(SegueError, match=fault):
-            maker.redo(run, FrameKey(0, Fraction(1, 4)), Edit(pose=str(tmp_path / "own.json")))
+            maker.remake(run, FrameKey(0, Fraction(1, 4)), Edit(pose=str(tmp_path / "own.json")))
         assert not (run / "journal.jsonl").exists()
 
 

@@ -14,13 +14,14 @@ from torch import Tensor
 
 from segue.backbone import CLEAN, Sampling
 from segue.blend import slerp
+from segue.camera import warp
 from segue.method.align import Correspondence
 from segue.method.bend import Bends
 from segue.method.detail import POWER, REACH, Detail, carried, enlarged, fading
-from segue.motion import Motion, warp
+from segue.motion import Motion
 from segue.noise import Noise
-from segue.pictures import to_tensor
 from segue.schemes import Level, NamedNoise, Sample, Task, branching, interpolate, scheme_named
+from segue.tensors import to_tensor
 from segue.tree import FrameKey, UniformTree
 
 

@@ -16,9 +16,10 @@ from tiny_clip import save_tiny_clip
 
 from segue.errors import SegueError
 from segue.evaluate import measures
+from segue.evaluate.command import schemes_named
 from segue.evaluate.compare import comparison_of, comparison_page, comparison_tables
 from segue.evaluate.features import Network, network_named
-from segue.evaluate.harness import Stage, evaluate, schemes_named
+from segue.evaluate.harness import Stage, evaluate
 from segue.evaluate.manifest import Pair, read_pairs
 from segue.evaluate.report import check_report, write_report
 from segue.evaluate.results import Film, Measured, Report, _set_values, read_report
@@ -177,7 +178,7 @@ def test_frames_that_changed_are_measured_anew(segue: Counting, tmp_path: Path) 
         return evaluate(segue, pairs, ("branching",), output, networks=networks, settings=SETTINGS)
 
     before = measured(tmp_path / "out")
-    segue.redo(tmp_path / "out" / "runs" / "branching" / "p0", FrameKey(0, Fraction(1, 2)), Edit(prompt="a fox"))
+    segue.remake(tmp_path / "out" / "runs" / "branching" / "p0", FrameKey(0, Fraction(1, 2)), Edit(prompt="a fox"))
     after = measured(tmp_path / "out")
     shutil.rmtree(tmp_path / "out" / "features")
     assert after.cells == measured(tmp_path / "out").cells

@@ -216,7 +216,7 @@ def test_a_run_that_waits_to_be_overwritten_is_named(tmp_path: Path) -> None:
 
 def test_overwrite_begins_anew(tmp_path: Path) -> None:
     film(tmp_path / "run", candidates=2)
-    interpolator().redo(tmp_path / "run", FrameKey(0, Fraction(1, 2)))
+    interpolator().remake(tmp_path / "run", FrameKey(0, Fraction(1, 2)))
     film(tmp_path / "run", seed=3, overwrite=True)
     film(tmp_path / "fresh", seed=3)
     assert contents(tmp_path / "run") == contents(tmp_path / "fresh")
@@ -431,9 +431,9 @@ def begun_anew(run: Path, **settings: Any) -> None:
 
 
 def test_a_run_that_was_to_be_overwritten_can_be_had_again(tmp_path: Path) -> None:
-    """With its redos: no frame of the other run was made."""
+    """With its remakes: no frame of the other run was made."""
     film(tmp_path / "run", candidates=2)
-    interpolator().redo(tmp_path / "run", FrameKey(0, Fraction(1, 2)))
+    interpolator().remake(tmp_path / "run", FrameKey(0, Fraction(1, 2)))
     before = contents(tmp_path / "run")
     begun_anew(tmp_path / "run")
     film(tmp_path / "run", candidates=2, overwrite=True)
@@ -449,7 +449,7 @@ def test_an_error_of_another_command_changes_nothing_of_a_run_that_overwrites(
     before = contents(tmp_path / "run")
     assert any(name.endswith(".unfinished") for name in before)
     with pytest.raises(SegueError, match="is not finished"):
-        interpolator().redo(tmp_path / "run", FrameKey(0, Fraction(1, 2)))
+        interpolator().remake(tmp_path / "run", FrameKey(0, Fraction(1, 2)))
     with pytest.raises(SegueError, match="other settings"):
         film(tmp_path / "run", seed=8)
     assert contents(tmp_path / "run") == before
@@ -590,7 +590,7 @@ def test_a_run_folder_can_be_moved(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "run")
     film(tmp_path / "copied")
     assert contents(tmp_path / "copied") == before
-    interpolator().redo(tmp_path / "copied", FrameKey(0, Fraction(1, 4)))
+    interpolator().remake(tmp_path / "copied", FrameKey(0, Fraction(1, 4)))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -18,8 +18,8 @@ from segue.backbone.stable_diffusion import StableDiffusion
 from segue.errors import SegueError, SegueWarning
 from segue.inversion import Inverted, augmented, denoising_loss, invert
 from segue.noise import Noise
-from segue.pictures import to_tensor
 from segue.settings import MorphSettings, checked
+from segue.tensors import to_tensor
 from segue.tree import FrameKey
 
 KEYS = [FrameKey(0), FrameKey(1), FrameKey(2)]

@@ -17,16 +17,18 @@ from tiny import tiny_controlnet, tiny_pipe
 
 from segue import Interpolator, models
 from segue.errors import SegueError
-from segue.models import KNOWN, Known, best_dtype, check_weights, device_of, laid_out, load, locate, on_disk
+from segue.models import KNOWN, Known, check_weights, loading
+from segue.models.cache import on_disk
 from segue.models.fingerprint import Fingerprint, fingerprint
 from segue.models.hub import read
+from segue.models.loading import best_dtype, device_of, laid_out, load, locate
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint, one in half precision, and a ControlNet."""
     folder = tmp_path_factory.mktemp("checkpoints")
-    with models.quiet():
+    with loading.quiet():
         pipe = tiny_pipe()
         tiny_controlnet(pipe).save_pretrained(folder / "controlnet")
         pipe.save_pretrained(folder / "whole")
@@ -115,7 +117,7 @@ def test_without_a_name_the_embedded_model(saved: Path, monkeypatch: pytest.Monk
 
 
 def test_half_precision_files_only(tmp_path: Path) -> None:
-    with models.quiet():
+    with loading.quiet():
         tiny_pipe().save_pretrained(tmp_path / "fp16", variant="fp16")
     assert fingerprint(load(tmp_path / "fp16", dtype="float32", device="cpu")) == fingerprint(tiny_pipe())
 
@@ -319,11 +321,11 @@ def test_a_controlnet_for_another_model(saved: Path, tmp_path: Path) -> None:
     pipe = tiny_pipe()
     unet = type(pipe.unet).from_config({**pipe.unet.config, "cross_attention_dim": 48})
     pipe.register_modules(unet=unet)
-    with models.quiet():
+    with loading.quiet():
         tiny_controlnet(pipe).save_pretrained(tmp_path / "wide")
     assert "is for another model: its text is 48 wide" in refused(saved / "whole", controlnet=tmp_path / "wide")
     pipe.register_modules(unet=type(unet).from_config({**tiny_pipe().unet.config, "layers_per_block": 2}))
-    with models.quiet():
+    with loading.quiet():
         tiny_controlnet(pipe).save_pretrained(tmp_path / "deep")
     assert "is for another model: its layers_per_block is 2, " in refused(saved / "whole", controlnet=tmp_path / "deep")
 

@@ -9,10 +9,11 @@ from PIL import Image
 from tiny import tiny_pipe
 
 from segue import Interpolator
+from segue.camera import PixelSpace, seen, shown, warp
 from segue.errors import SegueWarning
-from segue.motion import Motion, PixelSpace, goes_beyond, seen, shown, shown_pose, warp
-from segue.pictures import to_images, to_tensor
+from segue.motion import Motion, goes_beyond, shown_pose
 from segue.pose.keypoints import Person, Pose
+from segue.tensors import to_images, to_tensor
 from segue.tree import FrameKey
 
 

@@ -52,7 +52,7 @@ def test_the_frames_are_those_that_were_decided(film: Morph) -> None:
 def test_a_redo_keeps_the_decided_frames_and_undo_brings_all_back(film: Morph) -> None:
     before = contents(film.path / "frames")
     middle = next(key for key in film.keys if key.position.denominator == 2)
-    changed = interpolator().redo(film.path, middle, Edit(seed=5))
+    changed = interpolator().remake(film.path, middle, Edit(seed=5))
     assert changed.keys == film.keys
     assert contents(film.path / "frames") != before
     interpolator().undo(film.path)

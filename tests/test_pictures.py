@@ -25,9 +25,8 @@ from segue.pictures import (
     load,
     network_size,
     placement,
-    to_images,
-    to_tensor,
 )
+from segue.tensors import to_images, to_tensor
 
 
 def noise(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray[Any, np.dtype[np.uint8]]:

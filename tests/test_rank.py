@@ -6,8 +6,9 @@ from PIL import Image
 from tiny_clip import save_tiny_clip
 
 from segue.clip import Clip
+from segue.dialogue import best
 from segue.errors import SegueError
-from segue.rank import Judge, best
+from segue.rank import Judge
 from segue.settings import MorphSettings, checked
 
 

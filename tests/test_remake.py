@@ -1,4 +1,4 @@
-"""Choosing, redoing, undoing: what is touched, and that it comes back to the byte."""
+"""Choosing, remaking, undoing: what is touched, and that it comes back to the byte."""
 
 import copy
 import json
@@ -51,7 +51,7 @@ def run(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(("frame", "descendants"), [(4, {1, 2, 3, 5, 6, 7}), (2, {1, 3}), (6, {5, 7}), (3, set())])
 def test_a_redo_touches_the_frame_and_its_descendants(run: Path, frame: int, descendants: set[int]) -> None:
     before, times = frames(run), {file: file.stat().st_mtime_ns for file in (run / "frames").iterdir()}
-    interpolator().redo(run, at(frame))
+    interpolator().remake(run, at(frame))
     assert touched(before, frames(run)) == {frame} | descendants
     names = {f"{at(i).name}.png" for i in {frame} | descendants}
     for file, time in times.items():
@@ -59,22 +59,22 @@ def test_a_redo_touches_the_frame_and_its_descendants(run: Path, frame: int, des
             assert file.stat().st_mtime_ns == time
 
 
-def test_undo_and_restore_to_the_byte(run: Path) -> None:
+def test_undo_and_redo_to_the_byte(run: Path) -> None:
     segue = interpolator()
     shown = [frames(run)]
     states = [(run / "state.json").read_bytes()]
-    for redo in ((at(4), None), (at(2), Edit(prompt="an owl"))):
-        segue.redo(run, *redo)
+    for remake in ((at(4), None), (at(2), Edit(prompt="an owl"))):
+        segue.remake(run, *remake)
         shown.append(frames(run))
         states.append((run / "state.json").read_bytes())
     assert touched(shown[1], shown[2]) == {1, 2, 3}
-    for step, there in ((segue.undo, 1), (segue.undo, 0), (segue.restore, 1), (segue.restore, 2), (segue.undo, 1)):
+    for step, there in ((segue.undo, 1), (segue.undo, 0), (segue.redo, 1), (segue.redo, 2), (segue.undo, 1)):
         step(run)
         assert frames(run) == shown[there]
         assert (run / "state.json").read_bytes() == states[there]
-    segue.redo(run, at(6))
+    segue.remake(run, at(6))
     with pytest.raises(SegueError, match="no undo to take back"):
-        segue.restore(run)
+        segue.redo(run)
     segue.undo(run)
     segue.undo(run)
     assert frames(run) == shown[0]
@@ -84,16 +84,16 @@ def test_undo_and_restore_to_the_byte(run: Path) -> None:
 
 def test_undo_calls_no_denoiser(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     segue = interpolator()
-    segue.redo(run, at(4))
+    segue.remake(run, at(4))
     monkeypatch.setattr(segue.backbone, "denoise", None)
     segue.undo(run)
-    segue.restore(run)
+    segue.redo(run)
 
 
 def test_an_undo_that_was_interrupted_is_finished_by_the_next_call(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     segue = interpolator()
     first = frames(run)
-    segue.redo(run, at(4))
+    segue.remake(run, at(4))
     second = frames(run)
 
     def stop(progress: Any) -> None:
@@ -111,7 +111,7 @@ def test_an_undo_that_was_interrupted_is_finished_by_the_next_call(run: Path, mo
 def test_edits(run: Path, edit: Edit) -> None:
     segue = interpolator()
     before = latents(run)
-    segue.redo(run, at(3), edit)
+    segue.remake(run, at(3), edit)
     after = latents(run)
     assert not torch.allclose(before[at(3)], after[at(3)], atol=1e-3)
     assert all(torch.equal(before[key], after[key]) for key in before if key != at(3))
@@ -122,7 +122,7 @@ def test_edits(run: Path, edit: Edit) -> None:
 
 def test_noise_outside_of_the_usual_is_told(run: Path, tmp_path: Path) -> None:
     with pytest.warns(SegueWarning, match=r"noise 0\.7: above 0\.65 frames leave their parents"):
-        interpolator().redo(run, at(3), Edit(noise=0.7))
+        interpolator().remake(run, at(3), Edit(noise=0.7))
     with pytest.warns(SegueWarning, match=r"noise 0\.2: below 0\.25 frames look like a cross-fade"):
         film(tmp_path / "low", noise=(0.2, 0.65))
     film(tmp_path / "aligned", noise=(0.2, 0.65), align=True)
@@ -130,33 +130,33 @@ def test_noise_outside_of_the_usual_is_told(run: Path, tmp_path: Path) -> None:
 
 
 def test_only_the_prompt_differs_where_the_seed_is_the_same(tmp_path: Path) -> None:
-    """A redo with a seed is the same whatever was tried before; without an edit its noise is new each time."""
+    """A remake with a seed is the same whatever was tried before; without an edit its noise is new each time."""
     segue = interpolator()
     found = []
     for tries in (0, 2):
         path = tmp_path / str(tries)
         film(path)
         for _ in range(tries):
-            segue.redo(path, at(3))
-        segue.redo(path, at(3), Edit(seed=5))
+            segue.remake(path, at(3))
+        segue.remake(path, at(3), Edit(seed=5))
         found.append(latents(path)[at(3)])
     assert torch.equal(found[0], found[1])
-    segue.redo(path, at(3))
+    segue.remake(path, at(3))
     assert not torch.allclose(latents(path)[at(3)], found[0], atol=1e-3)
 
 
 def test_an_edit_lasts_until_another(run: Path) -> None:
-    """A redo without an edit keeps the frame's own words; its parent's redo does too."""
+    """A remake without an edit keeps the frame's own words; its parent's remake does too."""
     segue = interpolator()
-    segue.redo(run, at(2), Edit(prompt="an owl"))
-    segue.redo(run, at(2))
+    segue.remake(run, at(2), Edit(prompt="an owl"))
+    segue.remake(run, at(2))
     journal = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
     assert [line["edit"] for line in journal] == [{"prompt": "an owl"}] * 2
     before = frames(run)
-    segue.redo(run, at(4))
+    segue.remake(run, at(4))
     assert touched(before, frames(run)) == {1, 2, 3, 4, 5, 6, 7}
     state = json.loads((run / "state.json").read_text())["frames"]
-    assert state[2]["candidate"] == 2  # still the redo's, from new parents
+    assert state[2]["candidate"] == 2  # still the remake's, from new parents
     segue.undo(run)
     assert frames(run) == before
 
@@ -165,28 +165,28 @@ def test_a_candidate_by_its_number(tmp_path: Path) -> None:
     run = tmp_path / "run"
     film(run, candidates=2)
     segue, before = interpolator(), frames(run)
-    segue.redo(run, at(4), candidate=1)
+    segue.remake(run, at(4), candidate=1)
     assert touched(before, frames(run)) == {1, 2, 3, 4, 5, 6, 7}
-    segue.redo(run, at(4), candidate=0)
+    segue.remake(run, at(4), candidate=0)
     assert frames(run) == before
     with pytest.raises(SegueError, match=r"frame 0\.5 has candidates 0 to 1, not 2"):
-        segue.redo(run, at(4), candidate=2)
+        segue.remake(run, at(4), candidate=2)
     with pytest.raises(SegueError, match="a candidate that is there already cannot take another prompt"):
-        segue.redo(run, at(4), Edit(prompt="x"), candidate=1)
+        segue.remake(run, at(4), Edit(prompt="x"), candidate=1)
 
 
 def test_wrong_redos_change_nothing(run: Path, tmp_path: Path) -> None:
     segue, before = interpolator(), contents(run)
     for frame, message in ((FrameKey(0), "is a keyframe"), (FrameKey(0, Fraction(1, 3)), "has no frame at 0.333")):
         with pytest.raises(SegueError, match=message):
-            segue.redo(run, frame)
+            segue.remake(run, frame)
     assert contents(run) == before
     with pytest.raises(SegueError, match="holds no run"):
-        segue.redo(tmp_path / "nothing", at(4))
+        segue.remake(tmp_path / "nothing", at(4))
     assert not (tmp_path / "nothing").exists()
     film(tmp_path / "other", scheme="interpolate")
     with pytest.raises(SegueError, match="only frames made by the scheme branching"):
-        segue.redo(tmp_path / "other", at(4))
+        segue.remake(tmp_path / "other", at(4))
 
 
 @pytest.mark.parametrize(
@@ -205,9 +205,9 @@ def test_numbers_of_any_kind_are_kept_as_pythons(tmp_path: Path) -> None:
     segue, key = interpolator(), FrameKey(0, Fraction(1, 2))
     segue(picture(0), picture(1), output=tmp_path / "run", choose=choose, **settings)
     edit = Edit(seed=np.int64(3), noise=Fraction(1, 2), pose=None)  # type: ignore[arg-type]
-    segue.redo(tmp_path / "run", key, edit)
+    segue.remake(tmp_path / "run", key, edit)
     assert edit == Edit(seed=3, noise=0.5)
-    segue.redo(tmp_path / "run", key, candidate=np.int64(1))  # type: ignore[arg-type]
+    segue.remake(tmp_path / "run", key, candidate=np.int64(1))  # type: ignore[arg-type]
     shown = [
         json.loads(line).get("candidate") for line in (tmp_path / "run" / "journal.jsonl").read_text().splitlines()
     ]
@@ -218,7 +218,7 @@ def test_numbers_of_any_kind_are_kept_as_pythons(tmp_path: Path) -> None:
 def test_a_candidate_is_a_whole_number(run: Path, candidate: Any) -> None:
     before = contents(run)
     with pytest.raises(SegueError, match="candidate is a whole number, not "):
-        interpolator().redo(run, at(4), candidate=candidate)
+        interpolator().remake(run, at(4), candidate=candidate)
     with pytest.raises(SegueError, match="candidate is a whole number, not "):
         Pick(candidate)
     assert contents(run) == before
@@ -229,10 +229,10 @@ def test_what_is_no_frame_and_no_edit_is_named(run: Path) -> None:
     wrong: Any
     for wrong in (2, Fraction(1, 2), "1/2"):
         with pytest.raises(SegueError, match=r"frame is a FrameKey, such as FrameKey.at\('1/2'\), not "):
-            interpolator().redo(run, wrong)
+            interpolator().remake(run, wrong)
     for wrong in ({"prompt": "x"}, "x"):
         with pytest.raises(SegueError, match=r"edit is an Edit, .*, not "):
-            interpolator().redo(run, at(4), wrong)
+            interpolator().remake(run, at(4), wrong)
         with pytest.raises(SegueError, match=r"edit is an Edit, .*, not "):
             Again(wrong)
     with pytest.raises(SegueError, match=r"film is a FilmSettings, .*, not "):
@@ -282,11 +282,11 @@ def test_a_film_is_never_written_over_its_run_or_other_files(run: Path, tmp_path
     morph.save(tmp_path / "frames")
     morph.save(tmp_path / "frames", FilmSettings(fps=5), hold=0.1)
     with pytest.raises(SegueError, match="unknown setting 'nonsense'"):
-        morph.save(tmp_path / "frames", FilmSettings(), nonsense=3)
+        morph.save(tmp_path / "frames", FilmSettings(), nonsense=3)  # type: ignore[call-arg]
 
 
 def test_growing_after_a_redo_keeps_it(run: Path) -> None:
-    interpolator().redo(run, at(4))
+    interpolator().remake(run, at(4))
     before = contents(run, "frames/")
     film(run, num_frames=17)
     after = contents(run, "frames/")
@@ -325,12 +325,12 @@ def test_candidates_of_another_noise_level_stay(tmp_path: Path) -> None:
     film(tmp_path / "run", candidates=3, keep_candidates=True)
     before = state(tmp_path / "run")
     compute = ComputeSettings(keep_candidates=True)
-    interpolator().redo(tmp_path / "run", at(4), Edit(noise=0.6), compute=compute)
+    interpolator().remake(tmp_path / "run", at(4), Edit(noise=0.6), compute=compute)
     after = state(tmp_path / "run")
     assert list(before["candidates"]) == ["0", "1", "2"]
     assert list(after["candidates"]) == ["0", "1", "2", "3", "4", "5"]
     assert {number: after["candidates"][number] for number in "012"} == before["candidates"]
-    interpolator().redo(tmp_path / "run", at(4), candidate=before["candidate"], compute=compute)
+    interpolator().remake(tmp_path / "run", at(4), candidate=before["candidate"], compute=compute)
     assert state(tmp_path / "run")["recipe"] == before["recipe"]
 
 
@@ -345,13 +345,13 @@ def test_one_candidate_is_asked_about_too(tmp_path: Path) -> None:
 def test_a_redo_asks_about_no_other_frame_than_those_it_makes(tmp_path: Path) -> None:
     film(tmp_path / "run")
     chooser = Chooser(lambda candidates, number: Again() if number == 2 else Pick(max(candidates.pictures)))
-    interpolator().redo(tmp_path / "run", at(2), choose=chooser)
+    interpolator().remake(tmp_path / "run", at(2), choose=chooser)
     assert [key for key, _ in chooser.asked] == [at(2), at(1), at(1), at(3)]
     before = contents(tmp_path / "run", "frames/")
     interpolator().undo(tmp_path / "run")
     film(tmp_path / "fresh")
     assert contents(tmp_path / "run", "frames/") == contents(tmp_path / "fresh", "frames/")
-    interpolator().restore(tmp_path / "run")
+    interpolator().redo(tmp_path / "run")
     assert contents(tmp_path / "run", "frames/") == before
 
 
@@ -444,13 +444,13 @@ def test_undo_brings_back_picks_after_a_redo_with_again(tmp_path: Path) -> None:
         return Again() if number in (1, 3) else Pick(max(candidates.pictures))
 
     chooser = Chooser(answer)
-    segue.redo(run, at(4), choose=chooser)
+    segue.remake(run, at(4), choose=chooser)
     after = frames(run)
     assert [key for key, _ in chooser.asked] == [at(4), at(4), at(2), at(2), at(6), at(1), at(3), at(5), at(7)]
     assert chooser.asked[1][1] == (2, 3, 4, 5)
     segue.undo(run)
     assert frames(run) == before
-    segue.restore(run)
+    segue.redo(run)
     assert frames(run) == after
 
 
@@ -478,5 +478,5 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[FrameKey, Any]:
 def test_another_model_is_refused(run: Path) -> None:
     before = contents(run)
     with pytest.raises(SegueError, match=r"was made with tiny \(weights .*\), not with tiny"):
-        interpolator("v_prediction").redo(run, at(4))
+        interpolator("v_prediction").remake(run, at(4))
     assert contents(run) == before

@@ -22,8 +22,9 @@ from tiny import tiny_pipe
 from segue.dialogue import Progress
 from segue.errors import SegueError, SegueWarning
 from segue.interpolate import Interpolator
+from segue.lock import InUseError
 from segue.memory import is_out_of_memory
-from segue.run import InUseError, RunFolder
+from segue.run import RunFolder
 
 SETTINGS: dict[str, Any] = {"num_frames": 5, "num_inference_steps": 2, "prompt": "cat", "batch_size": 4}
 TESTS = Path(__file__).parent

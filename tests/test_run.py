@@ -16,7 +16,7 @@ from PIL import Image
 from shapes import QUICK, contents, interpolator, picture
 
 from segue.errors import SegueError
-from segue.history import Choice, Redo, Undo
+from segue.history import Choice, Remake, Undo
 from segue.parts import RUN_FILE, read_part
 from segue.run import RunFolder
 from segue.tree import FrameKey
@@ -242,11 +242,11 @@ def test_a_second_opening_is_refused_while_the_first_is_open(tmp_path: Path) -> 
         with pytest.raises(SegueError, match="run is in use by another process"):
             RunFolder(path)
         other = subprocess.run(
-            [sys.executable, "-c", "import fcntl, sys\nfcntl.flock(open(sys.argv[1]), fcntl.LOCK_EX | fcntl.LOCK_NB)",
+            [sys.executable, "-c", "import sys, filelock\nfilelock.FileLock(sys.argv[1]).acquire(blocking=False)",
              str(path / "lock")],
             stdin=subprocess.DEVNULL, capture_output=True, check=False,
         )  # fmt: skip
-        assert b"BlockingIOError" in other.stderr
+        assert b"filelock._error.Timeout" in other.stderr
     RunFolder(path).close()
 
 
@@ -279,11 +279,11 @@ def test_a_last_line_that_was_cut_off_is_dropped(tmp_path: Path) -> None:
     path = tmp_path / "run"
     with RunFolder(path) as run:
         run.write(RUN_FILE, {})
-        run.record(Redo(key=KEY, candidate=1))
+        run.record(Remake(key=KEY, candidate=1))
     whole = (path / "journal.jsonl").read_text()
     (path / "journal.jsonl").write_text(whole + '{"event": "re')
     with RunFolder(path) as run:
-        assert run.history.events == [Redo(key=KEY, candidate=1)]
+        assert run.history.events == [Remake(key=KEY, candidate=1)]
         run.record(Undo())
     assert (path / "journal.jsonl").read_text() == whole + '{"event": "undo"}\n'
     (path / "journal.jsonl").write_text('{"event"')

@@ -13,12 +13,13 @@ from shapes import QUICK, interpolator, picture
 from tiny import tiny_controlnet, tiny_pipe
 from torch import Tensor, nn
 
-from segue import models, threads
+from segue import threads
 from segue.backbone import Sampling, stable_diffusion
 from segue.backbone.conditioning import Control, TextConditioning
 from segue.backbone.controlnets import hints_once
 from segue.backbone.stable_diffusion import StableDiffusion
 from segue.interpolate import Interpolator
+from segue.models import loading
 from segue.settings import MorphSettings, checked
 from segue.threads import allowed_cpus, limit_threads
 
@@ -221,7 +222,7 @@ def test_a_run_that_is_older_than_a_setting_is_continued(tmp_path: Path) -> None
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint")
-    with models.quiet():
+    with loading.quiet():
         tiny_pipe().save_pretrained(folder)
     return folder
 
@@ -245,9 +246,9 @@ def test_low_memory_gives_equal_frames(saved: Path, tmp_path: Path) -> None:
 def test_low_memory_offloads_to_an_accelerator(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
     kind = type(tiny_pipe())
-    monkeypatch.setattr(models, "device_of", lambda _name: torch.device("cuda"))
+    monkeypatch.setattr(loading, "device_of", lambda _name: torch.device("cuda"))
     monkeypatch.setattr(kind, "enable_model_cpu_offload", lambda _pipe, device: asked.append(device))
-    pipe = models.load(saved, dtype="bfloat16", low_memory=True)
+    pipe = loading.load(saved, dtype="bfloat16", low_memory=True)
     assert asked == [torch.device("cuda")]
     assert pipe.unet.device == torch.device("cpu")  # nothing was moved beforehand
 

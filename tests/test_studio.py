@@ -19,7 +19,7 @@ from segue.dialogue import Progress
 from segue.errors import SegueError
 from segue.history import Edit
 from segue.interpolate import Interpolator
-from segue.morph import films_of
+from segue.parts import films_of
 from segue.settings import FilmSettings, ModelSettings, MorphSettings, as_json, fields
 from segue.studio import pose_editor
 from segue.studio.change import frame_at
@@ -150,7 +150,7 @@ def test_only_the_frame_and_its_descendants_change(film: Session) -> None:
     panel = frame_panel(film, quarter)
     assert [candidate["number"] for candidate in panel["candidates"]] == [0, 1]
     other = next(candidate["number"] for candidate in panel["candidates"] if not candidate["chosen"])
-    film.redo("1/4", {"candidate": other})
+    film.remake("1/4", {"candidate": other})
     ended(film)
     after = {path.name: path.read_bytes() for path in (film.run / "frames").glob("*.png")}
     assert {name for name in after if after[name] != before[name]} == {f"{quarter.name}.png"}
@@ -162,14 +162,14 @@ def test_only_the_frame_and_its_descendants_change(film: Session) -> None:
 
 def test_a_pose_of_its_own(film: Session) -> None:
     people = pose_editor.as_points(pose_editor.standing((64, 64)))
-    film.redo("1/2", {"pose": people})
+    film.remake("1/2", {"pose": people})
     ended(film)
     assert film.job
     assert film.job.state == "done"
     assert "nobody in the keyframe at 0" in film.job.message
     film.step(back=True)
     ended(film)
-    film.redo("1/4", {"pose": people})
+    film.remake("1/4", {"pose": people})
     ended(film)
     assert not film.job.message  # the frame has its pose, and no frame is made from it
     panel = frame_panel(film, FrameKey(0, Fraction(1, 4)))
@@ -180,7 +180,7 @@ def test_a_pose_of_its_own(film: Session) -> None:
     ended(film)
     assert frame_panel(film, FrameKey(0, Fraction(1, 4)))["pose_of"] == "none"
     with pytest.raises(SegueError, match="a pose is people"):
-        film.redo("1/4", {"pose": [[[1, 2, 3]]]})
+        film.remake("1/4", {"pose": [[[1, 2, 3]]]})
 
 
 def test_everything_is_there_again_in_a_new_server(film: Session) -> None:
@@ -209,7 +209,7 @@ def test_downloads(film: Session) -> None:
 def test_the_film_before_the_last_change_is_kept(film: Session) -> None:
     assert film.run
     now = film.output(film.run).read_bytes()
-    film.redo("1/4", {"seed": "5"})
+    film.remake("1/4", {"seed": "5"})
     ended(film)
     assert film.output(film.run).read_bytes() != now
     assert film.before(film.run).read_bytes() == now
@@ -404,7 +404,7 @@ def test_a_run_of_the_command_line_is_opened_and_changed(tmp_path: Path) -> None
     session = tiny_studio(tmp_path / "root", opened=tmp_path / "morph").session("c" * 32)
     assert session.run == tmp_path / "morph"
     assert [keyframe["name"] for keyframe in session.data["keyframes"]] == ["red.png", "blue.png"]
-    session.redo("1/2", {"seed": "7"})
+    session.remake("1/2", {"seed": "7"})
     ended(session)
     assert RunView(tmp_path / "morph").history.edit(MIDDLE).seed == 7
     assert "--frame 1/2 --seed 7" in session.commands()[1]
@@ -418,7 +418,7 @@ def test_a_film_keeps_the_settings_that_it_was_written_with(tmp_path: Path) -> N
     morph.remember(tmp_path / "morph.mp4", slow)
     session = tiny_studio(tmp_path / "root", opened=tmp_path / "morph").session("c" * 32)
     assert "--fps 3 --hold 0.7" in session.commands()[0]
-    session.redo("1/2", {"seed": "7"})
+    session.remake("1/2", {"seed": "7"})
     ended(session)
     assert films_of(tmp_path / "morph") == {tmp_path / "morph.mp4": slow}
 
@@ -439,7 +439,7 @@ def test_a_frame_keeps_its_words_beside_a_pose_and_gives_them_up_when_they_are_e
     quarter = FrameKey(0, Fraction(1, 4))
 
     def edited(change: dict[str, Any]) -> Edit:
-        film.redo("1/4", change)
+        film.remake("1/4", change)
         ended(film)
         return film.view().history.edit(quarter)
 
@@ -660,7 +660,7 @@ def test_a_make_that_changes_nothing_leaves_the_film_before(tmp_path: Path) -> N
     session = made(begun(tiny_studio(tmp_path / "root"), tmp_path))
     assert session.run
     first = session.output(session.run).read_bytes()
-    session.redo("1/2", {"seed": "7"})
+    session.remake("1/2", {"seed": "7"})
     ended(session)
     made(session)
     assert session.output(session.run).read_bytes() != first
@@ -673,7 +673,7 @@ def test_a_film_whose_writing_was_cut_off_is_continued(tmp_path: Path) -> None:
     assert session.run
     output = session.output(session.run)
     for is_begun in (False, True):
-        if is_begun:  # a redo was made, and the film shows what was there before
+        if is_begun:  # a remake was made, and the film shows what was there before
             os.utime(output, (0, 0))
         else:
             (session.run / "films.json").unlink()

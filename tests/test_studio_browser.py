@@ -370,7 +370,7 @@ def test_the_whole_story(browser: Any, served: Served, tmp_path: Path) -> None:
     page.get_by_label("Path of poses").uncheck()
 
     # Undo twice gives the first film back to the byte, redo the second one.
-    for button, expected in (("undo", after), ("undo", before), ("restore", after), ("undo", before)):
+    for button, expected in (("undo", after), ("undo", before), ("redo", after), ("undo", before)):
         page.click(f'[data-f="{button}"]:not(:disabled)')
         page.wait_for_selector(".progress")
         wait_done(page)
@@ -417,9 +417,9 @@ def test_the_whole_story(browser: Any, served: Served, tmp_path: Path) -> None:
         download.value.save_as(downloads[name])
     decoded(downloads, run)
     page.click('[data-f="commands-summary"]')
-    command, redo = page.inner_text("#sg-command").splitlines()
+    command, remake = page.inner_text("#sg-command").splitlines()
     assert re.match(r"segue morph .*-o .*film-1\.mp4 .*--num-frames 9 .*--candidates 3 .*--hold 1\.5", command)
-    assert redo.endswith("--frame 3/8 --prompt 'a fox' --seed 7 --noise 0.6")
+    assert remake.endswith("--frame 3/8 --prompt 'a fox' --seed 7 --noise 0.6")
 
     # Another film, and both side by side.
     page.get_by_label("--seed").first.fill("1")
@@ -793,7 +793,7 @@ def test_two_tabs_change_the_film_that_each_shows(browser: Any, served: Served, 
     page.wait_for_function(
         "() => document.querySelector('#sg-notice').textContent.includes('film-1 is on the table now, not film-2')"
     )
-    assert len(RunView(run).history.redos) == 0
+    assert len(RunView(run).history.remakes) == 0
     page.get_by_label("--seed").first.fill("77")
     page.click("#make")
     page.wait_for_timeout(1000)

@@ -8,12 +8,12 @@ morph.save("morph.mp4")
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from segue.errors import SegueError, SegueWarning
 
 if TYPE_CHECKING:
+    from segue.bar import Bar
     from segue.dialogue import AcceptRest, Again, Candidates, Pick, Progress
     from segue.history import Edit
     from segue.interpolate import Interpolator
@@ -21,9 +21,12 @@ if TYPE_CHECKING:
     from segue.settings import ComputeSettings, FilmSettings, InversionSettings, MorphSettings
     from segue.tree import FrameKey
 
+    __version__: str
+
 __all__ = [
     "AcceptRest",
     "Again",
+    "Bar",
     "Candidates",
     "ComputeSettings",
     "Edit",
@@ -40,11 +43,10 @@ __all__ = [
     "__version__",
 ]
 
-__version__ = version("segue")
-
 # What is imported when it is first asked for, so that the command line answers before torch is loaded.
 _HOMES = {
     **dict.fromkeys(("AcceptRest", "Again", "Candidates", "Pick", "Progress"), "dialogue"),
+    "Bar": "bar",
     "Edit": "history",
     "Interpolator": "interpolate",
     "Morph": "morph",
@@ -54,6 +56,10 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("segue")
     if name not in _HOMES:
         raise AttributeError(f"module 'segue' has no attribute '{name}'")
     return getattr(import_module(f"segue.{_HOMES[name]}"), name)

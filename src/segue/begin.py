@@ -11,7 +11,7 @@ from PIL import Image
 
 from segue.control import Given, keep_given
 from segue.errors import SegueError
-from segue.history import Attempt, Edit, Redo, whole
+from segue.history import Attempt, Edit, Remake, whole
 from segue.parts import RUN_FILE
 from segue.pictures import digest
 from segue.plan import sizes_of
@@ -21,7 +21,7 @@ from segue.tree import FrameKey, grows
 
 NO_FILES: tuple[object, ...] = ([], "", "auto", "off")
 
-__all__ = ["BatchSize", "begin", "opened", "redone", "settings_of"]
+__all__ = ["BatchSize", "begin", "opened", "remade", "settings_of"]
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,9 @@ def settings_of(run: RunFolder, data: Mapping[str, Any]) -> MorphSettings:
         raise SegueError(f"{run.path / RUN_FILE}: {error}") from error
 
 
-def redone(run: RunFolder, settings: MorphSettings, frame: FrameKey, edit: Edit | None, candidate: int | None) -> Redo:
+def remade(
+    run: RunFolder, settings: MorphSettings, frame: FrameKey, edit: Edit | None, candidate: int | None
+) -> Remake:
     """The journal's line for making a frame again."""
     if not isinstance(frame, FrameKey):
         raise SegueError(f"frame is a FrameKey, such as FrameKey.at('1/2'), not {frame!r}")
@@ -135,13 +137,13 @@ def redone(run: RunFolder, settings: MorphSettings, frame: FrameKey, edit: Edit 
     if candidate is None:
         # Without an edit of its own, only the noise is new: not from the seed that an earlier edit gave.
         edit = edit or replace(run.history.attempt_of(frame, frames[frame]["candidate"]).edit, seed=None)
-        return Redo(Attempt(frame, next_candidate, count, edit))
+        return Remake(Attempt(frame, next_candidate, count, edit))
     if edit is not None:
         raise SegueError("a candidate that is there already cannot take another prompt, seed, noise level or pose")
     if not 0 <= (candidate := whole("candidate", candidate)) < next_candidate:
         there = f"candidates 0 to {next_candidate - 1}" if next_candidate > 1 else "only candidate 0"
         raise SegueError(f"frame {frame} has {there}, not {candidate}")
-    return Redo(key=frame, candidate=candidate)
+    return Remake(key=frame, candidate=candidate)
 
 
 def _settings_before(run: RunFolder, there: Mapping[str, Any], overwrite: bool) -> MorphSettings | None:

@@ -4,16 +4,20 @@ import errno
 import gc
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from segue import __version__
 from segue.batch.command import BatchCommand, batch
+from segue.display import Mode
 from segue.errors import SegueError, heard
 from segue.evaluate.command import evaluate
-from segue.options import given, mode_of, with_settings
+from segue.history import Edit
+from segue.options import GroupedCommand, mode_of, with_settings
+from segue.outputs import check_film
+from segue.request import check_model, check_step, check_there, film_request, frame_named, run_request
 from segue.settings import (
     PRESET_HELP,
     ComputeSettings,
@@ -34,9 +38,9 @@ GARBAGE = 50_000  # new objects before garbage is looked for; Python's own numbe
 
 app = typer.Typer(
     help="Make the images between two images with latent diffusion models.",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
 Images = Annotated[list[Path], typer.Argument(help="Two images or more, in the order of the film.", show_default=False)]
@@ -51,7 +55,7 @@ Json = Annotated[bool, typer.Option("--json", help="Progress as JSON lines on st
 PickOption = Annotated[bool, typer.Option("--pick", help="Pick each frame among its candidates by hand.")]
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
 @with_settings(ModelSettings, MorphSettings, ComputeSettings, FilmSettings)
 def morph(
     images: Images,
@@ -69,23 +73,16 @@ def morph(
 
     The same command again continues an unfinished film; one with more frames grows it.
     """
+    request = film_request(images, output, values, preset=preset, overwrite=overwrite)
+
     from segue.make import make_film
 
-    make_film(
-        images,
-        output,
-        values,
-        model=checked(ModelSettings, given(values, ModelSettings)),
-        preset=preset,
-        overwrite=overwrite,
-        pick=pick,
-        mode=mode_of(quiet, as_json),
-    )
+    make_film(request, pick=pick, mode=mode_of(quiet, as_json))
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
 @with_settings(LoadSettings, hidden=("dtype",))
-def redo(
+def remake(
     run: Run,
     frame: Annotated[
         str, typer.Option(help="The frame: its number in the film, or its place as 1/2.", show_default=False)
@@ -103,20 +100,25 @@ def redo(
     **values: Any,
 ) -> None:
     """Make one frame and its descendants again, and nothing else."""
-    from segue.history import Edit
-    from segue.make import make_again
-
     own = Edit(prompt, negative_prompt, seed, noise, str(pose.absolute()) if pose else None)
     if pick and candidate is not None:
         raise SegueError("--candidate names what is shown; it does not go with --pick")
     if reset and (own != Edit() or candidate is not None):
         raise SegueError("--reset gives up a frame's own words, seed, noise and pose; it goes with none of them")
     edit = own if reset or own != Edit() else None
-    loading, mode = checked(LoadSettings, values), mode_of(quiet, as_json)
-    make_again(run, frame, edit, candidate=candidate, pick=pick, loading=loading, mode=mode)
+    request = run_request(run, checked(LoadSettings, values))
+    key = frame_named(request.folder, frame)
+    if own.pose is not None:
+        from segue.inputs import check_edit
+
+        check_edit(request.folder, own)
+
+    from segue.make import make_again
+
+    make_again(request, key, edit, candidate=candidate, pick=pick, mode=mode_of(quiet, as_json))
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
 @with_settings(LoadSettings, hidden=("dtype",))
 def undo(
     run: Run,
@@ -124,27 +126,23 @@ def undo(
     as_json: Json = False,
     **values: Any,
 ) -> None:
-    """Bring back what was there before the last redo."""
-    from segue.make import step_back
-
-    step_back(run, restore=False, loading=checked(LoadSettings, values), mode=mode_of(quiet, as_json))
+    """Bring back what was there before the last remake."""
+    _step(run, values, redo=False, mode=mode_of(quiet, as_json))
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
 @with_settings(LoadSettings, hidden=("dtype",))
-def restore(
+def redo(
     run: Run,
     quiet: Quiet = False,
     as_json: Json = False,
     **values: Any,
 ) -> None:
     """Take the last undo back."""
-    from segue.make import step_back
-
-    step_back(run, restore=True, loading=checked(LoadSettings, values), mode=mode_of(quiet, as_json))
+    _step(run, values, redo=True, mode=mode_of(quiet, as_json))
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
 @with_settings(ModelSettings, MorphSettings)
 def invert(
     images: Images,
@@ -155,19 +153,14 @@ def invert(
     **values: Any,
 ) -> None:
     """Fit the words of a film to its images, and make no frame."""
+    request = film_request(images, output, values, preset=preset)
+
     from segue.make import fit_words
 
-    fit_words(
-        images,
-        output,
-        values,
-        model=checked(ModelSettings, given(values, ModelSettings)),
-        preset=preset,
-        mode=mode_of(quiet, as_json),
-    )
+    fit_words(request, mode=mode_of(quiet, as_json))
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
 def pose(
     images: Annotated[list[Path], typer.Argument(help="Pictures; with --between also pose files.", show_default=False)],
     between: Annotated[
@@ -193,8 +186,8 @@ def pose(
     ] = False,
 ) -> None:
     """Find the people in pictures: print their poses, draw them, write them as OpenPose JSON."""
-    from segue.pose.command import show_poses, skeleton_film
-
+    pictures = [image for image in images if image.suffix.lower() != ".json"]
+    check_there(images if between else pictures)
     if between and drawing:
         raise SegueError("--draw takes a picture by itself, not with --between")
     if between and output is None:
@@ -202,13 +195,22 @@ def pose(
     if not between and (num_frames or matching):
         raise SegueError(f"{'--num-frames' if num_frames else '--matching'} goes with --between, the film of skeletons")
     if between and output is not None:
+        check_film(output)
+
+    from segue.inputs import check_images
+
+    check_images(pictures)
+
+    from segue.pose.command import show_poses, skeleton_film
+
+    if between and output is not None:
         count, how = num_frames or 17, matching or "largest"
         skeleton_film(images, output, num_frames=count, detector=detector, download=download, matching=how)
     else:
         show_poses(images, detector=detector, download=download, output=output, drawing=drawing)
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
 def check(
     images: Images,
     model: Annotated[str | None, typer.Option(help=fields(ModelSettings)["model"].description)] = None,
@@ -218,20 +220,29 @@ def check(
     ] = None,
 ) -> None:
     """Say before a film is made how far its images are apart, and which settings to change."""
+    if len(images) < 2:
+        raise SegueError(f"a film needs two images or more, not {len(images)}")
+    check_model(ModelSettings(model=model))
+    check_there(images)
+
+    from segue.inputs import check_images
+
+    check_images(images)
+
     from segue.check import check_films
 
     check_films(images, detector=detector, model=model)
 
 
 app.command(cls=BatchCommand)(batch)
-app.command()(evaluate)
-app.command()(studio)
+app.command(cls=GroupedCommand)(evaluate)
+app.command(cls=GroupedCommand)(studio)
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
 def models() -> None:
     """List the models that are known by name, and what is on disk."""
-    from segue.models import on_disk
+    from segue.models.cache import on_disk
 
     for model, there in on_disk():
         state = "on disk" if there else "to download"
@@ -290,11 +301,23 @@ def segue(
 ) -> None:
     """Make the images between two images with latent diffusion models."""
     if version:
+        from segue import __version__
+
         print(__version__)
         raise typer.Exit
     if context.invoked_subcommand is None:
         print(context.get_help())
         raise typer.Exit(2)
+
+
+def _step(run: Path, values: Mapping[str, Any], *, redo: bool, mode: Mode) -> None:
+    """Go one remake back, or forward again."""
+    request = run_request(run, checked(LoadSettings, values))
+    check_step(request.folder, redo=redo)
+
+    from segue.make import step
+
+    step(request, redo=redo, mode=mode)
 
 
 def _line(text: object) -> str:

@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from segue.errors import SegueError
-from segue.models import check_whole, device_of
+from segue.models import check_whole
 from segue.models.hub import read
+from segue.models.loading import device_of
 
 __all__ = ["POCKET_CLIP", "Clip"]
 

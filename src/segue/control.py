@@ -20,14 +20,16 @@ from torch import Tensor
 
 from segue.backbone import Backbone, Sampling
 from segue.backbone.conditioning import Control
+from segue.camera import shown
 from segue.dialogue import AcceptRest, Again, Candidates, Chooser, Pick
 from segue.errors import SegueError, warn
 from segue.history import Edit
+from segue.inputs import check_number
 from segue.method.align import Match, sampled
 from segue.method.bend import Bends
-from segue.motion import shown, shown_pose
+from segue.motion import shown_pose
 from segue.noise import Noise
-from segue.pictures import digest, fit, load, to_images, to_tensor
+from segue.pictures import digest, fit, load
 from segue.plan import motion_of
 from segue.points import read_points, shared_keypoints
 from segue.pose.detect import detect, detector_of
@@ -37,13 +39,13 @@ from segue.pose.path import PosePath
 from segue.run import RunFolder
 from segue.schemes import Sample
 from segue.settings import MorphSettings
+from segue.tensors import to_images, to_tensor
 from segue.tree import FrameKey
 
 __all__ = [
     "Controls",
     "Edits",
     "Given",
-    "check_number",
     "control_at",
     "controls_of",
     "find_poses",
@@ -358,12 +360,6 @@ def _photograph(
 def _closed(parts: Sequence[Any], settings: MorphSettings) -> list[Any]:
     """One for each keyframe of the film, the closing one of a loop included."""
     return [*parts, parts[0]] if settings.loop else list(parts)
-
-
-def check_number(paths: Sequence[str], setting: str, count: int) -> None:
-    """SegueError for another number of files than there are keyframes."""
-    if len(paths) != count:
-        raise SegueError(f"{setting}: {len(paths)} files for {count} keyframes; give one for each")
 
 
 def _check(paths: Sequence[str], setting: str, count: int, networks: int) -> None:

@@ -1,6 +1,7 @@
 """What the method says while it works, and what it asks: progress to whoever watches, candidates to whoever chooses."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,10 +9,9 @@ from PIL import Image
 
 from segue.errors import SegueError
 from segue.history import Edit, as_edit, whole
-from segue.rank import best
 from segue.tree import FrameKey
 
-__all__ = ["AcceptRest", "Again", "Candidates", "Chooser", "Cost", "Made", "Pick", "Progress"]
+__all__ = ["AcceptRest", "Again", "Candidates", "Chooser", "Cost", "Made", "Pick", "Progress", "best"]
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,15 @@ class Candidates:
     def best(self) -> int:
         """The best ranked candidate, or the newest attempt's first where there is no ranking."""
         return best(self.scores) if self.scores else self.newest
+
+
+def best(scores: Mapping[int, float] | Sequence[float]) -> int:
+    """The number of the highest score; ties go to the lower number, and a score that is no number comes last."""
+    numbered = scores if isinstance(scores, Mapping) else dict(enumerate(scores))
+    if not numbered:
+        raise ValueError("there are no scores to choose from")
+    order = {n: (math.inf if math.isnan(score) else -score, math.isnan(score), n) for n, score in numbered.items()}
+    return min(order, key=order.__getitem__)
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,9 @@ A temporary name is ``.NAME.XXXXXXXX.part``; a process that was killed leaves at
 it. Errors of the disk (full, read-only, no permission, no such folder) become one line that names the path.
 """
 
-import fcntl
 import json
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,7 +19,6 @@ __all__ = [
     "append_line",
     "check_apart",
     "check_writable",
-    "locked",
     "read_json",
     "remove",
     "sweep",
@@ -56,7 +53,7 @@ def writing(path: Path, *, flush: bool = True) -> Iterator[Path]:
     try:
         yield temporary
         if flush:
-            _flush(temporary, os.O_RDONLY)
+            _flush(temporary, os.O_RDWR)  # Windows flushes no file that is only read
         temporary.replace(target)
         if flush:
             _flush_folder(target.parent)
@@ -139,17 +136,15 @@ def append_line(path: Path, text: str) -> None:
         raise ValueError("a line of a journal cannot hold a line end")
     data = f"{text}\n".encode()
     try:
-        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            written = os.write(file, data)
+        with path.open("ab", buffering=0) as file:
+            written = file.write(data)
+            size = os.fstat(file.fileno()).st_size
             if written != len(data):
-                os.ftruncate(file, os.fstat(file).st_size - written)
+                file.truncate(size - written)
                 raise OSError("only a part of the line was written; is the disk full?")
-            os.fsync(file)
-            if os.fstat(file).st_size == written:
-                _flush_folder(path.parent)
-        finally:
-            os.close(file)
+            os.fsync(file.fileno())
+        if size == written:
+            _flush_folder(path.parent)
     except OSError as error:
         raise _refused(path, error) from error
 
@@ -194,33 +189,6 @@ def check_apart(path: Path, sources: Iterable[Path]) -> None:
             raise SegueError(f"{path} would replace {source}; choose another output")
 
 
-@contextmanager
-def locked(output: Path, notes: str, who: str) -> Iterator[None]:
-    """Keep a second process out of an output's folder; the lock of a dead process does not count.
-
-    Args:
-        output: the folder, which is made where it is not there.
-        notes: the name of the folder in it that holds the lock.
-        who: what has the folder in use, in words.
-
-    Raises:
-        SegueError: another process has it.
-    """
-    path = output / notes / "lock"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise SegueError(f"{output} cannot be written: {error.strerror}") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
-        raise SegueError(f"{output} is in use by another {who}") from error
-    finally:
-        os.close(lock)
-
-
 def sweep(folder: Path, name: str | None = None) -> None:
     """Remove what killed processes left unfinished in a folder (not in the folders below); no folder is no error.
 
@@ -253,7 +221,7 @@ def _target(path: Path) -> Path:
 
 def temporary_name(path: Path) -> Path:
     """A name beside ``path`` that nobody has yet."""
-    return path.parent / f".{_shortened(path.name)}.{secrets.token_hex(4)}.part"
+    return path.parent / f".{_shortened(path.name)}.{os.urandom(4).hex()}.part"
 
 
 def _shortened(name: str) -> str:

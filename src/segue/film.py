@@ -20,9 +20,10 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 from PIL import GifImagePlugin, Image, ImageDraw, ImageFont
 
 from segue.errors import SegueError, warn
-from segue.files import check_writable, sweep, writing, writing_folder
+from segue.files import sweep, writing, writing_folder
+from segue.outputs import check_film, ending_of
 
-__all__ = ["Frame", "check_film", "contact_sheet", "sheet", "write_film"]
+__all__ = ["Frame", "contact_sheet", "sheet", "write_film"]
 
 Frame: TypeAlias = Image.Image | str | os.PathLike[str]
 
@@ -59,26 +60,6 @@ def write_film(path: Path, frames: Iterable[tuple[Frame, float]], *, quality: in
     else:
         with writing(path) as temporary:
             write(temporary, pictures, quality)
-
-
-def check_film(path: Path) -> None:
-    """Check, before any work starts, that a film can be written there; nothing is left behind.
-
-    Raises:
-        SegueError: an unknown ending, no right to write, or a folder that holds other things than frames.
-    """
-    if _writer(path) is not None:
-        check_writable(path)
-    elif path.is_dir():
-        names = sorted(p.name for p in path.iterdir())
-        frames = {f"{number:04d}.png" for number in range(len(names))}  # as they are written, none left out
-        if others := [name for name in names if name not in frames]:
-            raise SegueError(f"{path} is a folder that holds other things than frames ({others[0]}); choose another")
-        check_writable(path / "0000.png")
-    else:
-        if path.exists():
-            raise SegueError(f"{path} is a file; a film can end in {_endings()}, or be a new folder")
-        check_writable(path)
 
 
 def contact_sheet(frames: Sequence[Frame], path: str | os.PathLike[str] | None = None) -> Image.Image:
@@ -235,14 +216,8 @@ _FORMATS: dict[str, Callable[[Path, Pictures, int], None]] = {
 
 def _writer(path: Path) -> Callable[[Path, Pictures, int], None] | None:
     """What writes a film of that ending; None for a folder of PNGs."""
-    ending = path.suffix.lower()
-    if ending and ending not in _FORMATS:
-        raise SegueError(f"{path}: unknown ending {path.suffix}; a film can end in {_endings()}, or be a folder (none)")
+    ending = ending_of(path)
     return _FORMATS[ending] if ending else None
-
-
-def _endings() -> str:
-    return ", ".join(_FORMATS)
 
 
 # Frames and times.

@@ -2,7 +2,7 @@
 
 Everything that is made has a recipe, a digest of what it is made from: the recipes of its parents, its noise points,
 its candidate's number and its edit. What the run already holds under a recipe is not made again, so resuming,
-growing, redoing, undoing and replaying are one mechanism: run the scheme and make what is missing.
+growing, remaking, undoing and replaying are one mechanism: run the scheme and make what is missing.
 
 A batch is written whole, in one file; the samples that are still to be made are cut into batches of a fixed size. So
 a run that was killed and continued computes the very batches that an unbroken run computes.

@@ -1,16 +1,18 @@
 """What was chosen and made again: an append-only journal, and what it means.
 
-A frame's candidates come in attempts. The first attempt is the level's own; "again" while picking and a redo begin a
+A frame's candidates come in attempts. The first attempt is the level's own; "again" while picking and a remake begin a
 new one, whose candidates carry numbers that were never used before, so that their noise is new. A choice and an
-"again" hold for the parents and the attempt that they were made under (their context); a redo holds whatever the
-parents are. So undo is reading the journal as if the last redo were not there, and restore takes the last undo back.
+"again" hold for the parents and the attempt that they were made under (their context); a remake holds whatever the
+parents are. So undo is reading the journal as if the last remake were not there, and redo takes the last undo back.
 """
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from numbers import Integral, Real
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from segue.errors import SegueError
@@ -23,11 +25,12 @@ __all__ = [
     "Event",
     "History",
     "Redo",
-    "Restore",
+    "Remake",
     "Undo",
     "as_edit",
     "event_from_json",
     "event_to_json",
+    "events_of",
     "whole",
 ]
 
@@ -92,7 +95,7 @@ class Attempt:
     """Candidates ``first`` to ``first + count - 1`` of a frame, made under an edit.
 
     An "again" names in ``context`` the attempt, and the parents, that it was asked for; the level's own attempt and
-    that of a redo have no context.
+    that of a remake have no context.
     """
 
     key: FrameKey
@@ -124,7 +127,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Redo:
+class Remake:
     """A frame made again: as a new attempt, or by another of its candidates."""
 
     attempt: Attempt | None = None
@@ -141,15 +144,15 @@ class Redo:
 
 @dataclass(frozen=True)
 class Undo:
-    """The last redo that still counts does not count any more."""
+    """The last remake that still counts does not count any more."""
 
 
 @dataclass(frozen=True)
-class Restore:
+class Redo:
     """The last undo is taken back."""
 
 
-Event = Attempt | Choice | Redo | Undo | Restore
+Event = Attempt | Choice | Remake | Undo | Redo
 
 
 class History:
@@ -163,13 +166,13 @@ class History:
         self.events.append(event)
 
     def attempts(self, key: FrameKey, count: int, context_of: Callable[[Attempt], str]) -> list[Attempt]:
-        """The attempts that count for a frame: the level's own of ``count`` or the last redo's, and each "again"."""
+        """The attempts that count for a frame: the level's own of ``count`` or the last remake's, and each "again"."""
         return self._attempts(key, count, context_of)[-1]
 
     def edit(self, key: FrameKey) -> Edit:
-        """The edit of the last redo of a frame: of the attempt that it began, or of the candidate that it chose."""
+        """The edit of the last remake of a frame: of the attempt that it began, or of the candidate that it chose."""
         for entry in reversed(self._entries(key)):
-            if isinstance(entry, Redo) and entry.candidate is not None:
+            if isinstance(entry, Remake) and entry.candidate is not None:
                 return self.attempt_of(key, entry.candidate).edit
             if isinstance(entry, Attempt) and not entry.context:
                 return entry.edit
@@ -187,14 +190,14 @@ class History:
         for entry in reversed(self._entries(key)):
             if isinstance(entry, Attempt) and not entry.context:
                 return None
-            if isinstance(entry, Redo) and entry.candidate is not None:
+            if isinstance(entry, Remake) and entry.candidate is not None:
                 return Choice(key, entry.candidate, context)
             if isinstance(entry, Choice) and entry.context == context:
                 return entry
         return None
 
     def candidates(self, key: FrameKey, count: int, context_of: Callable[[Attempt], str]) -> list[int]:
-        """The numbers of a frame's candidates: the level's own ``count``, and those of redos and "again" that count."""
+        """The numbers of a frame's candidates: the level's own ``count``, those of remakes and "again" that count."""
         attempts = [attempt for begun in self._attempts(key, count, context_of) for attempt in begun]
         return sorted({number for attempt in attempts for number in attempt.candidates})
 
@@ -213,33 +216,33 @@ class History:
         return max([count, *ends])
 
     @property
-    def undoable(self) -> Redo | None:
-        """The redo that an undo would take back."""
-        return next(reversed(self.redos), None)
+    def undoable(self) -> Remake | None:
+        """The remake that an undo would take back."""
+        return next(reversed(self.remakes), None)
 
     @property
-    def restorable(self) -> bool:
-        """Whether a restore would take an undo back: no redo came after it."""
+    def redoable(self) -> bool:
+        """Whether a redo would take an undo back: no remake came after it."""
         return bool(self._folded()[1])
 
     @property
     def edited(self) -> frozenset[FrameKey]:
-        """The frames that a redo counts for."""
-        return frozenset(event.frame for event in self.redos)
+        """The frames that a remake counts for."""
+        return frozenset(event.frame for event in self.remakes)
 
     @property
     def has_poses(self) -> bool:
         """Whether any frame has candidates under a pose of its own."""
-        attempts = (event.attempt if isinstance(event, Redo) else event for event in self._effective())
+        attempts = (event.attempt if isinstance(event, Remake) else event for event in self._effective())
         return any(isinstance(attempt, Attempt) and attempt.edit.pose for attempt in attempts)
 
     @property
-    def redos(self) -> list[Redo]:
-        """The redos that count, oldest first."""
-        return [event for event in self._effective() if isinstance(event, Redo)]
+    def remakes(self) -> list[Remake]:
+        """The remakes that count, oldest first."""
+        return [event for event in self._effective() if isinstance(event, Remake)]
 
     def _attempts(self, key: FrameKey, count: int, context_of: Callable[[Attempt], str]) -> list[list[Attempt]]:
-        """The level's own attempt and that of each redo, oldest first, each with every "again" that followed it."""
+        """The level's own attempt and that of each remake, oldest first, each with every "again" that followed it."""
         given = [entry for entry in self._entries(key) if isinstance(entry, Attempt)]
         again = {attempt.context: attempt for attempt in given if attempt.context}
         found = [[Attempt(key, 0, count)], *([attempt] for attempt in given if not attempt.context)]
@@ -248,11 +251,11 @@ class History:
                 begun.append(attempt)
         return found
 
-    def _entries(self, key: FrameKey) -> list[Attempt | Choice | Redo]:
-        """What counts for a frame, oldest first; a redo that begins an attempt stands as that attempt."""
+    def _entries(self, key: FrameKey) -> list[Attempt | Choice | Remake]:
+        """What counts for a frame, oldest first; a remake that begins an attempt stands as that attempt."""
         return _of(key, self._effective())
 
-    def _all(self, key: FrameKey) -> list[Attempt | Choice | Redo]:
+    def _all(self, key: FrameKey) -> list[Attempt | Choice | Remake]:
         """The same with what was undone."""
         return _of(key, self.events)
 
@@ -260,21 +263,21 @@ class History:
         """The events that count, in order."""
         return self._folded()[0]
 
-    def _folded(self) -> tuple[list[Event], list[tuple[int, Redo]]]:
-        """The events that count, and the redos that are undone and could be restored, with their places."""
+    def _folded(self) -> tuple[list[Event], list[tuple[int, Remake]]]:
+        """The events that count, and the remakes that are undone and could be redone, with their places."""
         kept: list[Event] = []
-        undone: list[tuple[int, Redo]] = []
+        undone: list[tuple[int, Remake]] = []
         for event in self.events:
             if isinstance(event, Undo):
-                place = max(i for i, earlier in enumerate(kept) if isinstance(earlier, Redo))
-                redo = kept.pop(place)
-                assert isinstance(redo, Redo)
-                undone.append((place, redo))
-            elif isinstance(event, Restore):
-                place, redo = undone.pop()
-                kept.insert(place, redo)
+                place = max(i for i, earlier in enumerate(kept) if isinstance(earlier, Remake))
+                remake = kept.pop(place)
+                assert isinstance(remake, Remake)
+                undone.append((place, remake))
+            elif isinstance(event, Redo):
+                place, remake = undone.pop()
+                kept.insert(place, remake)
             else:
-                if isinstance(event, Redo):
+                if isinstance(event, Remake):
                     undone.clear()
                 kept.append(event)
         return kept, undone
@@ -295,14 +298,14 @@ def event_to_json(event: Event) -> dict[str, Any]:
                 "by": event.by,
                 "scores": scores,
             }
-        case Redo(attempt=Attempt() as attempt):
-            return {"event": "redo", **_attempt_json(attempt)}
-        case Redo():
-            return {"event": "redo", "frame": str(event.frame.place), "candidate": event.candidate}
+        case Remake(attempt=Attempt() as attempt):
+            return {"event": "remake", **_attempt_json(attempt)}
+        case Remake():
+            return {"event": "remake", "frame": str(event.frame.place), "candidate": event.candidate}
         case Undo():
             return {"event": "undo"}
-        case Restore():
-            return {"event": "restore"}
+        case Redo():
+            return {"event": "redo"}
 
 
 def event_from_json(line: Mapping[str, Any]) -> Event:
@@ -310,20 +313,40 @@ def event_from_json(line: Mapping[str, Any]) -> Event:
     kind = line["event"]
     if kind == "undo":
         return Undo()
-    if kind == "restore":
-        return Restore()
+    if kind == "restore" or (kind == "redo" and "frame" not in line):  # earlier journals say "restore"
+        return Redo()
     key = FrameKey.at(Fraction(line["frame"]))
     if kind == "choice":
         scores = {int(number): float(score) for number, score in line["scores"].items()}
         return Choice(key, int(line["candidate"]), str(line["context"]), str(line["by"]), scores)
-    if kind == "redo" and "candidate" in line:
-        return Redo(key=key, candidate=int(line["candidate"]))
+    is_remake = kind in ("remake", "redo")  # with a frame, an earlier journal's "redo"
+    if is_remake and "candidate" in line:
+        return Remake(key=key, candidate=int(line["candidate"]))
     attempt = Attempt(key, int(line["first"]), int(line["count"]), Edit(**line["edit"]), str(line["context"]))
-    if kind == "redo":
-        return Redo(attempt=attempt)
+    if is_remake:
+        return Remake(attempt=attempt)
     if kind == "attempt":
         return attempt
     raise ValueError(f"unknown event {kind!r}")
+
+
+def events_of(path: Path) -> list[Event]:
+    """The events of a journal's whole lines; none of a journal that is missing.
+
+    Raises:
+        SegueError: a line is broken.
+    """
+    try:
+        whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
+    except FileNotFoundError:
+        return []
+    events = []
+    for number, line in enumerate(whole.splitlines(), 1):
+        try:
+            events.append(event_from_json(json.loads(line)))
+        except (KeyError, TypeError, ValueError) as error:
+            raise SegueError(f"{path}, line {number}: no event of a run: {line[:80]}") from error
+    return events
 
 
 def _attempt_json(attempt: Attempt) -> dict[str, Any]:
@@ -337,11 +360,11 @@ def _attempt_json(attempt: Attempt) -> dict[str, Any]:
     }
 
 
-def _of(key: FrameKey, events: Sequence[Event]) -> list[Attempt | Choice | Redo]:
+def _of(key: FrameKey, events: Sequence[Event]) -> list[Attempt | Choice | Remake]:
     """The events of one frame."""
-    found: list[Attempt | Choice | Redo] = []
+    found: list[Attempt | Choice | Remake] = []
     for event in events:
-        if isinstance(event, Redo) and event.frame == key:
+        if isinstance(event, Remake) and event.frame == key:
             found.append(event.attempt or event)
         elif isinstance(event, Attempt | Choice) and event.key == key:
             found.append(event)

@@ -5,7 +5,7 @@
     morph.save("morph.mp4")
 
 A film is made in a run folder, and from nothing but that folder: ``__call__`` writes settings and keyframes there,
-``make`` does what is missing. So making, continuing, growing, redoing and undoing are the same work.
+``make`` does what is missing. So making, continuing, growing, remaking and undoing are the same work.
 """
 
 import dataclasses
@@ -17,15 +17,15 @@ from functools import partial
 from itertools import chain, islice
 from os import PathLike
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from PIL import Image
 from torch import Tensor
 
-from segue import models
 from segue.backbone import Backbone
 from segue.backbone.stable_diffusion import StableDiffusion
-from segue.begin import BatchSize, begin, opened, redone, settings_of
+from segue.bar import Bar, is_notebook
+from segue.begin import BatchSize, begin, opened, remade, settings_of
 from segue.clip import Clip
 from segue.control import (
     Given,
@@ -38,24 +38,28 @@ from segue.control import (
     read_given,
     tell_unguided,
 )
+from segue.cost import cost_of, sampling_of
 from segue.dialogue import Chooser, Made, Progress
 from segue.drift import ColourMatch
 from segue.errors import SegueError
 from segue.frames import DecidedTree, EditedNoise, Look, network_kept
 from segue.generate import Work, generate
-from segue.history import Edit, Restore, Undo, as_edit
+from segue.history import Edit, Redo, Undo, as_edit
 from segue.keyframes import camera, correspondences, encoded, fitted, images_of, loaded, sizes, warn_of_scenes
+from segue.keywords import MorphValues
 from segue.memory import within_memory
 from segue.method.bend import Bends, BentPictures
 from segue.method.detail import Detail, enlarged
+from segue.models import loading
 from segue.morph import Morph
-from segue.pictures import Source, digest, fit, to_images, to_tensor
-from segue.plan import candidates_of, check_plan, cost_of, motion_of, noise_of, sampling_of, tree_of, warn_of_noise
+from segue.pictures import Source, digest, fit
+from segue.plan import candidates_of, check_plan, motion_of, noise_of, tree_of, warn_of_noise
 from segue.rank import Judge
 from segue.run import RunFolder
 from segue.schemes import Latents, Sample, Task, scheme_named
 from segue.settings import ComputeSettings, ModelSettings, MorphSettings, checked, fields, with_preset
 from segue.spacing import PerceptualTree
+from segue.tensors import to_images, to_tensor
 from segue.tree import FrameKey
 from segue.wording import Words, wording
 
@@ -102,7 +106,7 @@ class Interpolator:
         Raises:
             SegueError: unknown name, another family, pickled weights only, no network.
         """
-        pipe = models.load(name_or_path, controlnet=controlnet, dtype=dtype, device=device, low_memory=low_memory)
+        pipe = loading.load(name_or_path, controlnet=controlnet, dtype=dtype, device=device, low_memory=low_memory)
         interpolator = cls(pipe, name=_named(name_or_path or "pocket"))
         interpolator.low_memory = low_memory
         used = str(pipe.unet.dtype).removeprefix("torch.")
@@ -117,23 +121,23 @@ class Interpolator:
 
     def __call__(
         self,
-        *images: Source,
+        *images: Source | Sequence[Source],
         output: str | PathLike[str] | None = None,
         overwrite: bool = False,
         preset: str | None = None,
         callback: Callback | None = None,
         choose: Chooser | None = None,
-        **settings: Any,
+        **settings: Unpack[MorphValues],
     ) -> Morph:
         """Make the frames between two or more images.
 
         Args:
-            images: paths, PIL images or arrays; the keyframes, in order.
+            images: paths, PIL images or arrays; the keyframes, in order, each by itself or all in one list.
             output: the run folder; a temporary one, gone with the Morph, if not given. An unfinished run there is
                 continued, a finished one recognised, one with fewer frames grown.
             overwrite: begin anew where the folder holds a run with other settings.
             preset: values to begin with: "paper", "balanced" or "draft".
-            callback: is handed a Progress after each step.
+            callback: is handed a Progress after each step, such as a ``Bar``; in a notebook a Bar if not given.
             choose: picks among the candidates of each frame.
             settings: any field of MorphSettings and ComputeSettings.
 
@@ -144,7 +148,8 @@ class Interpolator:
             SegueError: an image or setting is wrong, or the folder holds a run with other settings.
         """
         morph_settings, compute = self._settings(preset, settings)
-        keyframes, network, given = self._prepared(images, morph_settings)
+        sources = _sources(images)
+        keyframes, network, given = self._prepared(sources, morph_settings)
         judge = _judge(morph_settings)
         if morph_settings.scheme != "interpolate":
             warn_of_noise(morph_settings.noise_levels or morph_settings.noise, aligned=morph_settings.align)
@@ -155,11 +160,10 @@ class Interpolator:
         path = Path(tempfile.mkdtemp(prefix="segue-") if output is None else output)
         try:
             with RunFolder(path, overwrites=overwrite) as run, self.backbone.evaluating():
-                sources = [_source(image) for image in images]
                 begin(
                     run,
                     keyframes,
-                    sources,
+                    [_source(image) for image in sources],
                     morph_settings,
                     self._batch_size(compute, network),
                     self.model,
@@ -194,7 +198,7 @@ class Interpolator:
             judge: ranks candidates; loaded as the run's settings say if not given.
         """
         with self.backbone.evaluating():
-            self._make(run, compute or ComputeSettings(), callback or (lambda _progress: None), choose, judge)
+            self._make(run, compute or ComputeSettings(), _report(callback), choose, judge)
 
     def _make(
         self, run: RunFolder, compute: ComputeSettings, report: Callback, choose: Chooser | None, judge: Judge | None
@@ -287,7 +291,7 @@ class Interpolator:
         run.forget_frames([*tree.keyframes, *made])
         run.write("state.json", _state(tree.keyframes, made))
 
-    def redo(
+    def remake(
         self,
         output: str | PathLike[str],
         frame: FrameKey,
@@ -315,7 +319,7 @@ class Interpolator:
             settings = settings_of(run, data)
             networks = len(self.backbone.controlnets)
             own = kept_edit(run, as_edit(edit), data, settings, networks) if edit is not None else None
-            run.record(redone(run, settings, frame, own, candidate))
+            run.record(remade(run, settings, frame, own, candidate))
             if edit and edit.noise is not None:
                 warn_of_noise([edit.noise], aligned=settings.align)
             self.make(run, compute, callback=callback, choose=choose)
@@ -328,10 +332,10 @@ class Interpolator:
         compute: ComputeSettings | None = None,
         callback: Callback | None = None,
     ) -> Morph:
-        """Bring back what was there before the last redo of a film."""
+        """Bring back what was there before the last remake of a film."""
         return self._step(output, Undo(), compute, callback)
 
-    def restore(
+    def redo(
         self,
         output: str | PathLike[str],
         *,
@@ -339,27 +343,28 @@ class Interpolator:
         callback: Callback | None = None,
     ) -> Morph:
         """Take the last undo of a film back."""
-        return self._step(output, Restore(), compute, callback)
+        return self._step(output, Redo(), compute, callback)
 
     @within_memory()
     def invert(
         self,
-        *images: Source,
+        *images: Source | Sequence[Source],
         output: str | PathLike[str],
         preset: str | None = None,
         callback: Callback | None = None,
-        **settings: Any,
+        **settings: Unpack[MorphValues],
     ) -> None:
         """Fit the words of a film to its keyframes, and make no frame; a later call makes the film with them."""
         morph_settings, compute = self._settings(preset, settings)
         if not morph_settings.inversion_iterations:
             raise SegueError("inversion_iterations is 0: nothing would be fitted; the paper uses 100 to 500")
-        keyframes, network, given = self._prepared(images, morph_settings)
+        sources = _sources(images)
+        keyframes, network, given = self._prepared(sources, morph_settings)
         with RunFolder(Path(output)) as run:
             begin(
                 run,
                 keyframes,
-                [_source(image) for image in images],
+                [_source(image) for image in sources],
                 morph_settings,
                 self._batch_size(compute, network),
                 self.model,
@@ -370,7 +375,7 @@ class Interpolator:
             small = [fit(keyframe, network, "stretch") for keyframe in keyframes]
             digests = [digest(keyframe) for keyframe in keyframes]
             latents = encoded(self.backbone, run, {FrameKey(i): k for i, k in enumerate(small)}, digests)
-            self._wording(run, morph_settings, small, latents, callback or (lambda _progress: None))
+            self._wording(run, morph_settings, small, latents, _report(callback))
 
     def _prepared(
         self, images: Sequence[Source], settings: MorphSettings
@@ -443,16 +448,16 @@ class Interpolator:
     def _step(
         self,
         output: str | PathLike[str],
-        event: Undo | Restore,
+        event: Undo | Redo,
         compute: ComputeSettings | None,
         callback: Callback | None,
     ) -> Morph:
-        """Record an undo or a restore, and show the frames that count then."""
+        """Record an undo or a redo, and show the frames that count then."""
         with RunFolder(Path(output)) as run:
             self._same_model(run, opened(run))
             if isinstance(event, Undo) and run.history.undoable is None:
                 raise SegueError(f"{run.path} has nothing to undo")
-            if isinstance(event, Restore) and not run.history.restorable:
+            if isinstance(event, Redo) and not run.history.redoable:
                 raise SegueError(f"{run.path} has no undo to take back")
             run.record(event)
             self.make(run, compute, callback=callback)
@@ -521,6 +526,18 @@ def _named(checkpoint: str | PathLike[str] | None) -> str | None:
         return None
     is_folder = str(checkpoint) != "pocket" and Path(checkpoint).is_dir()
     return str(Path(checkpoint).absolute() if is_folder else checkpoint)
+
+
+def _sources(images: Sequence[Source | Sequence[Source]]) -> list[Source]:
+    """The images of a call, given one by one or in one list."""
+    if len(images) == 1 and isinstance(images[0], list | tuple):
+        return list(images[0])
+    return list(images)  # type: ignore[arg-type] # what is no picture is refused where it is read
+
+
+def _report(callback: Callback | None) -> Callback:
+    """What progress is handed to: the callback, or a bar in a notebook, or nobody."""
+    return callback or (Bar() if is_notebook() else lambda _progress: None)
 
 
 def _source(image: Source) -> str:

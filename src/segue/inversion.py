@@ -48,8 +48,8 @@ from segue.backbone.conditioning import TextConditioning
 from segue.errors import SegueError, warn
 from segue.files import write_bytes
 from segue.noise import Noise
-from segue.pictures import to_tensor
 from segue.settings import InversionSettings, MorphSettings, fields
+from segue.tensors import to_tensor
 from segue.tree import FrameKey
 
 __all__ = ["Inverted", "augmented", "denoising_loss", "invert"]

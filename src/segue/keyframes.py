@@ -9,15 +9,17 @@ from PIL import Image
 from torch import Tensor
 
 from segue.backbone import Backbone
+from segue.camera import PixelSpace, seen, shown
 from segue.errors import SegueError, warn
 from segue.method.align import Correspondence, Match, align, is_plain
 from segue.method.bend import Bends
-from segue.motion import Motion, PixelSpace, goes_beyond, seen, shown
-from segue.pictures import Source, common_size, film_size, fit, load, network_size, to_tensor
+from segue.motion import Motion, goes_beyond
+from segue.pictures import Source, common_size, film_size, fit, load, network_size
 from segue.plan import motion_of
 from segue.run import RunFolder
 from segue.schemes import Seen
 from segue.settings import MorphSettings
+from segue.tensors import to_tensor
 from segue.tree import FrameKey
 
 __all__ = ["camera", "correspondences", "encoded", "fitted", "images_of", "loaded", "sizes", "warn_of_scenes"]

@@ -1,105 +1,66 @@
-"""What the command ``segue morph`` does: check everything that can be checked, make the film, write it."""
+"""What the commands ``morph``, ``invert``, ``remake``, ``undo`` and ``redo`` do with a request that was checked."""
 
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from segue.dialogue import Progress
 from segue.display import Mode, showing
-from segue.errors import SegueError, unheard, warn
-from segue.files import check_apart
-from segue.film import check_film, contact_sheet
+from segue.errors import SegueError, warn
+from segue.film import contact_sheet
 from segue.frames import network_kept
 from segue.history import Edit
 from segue.interpolate import Interpolator
-from segue.morph import Morph, films_of
-from segue.options import given
-from segue.parts import RUN_FILE, read_part
+from segue.morph import Morph
+from segue.parts import JOURNAL, RUN_FILE, read_part
 from segue.pick import Asked, terminal_chooser
-from segue.pictures import load
-from segue.run import REPLACED, RunFolder, recovered
-from segue.settings import (
-    ComputeSettings,
-    FilmSettings,
-    InversionSettings,
-    LoadSettings,
-    ModelSettings,
-    MorphSettings,
-    checked,
-    updated,
-    with_preset,
-    without_effect,
-)
+from segue.request import FilmRequest, RunRequest
+from segue.run import RunFolder
+from segue.settings import FilmSettings, ModelSettings, checked, updated, without_effect
 from segue.threads import limit_threads
 from segue.tree import FrameKey
 
-__all__ = ["fit_words", "make_again", "make_film", "run_folder", "step_back"]
+__all__ = ["fit_words", "make_again", "make_film", "step"]
 
 
-def make_film(
-    images: Sequence[Path],
-    output: Path,
-    values: Mapping[str, Any],
-    *,
-    model: ModelSettings,
-    preset: str,
-    overwrite: bool,
-    pick: bool,
-    mode: Mode,
-) -> None:
+def make_film(asked: FilmRequest, *, pick: bool, mode: Mode) -> None:
     """Make a film of images and write it; what is made already is not made again."""
-    images_settings, film = _checked(values, preset, model.model)
-    computing = given(values, ComputeSettings)
-    checked(ComputeSettings, computing)
-    _check(images, output, str(images_settings["settings"].background))
-    folder = run_folder(output)
-    if not overwrite:
-        _check_own(output, folder)
-    begun, asked = _begun(folder, overwrite), Asked(terminal_chooser(folder))
+    folder, film = asked.folder, asked.film
+    chooser = Asked(terminal_chooser(folder))
     with showing(_asking(mode, pick)) as show:
-        segue = _loaded(begun, model)
+        segue = _loaded(asked.begun, asked.model)
         if film.timing == "even":
-            network_kept(images_settings["settings"].look)  # an error here, not when the frames are made
-        _tell_idle(images_settings, film, values)
+            network_kept(asked.settings.look)  # an error here, not when the frames are made
+        _tell_idle(asked)
         morph = segue(
-            *images,
+            *asked.images,
             output=folder,
-            overwrite=overwrite,
-            preset=preset,
-            callback=_previewing(show, folder) if computing.get("preview") else show,
-            choose=asked if pick else None,
-            **images_settings["given"],
-            **computing,
+            overwrite=asked.overwrite,
+            preset=asked.preset,
+            callback=_previewing(show, folder) if asked.computing.get("preview") else show,
+            choose=chooser if pick else None,
+            **asked.given,
+            **asked.computing,
         )
-        _write(morph, output, film, show)
-        if pick and not asked.count and not all(morph.keyframe_flags):
-            warn("all frames were chosen before, so nobody was asked; segue redo --frame N --pick asks about one again")
-    _done(morph, output, mode)
+        _write(morph, asked.output, film, show)
+        if pick and not chooser.count and not all(morph.keyframe_flags):
+            text = "all frames were chosen before, so nobody was asked"
+            warn(f"{text}; segue remake --frame N --pick asks about one again")
+    _done(morph, asked.output, mode)
 
 
-def fit_words(
-    images: Sequence[Path],
-    output: Path,
-    values: Mapping[str, Any],
-    *,
-    model: ModelSettings,
-    preset: str,
-    mode: Mode,
-) -> None:
+def fit_words(asked: FilmRequest, *, mode: Mode) -> None:
     """Fit the words of a film to its keyframes, and make no frame."""
-    images_settings, film = _checked(values, preset, model.model)
-    _check(images, output, str(images_settings["settings"].background))
-    folder = run_folder(output)
+    folder = asked.folder
     with showing(mode) as show:
-        segue = _loaded(read_part(folder, RUN_FILE), model)
-        _tell_idle(images_settings, film, values)
-        segue.invert(*images, output=folder, preset=preset, callback=show, **images_settings["given"])
+        segue = _loaded(asked.begun, asked.model)
+        _tell_idle(asked)
+        segue.invert(*asked.images, output=folder, preset=asked.preset, callback=show, **asked.given)
     if mode == "json":
         print(json.dumps({"stage": "done", "run": str(folder)}))
     elif mode != "quiet":
@@ -107,29 +68,27 @@ def fit_words(
 
 
 def make_again(
-    output: Path,
-    frame: str,
-    edit: Edit | None,
-    *,
-    candidate: int | None,
-    pick: bool,
-    loading: LoadSettings,
-    mode: Mode,
+    asked: RunRequest, key: FrameKey, edit: Edit | None, *, candidate: int | None, pick: bool, mode: Mode
 ) -> None:
     """Make one frame and its descendants again, and write the film anew."""
-    folder = _existing(output)
-    key = frame_named(folder, frame)
-    if key.is_keyframe:
-        raise SegueError(f"frame {frame} is a keyframe, which is shown as it was given")
-    films = _films(folder, output)
+    folder = asked.folder
     with showing(_asking(mode, pick)) as show:
         if edit is not None and edit != Edit():
             edit = _added(folder, key, edit)
-        segue = _interpolator_of(folder, loading)
+        segue = _interpolator_of(asked)
         chooser = terminal_chooser(folder) if pick else None
         with _telling(folder):
-            morph = segue.redo(folder, key, edit, candidate=candidate, callback=show, choose=chooser)
-        written = _rewrite(morph, films, output, show)
+            morph = segue.remake(folder, key, edit, candidate=candidate, callback=show, choose=chooser)
+        written = _rewrite(morph, asked, show)
+    _done(morph, written, mode)
+
+
+def step(asked: RunRequest, *, redo: bool, mode: Mode) -> None:
+    """Undo the last remake, or take the last undo back, and write the film anew."""
+    with showing(mode) as show:
+        segue = _interpolator_of(asked)
+        morph = (segue.redo if redo else segue.undo)(asked.folder, callback=show)
+        written = _rewrite(morph, asked, show)
     _done(morph, written, mode)
 
 
@@ -141,16 +100,16 @@ def _added(folder: Path, key: FrameKey, edit: Edit) -> Edit:
     if "pose" in kept:
         kept["pose"] = folder.absolute() / str(kept["pose"])
     if kept:
-        warn(f"frame {key} keeps its own {' and '.join(kept)}; segue redo --reset gives up what it has of its own")
+        warn(f"frame {key} keeps its own {' and '.join(kept)}; segue remake --reset gives up what it has of its own")
     return replace(edit, **kept)
 
 
 @contextmanager
 def _telling(folder: Path) -> Iterator[None]:
-    """Say of a redo that is interrupted, or fails, what becomes of it, if it was begun."""
-    journal = folder / "journal.jsonl"
+    """Say of a remake that is interrupted, or fails, what becomes of it, if it was begun."""
+    journal = folder / JOURNAL
     before = journal.stat().st_size if journal.exists() else 0
-    text = "the frame is made by the film's segue morph command, or by the next redo; segue undo takes it back"
+    text = "the frame is made by the film's segue morph command, or by the next remake; segue undo takes it back"
 
     def is_noted() -> bool:
         return journal.exists() and journal.stat().st_size > before
@@ -165,129 +124,25 @@ def _telling(folder: Path) -> Iterator[None]:
         raise SegueError(f"{error}; {text}" if is_noted() else str(error)) from error
 
 
-def step_back(output: Path, *, restore: bool, loading: LoadSettings, mode: Mode) -> None:
-    """Undo the last redo, or take the last undo back, and write the film anew."""
-    folder = _existing(output)
-    films = _films(folder, output)
-    with showing(mode) as show:
-        segue = _interpolator_of(folder, loading)
-        morph = (segue.restore if restore else segue.undo)(folder, callback=show)
-        written = _rewrite(morph, films, output, show)
-    _done(morph, written, mode)
-
-
-def run_folder(output: Path) -> Path:
-    """The run folder of a film: morph/ beside morph.mp4; frames in a folder have theirs beside it, named .run."""
-    if output.name in ("", ".."):  # a folder named by the way to it
-        output = output.resolve()
-    return output.with_suffix("") if output.suffix else output.with_name(f"{output.name}.run")
-
-
-def frame_named(folder: Path, text: str) -> FrameKey:
-    """The frame that a user names: by its number in the film, or by its place as 0.5 or 1/2."""
-    if not (folder / "state.json").exists():
-        raise SegueError(f"{folder} is not finished; continue it first")
-    places = [key.place for key in Morph(folder).keys]
-    try:
-        if text.isdecimal() and int(text) < len(places):
-            return FrameKey.at(places[int(text)])
-        if not text.isdecimal() and Fraction(text) in places:
-            return FrameKey.at(Fraction(text))
-    except (ValueError, ZeroDivisionError):
-        pass
-    raise SegueError(
-        f"{folder} has no frame {text}; frames are numbered 0 to {len(places) - 1}, or named by place as 1/2"
-    )
-
-
-def _checked(values: Mapping[str, Any], preset: str, model: str | None) -> tuple[dict[str, Any], FilmSettings]:
-    """The settings of the images and of the film, before anything is loaded."""
-    images = given(values, MorphSettings) | given(values, InversionSettings)
-    settings = checked(MorphSettings, with_preset(preset, images, model))
-    return {"given": images, "settings": settings}, checked(FilmSettings, given(values, FilmSettings))
-
-
-def _tell_idle(images: Mapping[str, Any], film: FilmSettings, values: Mapping[str, Any]) -> None:
+def _tell_idle(asked: FilmRequest) -> None:
     """Warn of options that were typed and change nothing."""
-    typed = given(values, FilmSettings)
-    for line in [*without_effect(images["settings"], images["given"]), *without_effect(film, typed)]:
+    for line in [*without_effect(asked.settings, asked.given), *without_effect(asked.film, asked.film_given)]:
         warn(line)
 
 
-def _check(images: Sequence[Path], output: Path, background: str) -> None:
-    """Name what is wrong with the output or an image before the model is loaded and before anything is written."""
-    if len(images) < 2:
-        raise SegueError(f"a film needs two images or more, not {len(images)}")
-    check_film(output)
-    for place in (output, run_folder(output)):
-        check_apart(place, images)
-    with unheard():
-        for image in images:
-            load(image, background=background)
-
-
-def _check_own(output: Path, folder: Path) -> None:
-    """SegueError where a film would replace a file, or a folder with frames, that its run did not write."""
-    is_empty = output.is_dir() and not any(output.iterdir())
-    if output.exists() and not (is_empty or _is_of(output, folder)):
-        raise SegueError(f"{output} is there, and no film of {folder}; choose another output, or overwrite it")
-
-
-def _is_of(output: Path, folder: Path) -> bool:
-    """Whether a file is a film of a run: one that it wrote, or where what it wrote is not known any more, any."""
-    if not any((folder / name).exists() for name in (RUN_FILE, REPLACED)):
-        return False
-    return not (films := films_of(folder)) or Path(os.path.normpath(output.absolute())) in films
-
-
-def _begun(folder: Path, overwrite: bool) -> dict[str, Any] | None:
-    """The run file of the run that is there; None where there is none, or a damaged one that is overwritten."""
-    try:
-        return read_part(folder, RUN_FILE)
-    except SegueError as error:
-        if overwrite:
-            return None
-        raise SegueError(f"{error}; choose another output, or overwrite it") from error
-
-
 def _write(morph: Morph, output: Path, film: FilmSettings, show: Any) -> None:
-    """Write the film and its contact sheet, and remember the film's settings for a redo."""
+    """Write the film and its contact sheet, and remember the film's settings for a remake."""
     show(Progress("film", total=len(morph)))
     morph.save(output, film)
     morph.contact_sheet(morph.path / "contact-sheet.png")
     morph.remember(output, film)
 
 
-def _rewrite(morph: Morph, films: Mapping[Path, FilmSettings], output: Path, show: Any) -> Path:
+def _rewrite(morph: Morph, asked: RunRequest, show: Any) -> Path:
     """Write films of a run anew; what to call the outcome: what was named, or its first film for a run folder."""
-    for path, film in films.items():
+    for path, film in asked.films.items():
         _write(morph, path, film, show)
-    return output if output.absolute() != morph.path else next(iter(films), output)
-
-
-def _films(folder: Path, output: Path) -> dict[Path, FilmSettings]:
-    """The films to write anew after a change: those that were written of a run, and the one that is named."""
-    known, here = Morph(folder).films(), Path(os.path.normpath(folder.absolute()))
-    films = {path: film for path, film in known.items() if run_folder(path) == here}  # a copy leaves the original's
-    if output != folder:
-        if not known:
-            raise SegueError(f"no film was ever written of {folder}; use segue morph, or name the run folder")
-        films.setdefault(output.absolute(), list(known.values())[-1])
-    for path in films:
-        check_film(path)  # before anything is made or noted
-    return films
-
-
-def _existing(output: Path) -> Path:
-    """The run folder that a film or a run folder stands for."""
-    for folder in (output, run_folder(output)):
-        try:
-            recovered(folder)
-            if (folder / RUN_FILE).exists():
-                return folder
-        except OSError as error:
-            raise SegueError(f"{folder} cannot be read: {error.strerror}") from error
-    raise SegueError(f"{output} is no film and no run folder that segue made")
+    return asked.output if asked.output.absolute() != morph.path else next(iter(asked.films), asked.output)
 
 
 def _loaded(run: Mapping[str, Any] | None, model: ModelSettings) -> Interpolator:
@@ -297,14 +152,14 @@ def _loaded(run: Mapping[str, Any] | None, model: ModelSettings) -> Interpolator
     return Interpolator.loaded(updated(model, {"dtype": model.dtype or begun}))
 
 
-def _interpolator_of(folder: Path, loading: LoadSettings) -> Interpolator:
+def _interpolator_of(asked: RunRequest) -> Interpolator:
     """The model that a run was made with, loaded as asked."""
-    data = read_part(folder, RUN_FILE)
+    data = read_part(asked.folder, RUN_FILE)
     if data is None:
-        raise SegueError(f"{folder} holds no run any more")
+        raise SegueError(f"{asked.folder} holds no run any more")
     model = data["model"]
     named = {"model": model["name"], "controlnet": model.get("controlnet")}
-    return _loaded(data, checked(ModelSettings, {**asdict(loading), **named}))
+    return _loaded(data, checked(ModelSettings, {**asdict(asked.loading), **named}))
 
 
 def _previewing(show: Any, folder: Path) -> Any:

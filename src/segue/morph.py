@@ -3,12 +3,16 @@
 import os
 import shutil
 import weakref
+from base64 import b64encode
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
+from html import escape
+from io import BytesIO
 from itertools import pairwise
 from os import PathLike
 from pathlib import Path
-from typing import Any, overload
+from tempfile import TemporaryDirectory
+from typing import Any, Unpack, overload
 
 from PIL import Image
 
@@ -16,15 +20,16 @@ from segue.errors import SegueError
 from segue.files import write_json
 from segue.film import contact_sheet, write_film
 from segue.frames import network_kept
-from segue.parts import RUN_FILE, read_part
-from segue.settings import FilmSettings, as_json, checked, updated
+from segue.keywords import FilmValues
+from segue.parts import FILMS_FILE, RUN_FILE, films_of, read_part
+from segue.settings import FilmSettings, as_json, updated
 from segue.smooth import Shown, compensated, dissolved
 from segue.timing import Showing, easing_named, moments, on_screen, timeline
 from segue.tree import FrameKey
 
-__all__ = ["FILMS_FILE", "Frames", "Morph"]
+__all__ = ["Frames", "Morph"]
 
-FILMS_FILE = "films.json"
+MOST_SHOWN = 8 * 2**20  # bytes of a film in a notebook
 
 
 class Frames(Sequence[Image.Image]):
@@ -59,7 +64,9 @@ class Morph:
     Attributes:
         path: the run folder.
         keys: the frames' keys, in order; a loop's first frame is not repeated at the end.
-        frames: the frames as PIL images, read when asked for.
+        frames: the frames as PIL images, read when asked for; ``morph[i]`` is one of them.
+
+    A notebook shows the film itself.
     """
 
     def __init__(self, path: str | PathLike[str], *, temporary: bool = False) -> None:
@@ -77,6 +84,34 @@ class Morph:
     def __len__(self) -> int:
         return len(self.frames)
 
+    @overload
+    def __getitem__(self, index: int) -> Image.Image: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Frames: ...
+
+    def __getitem__(self, index: int | slice) -> Image.Image | Frames:
+        return self.frames[index]
+
+    def __iter__(self) -> Iterator[Image.Image]:
+        return iter(self.frames)
+
+    def __repr__(self) -> str:
+        width, height = _read(self.path, RUN_FILE)["size"]
+        keyframes = sum(self.keyframe_flags)
+        return f"<Morph of {len(self)} frames, {keyframes} of them keyframes, {width} x {height}, in {self.path}>"
+
+    def _repr_html_(self) -> str:
+        """The film, or its contact sheet where the film is large, as notebooks show it."""
+        with TemporaryDirectory() as folder:
+            film = self.save(Path(folder) / "film.mp4").read_bytes()
+        if len(film) <= MOST_SHOWN:
+            source = f"data:video/mp4;base64,{b64encode(film).decode()}"
+            return f'<video src="{source}" title="{escape(repr(self))}" controls loop autoplay muted></video>'
+        sheet = BytesIO()
+        self.contact_sheet().save(sheet, format="JPEG", quality=85)
+        return f'<img src="data:image/jpeg;base64,{b64encode(sheet.getvalue()).decode()}" alt="{escape(repr(self))}">'
+
     def __reduce__(self) -> tuple[Any, ...]:
         if self._is_temporary:
             raise SegueError("a film without an output goes with its frames and cannot be copied; give it an output")
@@ -87,7 +122,7 @@ class Morph:
         """For each frame, whether it is an image that the user gave."""
         return [key.is_keyframe for key in self.keys]
 
-    def save(self, path: str | PathLike[str], film: FilmSettings | None = None, **values: Any) -> Path:
+    def save(self, path: str | PathLike[str], film: FilmSettings | None = None, **values: Unpack[FilmValues]) -> Path:
         """Write the film as .mp4, .gif or .webp, or as PNGs into a folder (a path without an ending).
 
         Args:
@@ -160,26 +195,17 @@ class Morph:
         return float(sum(seconds for _, seconds in self.timed(film)))
 
     def remember(self, path: str | PathLike[str], film: FilmSettings) -> None:
-        """Note that a film was written, so that a redo writes it anew.
+        """Note that a film was written, so that a remake writes it anew.
 
         Its place is kept as seen from the run folder: a film and its run folder can be copied or moved together.
         """
-        films = {**_films(self.path), os.path.relpath(Path(path).absolute(), self.path): as_json(film)}
+        known = read_part(self.path, FILMS_FILE) or {}
+        films = {**known, os.path.relpath(Path(path).absolute(), self.path): as_json(film)}
         write_json(self.path / FILMS_FILE, films)
 
     def films(self) -> dict[Path, FilmSettings]:
         """The films that were written of this run, with their settings."""
         return films_of(self.path)
-
-
-def films_of(folder: Path) -> dict[Path, FilmSettings]:
-    """The films that were written of the run in a folder, with their settings; none of one that is not finished."""
-    here = folder.absolute()
-    return {Path(os.path.normpath(here / name)): checked(FilmSettings, v) for name, v in _films(folder).items()}
-
-
-def _films(folder: Path) -> dict[str, Any]:
-    return read_part(folder, FILMS_FILE) or {}
 
 
 def _read(folder: Path, name: str) -> dict[str, Any]:

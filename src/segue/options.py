@@ -10,22 +10,48 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 from pydantic.fields import FieldInfo
+from typer.core import TyperCommand
 
 from segue.errors import SegueError
-from segue.settings import fields, option_name, texts_by_place
+from segue.settings import GROUPS, fields, meant, option_name, texts_by_place
 
-__all__ = ["faults_as_lines", "given", "mode_of", "with_settings"]
+__all__ = ["GroupedCommand", "faults_as_lines", "given", "mode_of", "with_settings"]
 
 Command = Callable[..., None]
 
-_PANELS = {
-    "LoadSettings": "Model",
-    "ModelSettings": "Model",
-    "InversionSettings": "Textual inversion",
-    "MorphSettings": "Images",
-    "ComputeSettings": "Computing",
-    "FilmSettings": "Film",
-}
+# The groups of the help, in their order; a setting of the images that ``GROUPS`` does not name is one of the frames'.
+_GROUP_OF = {name: group for group, names in GROUPS.items() for name in names}
+_OF_KIND = {"LoadSettings": "Model", "ModelSettings": "Model", "ComputeSettings": "Computing", "FilmSettings": "Film"}
+_ORDER = ("Options", *GROUPS, "Film", "Model", "Computing")
+
+
+class GroupedCommand(TyperCommand):
+    """A command whose help has its options in groups, and that knows what people mean by other names."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the options, group by group; those of the command itself first."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            if (record := parameter.get_help_record(ctx)) is not None:
+                is_argument = parameter.param_type_name == "argument"
+                group = "Arguments" if is_argument else getattr(parameter, "rich_help_panel", None) or "Options"
+                groups.setdefault(group, []).append(record)
+        for group in sorted(groups, key=lambda group: _ORDER.index(group) if group in _ORDER else -1):
+            with formatter.section(group):
+                formatter.write_dl(groups[group])
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the words of the command line; an option that is unknown is refused with the one that is meant."""
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            name = getattr(error, "option_name", None)
+            if type(error).__name__ != "NoSuchOption" or not isinstance(name, str):
+                raise
+            known = {flag for parameter in self.params for flag in parameter.opts if flag.startswith("--")}
+            found = meant(name.lstrip("-").replace("-", "_"), {flag[2:].replace("-", "_") for flag in known})
+            hint = f"; did you mean {option_name(found)}?" if found else f"; see segue {ctx.info_name} --help"
+            raise SegueError(f"no such option {name}{hint}") from error
 
 
 def with_settings(*kinds: type[Any], hidden: Collection[str] = ()) -> Callable[[Command], Command]:
@@ -95,7 +121,7 @@ def _option(kind: type[Any], name: str, field: FieldInfo, hidden: bool) -> inspe
         help=text,
         show_default=False,
         hidden=hidden,
-        rich_help_panel=_PANELS[_owner(kind, name).__name__],
+        rich_help_panel=_GROUP_OF.get(name) or _OF_KIND.get(_owner(kind, name).__name__, "Frames"),
     )
     annotation = Annotated[_typed(field.annotation) | None, option]  # type: ignore[valid-type]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

@@ -1,5 +1,6 @@
 """The JSON files of a run folder: what each must hold, beside other things, and reading it."""
 
+import os
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -9,10 +10,14 @@ from pydantic import AfterValidator, BaseModel, Field, RootModel, StrictInt, Val
 
 from segue.errors import SegueError
 from segue.files import read_json
+from segue.settings import FilmSettings, checked
 
-__all__ = ["RUN_FILE", "read_part"]
+__all__ = ["FILMS_FILE", "JOURNAL", "REPLACED", "RUN_FILE", "films_of", "read_part"]
 
 RUN_FILE = "run.json"
+FILMS_FILE = "films.json"
+JOURNAL = "journal.jsonl"
+REPLACED = "replaced"  # the folder of the run that this one overwrites
 
 
 class _Keyframe(BaseModel):
@@ -48,7 +53,7 @@ class _State(BaseModel):
 KINDS: Mapping[str, type[BaseModel]] = {
     RUN_FILE: _Run,
     "state.json": _State,
-    "films.json": RootModel[dict[str, dict[str, Any]]],
+    FILMS_FILE: RootModel[dict[str, dict[str, Any]]],
 }
 
 
@@ -61,6 +66,12 @@ def read_part(folder: Path, name: str) -> dict[str, Any] | None:
         except ValidationError as error:
             raise SegueError(f"{folder / name} is damaged: {_fault(error)}") from error
     return found
+
+
+def films_of(folder: Path) -> dict[Path, FilmSettings]:
+    """The films that were written of the run in a folder, with their settings; none of one that is not finished."""
+    here, films = folder.absolute(), read_part(folder, FILMS_FILE) or {}
+    return {Path(os.path.normpath(here / name)): checked(FilmSettings, values) for name, values in films.items()}
 
 
 def _fault(error: ValidationError) -> str:

@@ -17,10 +17,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageColor, ImageOps, UnidentifiedImageError
-from torch import Tensor
 
 from segue.errors import SegueError, unheard, warn
 
@@ -36,8 +34,6 @@ __all__ = [
     "load",
     "network_size",
     "placement",
-    "to_images",
-    "to_tensor",
 ]
 
 Source: TypeAlias = str | os.PathLike[str] | Image.Image | NDArray[Any]
@@ -221,25 +217,6 @@ def film_size(
     scale = longest / max(images[0].size)
     width, height = (max(LEAST_SIDE, 2 * round(side * scale / 2)) for side in images[0].size)
     return width, height
-
-
-def to_tensor(images: Sequence[Image.Image]) -> Tensor:
-    """RGB pictures of one size as (B, 3, H, W) float32 in [-1, 1]."""
-    pixels = np.stack([np.asarray(image.convert("RGB")) for image in images])  # (B, H, W, 3)
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1
-
-
-def to_images(tensor: Tensor) -> list[Image.Image]:
-    """(B, 3, H, W) in [-1, 1] as RGB pictures, rounded and clipped; the inverse of ``to_tensor``.
-
-    Raises:
-        SegueError: the tensor holds no numbers (NaN), as when a network overflows in float16.
-    """
-    values = tensor.detach().to("cpu", torch.float32)
-    if values.isnan().any():
-        raise SegueError("the model gave no numbers (NaN) for a picture; a dtype of float32 or bfloat16 may mend it")
-    pixels = ((values + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-    return [Image.fromarray(array) for array in pixels.numpy()]
 
 
 def digest(picture: Image.Image) -> str:

@@ -1,35 +1,28 @@
-"""What a run will compute, from its settings: the tree and its noise levels, the sampling, the camera, the cost."""
+"""What a run will compute, from its settings: the tree and its noise levels, the camera, the candidates."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-import torch
-
-from segue.backbone import Backbone, Sampling
-from segue.dialogue import Cost
 from segue.errors import SegueError, warn
-from segue.generate import price
-from segue.method.detail import Detail
 from segue.motion import Motion
-from segue.run import RunFolder
-from segue.schemes import Level, Task, scheme_named
 from segue.settings import MorphSettings
 from segue.spacing import PerceptualTree
 from segue.tree import GrownTree, Midpoint, Tree, UniformTree, noise_levels
 from segue.words import check_words
 
+if TYPE_CHECKING:
+    from segue.run import RunFolder
+    from segue.schemes import Level
+
 __all__ = [
     "candidates_of",
     "check_plan",
-    "cost_of",
     "motion_of",
     "noise_of",
-    "sampling_of",
     "tree_of",
     "warn_of_noise",
 ]
 
-FAR = 1e9  # farther than any two frames look apart
 USUAL_NOISE = (0.25, 0.65)  # below, unaligned frames look like a cross-fade; above, frames leave their parents
 
 
@@ -88,7 +81,7 @@ def _levels(settings: MorphSettings, num_frames: int) -> tuple[float, ...]:
     return noise_levels(depth, *settings.noise, settings.noise_spacing)
 
 
-def noise_of(run: RunFolder, midpoint: Midpoint) -> float:
+def noise_of(run: "RunFolder", midpoint: Midpoint) -> float:
     """The noise level of a midpoint: the tree's, or that of an edit."""
     own = run.history.edit(midpoint.key).noise
     return midpoint.noise if own is None else own
@@ -112,42 +105,6 @@ def motion_of(settings: MorphSettings) -> Motion:
     return Motion(settings.zoom, settings.pan, settings.rotate)
 
 
-def sampling_of(settings: MorphSettings) -> Sampling:
-    """How the networks denoise."""
-    return Sampling(
-        solver=settings.solver,
-        num_inference_steps=settings.num_inference_steps,
-        guidance_scale=settings.guidance_scale,
-        eta=settings.eta,
-        guidance_start=settings.guidance_start,
-        guidance_end=settings.guidance_end,
-        control_start=settings.control_start,
-        control_end=settings.control_end,
-    )
-
-
-def candidates_of(settings: MorphSettings) -> Callable[[Level], int]:
+def candidates_of(settings: MorphSettings) -> "Callable[[Level], int]":
     """How many candidates a frame of a level gets."""
     return lambda level: settings.candidates_at(level.number)
-
-
-def cost_of(task: Task, tree: Tree, settings: MorphSettings, backbone: Backbone, detail: Detail) -> Cost:
-    """What a film costs; where its spacing is decided on the way, at most, in a number of levels that is open (0)."""
-    scheme = scheme_named(settings.scheme)(_weightless(task, tree))
-    cost = price(scheme, backbone, sampling_of(settings), candidates_of(settings), detail.alone)
-    return dataclasses.replace(cost, levels=0) if settings.spacing == "perceptual" else cost
-
-
-def _weightless(task: Task, tree: Tree) -> Task:
-    """The same task on latents of one number each."""
-    zero = torch.zeros(1, 1, 1)
-    return dataclasses.replace(
-        task,
-        tree=tree,
-        latents=dict.fromkeys(task.latents, zero),
-        noise=lambda *_name, **_number: zero,
-        seen=lambda _key, parents: [latent for _, latent in parents],
-        carry=lambda _key, _parent, latent: latent,
-        leads=lambda _key: False,
-        distance=lambda left, right: float(right.place - left.place) * FAR,
-    )

@@ -10,24 +10,44 @@ were given. For one gap, with two pairs:
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter, ValidationError
 
 from segue.errors import SegueError
-from segue.method.align import Match
 from segue.motion import Motion, shown_place
 from segue.pictures import Fit, placement
 from segue.pose.keypoints import Pose
 from segue.pose.matching import match
 
-__all__ = ["read_points", "shared_keypoints"]
+if TYPE_CHECKING:
+    from segue.method.align import Match
 
-_POINTS = TypeAdapter(list[list[Match]])
+__all__ = ["points_of_gaps", "read_points", "shared_keypoints"]
+
+_POINTS = TypeAdapter(list[list[tuple[tuple[float, float], tuple[float, float]]]])
+
+
+def points_of_gaps(path: Path, gaps: int) -> "list[list[Match]]":
+    """The matches of each gap as the file has them.
+
+    Raises:
+        SegueError: the file cannot be read, is of another form, or is for another number of gaps.
+    """
+    try:
+        found = _POINTS.validate_json(path.read_bytes())
+    except OSError as error:
+        raise SegueError(f"points: {path} cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        raise SegueError(f"points: {path} is not a list of gaps, each a list of [[x, y], [x, y]]") from error
+    if len(found) != gaps:
+        raise SegueError(f"points: {path} is for {len(found)} gaps, the film has {gaps}")
+    return found
 
 
 def read_points(
     path: Path, given: Sequence[tuple[int, int]], size: tuple[int, int], how: Fit, motion: Motion
-) -> list[list[Match]]:
+) -> "list[list[Match]]":
     """The matches of each gap in fractions of the film's picture.
 
     Args:
@@ -41,14 +61,7 @@ def read_points(
         SegueError: the file cannot be read, is of another form, is for another number of gaps, or a place lies outside
             a picture, or outside what the film shows of it.
     """
-    try:
-        gaps = _POINTS.validate_json(path.read_bytes())
-    except OSError as error:
-        raise SegueError(f"points: {path} cannot be read: {error.strerror}") from error
-    except ValidationError as error:
-        raise SegueError(f"points: {path} is not a list of gaps, each a list of [[x, y], [x, y]]") from error
-    if len(gaps) != len(given) - 1:
-        raise SegueError(f"points: {path} is for {len(gaps)} gaps, the film has {len(given) - 1}")
+    gaps = points_of_gaps(path, len(given) - 1)
     placed: list[list[Match]] = []
     for gap, matches in enumerate(gaps):
         pair = []
@@ -66,7 +79,7 @@ def read_points(
     return placed
 
 
-def shared_keypoints(left: Pose | None, right: Pose | None) -> list[Match]:
+def shared_keypoints(left: Pose | None, right: Pose | None) -> "list[Match]":
     """The keypoints that matched people of two poses share, in fractions of the pictures."""
     if left is None or right is None:
         return []

@@ -8,8 +8,7 @@ it should not, and cos the cosine of the angle,
 where a side without prompts counts 0. A score lies in [-2, 2]; the higher the better.
 """
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from PIL import Image
 from torch import Tensor
@@ -18,7 +17,7 @@ from torch.nn.functional import normalize
 from segue.clip import Clip
 from segue.errors import SegueError
 
-__all__ = ["Judge", "best"]
+__all__ = ["Judge"]
 
 
 class Judge:
@@ -50,15 +49,6 @@ class Judge:
             float(vector @ self._positive) - float(vector @ self._negative)
             for vector in self.clip.images(pictures).double()
         ]
-
-
-def best(scores: Mapping[int, float] | Sequence[float]) -> int:
-    """The number of the highest score; ties go to the lower number, and a score that is no number comes last."""
-    numbered = scores if isinstance(scores, Mapping) else dict(enumerate(scores))
-    if not numbered:
-        raise ValueError("there are no scores to choose from")
-    order = {n: (math.inf if math.isnan(score) else -score, math.isnan(score), n) for n, score in numbered.items()}
-    return min(order, key=order.__getitem__)
 
 
 def _direction(clip: Clip, texts: Sequence[str]) -> Tensor:

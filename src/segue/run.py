@@ -1,7 +1,7 @@
 """The run folder: everything that was made, written as it is finished, each file whole or not at all.
 
 run.json        what determines the images: settings, keyframes, model, versions
-journal.jsonl   choices and redos, one line each, appended only
+journal.jsonl   choices and remakes, one line each, appended only
 state.json      the film's frames as they now are
 frames/         the film's frames, named by their place: 000.2500000.png
 pictures/       what was made, by recipe; a frame is a link to one of these
@@ -10,7 +10,6 @@ words/, pose/   cached inversions and captions; poses and control images
 replaced/       the run that this one overwrites, until its first frames are made
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -22,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from filelock import BaseFileLock
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -38,19 +38,19 @@ from segue.files import (
     write_text,
     writing,
 )
-from segue.history import Event, History, event_from_json, event_to_json
-from segue.parts import RUN_FILE, read_part
+from segue.history import Event, History, event_to_json, events_of
+from segue.lock import lock
+from segue.parts import JOURNAL, REPLACED, RUN_FILE, read_part
 from segue.tree import FrameKey
 
-__all__ = ["REPLACED", "InUseError", "RunFolder", "recovered"]
+__all__ = ["RunFolder", "recovered"]
 
 LOCK = "lock"
-REPLACED = "replaced"
 KEPT = "the film before this one is kept until it has a frame: overwriting with that film's settings brings it back"
 COMPRESSION = 3  # of PNGs: a third less time than the usual 6, for a tenth more bytes
 WRITERS = 8  # pictures that are compressed and written at the same time
 PARTS = (  # what a run folder holds beside its run file and its lock
-    "journal.jsonl",
+    JOURNAL,
     "state.json",
     "tree.json",
     "prompts.json",
@@ -67,10 +67,6 @@ PARTS = (  # what a run folder holds beside its run file and its lock
     "pose",
     "control",
 )
-
-
-class InUseError(SegueError):
-    """Another process has the run folder open."""
 
 
 class RunFolder:
@@ -145,7 +141,7 @@ class RunFolder:
         except OSError:  # the folder is gone, or has become read-only
             return
         finally:
-            os.close(self._lock)
+            self._lock.release()
 
     def _refused(self, error: Exception) -> SegueError:
         """One line for what the disk, or somebody who removed files, did to the run."""
@@ -223,7 +219,7 @@ class RunFolder:
 
     def record(self, event: Event) -> None:
         """Append an event to the journal."""
-        append_line(self.path / "journal.jsonl", json.dumps(event_to_json(event)))
+        append_line(self.path / JOURNAL, json.dumps(event_to_json(event)))
         self.history.add(event)
 
     def save_losses(self, losses: Sequence[float]) -> None:
@@ -344,20 +340,12 @@ class RunFolder:
 
     def _events(self) -> list[Event]:
         """The journal; a last line that was cut off by a crash is dropped."""
-        path = self.path / "journal.jsonl"
-        if not path.exists():
-            return []
-        text = path.read_text()
+        path = self.path / JOURNAL
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
         whole, _, rest = text.rpartition("\n")
         if rest:
             write_bytes(path, f"{whole}\n".encode() if whole else b"")
-        events = []
-        for number, line in enumerate(whole.splitlines(), 1):
-            try:
-                events.append(event_from_json(json.loads(line)))
-            except (KeyError, TypeError, ValueError) as error:
-                raise SegueError(f"{path}, line {number}: no event of a run: {line[:80]}") from error
-        return events
+        return events_of(path)
 
 
 def recovered(path: Path) -> None:
@@ -367,7 +355,7 @@ def recovered(path: Path) -> None:
             return
 
 
-def _locked(path: Path) -> int:
+def _locked(path: Path) -> BaseFileLock:
     """Make the folder where it is not there, and lock it; SegueError if it holds something else or is locked."""
     try:
         if path.exists() and not path.is_dir():
@@ -378,15 +366,9 @@ def _locked(path: Path) -> int:
         if names and RUN_FILE not in names and (LOCK not in names or others):
             raise SegueError(f"{path} holds other files and no run; choose another output")
         path.mkdir(parents=True, exist_ok=True)
-        lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        return lock(path / LOCK, path)
     except OSError as error:
         raise SegueError(f"{path} cannot be written: {error.strerror}") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(lock)
-        raise InUseError(f"{path} is in use by another process") from error
-    return lock
 
 
 def _read(path: Path) -> Image.Image:

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from difflib import get_close_matches
 from functools import wraps
 from numbers import Real
 from os import PathLike
@@ -23,6 +24,8 @@ from segue.timing import easing_named
 from segue.tree import grows
 
 __all__ = [
+    "ALIASES",
+    "GROUPS",
     "PRESETS",
     "PRESET_HELP",
     "SCHEMES",
@@ -38,6 +41,7 @@ __all__ = [
     "differences",
     "fields",
     "look_parts",
+    "meant",
     "option_name",
     "preset_settings",
     "texts_by_place",
@@ -473,6 +477,87 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 # What pocket does best with, measured over the benchmark's pairs (docs/benchmarks.md); presets take precedence.
 POCKET: Mapping[str, Any] = {"noise": (0.20, 0.20), "num_inference_steps": 25, "guidance_scale": 1.0}
 
+# The settings of the images by what they are about, for the help and the studio.
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "Frames": (
+        "num_frames",
+        "loop",
+        "seed",
+        "size",
+        "width",
+        "height",
+        "fit",
+        "background",
+        "align",
+        "points",
+        "detail",
+        "colour_match",
+        "spacing",
+        "max_distance",
+        "look",
+        "refine",
+    ),
+    "Words": (
+        "prompt",
+        "negative_prompt",
+        "prompt_at",
+        "captioner",
+        "embedding_blend",
+        *InversionSettings.__annotations__,
+    ),
+    "Denoising": (
+        "scheme",
+        "noise",
+        "noise_spacing",
+        "noise_levels",
+        "branching",
+        "bias",
+        "retroactive",
+        "solver",
+        "num_inference_steps",
+        "guidance_scale",
+        "guidance_start",
+        "guidance_end",
+        "eta",
+    ),
+    "Candidates": ("candidates", "rank_for", "rank_against", "ranker"),
+    "Poses and control": (
+        "pose",
+        "pose_detector",
+        "pose_matching",
+        "pose_hold",
+        "pose_via_photo",
+        "control_image",
+        "control_scale",
+        "control_flat",
+        "control_start",
+        "control_end",
+        "control_convention",
+    ),
+    "Camera": ("zoom", "pan", "rotate", "motion_space"),
+}
+# What people who know other programs type, and what it is called here.
+ALIASES: Mapping[str, str] = {
+    "steps": "num_inference_steps",
+    "cfg": "guidance_scale",
+    "cfg_scale": "guidance_scale",
+    "guidance": "guidance_scale",
+    "strength": "noise",
+    "denoising_strength": "noise",
+    "frames": "num_frames",
+    "n": "num_frames",
+    "neg": "negative_prompt",
+    "negative": "negative_prompt",
+    "sampler": "solver",
+    "scheduler": "solver",
+    "generator": "seed",
+    "num_images_per_prompt": "candidates",
+    "callback_on_step_end": "callback",
+    "resolution": "size",
+    "checkpoint": "model",
+    "framerate": "fps",
+}
+
 Settings = TypeVar(
     "Settings", LoadSettings, ModelSettings, InversionSettings, MorphSettings, ComputeSettings, FilmSettings
 )
@@ -492,6 +577,14 @@ def look_parts(name: str) -> tuple[str, str]:
         made = "; segue evaluate --convert makes the files (docs/evaluate.md)" if kind in ("inception", "lpips") else ""
         raise SegueError(f"unknown feature network '{name}'; there are {', '.join(known)}{made}")
     return kind, source
+
+
+def meant(name: str, known: Collection[str]) -> str | None:
+    """Which of the known names somebody means who gives another; None for no idea."""
+    alias = ALIASES.get(name)
+    if alias in known:
+        return alias
+    return next(iter(get_close_matches(name, known, 1, 0.75)), None)
 
 
 def option_name(field: str) -> str:
@@ -571,7 +664,7 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str
     ]
 
 
-def _one_line(error: ValidationError) -> str:
+def _one_line(error: ValidationError, kind: type[Any]) -> str:
     """The first fault of a validation as one line that names the setting."""
     fault = error.errors(include_url=False)[0]
     where = [str(part) for part in fault["loc"]]
@@ -580,20 +673,29 @@ def _one_line(error: ValidationError) -> str:
     if isinstance(cause, SegueError):
         return str(cause)
     if fault["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return f"unknown setting '{name}'"
+        known = [*fields(kind), *(["callback"] if kind is MorphSettings else [])]
+        return f"unknown setting '{name}'{_hint(name, known)}"
     message = fault["msg"][0].lower() + fault["msg"][1:]
     return f"{name}: {message}, not {fault['input']!r}"
+
+
+def _hint(name: str, known: Collection[str]) -> str:
+    """What an unknown setting is called here, in words; nothing where it is not known."""
+    if found := meant(name, known):
+        return f"; did you mean {found}?"
+    own = ALIASES.get(name, name)
+    return f"; {own} is the film's: save(path, {own}=...)" if own in fields(FilmSettings) else ""
 
 
 def _faults_in_one_line(build: Callable[..., None]) -> Callable[..., None]:
     """A class's ``__init__`` that raises SegueError where pydantic finds a fault."""
 
     @wraps(build)
-    def checking(*arguments: Any, **values: Any) -> None:
+    def checking(self: Any, *arguments: Any, **values: Any) -> None:
         try:
-            build(*arguments, **values)
+            build(self, *arguments, **values)
         except ValidationError as error:
-            raise SegueError(_one_line(error)) from error
+            raise SegueError(_one_line(error, type(self))) from error
 
     return checking
 

@@ -1,8 +1,8 @@
-"""Make films, and redo, pick, undo, restore, grow and interrupt them at random; check what must hold after each step.
+"""Make films, and remake, pick, undo, redo, grow and interrupt them at random; check what must hold after each step.
 
     PYTHONPATH=tests python tests/stress/histories.py [--count N] [--seed N]
 
-Undo and restore bring the very frames back that were there before; a film that grows keeps those that it has; the
+Undo and redo bring the very frames back that were there before; a film that grows keeps those that it has; the
 command that made a film makes nothing when it is given again; and a film whose frames, pictures and latents are
 deleted is made again from its settings and journal, equal to the byte.
 """
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 class Film:
-    """One film, what was done to it, and what it showed after each redo that counts."""
+    """One film, what was done to it, and what it showed after each remake that counts."""
 
     def __init__(self, segue: Interpolator, folder: Path, chance: random.Random) -> None:
         self.segue, self.folder, self.chance = segue, folder, chance
@@ -87,7 +87,7 @@ class Film:
         self.make()
         self.counted = [self.shown()]
         for _ in range(self.chance.randint(2, 6)):
-            step = self.chance.choice([self.redo, self.redo, self.show, self.undo, self.restore, self.grow, self.stop])
+            step = self.chance.choice([self.remake, self.remake, self.show, self.undo, self.redo, self.grow, self.stop])
             if fault := step() or self.is_settled():
                 return fault
         return self.is_made_from_its_journal() if self.settings["batch_size"] == 1 else ""
@@ -98,7 +98,7 @@ class Film:
     def shown(self) -> Frames:
         return contents(self.run, "frames/")
 
-    def redo(self) -> str:
+    def remake(self) -> str:
         """Make a frame again, with answers to what is asked or without."""
         self._again(choose=self._answers() if self.chance.random() < 0.3 else None)
         return self._counts()
@@ -108,7 +108,7 @@ class Film:
         key, number = self._key(), self.chance.randint(0, 3)
         self.steps.append(f"show {key}, candidate {number}")
         try:
-            self.segue.redo(self.run, key, candidate=number, compute=self._compute)
+            self.segue.remake(self.run, key, candidate=number, compute=self._compute)
         except SegueError as error:
             return "" if "has candidates 0 to" in str(error) or "has only candidate 0" in str(error) else str(error)
         return self._counts()
@@ -116,8 +116,8 @@ class Film:
     def undo(self) -> str:
         return self._moved("undo", self.counted, self.undone) if len(self.counted) > 1 else ""
 
-    def restore(self) -> str:
-        return self._moved("restore", self.undone, self.counted) if self.undone else ""
+    def redo(self) -> str:
+        return self._moved("redo", self.undone, self.counted) if self.undone else ""
 
     def grow(self) -> str:
         if "spacing" in self.settings or self.settings["num_frames"] == 9:
@@ -131,7 +131,7 @@ class Film:
         return f"growing changed {lost}" if lost else ""
 
     def stop(self) -> str:
-        """Interrupt a redo after some of its steps; the film's own command goes on with it."""
+        """Interrupt a remake after some of its steps; the film's own command goes on with it."""
         left = self.chance.randint(0, 4)
 
         def interrupt(_progress: object) -> None:
@@ -179,8 +179,8 @@ class Film:
         if self.settings["pose"] != "off":
             edits.append(Edit(pose=self.chance.choice(self.poses)))
         key, edit = self._key(), self.chance.choice(edits)
-        self.steps.append(f"redo {key} with {edit}" + (", answering" if options.get("choose") else ""))
-        self.segue.redo(self.run, key, edit, compute=self._compute, **options)
+        self.steps.append(f"remake {key} with {edit}" + (", answering" if options.get("choose") else ""))
+        self.segue.remake(self.run, key, edit, compute=self._compute, **options)
 
     def _answers(self) -> Callable[[Candidates], Pick | Again | AcceptRest]:
         asked = 0
@@ -196,7 +196,7 @@ class Film:
         return answer
 
     def _moved(self, name: str, source: list[Frames], target: list[Frames]) -> str:
-        """Undo or restore, and what the film must show then."""
+        """Undo or redo, and what the film must show then."""
         self.steps.append(name)
         getattr(self.segue, name)(self.run, compute=self._compute)
         target.append(source.pop())

@@ -110,7 +110,7 @@ def cost(folder: Path, manifest: Path, model: str, settings: dict[str, Any]) -> 
     from segue.batch.drive import drive
     from segue.batch.notes import Notes
     from segue.batch.rows import NOTES
-    from segue.files import locked
+    from segue.lock import locked
     from segue.settings import ModelSettings
 
     chosen = ModelSettings(model=model, dtype="float32", device="cpu")

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from typer.core import TyperCommand
 
 from segue.display import Line, duration, shown_as_lines
-from segue.options import faults_as_lines, given, mode_of, with_settings
+from segue.options import GroupedCommand, faults_as_lines, given, mode_of, with_settings
+from segue.request import check_model, check_there
 from segue.settings import PRESET_HELP, ComputeSettings, FilmSettings, ModelSettings, MorphSettings, checked, updated
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ __all__ = ["BatchCommand", "batch"]
 LOCAL = "local"  # the address of a bare --ray
 
 
-class BatchCommand(TyperCommand):
+class BatchCommand(GroupedCommand):
     """The command line of ``batch``: an option --ray that may stand without an address."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -63,10 +63,9 @@ def batch(
 
     The same command again makes only what is missing. The exit code is 1 if a row failed.
     """
-    from segue.batch.drive import drive
-    from segue.batch.notes import Notes
+    check_there([pairs])
+
     from segue.batch.rows import NOTES, TABLE, check_output, read_rows
-    from segue.files import locked
 
     settings = {
         name: value
@@ -74,10 +73,16 @@ def batch(
         for name, value in given(values, kind).items()
     }
     chosen = checked(ModelSettings, given(values, ModelSettings))
+    check_model(chosen)
     with faults_as_lines():
         rows = read_rows(pairs, output, settings, preset=preset, ending=f".{film}", model=chosen.model)
     chosen = updated(chosen, {"model": _placed(chosen.model), "controlnet": _placed(chosen.controlnet)})
     check_output(rows, output, overwrite=overwrite)
+
+    from segue.batch.drive import drive
+    from segue.batch.notes import Notes
+    from segue.lock import locked
+
     mode, notes, order = mode_of(quiet, as_json), Notes(output, chosen), {row.name: i for i, row in enumerate(rows)}
     outcomes: list[Outcome] = []
     with locked(output, NOTES, "batch"), shown_as_lines(mode, _line, record=_record, unit="rows") as show:

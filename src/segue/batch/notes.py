@@ -46,7 +46,7 @@ class Notes:
     def outcome(self, row: Row) -> Outcome | None:
         """The outcome of a row that was made before, of the same images and settings, and is still there."""
         try:
-            noted: dict[str, Any] = json.loads(self._path(row).read_text())
+            noted: dict[str, Any] = json.loads(self._path(row).read_text(encoding="utf-8"))
             if noted["recipe"] != row.recipe(self.model) or not _is_there(row, noted):
                 return None
             return Outcome(row.name, "kept", int(noted["frames"]), float(noted["seconds"]))

@@ -15,8 +15,8 @@ from pathlib import Path
 from segue.batch.rows import Row
 from segue.batch.work import Loaded, Order, Result
 from segue.files import write_bytes, writing_folder
-from segue.morph import FILMS_FILE, Morph
-from segue.run import REPLACED
+from segue.morph import Morph
+from segue.parts import FILMS_FILE, REPLACED
 from segue.settings import FilmSettings, checked
 
 __all__ = ["make_apart", "packed", "unpack"]

@@ -7,15 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_origin
 
-from segue.control import check_number
 from segue.errors import SegueError, unheard
 from segue.evaluate.manifest import COLUMNS, Pair, faults_message, pairs_and_faults, shown_size
 from segue.files import check_apart
-from segue.parts import RUN_FILE
-from segue.pictures import load
+from segue.inputs import check_files
+from segue.parts import REPLACED, RUN_FILE
 from segue.plan import check_plan
-from segue.pose.keypoints import Pose
-from segue.run import REPLACED
 from segue.settings import (
     ComputeSettings,
     FilmSettings,
@@ -174,14 +171,7 @@ def _check(settings: MorphSettings, pair: Pair) -> None:
     """SegueError where settings do not fit a film of two images, or a file that they name is missing or broken."""
     with unheard():  # warnings are told when the row is made
         check_plan(settings, 2)
-        poses = _poses(settings)
-        for name, paths in (("pose", poses), ("control_image", settings.control_image)):
-            if paths:
-                check_number(paths, name, 2)
-        for path, image in zip(poses, (pair.a, pair.b), strict=False):
-            Pose.load(path, shown_size(image))
-        for path in settings.control_image:
-            load(path)
+        check_files(settings, [shown_size(image) for image in (pair.a, pair.b)])
 
 
 def _poses(settings: MorphSettings) -> list[str]:

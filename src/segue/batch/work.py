@@ -14,10 +14,10 @@ from segue.batch.rows import Row
 from segue.dialogue import Progress
 from segue.errors import SegueError, heard
 from segue.interpolate import Interpolator
+from segue.lock import InUseError
 from segue.memory import free_cached, is_out_of_memory
 from segue.morph import Morph
 from segue.parts import RUN_FILE
-from segue.run import InUseError
 from segue.settings import FilmSettings, ModelSettings, checked
 
 __all__ = ["Loaded", "Order", "Result", "make_row"]
@@ -143,7 +143,7 @@ def failed(error: Exception, row: Row, seconds: float) -> Result:
 def _batch_size(row: Row) -> int:
     """Frames in one batch of a run that was begun; 0 where it was not."""
     try:
-        data: dict[str, Any] = json.loads((row.folder / RUN_FILE).read_text())
+        data: dict[str, Any] = json.loads((row.folder / RUN_FILE).read_text(encoding="utf-8"))
         return int(data["batch_size"])
     except (OSError, ValueError, KeyError):
         return 0

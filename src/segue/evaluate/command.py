@@ -10,12 +10,23 @@ import typer
 from segue.display import Line, shown_as_lines
 from segue.errors import SegueError
 from segue.options import faults_as_lines, given, mode_of, with_settings
-from segue.settings import PRESET_HELP, ComputeSettings, ModelSettings, MorphSettings, checked, option_name, with_preset
+from segue.request import check_model, check_there
+from segue.settings import (
+    PRESET_HELP,
+    SCHEMES,
+    ComputeSettings,
+    ModelSettings,
+    MorphSettings,
+    checked,
+    look_parts,
+    option_name,
+    with_preset,
+)
 
 if TYPE_CHECKING:
     from segue.evaluate.harness import Stage
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "schemes_named"]
 
 NOT_HERE = ("scheme", "loop")  # an evaluation says them in another way
 
@@ -77,13 +88,6 @@ def _evaluate(
     quiet: bool,
 ) -> None:
     """Check everything, load everything, measure, write the report."""
-    from segue.evaluate.harness import evaluate as measure
-    from segue.evaluate.harness import schemes_named
-    from segue.evaluate.manifest import read_pairs
-    from segue.evaluate.report import check_report, write_report
-    from segue.evaluate.results import NOTES
-    from segue.files import locked
-
     if len(inputs) != 1:
         raise SegueError("one manifest or folder of pairs at a time; --compare takes two evaluations")
     if output is None:
@@ -100,12 +104,25 @@ def _evaluate(
         checked(MorphSettings, with_preset(preset, {**settings, "scheme": scheme}, model.model))
     computing = given(values, ComputeSettings)
     checked(ComputeSettings, computing)
+    for name in networks:
+        look_parts(name)
+    check_model(model)
+    check_there(inputs)
+
+    from segue.evaluate.manifest import read_pairs
+
     with faults_as_lines():
         pairs = read_pairs(inputs[0])
+
+    from segue.evaluate.report import check_report, write_report
+
     check_report(output, [inputs[0], *(image for pair in pairs for image in (pair.a, pair.b))])
 
     from segue.evaluate.features import network_named
+    from segue.evaluate.harness import evaluate as measure
+    from segue.evaluate.results import NOTES
     from segue.interpolate import Interpolator
+    from segue.lock import locked
 
     seen = [network_named(name, model.device or _device()) for name in dict.fromkeys(networks)]
     segue = Interpolator.loaded(model)
@@ -157,6 +174,18 @@ def _convert(inputs: list[Path], output: Path | None, quiet: bool) -> None:
     count = convert(inputs, output)
     if not quiet:
         print(f"{output}: {count} tensors")
+
+
+def schemes_named(text: str) -> tuple[str, ...]:
+    """Schemes from "all" or names separated by commas; SegueError for an unknown one."""
+    if text == "all":
+        return SCHEMES
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if wrong := [name for name in names if name not in SCHEMES]:
+        raise SegueError(f"unknown scheme '{wrong[0]}'; there are {', '.join(SCHEMES)}, or all")
+    if not names:
+        raise SegueError(f"schemes: none named; there are {', '.join(SCHEMES)}, or all")
+    return names
 
 
 def _device() -> str:

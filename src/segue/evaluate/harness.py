@@ -34,9 +34,9 @@ from segue.evaluate.measures import Array, sharpness
 from segue.evaluate.results import NOTES, Film, Measured, Report, report_of
 from segue.files import write_bytes, write_json
 from segue.interpolate import Interpolator
-from segue.settings import SCHEMES, MorphSettings, as_json, checked, differences, with_preset
+from segue.settings import MorphSettings, as_json, checked, differences, with_preset
 
-__all__ = ["Stage", "evaluate", "schemes_named"]
+__all__ = ["Stage", "evaluate"]
 
 
 @dataclass(frozen=True)
@@ -130,18 +130,6 @@ def evaluate(
     return found.with_seconds(films=clock.known["films"], features=clock.known["features"], rest=rest)
 
 
-def schemes_named(text: str) -> tuple[str, ...]:
-    """Schemes from "all" or names separated by commas; SegueError for an unknown one."""
-    if text == "all":
-        return SCHEMES
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    if wrong := [name for name in names if name not in SCHEMES]:
-        raise SegueError(f"unknown scheme '{wrong[0]}'; there are {', '.join(SCHEMES)}, or all")
-    if not names:
-        raise SegueError(f"schemes: none named; there are {', '.join(SCHEMES)}, or all")
-    return names
-
-
 @dataclass(frozen=True)
 class _Job:
     """One film to make: its pair, its scheme, all settings and what they make of it."""
@@ -219,7 +207,7 @@ def _texts(settings: Mapping[str, Any]) -> tuple[str, ...]:
 def _record(path: Path, job: _Job, output: Path) -> dict[str, Any] | None:
     """What is known of a film that is there; None where it is to be made; SegueError where it is another one."""
     try:
-        record: dict[str, Any] = json.loads(path.read_text())
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         before, frames = record["recipe"], record["frames"]
     except (FileNotFoundError, ValueError, KeyError):
         return None
@@ -321,7 +309,7 @@ def _digest_of_pair(pair: Pair, digest_of: Callable[[Path], str]) -> str:
 
 
 def _digest_of_film(job: _Job, frames: Sequence[Path]) -> str:
-    """What a film was made from, and its frames as they are: a redo in its run folder makes others."""
+    """What a film was made from, and its frames as they are: a remake in its run folder makes others."""
     found = hashlib.sha256(json.dumps(job.recipe, sort_keys=True).encode())
     for frame in frames:
         found.update(frame.read_bytes())

@@ -28,9 +28,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from segue.camera import warp
 from segue.method.align import sampled
 from segue.method.bend import Bends
-from segue.motion import Motion, warp
+from segue.motion import Motion
 from segue.schemes import Latents, Level, Sample
 from segue.tree import FrameKey
 

@@ -9,7 +9,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 
 from segue.errors import SegueError
-from segue.models import quiet
+from segue.models.loading import quiet
 
 __all__ = ["read"]
 

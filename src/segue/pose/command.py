@@ -8,7 +8,8 @@ from PIL import Image
 
 from segue.errors import SegueError
 from segue.files import check_apart, check_writable, writing
-from segue.film import check_film, write_film
+from segue.film import write_film
+from segue.outputs import check_film
 from segue.pictures import load
 from segue.pose.detect import Detector, detector_of
 from segue.pose.drawing import draw

@@ -12,6 +12,7 @@ import typer
 
 from segue.errors import SegueError
 from segue.options import with_settings
+from segue.request import check_model
 from segue.settings import ModelSettings, checked, updated
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ def studio(
     if password is not None and len(password) < 8:
         raise SegueError("--password: at least 8 characters")
     most = size_of(max_upload)
+    opened = _opened(run)
+    model = checked(ModelSettings, values)
+    check_model(model)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
         import gradio  # noqa: F401
@@ -51,8 +55,6 @@ def studio(
     from segue.studio.jobs import Queue
     from segue.studio.session import Studio
 
-    opened = _opened(run)
-    model = checked(ModelSettings, values)
     made = Studio(
         folder.absolute(),
         _loader(opened, model),
@@ -110,20 +112,23 @@ def size_of(text: str) -> int:
 
 def _opened(run: Path | None) -> Path | None:
     """The run folder that a film or a folder stands for; it may be begun here."""
-    from segue.make import run_folder
-    from segue.parts import RUN_FILE, read_part
-    from segue.run import recovered
-    from segue.studio.keyframes import MOST
+    from segue.outputs import run_folder
+    from segue.parts import REPLACED, RUN_FILE, read_part
 
     if run is None:
         return None
     run = run.absolute()
     if run.suffix and not (run / RUN_FILE).exists():
         run = run_folder(run)
-    recovered(run)
+    if (run / REPLACED / RUN_FILE).exists():
+        from segue.run import recovered
+
+        recovered(run)
     if run.exists() and not (run.is_dir() and ((run / RUN_FILE).exists() or not any(run.iterdir()))):
         raise SegueError(f"{run} is no film and no run folder that segue made")
     found = read_part(run, RUN_FILE)  # a damaged one is refused here
+    from segue.studio.keyframes import MOST
+
     if found and len(found["keyframes"]) > MOST:
         raise SegueError(f"{run} has {len(found['keyframes'])} keyframes; {MOST} are the most in the studio")
     return run
@@ -173,7 +178,8 @@ def examples() -> dict[str, tuple[Path, ...]]:
 def _listening(port: int) -> socket.socket:
     """A socket on 127.0.0.1; SegueError where the port is taken."""
     found = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if os.name != "nt":  # where it would let two servers have one port
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind((HOST, port))
     except OSError as error:

@@ -15,10 +15,10 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from segue.errors import SegueError
-from segue.history import Edit, Redo
+from segue.history import Edit, Remake
 from segue.settings import (
+    GROUPS,
     FilmSettings,
-    InversionSettings,
     MorphSettings,
     as_json,
     checked,
@@ -28,7 +28,7 @@ from segue.settings import (
     texts_by_place,
 )
 
-__all__ = ["FOLDED", "SHOWN", "Control", "check_public", "command_line", "controls", "read", "redo_line", "shown"]
+__all__ = ["SHOWN", "Control", "check_public", "command_line", "controls", "read", "remake_line", "shown"]
 
 SHOWN = ("num_frames", "loop", "seed")  # beside the presets; everything else is folded away
 ELSEWHERE = ("prompt",)  # each keyframe has its own box
@@ -40,26 +40,6 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "captioner": ("pocket", "none"),
     "ranker": ("pocket",),
     "look": ("pocket",),
-}
-
-FOLDED: Mapping[str, tuple[str, ...]] = {
-    "Tree and noise": (
-        "scheme",
-        "noise",
-        "noise_spacing",
-        "noise_levels",
-        "branching",
-        "bias",
-        "retroactive",
-        "spacing",
-        "max_distance",
-        "look",
-    ),
-    "Denoising": ("solver", "num_inference_steps", "guidance_scale", "eta"),
-    "Words": ("negative_prompt", "prompt_at", "captioner", "embedding_blend"),
-    "Candidates": ("candidates", "rank_for", "rank_against", "ranker"),
-    "Size and camera": ("size", "width", "height", "fit", "background", "zoom", "pan", "rotate"),
-    "Alignment": ("align", "points", "detail"),
 }
 
 
@@ -88,13 +68,10 @@ def controls(kind: type[Any] = MorphSettings) -> dict[str, Control]:
 
 
 def groups() -> dict[str, tuple[str, ...]]:
-    """The folded controls by group; what no group names belongs to inversion, poses or the rest."""
-    named = {name for group in FOLDED.values() for name in group} | {*SHOWN, *ELSEWHERE}
-    inversion = tuple(fields(InversionSettings))
-    others = [name for name in fields(MorphSettings) if name not in named and name not in inversion]
-    poses = tuple(name for name in others if name.startswith(("pose", "control")))
-    rest = tuple(name for name in others if name not in poses)
-    found = {**FOLDED, "Poses and control": poses, "Textual inversion": inversion}
+    """The folded controls by group."""
+    left = [name for name in fields(MorphSettings) if name not in (*SHOWN, *ELSEWHERE)]
+    found = {group: tuple(name for name in names if name in left) for group, names in GROUPS.items()}
+    rest = tuple(name for name in left if not any(name in names for names in found.values()))
     return {**found, "More": rest} if rest else found
 
 
@@ -164,13 +141,13 @@ def command_line(
     return shlex.join(words)
 
 
-def redo_line(output: str, run: Path, redo: Redo, earlier: Sequence[Redo]) -> str:
-    """The command that makes a frame again as a redo did in a run folder, after the earlier ones."""
-    words = ["segue", "redo", output, "--frame", str(_place(redo.frame.place))]
-    if redo.candidate is not None:
-        words += ["--candidate", str(redo.candidate)]
-    elif redo.attempt:
-        edit = redo.attempt.edit
+def remake_line(output: str, run: Path, remake: Remake, earlier: Sequence[Remake]) -> str:
+    """The command that makes a frame again as a remake did in a run folder, after the earlier ones."""
+    words = ["segue", "remake", output, "--frame", str(_place(remake.frame.place))]
+    if remake.candidate is not None:
+        words += ["--candidate", str(remake.candidate)]
+    elif remake.attempt:
+        edit = remake.attempt.edit
         named = {
             "--prompt": edit.prompt,
             "--negative-prompt": edit.negative_prompt,
@@ -179,7 +156,7 @@ def redo_line(output: str, run: Path, redo: Redo, earlier: Sequence[Redo]) -> st
             "--pose": None if edit.pose is None else str(run / edit.pose),
         }
         words += [word for option, value in named.items() if value is not None for word in (option, _typed(value))]
-        if edit == Edit() and any(other.frame == redo.frame for other in earlier):
+        if edit == Edit() and any(other.frame == remake.frame for other in earlier):
             words.append("--reset")  # without it the frame would keep what it had of its own
     return shlex.join(words)
 

@@ -94,7 +94,7 @@ def _run(session: Session, view: RunView) -> dict[str, Any]:
         "frames": [_slot(view, slot, number, path) for number, slot in enumerate(slots)],
         "levels": max((slot.level for slot in slots), default=-1) + 1,
         "undo": view.history.undoable is not None,
-        "restore": view.history.restorable,
+        "redo": view.history.redoable,
         "film": _film(session, view.path),
         "before": _url("before", view.path.name, before.name, stamp=written_at(before)) if before.exists() else None,
         "commands": session.commands(),

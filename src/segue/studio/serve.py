@@ -65,9 +65,9 @@ ON_TABLE: Mapping[str, Action] = {
     "clear": lambda session, _body: session.clear(),
     "bring_back": lambda session, _body: session.bring_back(),
     "resume": lambda session, _body: session.resume(),
-    "redo": lambda session, body: session.redo(str(body["place"]), body["change"]),
+    "remake": lambda session, body: session.remake(str(body["place"]), body["change"]),
     "undo": lambda session, _body: session.step(back=True),
-    "restore": lambda session, _body: session.step(back=False),
+    "redo": lambda session, _body: session.step(back=False),
     "film": lambda session, body: session.film(body["values"]),
 }
 

@@ -19,8 +19,8 @@ from segue.dialogue import Progress
 from segue.errors import SegueError
 from segue.files import read_json, write_bytes, write_json
 from segue.interpolate import Interpolator
-from segue.morph import Morph, films_of
-from segue.parts import RUN_FILE
+from segue.morph import Morph
+from segue.parts import RUN_FILE, films_of
 from segue.run import RunFolder
 from segue.settings import (
     ComputeSettings,
@@ -34,7 +34,7 @@ from segue.settings import (
 )
 from segue.studio import pose_editor
 from segue.studio.change import edit_of, frame_at
-from segue.studio.controls import check_public, command_line, controls, read, redo_line, shown
+from segue.studio.controls import check_public, command_line, controls, read, remake_line, shown
 from segue.studio.download import written
 from segue.studio.jobs import Job, Queue
 from segue.studio.keyframes import MOST, Keyframes
@@ -286,7 +286,7 @@ class Session:
         if (path / RUN_FILE).exists():
             self._add("Continuing", self._continued(path), path.name)
 
-    def redo(self, place: str, change: Mapping[str, Any]) -> None:
+    def remake(self, place: str, change: Mapping[str, Any]) -> None:
         """Make a frame again: another candidate, or a new attempt under its own prompt, seed, noise or pose."""
         view, key = self.view(), frame_at(place)
         view.frame(key)
@@ -301,24 +301,24 @@ class Session:
                 raise SegueError("this model has no ControlNet, so a pose changes nothing; start with --controlnet")
             if edit and edit.pose:
                 pose_editor.prepare(path, view.keyframes, view.pose_size)
-            morph = segue.redo(path, key, edit, candidate=candidate, compute=KEEP, callback=report)
+            morph = segue.remake(path, key, edit, candidate=candidate, compute=KEEP, callback=report)
             self._film(morph, report, film)
 
         self._add(f"Making frame {key} again", work, path.name)
 
     def step(self, *, back: bool) -> None:
-        """Undo the last redo, or take the last undo back."""
+        """Undo the last remake, or take the last undo back."""
         view = self.view()
         if back and view.history.undoable is None:
             raise SegueError("there is nothing to undo")
-        if not back and not view.history.restorable:
+        if not back and not view.history.redoable:
             raise SegueError("there is no undo to take back")
         film = self._film_settings(view.path)
 
         def work(report: Callable[[Progress], None]) -> None:
             report(Progress("model"))
             segue = self.studio.model
-            morph = (segue.undo if back else segue.restore)(view.path, compute=KEEP, callback=report)
+            morph = (segue.undo if back else segue.redo)(view.path, compute=KEEP, callback=report)
             self._film(morph, report, film)
 
         self._add("Undoing" if back else "Restoring", work, view.path.name)
@@ -357,8 +357,8 @@ class Session:
         output = str(self.output(view.path))
         sources = [keyframe["source"] for keyframe in view.data["keyframes"]]
         lines = [command_line(sources, output, view.settings, self._film_settings(view.path), view.data["model"])]
-        redos = view.history.redos
-        return lines + [redo_line(output, view.path, redo, redos[:i]) for i, redo in enumerate(redos)]
+        remakes = view.history.remakes
+        return lines + [remake_line(output, view.path, remake, remakes[:i]) for i, remake in enumerate(remakes)]
 
     def output(self, path: Path) -> Path:
         """The film of a run."""
@@ -458,7 +458,7 @@ class Session:
         return work
 
     def _film(self, morph: Morph, report: Callable[[Progress], None], film: FilmSettings) -> None:
-        """Write the film and its contact sheet, and remember the film's settings for a redo; keep the film before."""
+        """Write the film and its contact sheet, and remember the film's settings for a remake; keep the film before."""
         report(Progress("film", total=len(morph)))
         output = self.output(morph.path)
         was = output.read_bytes() if output.exists() else None

@@ -29,7 +29,7 @@ class Slot:
         level: of the tree, -1 for keyframes.
         parents: the frames that it is made from.
         made: whether its picture is there; stamp: changes when the picture does.
-        edited: whether a redo counts for it.
+        edited: whether a remake counts for it.
         candidate: the number of the candidate that it shows.
         candidates: the recipes of its candidates; scores: theirs, where they are ranked.
     """

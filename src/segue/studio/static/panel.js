@@ -11,7 +11,7 @@ export function drawPanel() {
 
 function framePanel(p) {
   const off = isBusy() || !p.can_redo;
-  const send = change => act("redo", { place: p.place, change });
+  const send = change => act("remake", { place: p.place, change });
   return h("div", { class: "panel", id: "sg-panel", "data-place": p.place, role: "region", "aria-label": "The chosen frame" },
     h("div", { class: "look" }, ...picture(p)),
     h("div", { class: "facts" },

@@ -96,7 +96,7 @@ function settle(state) {
 // Make the panel's frame again as a part of its draft says, "texts" or "pose".
 export async function make(part, change) {
   const mine = draft(), value = JSON.stringify(mine[part]), place = view.panel.place;
-  if (await act("redo", { place, change })) view.sent = { mine, part, value };
+  if (await act("remake", { place, change })) view.sent = { mine, part, value };
 }
 
 // Have the settings show what belongs to the film on the table.

@@ -104,7 +104,7 @@ function tools(run) {
   const busy = isBusy(), posed = run.frames.some(frame => frame.pose), again = view.panel?.can_redo ? view.panel.again.length : 0;
   return h("div", { class: "bar tools" },
     button("undo", [icon("undo"), "Undo"], () => act("undo"), { class: "small", disabled: busy || !run.undo, title: "Ctrl+Z" }),
-    button("restore", [icon("redo"), "Redo"], () => act("restore"), { class: "small", disabled: busy || !run.restore, title: "Ctrl+Shift+Z" }),
+    button("redo", [icon("redo"), "Redo"], () => act("redo"), { class: "small", disabled: busy || !run.redo, title: "Ctrl+Shift+Z" }),
     posed ? h("label", { class: "inline" }, h("input", { type: "checkbox", "data-f": "poses", checked: view.showPoses,
       onchange: event => { view.showPoses = event.target.checked; view.render(); } }), "Path of poses") : null,
     again ? h("span", { class: "quiet legend" }, h("i", {}), again > 1 ? `${again} frames would be made again` : "only this frame would be made again")
@@ -115,8 +115,8 @@ function tools(run) {
 export function onKey(event) {
   if (!(event.ctrlKey || event.metaKey) || event.key.toLowerCase() !== "z" || event.target.closest("input, textarea, [data-joint]")) return;
   const run = view.state?.run;
-  if (!run || isBusy() || !(event.shiftKey ? run.restore : run.undo)) return;
+  if (!run || isBusy() || !(event.shiftKey ? run.redo : run.undo)) return;
   event.preventDefault();
   say("");
-  act(event.shiftKey ? "restore" : "undo");
+  act(event.shiftKey ? "redo" : "undo");
 }

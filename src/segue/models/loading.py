@@ -1,0 +1,252 @@
+"""Loading checkpoints as diffusers pipelines, from the disk or, where a hub name asks for it, from the hub."""
+
+import json
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, StableDiffusionPipeline
+from diffusers.pipelines import stable_diffusion
+from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+from segue.backbone.controlnets import check_fit
+from segue.errors import SegueError
+from segue.models import (
+    CONFIG,
+    INDEX,
+    check,
+    check_controlnet,
+    check_folder,
+    check_index,
+    check_whole,
+    named,
+)
+from segue.models.cache import cached
+
+__all__ = ["best_dtype", "device_of", "laid_out", "load", "locate", "quiet", "spared"]
+
+CODE = {"diffusers": diffusers, "transformers": transformers, "stable_diffusion": stable_diffusion}  # of parts
+PLAIN = re.compile(r"(diffusion_pytorch_)?model(-\d{5}-of-\d{5})?\.safetensors")  # weights that are no variant
+
+
+def load(
+    name_or_path: str | PathLike[str] | None = None,
+    *,
+    controlnet: str | PathLike[str] | None = None,
+    dtype: str | torch.dtype | None = None,
+    device: str | None = None,
+    low_memory: bool = False,
+) -> Any:
+    """Load a Stable Diffusion checkpoint as a diffusers pipeline.
+
+    Args:
+        name_or_path: a hub name, a folder in diffusers layout, or None (or "pocket") for the embedded model.
+        controlnet: a ControlNet by hub name or folder; the checkpoint's own, where it has one, if not given.
+        dtype: the precision of the networks; what the device does well if not given.
+        device: where they run; the best there is if not given.
+        low_memory: keep on an accelerator only the network that computes, and work on images one by one and in tiles.
+
+    Raises:
+        SegueError: an unknown name or device, no network, another family, pickled weights only.
+    """
+    where = device_of(device)
+    precision = _dtype(dtype) if dtype else best_dtype(where)
+    folder = locate(name_or_path)
+    check_folder(folder, str(name_or_path or "pocket"))
+    if controlnet is None and (folder / "controlnet" / CONFIG).exists():
+        controlnet = folder / "controlnet"
+        if (folder / "controlnet_1").is_dir():
+            raise SegueError(f"{folder} has several ControlNets; name the one to use, such as {controlnet}")
+    network = None if controlnet is None else locate(controlnet, kind="controlnet")
+    if network is not None:
+        check_controlnet(network, str(controlnet))
+    with quiet():
+        control = None if network is None else _network(ControlNetModel, network, precision)
+        pipe = _pipe(folder, precision, control)
+        if control is not None:
+            check_fit(control, pipe, str(controlnet), str(name_or_path or "pocket"))
+        pipe.set_progress_bar_config(disable=True)
+        laid_out(pipe, where)
+        return spared(pipe, where) if low_memory else pipe.to(where)
+
+
+def laid_out(pipe: Any, device: torch.device) -> Any:
+    """A pipe whose convolutions keep their weights in the order in which a device computes them fastest.
+
+    That is channels last, but for the UNet and the ControlNet in bfloat16 on a CPU without AMX: measured by
+    ``benchmarks/speed/network.py``, they are up to a seventh faster in the contiguous order there.
+    """
+    by_avx = device.type == "cpu" and not _cpu_has("amx_bf16")
+    for name in ("unet", "vae", "controlnet"):
+        if (network := getattr(pipe, name, None)) is not None:
+            contiguous = by_avx and network.dtype == torch.bfloat16 and name != "vae"
+            network.to(memory_format=torch.contiguous_format if contiguous else torch.channels_last)
+    return pipe
+
+
+def spared(pipe: Any, device: torch.device) -> Any:
+    """A pipe that needs little memory: networks come to an accelerator when they compute; images in slices and tiles.
+
+    All of it is diffusers' own. A network as a whole comes and goes (a UNet that is alone too large for the
+    accelerator needs diffusers' sequential offloading, which is many times slower). A CPU has nothing to offload to.
+    """
+    pipe.vae.enable_slicing()
+    pipe.vae.enable_tiling()
+    if device.type == "cpu":
+        return pipe.to(device)
+    pipe.enable_model_cpu_offload(device=device)
+    return pipe
+
+
+def locate(name_or_path: str | PathLike[str] | None, *, kind: str = "model") -> Path:
+    """The folder of a checkpoint; one with a hub name is downloaded (safetensors only) unless it is on disk.
+
+    Args:
+        name_or_path: a hub name, a folder, or None (or "pocket") for the embedded one.
+        kind: "model" or "controlnet".
+
+    Raises:
+        SegueError: no such name or folder, no network, or what the name stands for cannot be used.
+    """
+    found = named(name_or_path, kind=kind)
+    if isinstance(found, Path):
+        return found
+    if (folder := cached(found, kind)) is not None:
+        return folder
+    with quiet():
+        return _downloaded(found, kind)
+
+
+def device_of(name: str | None) -> torch.device:
+    """The device of a name; the best there is for none."""
+    if name is None:
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise SegueError(f"device '{name}' is not there; use cpu, cuda, cuda:1 or mps") from error
+    return device
+
+
+def best_dtype(device: torch.device) -> torch.dtype:
+    """The precision that a device does well: bfloat16 where it is native, float16 on other accelerators."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    if device.type == "cpu":
+        return torch.bfloat16 if _cpu_has("amx_bf16") or _cpu_has("avx512_bf16") else torch.float32
+    return torch.float32
+
+
+def _cpu_has(extension: str) -> bool:
+    """Whether the processor has an extension of its instructions."""
+    return bool(torch.cpu.get_capabilities().get(extension))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hide the libraries' progress bars and notes while something is loaded; what a download shows stays."""
+    libraries = (diffusers.logging, transformers.logging)
+    bars = [library.is_progress_bar_enabled() for library in libraries]
+    loggers = [logging.getLogger(name) for name in ("diffusers", "transformers", "huggingface_hub", "torch")]
+    levels = [logger.level for logger in loggers]
+    for library in libraries:
+        library.disable_progress_bar()
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)  # what goes wrong is raised, too
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        for library, bar in zip(libraries, bars, strict=True):
+            if bar:
+                library.enable_progress_bar()
+
+
+def _downloaded(name: str, kind: str) -> Path:
+    """Download a checkpoint, and of it only what is used; what it is, is looked at before its weights come."""
+    try:
+        if kind == "model":
+            check_index(Path(hf_hub_download(name, INDEX)), name)
+            folder = Path(StableDiffusionPipeline.download(name, use_safetensors=True))
+        else:
+            patterns = [CONFIG, "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model-*.safetensors*"]
+            folder = Path(snapshot_download(name, allow_patterns=patterns))
+    except SegueError:
+        raise
+    except LocalEntryNotFoundError as error:
+        raise SegueError(f"{kind} '{name}' is not on disk, and the hub cannot be reached") from error
+    except HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", "no answer")
+        raise SegueError(f"{kind} '{name}' cannot be had from the hub ({status}); check the name") from error
+    except Exception as error:  # the network's and the libraries' many own kinds
+        raise SegueError(f"{kind} '{name}' cannot be downloaded: {_one_line(error)}") from error
+    check(kind)(folder, name)
+    return folder
+
+
+def _pipe(folder: Path, dtype: torch.dtype, controlnet: Any) -> Any:
+    """The pipeline of a checkpoint's folder, with a ControlNet where there is one."""
+    kind = StableDiffusionPipeline if controlnet is None else StableDiffusionControlNetPipeline
+    parts = {} if controlnet is None else {"controlnet": controlnet}
+    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    for part in ("unet", "vae", "text_encoder", "safety_checker"):
+        library, name = index.get(part) or (None, None)
+        if library is not None and (folder / part).is_dir():
+            if (code := getattr(CODE[library], str(name), None)) is None:
+                raise SegueError(f"{folder} cannot be loaded: {library} here has no {name} for its {part}")
+            parts[part] = _network(code, folder / part, dtype)
+    if "safety_checker" not in parts:
+        parts |= {"safety_checker": None, "requires_safety_checker": False}
+    if "image_encoder" in index:
+        parts["image_encoder"] = None  # of an IP-Adapter, which is not used
+    with _in_one_line(folder):
+        return kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True, **parts)
+
+
+def _network(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """A network from its folder, whole.
+
+    The precision is always given: without it a folder of float16 becomes a mixture.
+    """
+    names = [path.name for path in folder.glob("*.safetensors")]
+    half_only = any(".fp16" in name for name in names) and not any(map(PLAIN.fullmatch, names))
+    options = {"use_safetensors": True, "variant": "fp16" if half_only else None, "local_files_only": True}
+    with _in_one_line(folder):
+        network, found = kind.from_pretrained(folder, dtype=dtype, output_loading_info=True, **options)
+    check_whole(found, f"{folder} cannot be loaded: it lacks weights")
+    return network
+
+
+@contextmanager
+def _in_one_line(folder: Path) -> Iterator[None]:
+    """SegueError where a folder cannot be loaded; the loaders raise whatever they like for a damaged one."""
+    try:
+        yield
+    except Exception as error:
+        raise SegueError(f"{folder} cannot be loaded: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    """What an error says, in one line that is not too long."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _dtype(name: str | torch.dtype) -> torch.dtype:
+    if isinstance(name, torch.dtype):
+        return name
+    if name not in ("float32", "bfloat16", "float16"):
+        raise SegueError(f"dtype is float32, bfloat16 or float16, not '{name}'")
+    found: torch.dtype = getattr(torch, name)
+    return found

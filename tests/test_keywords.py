@@ -1,0 +1,63 @@
+"""The keyword arguments that editors complete are the settings, and have their types.
+
+python tests/test_keywords.py && ruff format src      # writes them anew after settings have changed
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from segue import keywords, settings
+from segue.settings import ComputeSettings, FilmSettings, MorphSettings, fields
+
+FILE = Path(keywords.__file__)
+WIDER = {  # what the settings' own readers take beside the field's type
+    settings._several: {
+        "tuple[str, ...]": "str | Sequence[str]",
+        "tuple[float, ...]": "float | Sequence[float]",
+    },
+    settings._shifts: {"tuple[tuple[float, float], ...]": "tuple[float, float] | Sequence[tuple[float, float]]"},
+    settings._name: {"str": "str | PathLike[str]"},
+    settings._names: {"tuple[str, ...]": "str | PathLike[str] | Sequence[str | PathLike[str]]"},
+}
+
+
+def typed(field: Any) -> str:
+    """The type of a field as it is written, without its bounds."""
+    text = field.annotation.__name__ if isinstance(field.annotation, type) else str(field.annotation)
+    text = str(field.annotation) if "[" in str(field.annotation) else text
+    text = re.sub(r"typing\.Annotated\[(\w+), [^\]]*?\)\]\)?\]?", r"\1", text.replace("typing.Literal", "Literal"))
+    text = re.sub(r"typing\.Optional\[(.*)\]$", r"\1 | None", text).replace("'", '"')
+    for given in field.metadata:
+        if (reader := getattr(given, "func", None)) in WIDER:
+            return WIDER[reader][text]
+    return text.replace("dict[", "Mapping[")
+
+
+def source() -> str:
+    """The module as it should be."""
+    parts = []
+    for name, kinds, what in (
+        ("MorphValues", (MorphSettings, ComputeSettings), "Keyword arguments that make frames"),
+        ("FilmValues", (FilmSettings,), "Keyword arguments that make a film of frames"),
+    ):
+        lines = [f"    {n}: {typed(field)}" for kind in kinds for n, field in fields(kind).items()]
+        of = " and ".join(kind.__name__ for kind in kinds)
+        parts.append(
+            f'class {name}(TypedDict, total=False):\n    """{what}: the fields of {of}."""\n\n' + "\n".join(lines)
+        )
+    head = FILE.read_text().split("\n\n\nclass ")[0].rstrip()
+    return "\n\n\n".join([head, *parts]) + "\n"
+
+
+def plain(text: str) -> str:
+    """Without what a formatter changes."""
+    return re.sub(r",?\s+|[()]", "", text)
+
+
+def test_they_are_the_settings() -> None:
+    assert plain(FILE.read_text()) == plain(source())
+
+
+if __name__ == "__main__":
+    FILE.write_text(source())
