@@ -2,6 +2,7 @@
 
 import errno
 import gc
+import io
 import os
 import sys
 from pathlib import Path
@@ -243,6 +244,9 @@ def main() -> None:
     # The libraries make half a million objects that stay. Looking for garbage among them again and again while they
     # are imported, and once more at the end, costs seconds.
     gc.set_threshold(GARBAGE)
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal has no letters for is no fault of the film
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     code = run(sys.argv[1:])
     gc.freeze()
     sys.exit(code)

@@ -22,7 +22,8 @@ from segue.morph import Morph, films_of
 from segue.options import given
 from segue.parts import RUN_FILE, read_part
 from segue.pick import Asked, terminal_chooser
-from segue.pictures import load
+from segue.picture_files import file_of
+from segue.pictures import LEAST_SIDE, load
 from segue.run import REPLACED, RunFolder, recovered
 from segue.settings import (
     ComputeSettings,
@@ -220,10 +221,10 @@ def _check(images: Sequence[Path], output: Path, background: str) -> None:
         raise SegueError(f"a film needs two images or more, not {len(images)}")
     check_film(output)
     for place in (output, run_folder(output)):
-        check_apart(place, images)
+        check_apart(place, map(file_of, images))
     with unheard():
         for image in images:
-            load(image, background=background)
+            load(image, background=background, least=LEAST_SIDE)
 
 
 def _check_own(output: Path, folder: Path) -> None:

@@ -1,6 +1,5 @@
 """A manifest becomes rows: for each film its images, settings and place, all checked before anything is made."""
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,10 +8,11 @@ from typing import Any, get_origin
 
 from segue.control import check_number
 from segue.errors import SegueError, unheard
-from segue.evaluate.manifest import COLUMNS, Pair, faults_message, pairs_and_faults, shown_size
+from segue.evaluate.manifest import COLUMNS, Pair, faults_message, pairs_and_faults
 from segue.files import check_apart
 from segue.parts import RUN_FILE
-from segue.pictures import load
+from segue.picture_files import digest_of_source, file_of
+from segue.pictures import LEAST_SIDE, load, shown_size
 from segue.plan import check_plan
 from segue.pose.keypoints import Pose
 from segue.run import REPLACED
@@ -72,7 +72,7 @@ class Row:
             "settings": as_json(self.settings),
             "film": film,
             "model": {"name": model.model, "controlnet": model.controlnet, "dtype": model.dtype},
-            "files": [hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in self.inputs],
+            "files": [digest_of_source(path) for path in self.inputs],
         }
 
 
@@ -115,7 +115,7 @@ def read_rows(
                 faults.append(f"{pair.place} ({pair.name}): {path.name} would also be {taken[path]}; name it otherwise")
                 continue
             try:
-                check_apart(path, (manifest, pair.a, pair.b))
+                check_apart(path, (manifest, file_of(pair.a), file_of(pair.b)))
             except SegueError as error:
                 faults.append(f"{pair.place} ({pair.name}): {error}")
         taken |= {folder_of: f"the run folder of {pair.name}", film: f"the film of {pair.name}"}
@@ -131,7 +131,7 @@ def read_rows(
         )
     if faults:
         raise SegueError(faults_message(manifest, faults))
-    check_apart(output / TABLE, [manifest, *(file for row in rows for file in row.inputs)])
+    check_apart(output / TABLE, [manifest, *(file_of(file) for row in rows for file in row.inputs)])
     return rows
 
 
@@ -181,7 +181,7 @@ def _check(settings: MorphSettings, pair: Pair) -> None:
         for path, image in zip(poses, (pair.a, pair.b), strict=False):
             Pose.load(path, shown_size(image))
         for path in settings.control_image:
-            load(path)
+            load(path, least=LEAST_SIDE)
 
 
 def _poses(settings: MorphSettings) -> list[str]:

@@ -10,6 +10,7 @@ import typer
 from segue.display import Line, shown_as_lines
 from segue.errors import SegueError
 from segue.options import faults_as_lines, given, mode_of, with_settings
+from segue.picture_files import file_of
 from segue.settings import PRESET_HELP, ComputeSettings, ModelSettings, MorphSettings, checked, option_name, with_preset
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def _evaluate(
     checked(ComputeSettings, computing)
     with faults_as_lines():
         pairs = read_pairs(inputs[0])
-    check_report(output, [inputs[0], *(image for pair in pairs for image in (pair.a, pair.b))])
+    check_report(output, [inputs[0], *(file_of(image) for pair in pairs for image in (pair.a, pair.b))])
 
     from segue.evaluate.features import network_named
     from segue.interpolate import Interpolator
