@@ -1,4 +1,4 @@
-"""A disc of (200, 80, 60) on grey 128, as each colour space writes it: from the published matrices, without profiles."""
+"""A disc of (200, 80, 60) on grey 128, as each colour space writes it: by the published matrices, no profile."""
 
 import struct
 import zlib
@@ -9,7 +9,7 @@ import numpy as np
 
 DISC, GREY = (200, 80, 60), 128
 
-# From linear RGB to XYZ under D65: IEC 61966-2-1, BT.2020, SMPTE EG 432-1 with D65, Adobe RGB (1998), BT.601 (525 lines).
+# From linear RGB to XYZ under D65: IEC 61966-2-1, BT.2020, Display P3, Adobe RGB (1998), BT.601 of 525 lines.
 TO_XYZ = {
     "srgb": [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]],
     "bt2020": [[0.636958, 0.144617, 0.168881], [0.262700, 0.677998, 0.059302], [0.0, 0.028073, 1.060985]],

@@ -264,7 +264,9 @@ def test_adobe_rgb_of_exif(tmp_path: Path, name: str) -> None:
     exif[0x8769] = {0xA001: 65535, 0xA005: {1: "R03"}}
     plain = Image.Exif()
     plain[0x8769] = {0xA001: 65535}  # uncalibrated by itself says nothing
-    options: dict[str, Any] = {"quality": 100, "subsampling": 0} if name == "a.jpg" else {"lossless": True} if name == "a.webp" else {}
+    options: dict[str, Any] = (
+        {"quality": 100, "subsampling": 0} if name == "a.jpg" else {"lossless": True} if name == "a.webp" else {}
+    )
     Image.fromarray(disc("adobe", power(563 / 256))).save(tmp_path / name, exif=exif, **options)
     assert_right(load(tmp_path / name))
     Image.fromarray(disc()).save(tmp_path / name, exif=plain, **options)

@@ -40,7 +40,12 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Images = Annotated[list[Path], typer.Argument(help="Two images or more, in the order of the film.", show_default=False)]
+Images = Annotated[
+    list[Path],
+    typer.Argument(
+        help="Two images or more, in the order of the film; clip.mp4@last is a video's last frame.", show_default=False
+    ),
+]
 Output = Annotated[
     Path,
     typer.Option("--output", "-o", help="The film: .mp4, .gif or .webp, or a folder for PNGs.", show_default=False),

@@ -224,7 +224,7 @@ def _largest(path: Path) -> Opened:
 def _ifds(file: IO[bytes]) -> Iterator[_Ifd]:
     """All pictures of a TIFF, those of the chain and those below them."""
     head = file.read(8)
-    if 43 in head[2:4]:  # BigTIFF
+    if head[2] == 43:  # BigTIFF
         head += file.read(8)
     waiting, known = [TiffImagePlugin.ImageFileDirectory_v2(head).next], set[int]()
     while waiting and len(known) < _MOST_IFDS:
@@ -261,7 +261,7 @@ def _of_ifd(path: Path, ifd: _Ifd, head: _Ifd) -> Image.Image | None:
 def _headed(data: bytes, offset: int) -> bytearray:
     """A TIFF whose first picture is the one at an offset."""
     headed, order = bytearray(data), "<" if data[:2] == b"II" else ">"
-    if 43 in data[2:4]:  # BigTIFF
+    if data[2] == 43:  # BigTIFF
         struct.pack_into(f"{order}Q", headed, 8, offset)
     else:
         struct.pack_into(f"{order}I", headed, 4, offset)

@@ -5,6 +5,7 @@ primaries are brought to sRGB's. Matrix and range are those that the file names,
 lines on and BT.601 below, and 16 to 235.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,7 +64,7 @@ def read_still(path: Path, which: Which) -> Image.Image | None:
                 return None
             stream = container.streams.video[0]
             try:
-                frame = _first(container) if which == "first" else _last(container, stream)
+                frame = next(_frames(container, stream), None) if which == "first" else _last(container, stream)
             except (av.error.FFmpegError, ValueError) as error:
                 raise SegueError(f"{path} is damaged: {' '.join(str(error).split())}") from error
             if frame is None:
@@ -74,8 +75,15 @@ def read_still(path: Path, which: Which) -> Image.Image | None:
                 raise SegueError(f"{path} {error}") from error
 
 
-def _first(container: Any) -> Any:
-    return next(iter(container.decode(video=0)), None)
+def _frames(container: Any, stream: Any) -> Iterator[Any]:
+    """The frames from where a file stands; those of VP8 and VP9 with their alpha, which one decoder alone knows."""
+    decoder = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec_context.name)
+    if decoder is None or stream.metadata.get("alpha_mode") != "1":
+        yield from container.decode(stream)
+        return
+    context = av.CodecContext.create(decoder, "r")
+    for packet in container.demux(stream):
+        yield from context.decode(packet)
 
 
 def _last(container: Any, stream: Any) -> Any:
@@ -84,13 +92,13 @@ def _last(container: Any, stream: Any) -> Any:
     if container.duration:
         try:
             container.seek(max(0, container.duration - _LAST_SECONDS * av.time_base), backward=True)
-            for frame in container.decode(stream):  # noqa: B007
+            for frame in _frames(container, stream):  # noqa: B007
                 pass
         except av.error.FFmpegError:
             frame = None
     if frame is None:
         container.seek(0)
-        for frame in container.decode(stream):  # noqa: B007
+        for frame in _frames(container, stream):  # noqa: B007
             pass
     return frame
 

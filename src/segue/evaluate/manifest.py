@@ -151,7 +151,7 @@ def _json_lines(text: str, faults: list[str]) -> Iterator[tuple[str, Mapping[str
 
 
 def _table(text: str, columns: Collection[str], faults: list[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    first = text.partition("\n")[0].strip()
+    first = text.partition("\n")[0].rstrip("\r")
     separator = max(SEPARATORS, key=first.count)  # of equal ones the earlier
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     lines = _cells(reader, faults)
