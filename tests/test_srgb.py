@@ -273,6 +273,18 @@ def test_adobe_rgb_of_exif(tmp_path: Path, name: str) -> None:
     assert_right(load(tmp_path / name))
 
 
+def test_a_profile_of_a_jpeg_2000(tmp_path: Path) -> None:
+    Image.fromarray(disc(curve=power(1.0))).save(tmp_path / "a.jp2")
+    data, icc = bytearray((tmp_path / "a.jp2").read_bytes()), profile(SRGB_AT_D50, 1.0)
+    colr, jp2h = data.index(b"colr") - 4, data.index(b"jp2h") - 4
+    (length,) = struct.unpack_from(">I", data, colr)
+    own = struct.pack(">I4sBBB", 11 + len(icc), b"colr", 2, 0, 0) + icc
+    struct.pack_into(">I", data, jp2h, struct.unpack_from(">I", data, jp2h)[0] + len(own) - length)
+    data[colr : colr + length] = own
+    (tmp_path / "a.jp2").write_bytes(data)
+    assert_right(load(tmp_path / "a.jp2"))
+
+
 def test_cmyk_through_its_profile_or_with_a_word(tmp_path: Path) -> None:
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     Image.new("CMYK", (8, 8), (0, 255, 0, 0)).save(tmp_path / "a.jpg", icc_profile=srgb, quality=100)

@@ -11,12 +11,14 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from segue.errors import SegueError, unheard
-from segue.stills import Which, read_still
+
+if TYPE_CHECKING:
+    from segue.stills import Which
 
 __all__ = ["MOST_PIXELS", "Opened", "digest_of_source", "file_of", "frame_note", "open_picture"]
 
@@ -95,14 +97,14 @@ def frame_note(image: Image.Image, name: str) -> str:
     return f"{name} has {frames} frames; the first one is used" if frames > 1 and image.tell() == 0 else ""
 
 
-def _file_and_frame(source: Path) -> tuple[Path, Which | None]:
+def _file_and_frame(source: Path) -> "tuple[Path, Which | None]":
     name, _, which = source.name.rpartition("@")
     if not name or which not in ("first", "last") or os.path.lexists(source):
         return source, None
     return source.with_name(name), "first" if which == "first" else "last"
 
 
-def _opened(path: Path, which: Which | None) -> Opened:
+def _opened(path: Path, which: "Which | None") -> Opened:
     """A picture by Pillow, a HEIC by its extra, a video by PyAV."""
     try:
         image = _by_pillow(path)
@@ -138,7 +140,9 @@ def _by_pillow(path: Path) -> Image.Image:
         raise
 
 
-def _still(path: Path, which: Which | None) -> Opened:
+def _still(path: Path, which: "Which | None") -> Opened:
+    from segue.stills import read_still  # PyAV, which pictures do not need, takes its time
+
     still = read_still(path, which or "first")
     if still is None:
         raise SegueError(f"{path} is no picture that can be read (PNG, JPEG, WebP, AVIF, GIF, TIFF, ...) and no video")

@@ -149,7 +149,8 @@ def _warn_of_profile(name: str, reason: str) -> None:
 
 
 def _profile_of(image: Image.Image) -> Profile | None:
-    icc, info = image.info.get("icc_profile"), image.info
+    info = image.info
+    icc = info.get("icc_profile") or _icc_of_jp2(image)
     coded = _cicp(image) if image.format == "PNG" else None if icc else _nclx(image)
     if coded is not None:
         return coded.profile()
@@ -231,6 +232,15 @@ def _nclx(image: Image.Image) -> Coded | None:
     except (KeyError, IndexError, struct.error):  # without such boxes nothing is said
         return None
     return None
+
+
+def _icc_of_jp2(image: Image.Image) -> bytes | None:
+    """The ICC profile of a JPEG 2000 (ISO/IEC 15444-1, I.5.3.3), which Pillow passes over."""
+    if image.format != "JPEG2000":
+        return None
+    with _bytes_of(image) as file:
+        header = dict(_boxes(file.read())).get(b"jp2h", b"")
+    return next((content[3:] for kind, content in _boxes(header) if kind == b"colr" and content[:1] in b"\2\3"), None)
 
 
 def _associated(ipma: bytes, primary: int) -> list[int]:
