@@ -185,6 +185,7 @@ def test_rows_of_frames_of_a_video(tmp_path: Path, loaded: Loaded) -> None:
     first, second = read_rows(manifest, tmp_path / "out", values, preset="balanced", ending=".gif")
     assert first.images == (tmp_path / "clip.mp4@first", tmp_path / "clip.mp4@last")
     assert first.recipe(ModelSettings()) != second.recipe(ModelSettings())
+    (tmp_path / "out").mkdir()
     order = packed(Order(first))
     (tmp_path / "clip.mp4").unlink()
     result = make_apart(loaded, order, lambda: None, lambda _text: None)
