@@ -42,6 +42,7 @@ from segue.backbone import CLEAN, Sampling
 from segue.backbone.stable_diffusion import StableDiffusion
 from segue.evaluate.manifest import read_pairs
 from segue.files import read_json, write_json, write_text
+from segue.models.loading import best_dtype, device_of, quiet
 from segue.noise import Noise
 from segue.pictures import fit, load
 from segue.pose.detect import pocket_network
@@ -244,8 +245,8 @@ def measure_shares(options: Options) -> Table:
 
 def measure_paper(options: Options) -> Table:
     """The transcription and the engine, which take turns in one process, with the same weights and noise."""
-    device = loading.device_of(options.device)
-    with loading.quiet():
+    device = device_of(options.device)
+    with quiet():
         plain = StableDiffusionPipeline.from_pretrained(models.pocket_folder(), dtype=torch.float32).to(device)
     plain.set_progress_bar_config(disable=True)
     same = Interpolator.from_pretrained(dtype="float32", device=options.device)
@@ -363,8 +364,8 @@ def measure_lengths(options: Options) -> Table:
 
 def measure_real_size(options: Options) -> Table:
     """One step of the engine and of a bare loop over the same UNet take turns, at Stable Diffusion 2.1's shape."""
-    device, size = loading.device_of(options.device), 128 if options.quick else 512
-    dtype = loading.best_dtype(device)
+    device, size = device_of(options.device), 128 if options.quick else 512
+    dtype = best_dtype(device)
     with peak_memory(device) as loading:
         pipe = stable_diffusion_21(dtype).to(device)
     pipe.set_progress_bar_config(disable=True)
@@ -456,7 +457,7 @@ def describe_machine(device: str | None) -> str:
     name = re.findall(r"model name\s*:\s*(.+)", info.read_text() if info.exists() else "")
     can = torch.cpu.get_capabilities()
     flags = [flag for flag in ("avx2", "avx512_f", "avx512_bf16", "amx_bf16") if can.get(flag)]
-    where = loading.device_of(device)
+    where = device_of(device)
     accelerator = [torch.cuda.get_device_name(where)] if where.type == "cuda" else []
     processor = f"{name[0] if name else platform.machine()} ({', '.join(flags) or 'no AVX2'})"
     threads = torch.get_num_threads()

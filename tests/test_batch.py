@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import typer
 from PIL import Image
+from test_stills import write
 from tiny import tiny_pipe
 
 from segue.batch import command, drive
@@ -173,6 +174,27 @@ def test_rows_of_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert second.settings.num_frames == 17
     assert second.settings.control_image == (str(tmp_path / "p0-a.png"), str(tmp_path / "p0-b.png"))
     assert second.inputs == tuple(tmp_path / name for name in ("p1-a.png", "p1-b.png", "p0-a.png", "p0-b.png"))
+
+
+def test_rows_of_frames_of_a_video(tmp_path: Path, loaded: Loaded) -> None:
+    """Also for a worker elsewhere, who is sent the video."""
+    write(tmp_path / "clip.mp4", size=(32, 32))
+    manifest = tmp_path / "pairs.csv"
+    manifest.write_text("name;a;b\nx;clip.mp4@first;clip.mp4@last\ny;clip.mp4@last;clip.mp4@first\n")
+    values = {**SETTINGS, "num_frames": 3}
+    first, second = read_rows(manifest, tmp_path / "out", values, preset="balanced", ending=".gif")
+    assert first.images == (tmp_path / "clip.mp4@first", tmp_path / "clip.mp4@last")
+    assert first.recipe(ModelSettings()) != second.recipe(ModelSettings())
+    (tmp_path / "out").mkdir()
+    order = packed(Order(first))
+    (tmp_path / "clip.mp4").unlink()
+    result = make_apart(loaded, order, lambda: None, lambda _text: None)
+    assert not result.reason
+    unpack(first, result.parcel or b"")
+    keyframes = [np.asarray(Image.open(path), int) for path in sorted((first.folder / "frames").glob("*.png"))]
+    height, width = keyframes[0].shape[:2]
+    assert abs(keyframes[0][height // 2, width // 2] - (200, 80, 60)).max() <= 3
+    assert abs(keyframes[-1][height // 2, width // 2] - (60, 80, 200)).max() <= 3
 
 
 def test_every_fault_of_a_manifest_is_told_before_anything_is_made(

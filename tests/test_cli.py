@@ -17,9 +17,10 @@ import av
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+from test_stills import write
 from tiny import tiny_pipe
 
-from segue import __version__, make
+from segue import __version__, cli, make
 from segue.cli import run
 from segue.history import Edit
 from segue.interpolate import Interpolator
@@ -594,3 +595,19 @@ def check_line(capsys: pytest.CaptureFixture[str], message: str) -> None:
     assert captured.out == ""
     assert re.fullmatch(r"segue: [^\n]+\n", captured.err), captured.err
     assert message in captured.err
+
+
+def test_a_name_that_the_terminal_has_no_letters_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(said, encoding="ascii"))
+    monkeypatch.setattr(cli, "run", lambda _arguments: print("straße\udce9.mp4: 3 frames", flush=True))
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code is None
+    assert said.getvalue() == b"stra\\xdfe\\udce9.mp4: 3 frames\n"
+
+
+def test_a_film_does_not_replace_the_video_it_begins_with(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(here / "clip.mp4")
+    assert run(["morph", "clip.mp4@last", "b.png", "-o", "clip.mp4"]) == 2
+    check_line(capsys, "clip.mp4 would replace clip.mp4; choose another output")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from test_stills import write
 
 from segue.errors import SegueError
 from segue.evaluate.manifest import read_pairs
@@ -60,6 +61,50 @@ def test_csv(folder: Path) -> None:
     assert two.prompts is None
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("ending", [".jsonl", ".csv"])
+def test_text_as_editors_and_spreadsheets_save_it(folder: Path, encoding: str, ending: str) -> None:
+    rows = {
+        ".jsonl": '{"name": "x", "a": "cat.png", "b": "dog.png", "prompt": "é 日"}\r\n',
+        ".csv": "name,a,b,prompt\r\nx,cat.png,dog.png,é 日\r\n",
+    }
+    (folder / f"pairs{ending}").write_bytes(rows[ending].encode(encoding))
+    (pair,) = read_pairs(folder / f"pairs{ending}")
+    assert (pair.name, pair.a, pair.prompt) == ("x", folder / "cat.png", "é 日")
+
+
+@pytest.mark.parametrize("name", ["pairs.csv", "pairs.tsv"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("hint", [False, True])
+def test_tables_with_other_separators(folder: Path, name: str, separator: str, hint: bool) -> None:
+    lines = [["name", "a", "b", "prompt"], ["x", "cat.png", "dog.png", '"a, pet; sitting"']]
+    text = (f"sep={separator}\r\n" if hint else "") + "".join(f"{separator.join(line)}\r\n" for line in lines)
+    (folder / name).write_text(text, newline="")
+    (pair,) = read_pairs(folder / name)
+    assert (pair.name, pair.b, pair.prompt) == ("x", folder / "dog.png", "a, pet; sitting")
+    assert pair.place == f"line {3 if hint else 2}"
+
+
+@pytest.mark.parametrize("name", ["bom.jsonl", "semi.csv", "u16.jsonl"])
+def test_manifests_that_users_brought(tmp_path: Path, name: str) -> None:
+    (tmp_path / "in").mkdir()
+    for file in ("plain.png", "grey_plain.png"):
+        Image.new("RGB", (16, 16)).save(tmp_path / "in" / file)
+    (tmp_path / name).write_bytes((Path(__file__).parent / "data" / "cases" / "manifests" / name).read_bytes())
+    (pair,) = read_pairs(tmp_path / name)
+    assert (pair.name, pair.a, pair.b) == ("x", tmp_path / "in" / "plain.png", tmp_path / "in" / "grey_plain.png")
+
+
+def test_frames_of_videos(folder: Path) -> None:
+    write(folder / "clip.mp4", size=(32, 24))
+    first, last = folder / "clip.mp4@first", folder / "clip.mp4@last"
+    (pair,) = read_pairs(lines(folder, {"name": "x", "a": "clip.mp4@first", "b": "clip.mp4@last"}))
+    assert (pair.a, pair.b) == (first, last)
+    assert faults(lines(folder, {"name": "x", "a": "gone.mp4@first", "b": "cat.png"})) == [
+        f"line 1: there is no file {folder}/gone.mp4@first"
+    ]
+
+
 def test_folder(tmp_path: Path) -> None:
     for name in ("x-a.png", "x-b.jpg", "two-words-a.png", "two-words-b.png", "notes.png"):
         Image.new("RGB", (8, 8)).save(tmp_path / name)
@@ -97,7 +142,7 @@ def test_every_fault_with_its_line(folder: Path) -> None:
         ("line 6", "a is 32 x 24 pixels, b is 48 x 24"),
         ("line 7", "no column 'a'"),
         ("line 8", "'../seven'"),
-        ("line 9", "is no image that can be read"),
+        ("line 9", "broken.png is no picture that can be read"),
         ("line 10", "prompt_a and prompt_b go together"),
         ("line 11", "prompt is for both"),
         ("line 12", "pose_a and pose_b go together"),
@@ -124,7 +169,8 @@ def test_what_shows_only_on_a_closer_look(folder: Path) -> None:
         '{"a": "cat.png", "b": "dog.png", "a": "fox.png"}',
     )
     found = faults(path)
-    assert found[0] == found[1] == f"line 1: {folder / 'cut.jpg'} is no image that can be read"
+    assert found[0] == found[1]
+    assert found[0].startswith(f"line 1: {folder / 'cut.jpg'} is damaged: ")
     assert found[2].endswith("is longer than 100 characters; give one")
     assert found[3] == "line 3: column 'a' is there twice"
     with pytest.raises(SegueError, match="2 faults"):  # a batch sees when it comes to it
@@ -151,14 +197,14 @@ def test_turned_photographs_have_the_size_they_are_shown_at(folder: Path) -> Non
 def test_what_is_no_manifest(folder: Path, tmp_path: Path) -> None:
     for path, text in (
         (folder / "none.jsonl", "cannot be read"),
-        (folder / "cat.png", "no UTF-8"),
+        (folder / "cat.png", "it is neither UTF-8 nor UTF-16 text"),
         (lines(folder), "holds no pairs"),
     ):
         with pytest.raises(SegueError, match=text):
             read_pairs(path)
     other = folder / "pairs.txt"
     other.write_text("x")
-    with pytest.raises(SegueError, match=r"a manifest is a \.jsonl or .csv file"):
+    with pytest.raises(SegueError, match=r"a manifest is a \.jsonl, \.csv or \.tsv file"):
         read_pairs(other)
 
 

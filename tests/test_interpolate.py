@@ -39,7 +39,9 @@ def film(path: Path | None, *images: Any, **settings: Any) -> Any:
 @pytest.mark.parametrize("how", ["cover", "contain", "stretch"])
 def test_the_first_and_the_last_frame_are_the_fitted_images(how: Any, tmp_path: Path) -> None:
     wide, tall = picture(0, (70, 40)), picture(1, (33, 90))
-    morph = film(tmp_path / "run", wide, tall, fit=how, width=48, height=32, background="navy")
+    told = pytest.warns(SegueWarning, match=r"^the keyframe at 0 loses 14 %, the keyframe at 1 loses 76 % at the edges")
+    with told if how == "cover" else contextlib.nullcontext():
+        morph = film(tmp_path / "run", wide, tall, fit=how, width=48, height=32, background="navy")
     assert morph.frames[0].tobytes() == fit(wide, (48, 32), how, "navy").tobytes()
     assert morph.frames[-1].tobytes() == fit(tall, (48, 32), how, "navy").tobytes()
     assert {frame.size for frame in morph.frames} == {(48, 32)}

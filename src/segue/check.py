@@ -167,7 +167,7 @@ def check_films(images: Sequence[Path], *, detector: Detector | None, model: str
     if len(images) < 2:
         raise SegueError(f"a film needs two images or more, not {len(images)}")
     named(model)
-    pictures = [load(image) for image in images]
+    pictures = [load(image, least=8 * SIDE) for image in images]
     clip, poses = Clip.load(), _poses(pictures, detector)
     gaps = zip(images, images[1:], pictures, pictures[1:], poses, poses[1:], strict=False)
     for left_name, right_name, left, right, *pair in gaps:

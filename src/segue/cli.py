@@ -2,6 +2,7 @@
 
 import errno
 import gc
+import io
 import os
 import sys
 from collections.abc import Mapping
@@ -43,7 +44,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
-Images = Annotated[list[Path], typer.Argument(help="Two images or more, in the order of the film.", show_default=False)]
+Images = Annotated[
+    list[Path],
+    typer.Argument(
+        help="Two images or more, in the order of the film; clip.mp4@last is a video's last frame.", show_default=False
+    ),
+]
 Output = Annotated[
     Path,
     typer.Option("--output", "-o", help="The film: .mp4, .gif or .webp, or a folder for PNGs.", show_default=False),
@@ -257,6 +263,9 @@ def main() -> None:
     # The libraries make half a million objects that stay. Looking for garbage among them again and again while they
     # are imported, and once more at the end, costs seconds.
     gc.set_threshold(GARBAGE)
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal has no letters for is no fault of the film
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     code = run(sys.argv[1:])
     gc.freeze()
     sys.exit(code)

@@ -4,6 +4,7 @@ A temporary name is ``.NAME.XXXXXXXX.part``; a process that was killed leaves at
 it. Errors of the disk (full, read-only, no permission, no such folder) become one line that names the path.
 """
 
+import codecs
 import json
 import os
 import re
@@ -11,7 +12,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from segue.errors import SegueError
 
@@ -19,7 +20,10 @@ __all__ = [
     "append_line",
     "check_apart",
     "check_writable",
+    "file_and_frame",
+    "file_of",
     "read_json",
+    "read_text",
     "remove",
     "sweep",
     "temporary_name",
@@ -32,6 +36,19 @@ __all__ = [
 
 _TEMPORARY = re.compile(r"\.(.*)\.[0-9a-f]{8}\.part")
 _NAME_BYTES = 200  # of a name that a temporary name repeats: with its ending it stays below the usual limit of 255
+
+
+def file_of(source: Path) -> Path:
+    """The file of a picture or of a video's frame: ``clip.mp4`` of ``clip.mp4@last``, unless that is a file's name."""
+    return file_and_frame(source)[0]
+
+
+def file_and_frame(source: Path) -> tuple[Path, Literal["first", "last"] | None]:
+    """A file, and which frame of a video is meant, if one is named."""
+    name, _, which = source.name.rpartition("@")
+    if not name or which not in ("first", "last") or os.path.lexists(source):
+        return source, None
+    return source.with_name(name), "first" if which == "first" else "last"
 
 
 @contextmanager
@@ -95,8 +112,11 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file atomically, as UTF-8 with the line ends of the text."""
-    write_bytes(path, text.encode())
+    """Write a file atomically, as UTF-8 with the line ends of the text.
+
+    Bytes of a name that is not UTF-8, which Python keeps as lone surrogates, become the escapes that JSON has for them.
+    """
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_json(path: Path, content: object) -> None:
@@ -121,6 +141,28 @@ def read_json(path: Path) -> dict[str, Any] | None:
     if not isinstance(found, dict):
         raise SegueError(f"{path} is damaged: it holds no JSON object")
     return found
+
+
+def read_text(path: Path) -> str:
+    """The text of a file that another program wrote: UTF-8, or UTF-16 with or without its mark.
+
+    Raises:
+        SegueError: the file cannot be read, or holds text of another kind.
+    """
+    try:
+        data = path.read_bytes()
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            return data.decode("utf-16")
+        # Half the bytes of plain letters in UTF-16 are zero, and none in UTF-8.
+        if data[1:200:2].count(0) > len(data[1:200:2]) // 2:
+            return data.decode("utf-16-le")
+        if data[0:200:2].count(0) > len(data[0:200:2]) // 2:
+            return data.decode("utf-16-be")
+        return data.decode("utf-8-sig")
+    except OSError as error:
+        raise SegueError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SegueError(f"{path} cannot be read: it is neither UTF-8 nor UTF-16 text") from error
 
 
 def append_line(path: Path, text: str) -> None:
@@ -226,7 +268,8 @@ def temporary_name(path: Path) -> Path:
 
 def _shortened(name: str) -> str:
     """As much of a name as a temporary name repeats."""
-    return name.encode()[:_NAME_BYTES].decode(errors="ignore")
+    cut = os.fsencode(name)[:_NAME_BYTES]
+    return name if os.fsdecode(cut) == name else cut.decode(errors="ignore")
 
 
 def _flush(path: Path, flags: int) -> None:

@@ -8,7 +8,7 @@ from PIL import Image
 from segue.errors import SegueError, unheard
 from segue.history import Edit
 from segue.parts import RUN_FILE, read_part
-from segue.pictures import film_size, load
+from segue.pictures import LEAST_SIDE, film_size, load, shown_size
 from segue.plan import check_plan
 from segue.points import points_of_gaps
 from segue.pose.keypoints import Pose
@@ -22,7 +22,7 @@ def check_inputs(images: Sequence[Path], settings: MorphSettings) -> None:
     pictures = check_images(images, settings.background)
     with unheard():  # what is to be known is told when the film is made
         check_plan(settings, len(images))
-        check_files(settings, [picture.size for picture in pictures])
+        check_files(settings, [shown_size(image) for image in images])
     if settings.size:
         width, height = map(int, settings.size.split("x"))
         film_size(pictures, (1, 1), (width, height))
@@ -39,7 +39,7 @@ def check_edit(folder: Path, edit: Edit) -> None:
 def check_images(images: Sequence[Path], background: str = "white") -> list[Image.Image]:
     """The pictures of files; SegueError where one cannot be read."""
     with unheard():
-        return [load(image, background=background) for image in images]
+        return [load(image, background=background, least=LEAST_SIDE) for image in images]
 
 
 def check_files(settings: MorphSettings, sizes: Sequence[tuple[int, int]]) -> None:
@@ -55,7 +55,7 @@ def check_files(settings: MorphSettings, sizes: Sequence[tuple[int, int]]) -> No
     for path, size in zip(poses, sizes, strict=False):
         Pose.load(path, size)
     for path in settings.control_image:
-        load(path)
+        load(path, least=LEAST_SIDE)
     if settings.points:
         points_of_gaps(Path(settings.points), len(sizes) - 1 + settings.loop)
 

@@ -45,14 +45,24 @@ from segue.errors import SegueError
 from segue.frames import DecidedTree, EditedNoise, Look, network_kept
 from segue.generate import Work, generate
 from segue.history import Edit, Redo, Undo, as_edit
-from segue.keyframes import camera, correspondences, encoded, fitted, images_of, loaded, sizes, warn_of_scenes
+from segue.keyframes import (
+    camera,
+    correspondences,
+    encoded,
+    fitted,
+    images_of,
+    loaded,
+    sizes,
+    warn_of_crops,
+    warn_of_scenes,
+)
 from segue.keywords import MorphValues
 from segue.memory import within_memory
 from segue.method.bend import Bends, BentPictures
 from segue.method.detail import Detail, enlarged
 from segue.models import loading
 from segue.morph import Morph
-from segue.pictures import Source, digest, fit
+from segue.pictures import Source, digest, fit, shown_size
 from segue.plan import candidates_of, check_plan, motion_of, noise_of, tree_of, warn_of_noise
 from segue.rank import Judge
 from segue.run import RunFolder
@@ -386,6 +396,7 @@ class Interpolator:
         """
         pictures = loaded(images, settings)
         size, network = sizes(pictures, settings, self.backbone)
+        warn_of_crops(images, pictures, settings, size)
         keyframes = fitted(pictures, settings, size)
         if self.name == "pocket":
             warn_of_scenes(keyframes)
@@ -394,7 +405,7 @@ class Interpolator:
         check_plan(settings, len(keyframes))
         if settings.scheme != "interpolate":
             self.backbone.check(sampling_of(settings))
-        given = [picture.size for picture in pictures]
+        given = [shown_size(image) for image in images]
         return keyframes, network, read_given(settings, given, size, network, len(self.backbone.controlnets))
 
     def _sight(

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from functools import lru_cache, partial
+from os import PathLike
 
 import torch
 from PIL import Image
@@ -14,7 +15,7 @@ from segue.errors import SegueError, warn
 from segue.method.align import Correspondence, Match, align, is_plain
 from segue.method.bend import Bends
 from segue.motion import Motion, goes_beyond
-from segue.pictures import Source, common_size, film_size, fit, load, network_size
+from segue.pictures import MOST_LONGEST, Source, common_size, film_size, fit, load, network_size
 from segue.plan import motion_of
 from segue.run import RunFolder
 from segue.schemes import Seen
@@ -22,18 +23,32 @@ from segue.settings import MorphSettings
 from segue.tensors import to_tensor
 from segue.tree import FrameKey
 
-__all__ = ["camera", "correspondences", "encoded", "fitted", "images_of", "loaded", "sizes", "warn_of_scenes"]
+__all__ = [
+    "camera",
+    "correspondences",
+    "encoded",
+    "fitted",
+    "images_of",
+    "loaded",
+    "sizes",
+    "warn_of_crops",
+    "warn_of_scenes",
+]
+
+MOST_CROPPED = 0.1  # of a keyframe that is cut off without a word
 
 
 def loaded(images: Sequence[Source], settings: MorphSettings) -> list[Image.Image]:
-    """The images as they were given.
+    """The images as they were given; huge JPEGs reduced, to no less than twice the film's longer side on either side.
 
     Raises:
         SegueError: there are fewer than two images, or one of them cannot be read.
     """
     if len(images) < 2:
         raise SegueError(f"a film needs two images or more, not {len(images)}")
-    return [load(image, background=settings.background) for image in images]
+    asked = map(int, settings.size.split("x")) if settings.size else (settings.width or 0, settings.height or 0)
+    longest = max(MOST_LONGEST, *asked)  # of the film
+    return [load(image, background=settings.background, least=2 * longest) for image in images]
 
 
 def sizes(
@@ -61,6 +76,22 @@ def fitted(pictures: Sequence[Image.Image], settings: MorphSettings, size: tuple
         text = f"the camera sees beyond the edges of {named}; what is there is their picture mirrored"
         warn(text)
     return [shown(motion, Fraction(i), picture) for i, picture in enumerate(of_one_size)]
+
+
+def warn_of_crops(
+    images: Sequence[Source], pictures: Sequence[Image.Image], settings: MorphSettings, size: tuple[int, int]
+) -> None:
+    """Say, in one line, which images lose more than a tenth to the shape of the film."""
+    lost = {}
+    for i, (image, picture) in enumerate(zip(images, pictures, strict=True)):
+        shape = picture.width * size[1] / (picture.height * size[0])
+        if (share := 1 - min(shape, 1 / shape)) > MOST_CROPPED:
+            name = image if isinstance(image, str | PathLike) else getattr(image, "filename", "")
+            lost[str(name) or f"the keyframe at {i}"] = f"{100 * share:.0f} %"
+    if lost and settings.fit == "cover":
+        named = ", ".join(f"{name} loses {share}" for name, share in lost.items())
+        whole = "--fit contain shows pictures whole, --size 1280x720 sets another shape"
+        warn(f"{named} at the edges to the film's shape of {size[0]} x {size[1]}; {whole}")
 
 
 def warn_of_scenes(keyframes: Sequence[Image.Image]) -> None:

@@ -8,22 +8,25 @@ of the fitted picture. ``placement`` gives these numbers, so that poses are fitt
 """
 
 import hashlib
-import io
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageColor, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageColor, ImageOps
 
-from segue.errors import SegueError, unheard, warn
+from segue.errors import SegueError, SegueWarning, unheard, warn
+from segue.picture_files import frame_note, open_picture
+from segue.srgb import profile_of, to_srgb
 
 __all__ = [
     "LEAST_SIDE",
+    "MOST_LONGEST",
     "Fit",
     "Placement",
     "Source",
@@ -34,6 +37,7 @@ __all__ = [
     "load",
     "network_size",
     "placement",
+    "shown_size",
 ]
 
 Source: TypeAlias = str | os.PathLike[str] | Image.Image | NDArray[Any]
@@ -42,35 +46,36 @@ Fit = Literal["cover", "contain", "stretch"]
 LEAST_SIDE = 8  # pixels; below it there is nothing to interpolate
 MOST_SIDE = 16384
 
-_LAYERED = ("MPO", "PSD")  # formats with several pictures in a file that are no animations
+_ORIENTATION = 0x0112  # in EXIF
 
 
-def load(source: Source, background: str = "white") -> Image.Image:
-    """Read a picture as RGB of 8 bits; what it holds beyond that is brought into it.
+def load(source: Source, background: str = "white", *, least: int | None = None) -> Image.Image:
+    """Read a picture as RGB of 8 bits, in sRGB; what it holds beyond that is brought into it.
 
-    Rotated as its EXIF says; transparency laid on the background; colours of an embedded profile (CMYK too) brought
-    to sRGB; of 16 bits the upper 8, rounded; of several frames the first, with a SegueWarning.
+    Rotated as its EXIF says; its colours brought to plain sRGB by ``segue.srgb``, without any information beside its
+    pixels; transparency laid on the background; of 16 bits the upper 8, rounded; of several pictures in a file the one
+    that ``segue.picture_files`` says, of several frames the first, with a SegueWarning.
 
     Args:
-        source: a path; a PIL image, which stays as it is; or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), of
-            uint8, or of floats in [0, 1].
+        source: a path, also ``clip.mp4@last``; a PIL image, which stays as it is; or an array (H, W), (H, W, 1),
+            (H, W, 3) or (H, W, 4), of uint8, or of floats in [0, 1].
         background: a colour that PIL knows: a name, "#rrggbb", "rgb(r, g, b)".
+        least: a JPEG may be read at a half, a quarter or an eighth of its size, neither side shorter than this.
 
     Raises:
-        SegueError: no such file, no picture, a damaged one, one below 8 x 8 or above PIL's limit, an unknown colour.
+        SegueError: no such file, no picture, a damaged one, one below 8 x 8 or above 256 megapixels, one in HDR, an
+            unknown colour.
     """
     colour = _colour(background)
-    if isinstance(source, np.ndarray):
-        name, image = "the array", _from_array(source)
-    elif isinstance(source, Image.Image):
-        name, image = str(getattr(source, "filename", "") or "the image"), source
-    elif isinstance(source, str | os.PathLike):
-        name = os.fspath(source)
-        with _opened(Path(source)) as image:
-            return _as_rgb(image, name, colour)
-    else:
-        raise SegueError(f"a picture is a path, a PIL image or a numpy array, not {type(source).__name__}")
-    return _as_rgb(image, name, colour)
+    with _opened(source) as (image, name, note):
+        return _flattened(_read(image, name, note, least), colour)
+
+
+def shown_size(source: Source) -> tuple[int, int]:
+    """Width and height of a picture as it is shown, from its header; raises as ``load`` does."""
+    with _opened(source) as (image, name, _), _decoding(name):
+        turned = image.getexif().get(_ORIENTATION, 1) >= 5
+        return (image.height, image.width) if turned else (image.width, image.height)
 
 
 @dataclass(frozen=True)
@@ -237,105 +242,50 @@ def _colour(text: str) -> tuple[int, int, int]:
         raise SegueError(f"background: '{text}' is no colour; use a name such as white, or #rrggbb") from error
 
 
-def _opened(path: Path) -> Image.Image:
-    """The picture file, its header read; errors in one line that names it."""
-    try:
-        if path.is_dir():
-            raise SegueError(f"{path} is a folder, not a picture")
-        if path.exists() and not path.is_file():
-            raise SegueError(f"{path} is no ordinary file")
-        if path.stat().st_size == 0:
-            raise SegueError(f"{path} is empty")
-        with unheard():
-            image = Image.open(path)
-        limit = Image.MAX_IMAGE_PIXELS
-        if limit is not None and image.width * image.height > limit:
-            image.close()
-            raise SegueError(
-                f"{path} is too large: {image.width} x {image.height} pixels; the most are {limit:,} in all"
-            )
-    except FileNotFoundError as error:
-        raise SegueError(f"{path}: there is no such file") from error
-    except UnidentifiedImageError as error:
-        raise SegueError(f"{path} is no picture that can be read (PNG, JPEG, WebP, GIF, TIFF, ...)") from error
-    except Image.DecompressionBombError as error:
-        raise SegueError(f"{path} is too large: {error}") from error
-    except OSError as error:
-        fault = f"cannot be read: {error.strerror}" if error.strerror else f"is damaged: {error}"
-        raise SegueError(f"{path} {fault}") from error
-    except SegueError:
-        raise
-    except Exception as error:  # a decoder's own way to say that the header is damaged
-        raise SegueError(f"{path} is damaged: {error}") from error
-    return image
+@contextmanager
+def _opened(source: Source) -> Iterator[tuple[Image.Image, str, str]]:
+    """A picture, its header read, its name for messages, and what to say of it once it is decoded."""
+    if isinstance(source, np.ndarray):
+        yield _from_array(source), "the array", ""
+    elif isinstance(source, Image.Image):
+        name = str(getattr(source, "filename", "") or "the image")
+        yield source, name, frame_note(source, name)
+    elif isinstance(source, str | os.PathLike):
+        opened = open_picture(Path(source))
+        with opened.image as image:
+            yield image, os.fspath(source), opened.note
+    else:
+        raise SegueError(f"a picture is a path, a PIL image or a numpy array, not {type(source).__name__}")
 
 
-def _as_rgb(image: Image.Image, name: str, colour: tuple[int, int, int]) -> Image.Image:
-    """A new RGB picture of an open one, of the frame at which it stands."""
+def _read(image: Image.Image, name: str, note: str, least: int | None) -> Image.Image:
+    """A new picture of an open one, of the frame at which it stands: upright, L, LA, RGB or RGBA in plain sRGB."""
     width, height = image.size
     if min(width, height) < LEAST_SIDE:
         raise SegueError(f"{name} is too small: {width} x {height} pixels, the least is {LEAST_SIDE} x {LEAST_SIDE}")
-    try:
-        frames = getattr(image, "n_frames", 1) if image.format not in _LAYERED else 1
+    with _decoding(name):
+        profile = profile_of(image, name)
+        if least and image.format in ("JPEG", "MPO"):
+            image.draft(None, (least, least))
         with unheard():
-            first = image.tell() == 0
             upright = ImageOps.exif_transpose(image)
-            rgb = _flattened(_to_srgb(_unpacked(upright)), colour)
+        plain = to_srgb(upright, profile, name)
+    if note:
+        warn(note)
+    return plain
+
+
+@contextmanager
+def _decoding(name: str) -> Iterator[None]:
+    """Errors of a decoder in one line that names the picture."""
+    try:
+        yield
     except SegueError as error:
         raise SegueError(f"{name} {error}") from error
+    except SegueWarning:  # where warnings are errors
+        raise
     except Exception as error:  # decoders raise whatever they like: OSError, SyntaxError, struct.error, ...
         raise SegueError(f"{name} is damaged: {' '.join(str(error).split())}") from error
-    if frames > 1 and first:
-        warn(f"{name} has {frames} frames; the first one is used")
-    return rgb
-
-
-def _unpacked(image: Image.Image) -> Image.Image:
-    """Channels of 8 bits: without a palette, transparency in a channel of its own, 16 or 32 bits as grey of 8."""
-    if image.mode.startswith("I;16"):
-        values, most = np.asarray(image).astype(np.float64), 65535
-    elif image.mode in ("I", "F"):
-        # The file does not say what white is: the least usual range that holds all values.
-        values = np.asarray(image).astype(np.float64)
-        ranges = (1, 255, 65535) if image.mode == "F" else (255, 65535)
-        found = [most for most in ranges if values.min() >= 0 and values.max() <= most]  # none where there is a NaN
-        if not found:
-            raise SegueError(f"has values outside 0 to {ranges[-1]}; save it with 8 or 16 bits")
-        most = found[0]
-    elif image.has_transparency_data:
-        return image.convert("RGBA")
-    else:
-        return image.convert("RGB") if image.mode in ("P", "YCbCr", "HSV") else image
-    grey = Image.fromarray(np.rint(values * (255 / most)).astype(np.uint8))
-    transparent = image.info.get("transparency")
-    if isinstance(transparent, int):
-        grey.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
-    return grey
-
-
-def _to_srgb(image: Image.Image) -> Image.Image:
-    """Colours of an embedded profile as sRGB; a picture without one, or with one that does not fit it, as it is."""
-    data = image.info.get("icc_profile")
-    try:
-        if image.mode == "LAB":
-            profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
-        elif data and image.mode in ("CMYK", "RGB", "RGBA", "L"):
-            profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
-        else:
-            return image
-        if "sRGB" in ImageCms.getProfileDescription(profile):
-            return image
-        converted = ImageCms.profileToProfile(
-            image,
-            profile,
-            ImageCms.createProfile("sRGB"),
-            renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
-            outputMode="RGBA" if image.mode == "RGBA" else "RGB",
-            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
-        )
-    except (ImageCms.PyCMSError, OSError, ValueError):
-        return image
-    return converted or image
 
 
 def _flattened(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from segue.errors import SegueError
-from segue.files import check_apart
+from segue.files import check_apart, file_of
 from segue.history import History, events_of
 from segue.models import check_controlnet, check_folder, named
 from segue.options import given
@@ -113,7 +113,7 @@ def film_request(
     check_film(output)
     folder = run_folder(output)
     for place in (output, folder):
-        check_apart(place, images)
+        check_apart(place, map(file_of, images))
     check_model(model)
     check_there(images)
     if not overwrite:
@@ -175,7 +175,7 @@ def check_step(folder: Path, *, redo: bool) -> None:
 
 def check_there(files: Sequence[Path]) -> None:
     """SegueError where a file is missing."""
-    for file in files:
+    for file in map(file_of, files):
         if not file.exists():
             raise SegueError(f"{file}: there is no such file")
 

@@ -358,6 +358,10 @@ def recovered(path: Path) -> None:
 def _locked(path: Path) -> BaseFileLock:
     """Make the folder where it is not there, and lock it; SegueError if it holds something else or is locked."""
     try:
+        str(path).encode()
+    except UnicodeEncodeError as error:  # which safetensors does not write
+        raise SegueError(f"{path}: the name of an output has to be UTF-8; choose another output") from error
+    try:
         if path.exists() and not path.is_dir():
             raise SegueError(f"{path} is a file; a run needs a folder")
         names = {part.name for part in path.iterdir()} if path.exists() else set()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from segue.batch.rows import Row
 from segue.batch.work import Loaded, Order, Result
-from segue.files import write_bytes, writing_folder
+from segue.files import file_of, write_bytes, writing_folder
 from segue.morph import Morph
 from segue.parts import FILMS_FILE, REPLACED
 from segue.settings import FilmSettings, checked
@@ -29,7 +29,7 @@ def packed(order: Order) -> Order:
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", strict_timestamps=False) as parcel:
         for i, path in enumerate(order.row.inputs):
-            parcel.write(path, f"inputs/{_numbered(i, path)}")
+            parcel.write(file_of(path), f"inputs/{_numbered(i, file_of(path))}")
         _add_run(parcel, order.row.folder)
     return replace(order, parcel=archive.getvalue())
 

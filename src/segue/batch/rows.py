@@ -1,6 +1,5 @@
 """A manifest becomes rows: for each film its images, settings and place, all checked before anything is made."""
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,10 +7,12 @@ from pathlib import Path
 from typing import Any, get_origin
 
 from segue.errors import SegueError, unheard
-from segue.evaluate.manifest import COLUMNS, Pair, faults_message, pairs_and_faults, shown_size
-from segue.files import check_apart
+from segue.evaluate.manifest import COLUMNS, Pair, faults_message, pairs_and_faults
+from segue.files import check_apart, file_of
 from segue.inputs import check_files
 from segue.parts import REPLACED, RUN_FILE
+from segue.picture_files import digest_of_source
+from segue.pictures import shown_size
 from segue.plan import check_plan
 from segue.settings import (
     ComputeSettings,
@@ -69,7 +70,7 @@ class Row:
             "settings": as_json(self.settings),
             "film": film,
             "model": {"name": model.model, "controlnet": model.controlnet, "dtype": model.dtype},
-            "files": [hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in self.inputs],
+            "files": [digest_of_source(path) for path in self.inputs],
         }
 
 
@@ -112,7 +113,7 @@ def read_rows(
                 faults.append(f"{pair.place} ({pair.name}): {path.name} would also be {taken[path]}; name it otherwise")
                 continue
             try:
-                check_apart(path, (manifest, pair.a, pair.b))
+                check_apart(path, (manifest, file_of(pair.a), file_of(pair.b)))
             except SegueError as error:
                 faults.append(f"{pair.place} ({pair.name}): {error}")
         taken |= {folder_of: f"the run folder of {pair.name}", film: f"the film of {pair.name}"}
@@ -128,7 +129,7 @@ def read_rows(
         )
     if faults:
         raise SegueError(faults_message(manifest, faults))
-    check_apart(output / TABLE, [manifest, *(file for row in rows for file in row.inputs)])
+    check_apart(output / TABLE, [manifest, *(file_of(file) for row in rows for file in row.inputs)])
     return rows
 
 

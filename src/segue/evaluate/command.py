@@ -115,8 +115,9 @@ def _evaluate(
         pairs = read_pairs(inputs[0])
 
     from segue.evaluate.report import check_report, write_report
+    from segue.files import file_of
 
-    check_report(output, [inputs[0], *(image for pair in pairs for image in (pair.a, pair.b))])
+    check_report(output, [inputs[0], *(file_of(image) for pair in pairs for image in (pair.a, pair.b))])
 
     from segue.evaluate.features import network_named
     from segue.evaluate.harness import evaluate as measure

@@ -34,6 +34,7 @@ from segue.evaluate.measures import Array, sharpness
 from segue.evaluate.results import NOTES, Film, Measured, Report, report_of
 from segue.files import write_bytes, write_json
 from segue.interpolate import Interpolator
+from segue.picture_files import digest_of_source
 from segue.settings import MorphSettings, as_json, checked, differences, with_preset
 
 __all__ = ["Stage", "evaluate"]
@@ -94,7 +95,7 @@ def evaluate(
     begun, clock, report = time.perf_counter(), _Clock(), callback or (lambda _stage: None)
     model = {"name": segue.name, "fingerprint": segue.backbone.fingerprint()}
     by_scheme = [with_preset(preset, {**(settings or {}), "scheme": scheme}, segue.name) for scheme in schemes]
-    digest_of = cache(_digest_of_file)  # of files that several films are made of
+    digest_of = cache(digest_of_source)  # of files that several films are made of
     jobs = [_job(model["fingerprint"], pair, of_scheme, digest_of) for of_scheme in by_scheme for pair in pairs]
 
     (output / NOTES).mkdir(parents=True, exist_ok=True)
@@ -314,7 +315,3 @@ def _digest_of_film(job: _Job, frames: Sequence[Path]) -> str:
     for frame in frames:
         found.update(frame.read_bytes())
     return found.hexdigest()[:16]
-
-
-def _digest_of_file(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]

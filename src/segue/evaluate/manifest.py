@@ -1,5 +1,6 @@
-"""Which pairs are measured: a JSON Lines or CSV file, or a folder of NAME-a.png and NAME-b.png.
+"""Which pairs are measured: a JSON Lines file, a table (CSV, with commas, semicolons or tabs), or a folder of pictures.
 
+The pictures of a folder are NAME-a.png and NAME-b.png.
 Columns: a, b (the images, relative to the manifest's folder), and, where they are wanted, name, group, prompt (of
 both) or prompt_a and prompt_b, negative_prompt, pose_a and pose_b (OpenPose JSON files); and for ``segue batch`` any
 setting by its name. Everything that is wrong is reported at once, line by line, before anything is computed.
@@ -13,17 +14,18 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from segue.errors import SegueError
+from segue.errors import SegueError, unheard
+from segue.files import file_of, read_text
+from segue.pictures import LEAST_SIDE, load, shown_size
 from segue.pose.keypoints import Pose
 
-__all__ = ["COLUMNS", "Pair", "faults_message", "pairs_and_faults", "read_pairs", "shown_size"]
+__all__ = ["COLUMNS", "Pair", "faults_message", "pairs_and_faults", "read_pairs"]
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+SEPARATORS = (",", ";", "\t")  # of the cells of a table; the one that its first line has most of
 SHOWN = 50  # faults; more than these are only counted
-EXIF_ORIENTATION = 0x0112
 
 
 LONGEST_NAME = 100  # letters; with an ending it stays below what folders take
@@ -117,17 +119,13 @@ def _rows(path: Path, columns: Collection[str], faults: list[str]) -> Iterator[t
     if path.is_dir():
         yield from _folder(path, faults)
         return
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
-        raise SegueError(f"{path} cannot be read as a manifest: {reason}") from error
-    if path.suffix.lower() == ".csv":
+    text = read_text(path)
+    if path.suffix.lower() in (".csv", ".tsv"):
         yield from _table(text, columns, faults)
     elif path.suffix.lower() in (".jsonl", ".ndjson"):
         yield from _json_lines(text, faults)
     else:
-        raise SegueError(f"{path}: a manifest is a .jsonl or .csv file, or a folder of NAME-a.png and NAME-b.png")
+        raise SegueError(f"{path}: a manifest is a .jsonl, .csv or .tsv file, or a folder of NAME-a.png and NAME-b.png")
 
 
 def _json_lines(text: str, faults: list[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -152,8 +150,12 @@ def _json_lines(text: str, faults: list[str]) -> Iterator[tuple[str, Mapping[str
 
 
 def _table(text: str, columns: Collection[str], faults: list[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    reader = csv.reader(io.StringIO(text, newline=""))
+    first = text.partition("\n")[0].rstrip("\r")
+    separator = max(SEPARATORS, key=first.count)  # of equal ones the earlier
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     lines = _cells(reader, faults)
+    if first.lower() == f"sep={separator}":  # how Excel is told
+        next(lines)
     header = [name.strip() for name in next(lines, [])]
     wrong = [f"unknown column '{name}'" for name in header if name not in columns]
     wrong += [f"no column '{name}'" for name in ("a", "b") if name not in header]
@@ -250,28 +252,20 @@ def _unique(items: list[tuple[str, Any]]) -> dict[str, Any]:
 def _is_file(path: Path) -> bool:
     """Whether there is such a file; a name that no file can have is none."""
     try:
-        return path.is_file()
+        return file_of(path).is_file()
     except OSError:
         return False
-
-
-def shown_size(file: Path) -> tuple[int, int]:
-    """Width and height of an image as it is shown, from its header."""
-    with Image.open(file) as image:
-        turned = image.getexif().get(EXIF_ORIENTATION, 1) >= 5
-        return (image.height, image.width) if turned else (image.width, image.height)
 
 
 def _size(file: Path, place: str, faults: list[str], *, whole: bool) -> tuple[int, int] | None:
     """Width and height of an image as it is shown; None where it cannot be read, to its end if ``whole``."""
     try:
-        if whole:
-            with Image.open(file) as image:
-                image.draft(None, (1, 1))  # of a JPEG its smallest size, which is enough to see that it is whole
-                image.load()
-        return shown_size(file)
-    except Exception:  # decoders raise whatever they like
-        faults.append(f"{place}: {file} is no image that can be read")
+        with unheard():  # warnings are told when the film is made
+            if whole:
+                load(file, least=LEAST_SIDE)
+            return shown_size(file)
+    except SegueError as error:
+        faults.append(f"{place}: {error}")
         return None
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from segue.errors import SegueError
-from segue.files import check_apart, check_writable, writing
+from segue.files import check_apart, check_writable, file_of, writing
 from segue.film import write_film
 from segue.outputs import check_film
 from segue.pictures import load
@@ -73,7 +73,7 @@ def skeleton_film(
     if len(images) < 2:
         raise SegueError(f"--between takes two pictures or more, not {len(images)}")
     check_film(output)
-    check_apart(output, images)
+    check_apart(output, map(file_of, images))
     poses = [_pose_of(path, detector, download) for path in images]
     size = poses[0].size
     if any(pose.size != size for pose in poses):
@@ -90,7 +90,7 @@ def _check(path: Path, ending: str, images: Sequence[Path]) -> None:
     """Check that a file can be written, and that its name says what it holds."""
     if path.suffix.lower() != ending:
         raise SegueError(f"{path}: the name of what is written here ends in {ending}")
-    check_apart(path, images)
+    check_apart(path, map(file_of, images))
     check_writable(path)
 
 
