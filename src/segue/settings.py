@@ -186,7 +186,10 @@ class MorphSettings(InversionSettings):
     )
     branching: int = Field(default=2, ge=2, le=64, description="Into how many parts a level splits each gap.")
     bias: float = Field(
-        default=0.0, ge=0, lt=1, description="Moves the frames next to a keyframe towards it, by this share."
+        default=0.0,
+        ge=0,
+        lt=0.5,
+        description="Moves the frames next to a keyframe towards it: 0.1 blends them by 0.4 instead of 0.5.",
     )
     retroactive: bool = Field(
         default=False, description="Blend older frames again in denoise-interpolate-denoise, as the released code does."
