@@ -227,6 +227,19 @@ def test_other_settings_need_another_folder(made: Any, segue: Counting) -> None:
     assert segue.films == 0
 
 
+def test_another_model_needs_another_folder_and_says_why(made: Any, tmp_path: Path) -> None:
+    report, output, pairs, networks = made
+    pipe = tiny_pipe()
+    pipe.vae.register_to_config(scaling_factor=0.13025)
+    other = Interpolator(pipe)
+    text = r"the VAE scaling factor was 0\.18215, is 0\.13025"
+    with pytest.raises(SegueError, match=rf"another model: {text}\); choose another output"):
+        evaluate(other, pairs, report.schemes, output, networks=networks, settings=SETTINGS)
+    second = evaluate(other, pairs, ("interpolate",), tmp_path / "out", networks=networks[:1], settings=SETTINGS)
+    (change, *_) = comparison_of(report, second, ("a", "b")).changes
+    assert re.fullmatch(rf"model: \w+, now \w+: {text}", change)
+
+
 def test_a_preset_goes_as_far_as_each_scheme_knows_it(segue: Counting, tmp_path: Path) -> None:
     (tmp_path / "pairs").mkdir()
     pairs = write_pairs(tmp_path / "pairs", 2)

@@ -38,6 +38,7 @@ __all__ = [
     "differences",
     "fields",
     "look_parts",
+    "model_differences",
     "option_name",
     "preset_settings",
     "texts_by_place",
@@ -572,6 +573,21 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str
         for name in sorted({*before, *after})
         if before.get(name) != after.get(name)
     ]
+
+
+def model_differences(before: Mapping[str, str], after: Mapping[str, str]) -> str:
+    """What differs between the parts of two models: "the VAE scaling factor was 0.18215, is 0.13025"."""
+    if not before:
+        return "other weights, adapters or scheduler"
+    changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    if "scheduler" in changed:  # of another class, which has settings of its own
+        changed = [name for name in changed if not name.startswith("scheduler ")]
+    texts = []
+    for name in changed:
+        old, now = before.get(name, "not set"), after.get(name, "not set")
+        is_digest = name.endswith((" weights", " adapters"))
+        texts.append(f"the {name} differ" if is_digest else f"the {name} was {old}, is {now}")
+    return ", ".join(texts)
 
 
 def _one_line(error: ValidationError) -> str:
