@@ -146,7 +146,11 @@ class InversionSettings:
     """Textual inversion (DESIGN section 3, "Text"; the paper's section 4.2)."""
 
     inversion_iterations: int = Field(
-        default=0, ge=0, le=10_000, description="Iterations of textual inversion; 0 leaves the prompts as they are."
+        default=0,
+        ge=0,
+        le=10_000,
+        description="Iterations of textual inversion; 0 leaves the prompts as they are. "
+        "With pocket 50 at a rate of 1e-2, which brings frames no nearer (docs/words.md).",
     )
     inversion_learning_rate: float = Field(default=1e-4, gt=0, le=1, description="Adam's step size in the inversion.")
     inversion_batch: int = Field(
