@@ -191,7 +191,7 @@ def _changes(there: Mapping[str, Any], fresh: Mapping[str, Any]) -> dict[str, st
             changed["dtype"] = f"dtype: {dtype}, now {other}"
         else:
             parts = model_differences(there["model"].get("parts", {}), fresh["model"]["parts"])
-            changed["model"] = f"model: {name}, now {now}: {parts}"
+            changed["model"] = f"model: {name}, now {now} with other weights, adapters or settings: {parts}"
     before, after = ([keyframe["pixels"] for keyframe in data["keyframes"]] for data in (there, fresh))
     sources = [[keyframe["source"] for keyframe in data["keyframes"]] for data in (there, fresh)]
     explained = changed.keys() & {"size", "network", "width", "height", "fit", "background", "zoom", "pan", "rotate"}

@@ -582,7 +582,7 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str
 def model_differences(before: Mapping[str, str], after: Mapping[str, str]) -> str:
     """What differs between the parts of two models: "the VAE scaling factor was 0.18215, is 0.13025"."""
     if not before:
-        return "other weights, adapters or scheduler"
+        return "it is not known what differs"
     changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
     if "scheduler" in changed:  # of another class, which has settings of its own
         changed = [name for name in changed if not name.startswith("scheduler ")]

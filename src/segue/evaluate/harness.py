@@ -167,13 +167,13 @@ class _Clock:
         self.spent[share] += time.perf_counter() - begun
 
 
-def _job(model: Mapping[str, str], pair: Pair, settings: Mapping[str, Any], digest_of: Callable[[Path], str]) -> _Job:
+def _job(parts: Mapping[str, str], pair: Pair, settings: Mapping[str, Any], digest_of: Callable[[Path], str]) -> _Job:
     """What one film is made from, as plain values that can be compared."""
     values = values_of(pair, settings)
     images = {name: value for name, value in values.items() if name in MorphSettings.__dataclass_fields__}
     recipe = {
         "settings": as_json(checked(MorphSettings, images)),
-        "model": model,
+        "parts": parts,
         "a": digest_of(pair.a),
         "b": digest_of(pair.b),
         "poses": [digest_of(path) for path in Row(pair.name, (pair.a, pair.b), Path(), values).inputs[2:]],
@@ -226,8 +226,8 @@ def _record(path: Path, job: _Job, output: Path) -> dict[str, Any] | None:
         return None
     if before != job.recipe:
         changes = differences(before["settings"], job.recipe["settings"])
-        if before["model"] != job.recipe["model"]:
-            changes.append(f"another model: {model_differences(before['model'], job.recipe['model'])}")
+        if (parts := before.get("parts", {})) != job.recipe["parts"]:
+            changes.append(f"another model: {model_differences(parts, job.recipe['parts'])}")
         names = {
             "a": "another a",
             "b": "another b",
