@@ -1,5 +1,6 @@
 """The harness on a tiny real pipe: its numbers are the measures of its frames, and nothing is made twice."""
 
+import json
 import re
 import shutil
 from contextlib import nullcontext
@@ -21,7 +22,7 @@ from segue.evaluate.compare import comparison_of, comparison_page, comparison_ta
 from segue.evaluate.features import Network, network_named
 from segue.evaluate.harness import Stage, evaluate
 from segue.evaluate.manifest import Pair, read_pairs
-from segue.evaluate.report import check_report, write_report
+from segue.evaluate.report import _evenly, check_report, write_report
 from segue.evaluate.results import Film, Measured, Report, _set_values, read_report
 from segue.evaluate.statistics import mean_interval
 from segue.history import Edit
@@ -29,7 +30,7 @@ from segue.interpolate import Interpolator
 from segue.settings import SCHEMES
 from segue.tree import FrameKey
 
-SETTINGS = {"num_frames": 5, "num_inference_steps": 4}
+SETTINGS = {"num_frames": 5, "num_inference_steps": 4, "align": False, "detail": 0.0}  # as the paper's films
 SIZE = 32
 
 
@@ -228,6 +229,19 @@ def test_other_settings_need_another_folder(made: Any, segue: Counting) -> None:
     assert segue.films == 0
 
 
+def test_another_model_needs_another_folder_and_says_why(made: Any, tmp_path: Path) -> None:
+    report, output, pairs, networks = made
+    pipe = tiny_pipe()
+    pipe.vae.register_to_config(scaling_factor=0.13025)
+    other = Interpolator(pipe)
+    text = r"the VAE scaling factor was 0\.18215, is 0\.13025"
+    with pytest.raises(SegueError, match=rf"another model: {text}\); choose another output"):
+        evaluate(other, pairs, report.schemes, output, networks=networks, settings=SETTINGS)
+    second = evaluate(other, pairs, ("interpolate",), tmp_path / "out", networks=networks[:1], settings=SETTINGS)
+    (change, *_) = comparison_of(report, second, ("a", "b")).changes
+    assert re.fullmatch(rf"model: \w+, now \w+: {text}", change)
+
+
 def test_a_preset_goes_as_far_as_each_scheme_knows_it(segue: Counting, tmp_path: Path) -> None:
     (tmp_path / "pairs").mkdir()
     pairs = write_pairs(tmp_path / "pairs", 2)
@@ -326,6 +340,8 @@ def test_the_page_says_what_was_measured(page: str, made: Any) -> None:
         assert name in page
     assert "436" in page  # the paper's FID of interpolate
     assert "56 ± 8" in page
+    assert "num frames 5, align off, detail 0" in page
+    assert "Without alignment and detail, as there." in page
     assert page.count("<img") == 6
     assert "biased upwards" in page
     assert page.count("<svg") == page.count("</svg>") > 20
@@ -355,6 +371,69 @@ def test_strips_show_all_frames(page: str, made: Any) -> None:
     with Image.open(made[2][0].a) as keyframe:
         expected = np.asarray(keyframe.resize((56, 56), Image.Resampling.LANCZOS)).astype(float)
     assert np.abs(first - expected).mean() < 12
+
+
+def test_a_sheet_for_each_pair_has_a_row_for_each_scheme(page: str, made: Any) -> None:
+    """The frames beside the scheme's name, in the report's order; of long films nine, the keyframes among them."""
+    report, output, *_ = made
+    assert sorted(path.name for path in (output / "sheets").iterdir()) == ["p0.jpg", "p1.jpg", "p2.jpg"]
+    with Image.open(output / "sheets" / "p1.jpg") as sheet:
+        assert sheet.size == (190 + 5 * 96, 2 * 98)
+        pixels = np.asarray(sheet.convert("RGB")).astype(float)
+    for row, scheme in enumerate(report.schemes):
+        for column, frame in enumerate(sorted((output / "runs" / scheme / "p1" / "frames").glob("*.png"))):
+            with Image.open(frame) as file:
+                expected = np.asarray(file.convert("RGB").resize((96, 96), Image.Resampling.LANCZOS))
+            left = 190 + 96 * column
+            assert np.abs(pixels[98 * row : 98 * row + 96, left : left + 96] - expected).mean() < 12
+    assert pixels[20:76, :180].min() < 60, "the name of the scheme"
+    assert [_evenly(count, 9) for count in (5, 17)] == [[0, 1, 2, 3, 4], [0, 2, 4, 6, 8, 10, 12, 14, 16]]
+    # One scheme less makes other sheets; the same ones are not written again.
+    fewer = replace(report, schemes=("interpolate",), films=[f for f in report.films if f.scheme == "interpolate"])
+    write_report(fewer, output)
+    with Image.open(output / "sheets" / "p1.jpg") as sheet:
+        assert sheet.size == (190 + 5 * 96, 98)
+    write_report(report, output)
+    before = (output / "sheets" / "p1.jpg").stat().st_mtime_ns
+    write_report(report, output)
+    assert (output / "sheets" / "p1.jpg").stat().st_mtime_ns == before
+
+
+def test_the_page_shows_the_schemes_side_by_side_before_the_differences(page: str) -> None:
+    assert page.index("The schemes side by side") < page.index("Beside the paper's table 1")
+    assert page.count("<details open>") == 3
+
+
+def test_aligned_films_do_not_stand_beside_the_papers_table(segue: Counting, tmp_path: Path) -> None:
+    pairs = write_pairs(tmp_path, 2)
+    quick = {"num_frames": 3, "num_inference_steps": 2}
+    for given, text in (({"detail": 0.0}, "alignment"), ({"align": False}, "detail"), ({}, "alignment and detail")):
+        output = tmp_path / text
+        report = evaluate(
+            segue,
+            pairs,
+            ("branching", "interpolate"),
+            output,
+            networks=[network_named("pixels")],
+            settings={**quick, **given},
+        )
+        page = write_report(report, output).read_text()
+        assert f"Not comparable: these films have {text}, which the paper's do not." in page
+        assert "436" not in page
+
+
+def test_the_papers_preset_aligns_nothing_in_any_scheme(segue: Counting, tmp_path: Path) -> None:
+    pairs = write_pairs(tmp_path, 2)
+    settings = {"num_frames": 3, "num_inference_steps": 2, "inversion_iterations": 0, "candidates": 1}
+    output = tmp_path / "out"
+    report = evaluate(
+        segue, pairs, SCHEMES, output, networks=[network_named("pixels")], settings=settings, preset="paper"
+    )
+    assert (report.settings["align"], report.settings["detail"]) == (False, 0.0)
+    for scheme in SCHEMES:
+        made = json.loads((output / "runs" / scheme / pairs[0].name / "run.json").read_text())["settings"]
+        assert (made["scheme"], made["align"], made["detail"]) == (scheme, False, 0.0)
+    assert "436" in write_report(report, output).read_text()
 
 
 def test_folders_that_are_no_evaluation(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import tempfile
+import warnings
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import UniPCMultistepScheduler
+from diffusers import LCMScheduler, TCDScheduler, UniPCMultistepScheduler
 from PIL import Image
 from shapes import QUICK, contents, interpolator, latents, picture
 from tiny import tiny_controlnet, tiny_pipe
@@ -363,6 +364,68 @@ def test_what_is_wrong_with_a_solver_shows_before_the_words_are_fitted(tmp_path:
     with pytest.raises(SegueError, match="cannot start at a noise point"):
         Interpolator(pipe)(A, B, output=tmp_path / "run", **{**QUICK, "solver": "pipe", "inversion_iterations": 3})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_change_of_the_model_that_matters_is_named(tmp_path: Path) -> None:
+    """When a run is continued, when a frame of it is made again."""
+    film(tmp_path / "run")
+    before = contents(tmp_path / "run")
+    pipe = tiny_pipe()
+    pipe.vae.register_to_config(scaling_factor=0.13025)
+    segue = Interpolator(pipe, name="tiny")
+    text = r"the VAE scaling factor was 0\.18215, is 0\.13025"
+    with pytest.raises(
+        SegueError, match=rf"holds a run with other settings \(model: tiny, now tiny with other .*: {text}\); ch"
+    ):
+        segue(A, B, output=tmp_path / "run", **QUICK)
+    with pytest.raises(SegueError, match=rf"made with tiny \(weights .*\), not with tiny \(weights .*\): {text}$"):
+        segue.remake(tmp_path / "run", FrameKey.at("1/2"))
+    assert contents(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize("own", [LCMScheduler, TCDScheduler])
+def test_a_few_step_scheduler_is_not_silently_left_out(own: Any, tmp_path: Path) -> None:
+    """One line where another solver takes its place; none where it is used, and then its own frames."""
+    pipe = tiny_pipe()
+    pipe.scheduler = own.from_config(pipe.scheduler.config)
+    segue = Interpolator(pipe)
+    told = rf"the pipe's {own.__name__} is not used, but the solver dpm\+\+, .*few steps look wrong; solver pipe uses"
+    with pytest.warns(SegueWarning, match=told) as heard:
+        other = segue(A, B, output=tmp_path / "other", **{**QUICK, "num_frames": 3})
+    assert [issubclass(warning.category, SegueWarning) for warning in heard].count(True) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", SegueWarning)
+        film = segue(A, B, output=tmp_path / "own", **{**QUICK, "num_frames": 3, "solver": "pipe"})
+    assert film.frames[1].tobytes() != other.frames[1].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("settings", "count"),
+    [
+        ({"candidates": 4}, 1),
+        ({"candidates": 4, "keep_candidates": True}, 0),
+        ({"candidates": 4, "choose": lambda shown: None}, 0),
+        ({"candidates": 4, "rank_against": "blur"}, 0),
+        ({}, 0),
+    ],
+)
+def test_candidates_that_nothing_ranks_are_told_before_anything_is_computed(
+    settings: dict[str, Any], count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_given: Any, **_named: Any) -> None:
+        raise KeyboardInterrupt
+
+    segue = Interpolator(tiny_pipe())
+    monkeypatch.setattr(segue.backbone, "encode", stop)
+    warnings.simplefilter("always")
+    with warnings.catch_warnings(record=True) as heard, pytest.raises(KeyboardInterrupt):
+        segue(A, B, output=tmp_path / "run", **{**QUICK, **settings})
+    told = [str(warning.message) for warning in heard if issubclass(warning.category, SegueWarning)]
+    line = (
+        "candidates 4: nothing ranks them, so the first of each frame stays; "
+        "give rank_for or rank_against, pick by hand, or keep_candidates"
+    )
+    assert told == [line] * count
 
 
 def test_several_controlnets_are_refused_where_they_would_act(tmp_path: Path) -> None:

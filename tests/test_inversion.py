@@ -1,3 +1,4 @@
+import colorsys
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -347,38 +348,112 @@ def generators(count: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(i) for i in range(count)]
 
 
-def test_crops_keep_the_shape_and_70_to_100_percent_of_the_area(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ramps along both sides: their slope after the crop is the crop's side."""
-    monkeypatch.setattr(segue.inversion, "JITTER", 0.0)
-    height, width = 96, 128
+def plain(monkeypatch: pytest.MonkeyPatch, **jitter: float) -> None:
+    """No changes of colour but those named."""
+    none = dict.fromkeys(("brightness", "contrast", "saturation", "hue"), 0.0)
+    monkeypatch.setattr(segue.inversion, "JITTER", {**none, **jitter})
+
+
+def whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No crops."""
+    monkeypatch.setattr(segue.inversion, "SMALLEST_CROP", 1.0)
+    monkeypatch.setattr(segue.inversion, "ASPECTS", (1.0, 1.0))
+
+
+def test_crops_have_the_released_areas_and_aspects(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ramps along both sides: their slope after the crop is the crop's side.
+
+    The released code draws area and the logarithm of the aspect evenly, and again while the crop is larger than the
+    image; the expected means are those of that rule, drawn here with numpy.
+    """
+    plain(monkeypatch)
+    height, width, count = 96, 128, 400
     y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
-    images = torch.stack([y, x, torch.zeros_like(x)])[None].repeat(200, 1, 1, 1)
-    found = augmented(images, generators(200))
+    images = torch.stack([y, x, torch.zeros_like(x)])[None].repeat(count, 1, 1, 1)
+    found = augmented(images, generators(count))
     assert found.shape == images.shape
     inner = found[:, :, 10:-10, 10:-10]
     sides_y = (inner[:, 0, -1].mean(1) - inner[:, 0, 0].mean(1)) / (y[-11, 0] - y[10, 0])
     sides_x = (inner[:, 1, :, -1].mean(1) - inner[:, 1, :, 0].mean(1)) / (x[0, -11] - x[0, 10])
-    areas = sides_y * sides_x
-    assert torch.allclose(sides_y, sides_x, atol=0.02), "the shape of the crop is that of the image"
-    assert 0.68 < areas.min() < 0.75
-    assert 0.95 < areas.max() < 1.02
+    areas, aspects = sides_y * sides_x, sides_x / sides_y  # of the image's own aspect
+    rng = np.random.default_rng(0)
+    share, log = rng.uniform(0.7, 1, 100_000), rng.uniform(-np.log(4 / 3), np.log(4 / 3), 100_000)
+    fits = np.abs(log) <= -np.log(share)
+    assert 0.69 < areas.min() < 0.72
+    assert 0.93 < areas.max() < 1.01
+    assert areas.mean() == pytest.approx(share[fits].mean(), abs=0.01)
+    assert 3 / 4 - 0.02 < aspects.min() < 0.8
+    assert 1.25 < aspects.max() < 4 / 3 + 0.02
+    assert aspects.log().std() == pytest.approx(log[fits].std(), abs=0.015)
     middles = found[:, :2, 48, 64]
     assert middles.min() < -0.03
     assert middles.max() > 0.03
-    assert middles.abs().max() < 0.2
+    assert middles.abs().max() < 0.3
 
 
-def test_colours_change_by_up_to_a_tenth(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segue.inversion, "SMALLEST_CROP", 1.0)
-    grey = torch.full((200, 3, 8, 8), 0.0)  # 0.5 in [0, 1]; only brightness acts on it
-    levels = (augmented(grey, generators(200))[:, 0, 0, 0] + 1) / 2
-    assert 0.45 - 1e-6 <= levels.min() < 0.46
-    assert 0.54 < levels.max() <= 0.55 + 1e-6
-    colours = torch.tensor([0.8, -0.2, -0.4])[None, :, None, None].expand(50, 3, 8, 8)
-    found = augmented(colours, generators(50))
-    spread = (found.amax(1) - found.amin(1))[:, 0, 0] / 1.2
-    assert 0.9**3 - 1e-6 <= spread.min() < 0.95
-    assert 1.05 < spread.max() <= 1.1**3 + 1e-6
+@pytest.mark.parametrize(("name", "limit"), [("brightness", 0.1), ("contrast", 0.2), ("saturation", 0.2), ("hue", 0.1)])
+def test_colours_change_as_released(name: str, limit: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each by itself, against the formula of its kind on one pixel; evenly up to the limit on both sides."""
+    whole(monkeypatch)
+    plain(monkeypatch, **{name: segue.inversion.JITTER[name]})
+    colours = torch.tensor([[0.7, 0.5, 0.3], [0.3, 0.5, 0.6]]).T.reshape(3, 1, 2) * 2 - 1
+    found = (augmented(colours.expand(400, 3, 1, 2), generators(400)) + 1) / 2
+    a, b = found[:, :, 0, 0].double(), found[:, :, 0, 1].double()
+    luma = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)
+    greys = (0.7 * 0.299 + 0.5 * 0.587 + 0.3 * 0.114, 0.3 * 0.299 + 0.5 * 0.587 + 0.6 * 0.114)
+    match name:
+        case "brightness":
+            changes = a[:, 0] / 0.7 - 1
+            assert torch.allclose(b[:, 2], 0.6 * (1 + changes), atol=1e-5)
+        case "contrast":
+            mean = sum(greys) / 2
+            changes = (a[:, 0] - mean) / (0.7 - mean) - 1
+            assert torch.allclose(b[:, 0], mean + (1 + changes) * (0.3 - mean), atol=1e-5)
+        case "saturation":
+            changes = (a[:, 0] - a[:, 2]) / 0.4 - 1
+            assert torch.allclose(a @ luma, torch.full((400,), greys[0], dtype=torch.float64), atol=1e-5)
+        case _:
+            hues = [colorsys.rgb_to_hsv(*pixel) for pixel in a.tolist()]
+            before = colorsys.rgb_to_hsv(0.7, 0.5, 0.3)
+            changes = torch.tensor([(hue - before[0] + 0.5) % 1 - 0.5 for hue, _, _ in hues])
+            assert np.allclose([rest for _, *rest in hues], before[1:], atol=1e-5)
+            expected = colorsys.hsv_to_rgb((colorsys.rgb_to_hsv(0.3, 0.5, 0.6)[0] + float(changes[7])) % 1, 0.5, 0.6)
+            assert b[7].tolist() == pytest.approx(expected, abs=1e-5)
+    assert changes.abs().max() <= limit + 1e-5
+    assert changes.min() < -0.95 * limit
+    assert changes.max() > 0.95 * limit
+    assert changes.abs().mean() == pytest.approx(limit / 2, rel=0.1)
+
+
+def test_hues_of_every_sector_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against Python's own HSV, greys, black and white among the colours."""
+    rng = np.random.default_rng(1)
+    colours = np.concatenate([rng.random((60, 3)), [[0, 0, 0], [1, 1, 1], [0.5, 0.5, 0.5], [1, 0, 0], [0, 1, 1]]])
+    pixels = torch.tensor(colours, dtype=torch.float32).T[:, None]
+    for turns in (-0.1, 0.04, 0.1):
+        found = segue.inversion._turned(pixels, turns)[:, 0].T
+        for colour, turned in zip(colours, found.tolist(), strict=True):
+            hue, saturation, value = colorsys.rgb_to_hsv(*colour)
+            assert turned == pytest.approx(colorsys.hsv_to_rgb((hue + turns) % 1, saturation, value), abs=1e-5)
+
+
+def test_augmentations_draw_from_the_keyframes_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its seed, "augment", its key and the iteration: whatever other keyframes there are."""
+    seen: list[torch.Tensor] = []
+    real = augmented
+
+    def watched(images: torch.Tensor, given: list[torch.Generator]) -> torch.Tensor:
+        seen.append(real(images, given))
+        return seen[-1]
+
+    monkeypatch.setattr(segue.inversion, "augmented", watched)
+    fitted(StableDiffusion(tiny_pipe()), replace(FEW, inversion_augment=True), pictures=pictures())
+    images = to_tensor(pictures())
+    for step, found in enumerate(seen):
+        for i, key in enumerate(KEYS):
+            own = Noise(0).generator("augment", key, step=step)
+            assert torch.equal(found[i : i + 1], real(images[i : i + 1], [own]))
+    assert len(seen) == FEW.inversion_iterations
 
 
 def test_augmentation_is_named_and_stays_in_range(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -387,8 +462,8 @@ def test_augmentation_is_named_and_stays_in_range(monkeypatch: pytest.MonkeyPatc
     assert torch.equal(found, augmented(images, generators(3)))
     assert torch.equal(found[1:2], augmented(images[1:2], generators(3)[1:2]))
     assert found.abs().max() <= 1
-    monkeypatch.setattr(segue.inversion, "JITTER", 0.0)
-    monkeypatch.setattr(segue.inversion, "SMALLEST_CROP", 1.0)
+    plain(monkeypatch)
+    whole(monkeypatch)
     assert torch.allclose(augmented(images, generators(3)), images, atol=1e-5)
 
 

@@ -19,9 +19,10 @@ from segue import Interpolator, models
 from segue.errors import SegueError
 from segue.models import KNOWN, Known, check_weights, loading
 from segue.models.cache import on_disk
-from segue.models.fingerprint import Fingerprint, fingerprint
+from segue.models.fingerprint import Fingerprint, fingerprint, parts_of
 from segue.models.hub import read
 from segue.models.loading import best_dtype, device_of, laid_out, load, locate
+from segue.settings import model_differences
 
 
 @pytest.fixture(scope="module")
@@ -478,16 +479,19 @@ def test_what_is_remembered_is_the_fingerprint(monkeypatch: pytest.MonkeyPatch) 
     pipe, made = tiny_pipe(), []
     remembered = Fingerprint()
 
-    def counted(*given: Any) -> str:
-        made.append(fingerprint(*given))
+    def counted(*given: Any) -> dict[str, str]:
+        made.append(parts_of(*given))
         return made[-1]
 
-    monkeypatch.setattr("segue.models.fingerprint.fingerprint", counted)
-    assert remembered(pipe) == remembered(pipe) == fingerprint(pipe)
+    expected = [fingerprint(pipe)]
+    monkeypatch.setattr("segue.models.fingerprint.parts_of", counted)
+    assert remembered(pipe) == remembered(pipe) == expected[0]
     pipe.unet.to(memory_format=torch.channels_last)
     pipe.vae.half()
-    assert remembered(pipe) == fingerprint(pipe)
+    found = remembered(pipe)
     assert len(made) == 2
+    assert remembered.parts(pipe) is made[1]
+    assert found == fingerprint(pipe)
 
 
 def test_a_fingerprint_is_the_same_for_the_same_weights() -> None:
@@ -578,3 +582,65 @@ def test_scales_of_adapters_change_it(fingerprint: Named) -> None:
     assert fingerprint(pipe) == found[-1]
     part.disable_adapters = True
     assert fingerprint(pipe) != found[-1]
+
+
+def altered(change: Callable[[Any], object]) -> Any:
+    pipe = tiny_pipe()
+    change(pipe)
+    return pipe
+
+
+def with_lora(pipe: Any, value: float, name: str = "ink", scale: float = 1.0) -> None:
+    """What peft makes of a layer: the layer itself as base_layer, beside the adapter's matrices."""
+    layer = pipe.unet.mid_block.attentions[0].proj_in
+    wrapper: Any = torch.nn.Module()
+    wrapper.base_layer = layer
+    wrapper.lora_A = torch.nn.ModuleDict({name: torch.nn.Linear(2, 2, bias=False)})
+    torch.nn.init.constant_(wrapper.lora_A[name].weight, value)
+    wrapper.scaling = {name: scale}
+    pipe.unet.mid_block.attentions[0].proj_in = wrapper
+    pipe.get_active_adapters = lambda: [name]
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda p: p.vae.register_to_config(scaling_factor=0.13025), "the VAE scaling factor was 0.18215, is 0.13025"),
+        (lambda p: p.vae.register_to_config(shift_factor=0.1), "the VAE shift factor was not set, is 0.1"),
+        (lambda p: p.vae.decoder.conv_out.bias.data.add_(0.1), "the VAE weights differ"),
+        (lambda p: p.unet.conv_out.bias.data.add_(0.1), "the UNet weights differ"),
+        (lambda p: p.text_encoder.half(), "the text encoder weights differ"),
+        (lambda p: with_lora(p, 1.0), "the LoRA adapters differ"),
+        (
+            lambda p: setattr(p, "scheduler", p.scheduler.from_config(p.scheduler.config, beta_end=0.013)),
+            "the scheduler beta_end was 0.012, is 0.013",
+        ),
+        (
+            lambda p: setattr(p, "scheduler", EulerDiscreteScheduler.from_config(p.scheduler.config)),
+            "the scheduler was DDIMScheduler, is EulerDiscreteScheduler",
+        ),
+    ],
+)
+def test_what_changed_in_a_model_is_named(change: Callable[[Any], object], text: str) -> None:
+    before, after = parts_of(tiny_pipe()), parts_of(altered(change))
+    assert model_differences(before, after) == text
+    assert model_differences(before, before) == ""
+    assert fingerprint(tiny_pipe()) != fingerprint(altered(change))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"value": 2.0}, {"value": 1.0, "name": "oil"}, {"value": 1.0, "scale": 0.5}],
+    ids=["value", "name", "scale"],
+)
+def test_another_lora_is_named(other: dict[str, Any]) -> None:
+    """Not the weights of the network that it lies in."""
+    one = parts_of(altered(lambda pipe: with_lora(pipe, 1.0)))
+    two = parts_of(altered(lambda pipe: with_lora(pipe, **other)))
+    assert model_differences(one, two) == "the LoRA adapters differ"
+
+
+def test_a_controlnet_is_named() -> None:
+    pipe = tiny_pipe()
+    one, two = (parts_of(pipe, [tiny_controlnet(pipe, seed=seed)]) for seed in (0, 1))
+    assert model_differences(one, two) == model_differences(parts_of(pipe), one) == "the ControlNet weights differ"

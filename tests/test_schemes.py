@@ -287,12 +287,38 @@ def test_midpoints_of_other_noise_make_a_level_of_their_own() -> None:
 @pytest.mark.parametrize(
     ("left", "right", "weight"), [(0, Fraction(1, 2), 0.4), (Fraction(1, 2), 1, 0.6), (0, 1, 0.5), (1 / 4, 3 / 4, 0.5)]
 )
-def test_bias_moves_the_weight_towards_a_keyframe(left: Any, right: Any, weight: float) -> None:
+def test_bias_of_a_tenth_makes_a_half_to_four_tenths(left: Any, right: Any, weight: float) -> None:
+    """As released: towards the keyframe, where one parent is one."""
     keys = [FrameKey.at(Fraction(place)) for place in (left, right)]
     middle = FrameKey.at((keys[0].place + keys[1].place) / 2)
     midpoint = Midpoint(middle, keys[0], keys[1], Fraction(1, 2), 0, 0.5)
-    assert biased(midpoint, 0.2) == pytest.approx(weight)
+    assert biased(midpoint, 0.1) == pytest.approx(weight)
     assert biased(midpoint, 0.0) == 0.5
+
+
+def test_bias_keeps_the_order_of_frames_next_to_one_keyframe() -> None:
+    """A level that splits by four: three midpoints have the keyframe as a parent, none of them reaches it."""
+    ends = FrameKey(0), FrameKey(0, Fraction(1, 4))
+    weights = [Fraction(i, 4) for i in (1, 2, 3)]
+    found = [biased(Midpoint(FrameKey(0, w / 4), *ends, w, 1, 0.5), 0.4) for w in weights]
+    assert found == pytest.approx([0.05, 0.1, 0.15])
+
+
+def test_bias_reaches_the_latents() -> None:
+    """The quarter is the blend at 0.4 of its diffused parents, the three quarters the one at 0.6."""
+    middle = torch.randn(SHAPE, generator=torch.Generator().manual_seed(7))
+    task = toy(5, bias=0.1)
+    scheme = scheme_named("branching")(task)
+    next(scheme)
+    second = scheme.send({FrameKey(0, Fraction(1, 2)): middle})
+    for place, ends, weight in (
+        (1, (task.latents[FrameKey(0)], middle), 0.4),
+        (3, (middle, task.latents[FrameKey(1)]), 0.6),
+    ):
+        key = FrameKey(0, Fraction(place, 4))
+        eps = task.noise("midpoint", key)
+        a, b = (second.start.alpha * z + second.start.sigma * eps for z in ends)
+        assert torch.allclose(second.blend(Sample(key)), slerp(a, b, weight).float(), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", SCHEMES)

@@ -233,6 +233,9 @@ def test_the_papers_preset() -> None:
     settings = checked(MorphSettings, preset_settings("paper"))
     assert (settings.solver, settings.num_inference_steps, settings.guidance_scale) == ("ddim", 200, 7.5)
     assert (settings.inversion_iterations, settings.candidates, settings.noise) == (500, 8, (0.30, 0.55))
+    assert (settings.eta, settings.num_frames, settings.align, settings.detail) == (0, 17, False, 0)
+    assert (settings.inversion_learning_rate, settings.control_scale) == (1e-4, 1.5)
+    assert all((settings.negative_prompt, settings.rank_for, settings.rank_against))
     with pytest.raises(SegueError, match="unknown preset 'best'; there are paper, balanced, draft"):
         preset_settings("best")
 

@@ -16,7 +16,7 @@ from segue.parts import RUN_FILE
 from segue.pictures import digest
 from segue.plan import sizes_of
 from segue.run import RunFolder
-from segue.settings import MorphSettings, as_json, checked, differences
+from segue.settings import MorphSettings, as_json, checked, differences, model_differences
 from segue.tree import FrameKey, grows
 
 NO_FILES: tuple[object, ...] = ([], "", "auto", "off")
@@ -38,7 +38,7 @@ def begin(
     sources: Sequence[str],
     settings: MorphSettings,
     batch_size: BatchSize,
-    model: Mapping[str, str | None],
+    model: Mapping[str, Any],
     *,
     given: Given,
     network: tuple[int, int],
@@ -54,7 +54,7 @@ def begin(
         sources: what each was given as.
         settings: what determines the images.
         batch_size: how the work is cut into batches; a run that is continued keeps its own.
-        model: the name and fingerprint of the model, and what else loads it again.
+        model: the name, fingerprint and parts of the model, and what else loads it again.
         given: the poses, control images and points that were given for the keyframes; they are kept in the folder.
         network: the size (width, height) at which the model works.
         overwrite: begin anew where the folder holds a run with other settings.
@@ -192,7 +192,8 @@ def _changes(there: Mapping[str, Any], fresh: Mapping[str, Any]) -> dict[str, st
         if name == now and dtype != other:
             changed["dtype"] = f"dtype: {dtype}, now {other}"
         else:
-            changed["model"] = f"model: {name}, now {now} with other weights, adapters or scheduler"
+            parts = model_differences(there["model"].get("parts", {}), fresh["model"]["parts"])
+            changed["model"] = f"model: {name}, now {now} with other weights, adapters or settings: {parts}"
     before, after = ([keyframe["pixels"] for keyframe in data["keyframes"]] for data in (there, fresh))
     sources = [[keyframe["source"] for keyframe in data["keyframes"]] for data in (there, fresh)]
     explained = changed.keys() & {"size", "network", "width", "height", "fit", "background", "zoom", "pan", "rotate"}

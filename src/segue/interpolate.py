@@ -63,11 +63,27 @@ from segue.method.detail import Detail, enlarged
 from segue.models import loading
 from segue.morph import Morph
 from segue.pictures import Source, digest, fit, shown_size
-from segue.plan import candidates_of, check_plan, motion_of, noise_of, tree_of, warn_of_noise
+from segue.plan import (
+    candidates_of,
+    check_plan,
+    motion_of,
+    noise_of,
+    tree_of,
+    warn_of_candidates,
+    warn_of_noise,
+)
 from segue.rank import Judge
 from segue.run import RunFolder
 from segue.schemes import Latents, Sample, Task, scheme_named
-from segue.settings import ComputeSettings, ModelSettings, MorphSettings, checked, fields, with_preset
+from segue.settings import (
+    ComputeSettings,
+    ModelSettings,
+    MorphSettings,
+    checked,
+    fields,
+    model_differences,
+    with_preset,
+)
 from segue.spacing import PerceptualTree
 from segue.tensors import to_images, to_tensor
 from segue.tree import FrameKey
@@ -163,6 +179,8 @@ class Interpolator:
         judge = _judge(morph_settings)
         if morph_settings.scheme != "interpolate":
             warn_of_noise(morph_settings.noise_levels or morph_settings.noise, aligned=morph_settings.align)
+        if choose is None and not compute.keep_candidates:
+            warn_of_candidates(morph_settings)
         if morph_settings.spacing == "perceptual":
             network_kept(morph_settings.look)  # an error here too
         if output is not None and not str(output):
@@ -442,9 +460,10 @@ class Interpolator:
         return checked(MorphSettings, begun), checked(ComputeSettings, computing)
 
     @property
-    def model(self) -> dict[str, str | None]:
-        """What a run remembers of the model: its name and fingerprint, and what else loads it again."""
-        return {"name": self.name, "fingerprint": self.backbone.fingerprint(), **self._loaded}
+    def model(self) -> dict[str, Any]:
+        """What a run remembers of the model: its name, fingerprint and parts, and what else loads it again."""
+        parts = dict(self.backbone.parts())
+        return {"name": self.name, "fingerprint": self.backbone.fingerprint(), "parts": parts, **self._loaded}
 
     def _same_model(self, run: RunFolder, data: Mapping[str, Any]) -> None:
         """SegueError where a run was made with another model than this."""
@@ -453,7 +472,8 @@ class Interpolator:
             here, there = (f" in {m['dtype']}" if m.get("dtype") else "" for m in (self._loaded, model))
             raise SegueError(
                 f"{run.path} was made with {model['name']}{there} (weights {model['fingerprint'][:12]}), "
-                f"not with {self.name}{here} (weights {self.backbone.fingerprint()[:12]})"
+                f"not with {self.name}{here} (weights {self.backbone.fingerprint()[:12]}): "
+                f"{model_differences(model.get('parts', {}), self.backbone.parts())}"
             )
 
     def _step(

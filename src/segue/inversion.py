@@ -58,9 +58,12 @@ LARGE = 200_000_000  # parameters from which a network trades time for memory by
 TIMESTEPS = {"all": (0.0, 1.0), "middle": (1 / 3, 2 / 3)}  # the range of noise levels f that are drawn from
 CLOSEST = 1e-3  # how near f comes to the schedule's ends
 SMALLEST_CROP = 0.7  # of the area
+ASPECTS = (3 / 4, 4 / 3)  # of a crop, as a multiple of the picture's own
+CROP_TRIES = 10  # after which the whole picture is taken
+JITTER = {"brightness": 0.1, "contrast": 0.2, "saturation": 0.2, "hue": 0.1}  # factors 1 +- these; hue in turns
+LUMA = (0.299, 0.587, 0.114)
 KEPT_SECONDS = 10.0  # between two times at which an unfinished fit is kept
 MOMENTS = ("exp_avg", "exp_avg_sq")  # Adam's, as torch names them
-JITTER = 0.1  # brightness, contrast and saturation change by up to this factor
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,9 +154,10 @@ def denoising_loss(
 
 
 def augmented(images: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """Each image cropped to 70 to 100 % of its area, scaled back to its size, and recoloured a little.
+    """Each image cropped, scaled back to its size, and recoloured a little, as the released code does.
 
-    Brightness, contrast and saturation change by up to a tenth, in this order.
+    A crop has 70 to 100 % of the area, and 3/4 to 4/3 times the image's aspect. Brightness changes by up to a tenth,
+    contrast and saturation by up to a fifth, the hue by up to a tenth of a turn, in any order.
 
     Args:
         images: (N, 3, H, W) in [-1, 1].
@@ -243,19 +247,54 @@ def _drawn(
 
 def _augmented(image: Tensor, generator: torch.Generator) -> Tensor:
     """One image (3, H, W), cropped and recoloured."""
-    share, top, left, *colour = torch.rand(6, generator=generator, dtype=torch.float64).tolist()
     height, width = image.shape[1:]
-    side = math.sqrt(SMALLEST_CROP + (1 - SMALLEST_CROP) * share)
-    h, w = max(1, round(height * side)), max(1, round(width * side))
-    y, x = round((height - h) * top), round((width - w) * left)
-    crop = image[:, y : y + h, x : x + w]
-    scaled = interpolate(crop[None], (height, width), mode="bicubic", antialias=True)[0]
-    brightness, contrast, saturation = (1 + JITTER * (2 * value - 1) for value in colour)
-    pixels = (scaled + 1) / 2 * brightness  # [0, 1]
-    pixels = pixels.mean() + contrast * (pixels - pixels.mean())
-    grey = pixels.mean(0, keepdim=True)
-    recoloured: Tensor = (grey + saturation * (pixels - grey)) * 2 - 1
-    return recoloured.clamp(-1, 1)
+    y, x, h, w = _crop(height, width, generator)
+    scaled = interpolate(image[None, :, y : y + h, x : x + w], (height, width), mode="bicubic", antialias=True)[0]
+    pixels = (scaled.clamp(-1, 1) + 1) / 2
+    changes = {name: limit * (2 * _uniform(generator) - 1) for name, limit in JITTER.items()}
+    for i in torch.randperm(len(changes), generator=generator).tolist():
+        pixels = _recoloured(pixels, *list(changes.items())[i])
+    return pixels * 2 - 1
+
+
+def _crop(height: int, width: int, generator: torch.Generator) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a crop: the first of some tries that lies in the image."""
+    low, high = map(math.log, ASPECTS)
+    for _ in range(CROP_TRIES):
+        share = SMALLEST_CROP + (1 - SMALLEST_CROP) * _uniform(generator)
+        aspect = math.exp(low + (high - low) * _uniform(generator))
+        h, w = round(height * math.sqrt(share / aspect)), round(width * math.sqrt(share * aspect))
+        if 0 < h <= height and 0 < w <= width:
+            top, left = (round(free * _uniform(generator)) for free in (height - h, width - w))
+            return top, left, h, w
+    return 0, 0, height, width
+
+
+def _recoloured(pixels: Tensor, name: str, change: float) -> Tensor:
+    """Pixels (3, H, W) in [0, 1] with one of brightness, contrast, saturation and hue changed by so much."""
+    if name == "hue":
+        return _turned(pixels, change)
+    grey = (pixels * torch.tensor(LUMA).reshape(3, 1, 1)).sum(0, keepdim=True)  # (1, H, W)
+    origin = {"brightness": torch.zeros(()), "contrast": grey.mean(), "saturation": grey}[name]
+    return (origin + (1 + change) * (pixels - origin)).clamp(0, 1)
+
+
+def _turned(pixels: Tensor, turns: float) -> Tensor:
+    """Pixels (3, H, W) in [0, 1] with the hue of HSV turned; value and saturation stay."""
+    value, chroma = pixels.amax(0), pixels.amax(0) - pixels.amin(0)
+    red, green, blue = pixels
+    sector = torch.where(
+        value == red, (green - blue), torch.where(value == green, (blue - red), (red - green))
+    ) / chroma.clamp(min=1e-12)
+    sector = sector + torch.where(value == red, 0.0, torch.where(value == green, 2.0, 4.0)) + 6 * turns
+    # A channel falls from the value by the chroma, as far as the hue is from that channel's sectors.
+    k = (torch.tensor([5.0, 3.0, 1.0]).reshape(3, 1, 1) + sector) % 6
+    turned: Tensor = value - chroma * torch.minimum(k, 4 - k).clamp(0, 1)
+    return turned
+
+
+def _uniform(generator: torch.Generator) -> float:
+    return torch.rand((), generator=generator, dtype=torch.float64).item()
 
 
 @contextmanager

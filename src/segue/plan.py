@@ -20,6 +20,7 @@ __all__ = [
     "motion_of",
     "noise_of",
     "tree_of",
+    "warn_of_candidates",
     "warn_of_noise",
 ]
 
@@ -98,6 +99,13 @@ def warn_of_noise(levels: Sequence[float], *, aligned: bool) -> None:
     if max(levels) > high:
         text = f"noise {max(levels):g}: above {high:g} frames leave their parents"
         warn(text)
+
+
+def warn_of_candidates(settings: MorphSettings) -> None:
+    """Say so where nothing tells the candidates of a frame apart."""
+    if settings.candidates > 1 and not (settings.rank_for or settings.rank_against):
+        text = f"candidates {settings.candidates}: nothing ranks them, so the first of each frame stays"
+        warn(f"{text}; give rank_for or rank_against, pick by hand, or keep_candidates")
 
 
 def motion_of(settings: MorphSettings) -> Motion:

@@ -189,12 +189,15 @@ def _branching_level(task: Task, made: Latents, point: NoisePoint, midpoints: li
 
 
 def biased(midpoint: Midpoint, bias: float) -> float:
-    """The weight of the right parent; next to one keyframe it moves towards that keyframe by the share ``bias``."""
+    """The weight of the right parent; next to one keyframe it moves towards that keyframe: 0.1 makes 0.5 to 0.4.
+
+    As in the released code, whose midpoints all lie in the middle; a weight of another value keeps its proportion.
+    """
     weight = float(midpoint.weight)
     if midpoint.left.is_keyframe and not midpoint.right.is_keyframe:
-        return weight * (1 - bias)
+        return weight * (1 - 2 * bias)
     if midpoint.right.is_keyframe and not midpoint.left.is_keyframe:
-        return 1 - (1 - weight) * (1 - bias)
+        return 1 - (1 - weight) * (1 - 2 * bias)
     return weight
 
 

@@ -9,7 +9,7 @@ Everything outside the networks is float32 on the CPU, and a batch only stacks s
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
@@ -192,4 +192,8 @@ class Backbone(Protocol):
 
     def fingerprint(self) -> str:
         """A digest of the weights, adapters and scheduler."""
+        ...
+
+    def parts(self) -> Mapping[str, str]:
+        """What the fingerprint is a digest of, by name."""
         ...

@@ -50,6 +50,7 @@ BEYOND_TEXT = (
     "num_class_embeds",
 )
 FEATURE_NOISE, FEATURE_DRAWS = 0.15, 2
+FEW_STEP = ("LCMScheduler", "TCDScheduler")  # the schedulers of checkpoints that are made for 1 to 8 steps
 TILED_PIXELS = 1024 * 1024  # above this, decoding one image in float32 takes more than 3 GB
 
 
@@ -145,9 +146,17 @@ class StableDiffusion:
         return int(size if isinstance(size, int) else 64) * self.latent_scale
 
     def check(self, sampling: Sampling) -> None:
-        """SegueError where the pipe, as it is now, cannot make a film with a solver; nothing is computed."""
+        """SegueError where the pipe, as it is now, cannot make a film with a solver; nothing is computed.
+
+        Warns:
+            SegueWarning: the pipe's scheduler is one of few-step checkpoints, and another solver is used.
+        """
         _check_family(self.pipe)
         self._check_controlnets()
+        own = type(self.pipe.scheduler).__name__
+        if own in FEW_STEP and sampling.solver != "pipe":
+            text = f"the pipe's {own} is not used, but the solver {sampling.solver}"
+            warn(f"{text}, with which checkpoints made for few steps look wrong; solver pipe uses the pipe's own")
         Leg(self.schedule, self.point(0.5), CLEAN, sampling, self.pipe.scheduler)
 
     def _check_controlnets(self) -> None:
@@ -382,6 +391,10 @@ class StableDiffusion:
     def fingerprint(self) -> str:
         """A digest of the weights, adapters and scheduler."""
         return self._fingerprint(self.pipe, self.controlnets)
+
+    def parts(self) -> Mapping[str, str]:
+        """What the fingerprint is a digest of, by name: networks, adapters, the VAE's scaling, the scheduler."""
+        return self._fingerprint.parts(self.pipe, self.controlnets)
 
     def _inputs(self, conditioning: TextConditioning, batch: int, guidance_scale: float) -> "_Inputs":
         """The conditioning of one batch on the device, the negative branch first, if there is one."""

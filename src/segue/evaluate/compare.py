@@ -1,6 +1,6 @@
 """Two evaluations side by side: what differs in their settings, and every measure's difference over shared pairs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -14,7 +14,7 @@ from segue.evaluate.charts import number
 from segue.evaluate.page import contrast, document, grid
 from segue.evaluate.results import Difference, Report, key_of
 from segue.evaluate.statistics import paired_interval
-from segue.settings import differences
+from segue.settings import differences, model_differences
 
 __all__ = ["Comparison", "comparison_of", "comparison_page", "comparison_tables"]
 
@@ -57,7 +57,7 @@ def comparison_of(first: Report, second: Report, names: tuple[str, str]) -> Comp
             shown = " and ".join(", ".join(map(str, names[:5])) for names in (ours, theirs))
             raise SegueError(f"{names[0]} and {names[1]} have no {what} in common: {shown}{_of_other(other)}")
     changes = [
-        *(f"model: {first.model['name']}, now {second.model['name']}" for _ in "x" if first.model != second.model),
+        *([_models(first.model, second.model)] if first.model != second.model else []),
         *(
             f"{network}: other weights"
             for network, mark in first.networks.items()
@@ -68,6 +68,12 @@ def comparison_of(first: Report, second: Report, names: tuple[str, str]) -> Comp
         *(f"{what}: measures of a whole set, as FID, are not compared" for what in _other_sets(first, second)),
     ]
     return Comparison(names, tuple(changes), len(pairs), tuple(_rows(first, second, schemes, pairs, columns)))
+
+
+def _models(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
+    """How two models differ."""
+    parts = model_differences(first.get("parts", {}), second.get("parts", {}))
+    return f"model: {first['name']}, now {second['name']}: {parts}"
 
 
 def _settings(first: Report, second: Report) -> tuple[dict[str, Any], dict[str, Any]]:

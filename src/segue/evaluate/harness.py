@@ -35,7 +35,7 @@ from segue.evaluate.results import NOTES, Film, Measured, Report, report_of
 from segue.files import write_bytes, write_json
 from segue.interpolate import Interpolator
 from segue.picture_files import digest_of_source
-from segue.settings import MorphSettings, as_json, checked, differences, with_preset
+from segue.settings import MorphSettings, as_json, checked, differences, model_differences, with_preset
 
 __all__ = ["Stage", "evaluate"]
 
@@ -93,10 +93,11 @@ def evaluate(
         SegueError: a setting is wrong, or the folder holds films that were made with other settings.
     """
     begun, clock, report = time.perf_counter(), _Clock(), callback or (lambda _stage: None)
-    model = {"name": segue.name, "fingerprint": segue.backbone.fingerprint()}
+    parts = dict(segue.backbone.parts())
+    model = {"name": segue.name, "fingerprint": segue.backbone.fingerprint(), "parts": parts}
     by_scheme = [with_preset(preset, {**(settings or {}), "scheme": scheme}, segue.name) for scheme in schemes]
     digest_of = cache(digest_of_source)  # of files that several films are made of
-    jobs = [_job(model["fingerprint"], pair, of_scheme, digest_of) for of_scheme in by_scheme for pair in pairs]
+    jobs = [_job(parts, pair, of_scheme, digest_of) for of_scheme in by_scheme for pair in pairs]
 
     (output / NOTES).mkdir(parents=True, exist_ok=True)
 
@@ -155,13 +156,13 @@ class _Clock:
         self.spent[share] += time.perf_counter() - begun
 
 
-def _job(model: str, pair: Pair, settings: Mapping[str, Any], digest_of: Callable[[Path], str]) -> _Job:
+def _job(parts: Mapping[str, str], pair: Pair, settings: Mapping[str, Any], digest_of: Callable[[Path], str]) -> _Job:
     """What one film is made from, as plain values that can be compared."""
     values = values_of(pair, settings)
     images = {name: value for name, value in values.items() if name in MorphSettings.__dataclass_fields__}
     recipe = {
         "settings": as_json(checked(MorphSettings, images)),
-        "model": model,
+        "parts": parts,
         "a": digest_of(pair.a),
         "b": digest_of(pair.b),
         "poses": [digest_of(path) for path in Row(pair.name, (pair.a, pair.b), Path(), values).inputs[2:]],
@@ -214,8 +215,9 @@ def _record(path: Path, job: _Job, output: Path) -> dict[str, Any] | None:
         return None
     if before != job.recipe:
         changes = differences(before["settings"], job.recipe["settings"])
+        if (parts := before.get("parts", {})) != job.recipe["parts"]:
+            changes.append(f"another model: {model_differences(parts, job.recipe['parts'])}")
         names = {
-            "model": "another model",
             "a": "another a",
             "b": "another b",
             "poses": "pose files or control images with other content",

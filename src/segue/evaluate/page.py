@@ -1,7 +1,7 @@
 """The HTML page of a report: one file, no network, no script; light or dark as the reader's system is."""
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 
 import numpy as np
@@ -14,6 +14,19 @@ from segue.evaluate.results import Cell, Difference, FilmReport, Report
 __all__ = ["contrast", "document", "grid", "page_of"]
 
 REFERENCE = "branching"
+SHOWN = (
+    "num_frames",
+    "align",
+    "detail",
+    "noise",
+    "solver",
+    "num_inference_steps",
+    "guidance_scale",
+    "inversion_iterations",
+    "seed",
+)
+OURS = ("align", "detail")  # what the paper's films do not have
+OPEN = 4  # pairs that are shown without being asked for
 
 STYLE = """
 :root{color-scheme:light dark;--ink:#1d2026;--soft:#666d78;--line:#dfe2e7;--back:#fff;--card:#f6f7f9;--mark:#e8f1ec}
@@ -70,8 +83,12 @@ def page_of(report: Report, strips: Mapping[tuple[str, str], str]) -> str:
     parts = [_head(report)]
     for network in _networks(report):
         parts += [_table(report, network), _intervals(report, network)]
-    parts += [_paper(report), *(_differences(report, network) for network in _networks(report))]
-    parts += [_average(report), _groups(report), _time(report), _definitions(report), _pairs(report, strips)]
+    parts += [
+        _side_by_side(report, strips),
+        _paper(report),
+        *(_differences(report, network) for network in _networks(report)),
+    ]
+    parts += [_average(report), _groups(report), _time(report), _definitions(report), _distances(report)]
     return document(
         f"Segue: evaluation of {report.model['name']}", [part for part in parts if part], len(report.schemes)
     )
@@ -99,9 +116,8 @@ def contrast(found: Difference | None) -> str:
 
 def _head(report: Report) -> str:
     networks = ", ".join(f"{escape(name)} <small>({escape(mark)})</small>" for name, mark in report.networks.items())
-    shown = ("num_frames", "num_inference_steps", "solver", "guidance_scale", "noise", "seed")
     settings = ", ".join(
-        f"{name.replace('_', ' ')} {_plain(report.settings[name])}" for name in shown if name in report.settings
+        f"{name.replace('_', ' ')} {_plain(report.settings[name])}" for name in SHOWN if name in report.settings
     )
     return (
         f"<h1>Evaluation of {escape(report.model['name'])}</h1>"
@@ -165,7 +181,13 @@ def _intervals(report: Report, network: str) -> str:
 
 
 def _paper(report: Report) -> str:
-    """The paper's table 1 beside the first network's FID and PPL."""
+    """The paper's table 1 beside the first network's FID and PPL, of films made as the paper's are."""
+    if any(report.settings.get(name) for name in OURS):
+        return (
+            "<h2>Beside the paper's table 1</h2>"
+            f"<p>Not comparable: these films have {_ours(report.settings)}, which the paper's do not. "
+            "An evaluation with <code>--no-align --detail 0</code> shows the table here.</p>"
+        )
     measured = [network for measure, network in report.columns if measure == "fid"]
     network = next((n for n in measured if n.startswith("inception")), next(iter(measured), ""))
     rows = []
@@ -185,7 +207,8 @@ def _paper(report: Report) -> str:
         + grid("<th>FID, paper</th><th>FID, here</th><th>PPL, paper</th><th>PPL, here</th>", rows)
         + f'<p class="soft">The paper: Stable Diffusion 2.1, 26 pairs, Inception-v3. Here: '
         f"{escape(report.model['name'])}, {len(report.pairs)} pairs, {escape(network)}. "
-        "Only the order of the rows can be compared. ± is the standard deviation over pairs.</p>"
+        "Without alignment and detail, as there. Only the order of the rows can be compared. "
+        "± is the standard deviation over pairs.</p>"
     )
 
 
@@ -296,17 +319,33 @@ def _definitions(report: Report) -> str:
     return f"<h2>Definitions</h2><dl>{entries}</dl>"
 
 
-def _pairs(report: Report, strips: Mapping[tuple[str, str], str]) -> str:
-    """Every pair: the film strips of all schemes below each other, and the distances along them."""
-    films = {(film.scheme, film.pair): film for film in report.films}
+def _side_by_side(report: Report, strips: Mapping[tuple[str, str], str]) -> str:
+    """Every pair: a row for each scheme, a column for each frame; the first few are open."""
     parts = []
-    for name in report.pairs:
-        there = [(i, films[scheme, name]) for i, scheme in enumerate(report.schemes) if (scheme, name) in films]
+    for i_pair, (summary, there) in enumerate(_films_of_pairs(report)):
         rows = "".join(
-            f'<span>{_dot(i)} {escape(film.scheme)}</span><img alt="{escape(film.scheme)}, {escape(name)}" '
-            f'src="{strips[film.scheme, name]}">'
+            f'<span>{_dot(i)} {escape(film.scheme)}</span><img alt="{escape(film.scheme)}, {escape(film.pair)}" '
+            f'src="{strips[film.scheme, film.pair]}">'
             for i, film in there
         )
+        is_open = " open" if i_pair < OPEN else ""
+        parts.append(f'<details{is_open}>{summary}<div class="strip">{rows}</div></details>')
+    return f"<h2>The schemes side by side</h2>{''.join(parts)}"
+
+
+def _films_of_pairs(report: Report) -> Iterator[tuple[str, list[tuple[int, FilmReport]]]]:
+    """The heading of each pair, and its films with the numbers of their schemes."""
+    films = {(film.scheme, film.pair): film for film in report.films}
+    for name in report.pairs:
+        there = [(i, films[scheme, name]) for i, scheme in enumerate(report.schemes) if (scheme, name) in films]
+        group = f" <small>{escape(there[0][1].group)}</small>" if there and there[0][1].group else ""
+        yield f"<summary>{escape(name)}{group}</summary>", there
+
+
+def _distances(report: Report) -> str:
+    """Every pair: the distances along the films of all schemes."""
+    parts = []
+    for summary, there in _films_of_pairs(report):
         charts = "".join(
             "<figure>"
             + line_chart(
@@ -321,12 +360,8 @@ def _pairs(report: Report, strips: Mapping[tuple[str, str], str]) -> str:
             for network in report.networks
             for kind, title in (("steps", "between neighbours"), ("to_first", "to the first keyframe"))
         )
-        group = f" <small>{escape(there[0][1].group)}</small>" if there and there[0][1].group else ""
-        parts.append(
-            f'<details open><summary>{escape(name)}{group}</summary><div class="strip">{rows}</div>'
-            f'<div class="cards">{charts}</div></details>'
-        )
-    return f"<h2>Pairs</h2>{''.join(parts)}"
+        parts.append(f'<details>{summary}<div class="cards">{charts}</div></details>')
+    return f"<h2>Distances along each pair</h2>{''.join(parts)}"
 
 
 def _places(film: FilmReport, kind: str) -> Sequence[float]:
@@ -377,5 +412,12 @@ def _key(report: Report) -> str:
     return "".join(f'<span class="key">{_dot(i)} {escape(scheme)}</span>' for i, scheme in enumerate(report.schemes))
 
 
+def _ours(settings: Mapping[str, object]) -> str:
+    """What films have that the paper's do not, in words."""
+    return " and ".join(text for name, text in zip(OURS, ("alignment", "detail"), strict=True) if settings.get(name))
+
+
 def _plain(value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
     return " to ".join(f"{v:g}" for v in value) if isinstance(value, list | tuple) else str(value)

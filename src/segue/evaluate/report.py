@@ -4,6 +4,7 @@ report.html   table, differences, charts, film strips
 report.json   everything, as ``results.Report``
 report.csv    the table: a row for each scheme, measure, network and group
 films.csv     a row for each film, a column for each measure
+sheets/       for each pair a picture with a row for each scheme
 """
 
 import csv
@@ -14,8 +15,9 @@ from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from segue.errors import SegueError
 from segue.evaluate.page import page_of
@@ -28,6 +30,7 @@ TABLES = ("report.csv", "films.csv")
 PAGE = "report.html"
 STRIP_HEIGHT = 56
 STRIP_QUALITY = 72
+SHEET_FRAMES, SHEET_HEIGHT, SHEET_LABELS, SHEET_QUALITY = 9, 96, 190, 85  # of each row; pixels; JPEG's
 
 
 def write_report(report: Report, output: Path) -> Path:
@@ -37,6 +40,8 @@ def write_report(report: Report, output: Path) -> Path:
     if report.seconds:
         seconds = {**report.seconds, "rest": report.seconds["rest"] + time.perf_counter() - begun}
         report = report.with_seconds(**seconds)
+    for pair in report.pairs:
+        _sheet([film for film in report.films if film.pair == pair], output)
     write_json(output / REPORT_FILE, json.loads(json.dumps(asdict(report))))
     for name, text in zip(TABLES, (_table(report), _films(report)), strict=True):
         write_text(output / name, text)
@@ -81,25 +86,60 @@ def _key(film: FilmReport) -> tuple[str, str]:
 def _strip(film: FilmReport, output: Path) -> str:
     """All frames of a film side by side, as a data address; kept beside the evaluation."""
     path = output / "strips" / film.scheme / f"{film.pair}.webp"
-    newest = max((output / name).stat().st_mtime_ns for name in film.frames)
-    if not path.exists() or path.stat().st_mtime_ns < newest:
-        write_strip(path, [output / name for name in film.frames])
+    frames = [output / name for name in film.frames]
+    if not _is_current(path, frames):
+        _write(path, _row(frames, STRIP_HEIGHT), format="WEBP", quality=STRIP_QUALITY, method=4)
     return f"data:image/webp;base64,{b64encode(path.read_bytes()).decode()}"
 
 
-def write_strip(path: Path, frames: Sequence[Path]) -> None:
-    """Write frames side by side."""
+def _sheet(films: Sequence[FilmReport], output: Path) -> None:
+    """The films of a pair below each other, as the paper compares schemes: up to 9 frames of each, evenly chosen."""
+    rows = {film.scheme: [output / film.frames[i] for i in _evenly(len(film.frames), SHEET_FRAMES)] for film in films}
+    path = output / "sheets" / f"{films[0].pair}.jpg"
+    schemes = ", ".join(rows).encode()
+    if _is_current(path, [frame for frames in rows.values() for frame in frames]):
+        with Image.open(path) as before:
+            if before.info.get("comment") == schemes:
+                return
+    strips = {scheme: _row(frames, SHEET_HEIGHT) for scheme, frames in rows.items()}
+    width = SHEET_LABELS + max(strip.width for strip in strips.values())
+    whole = Image.new("RGB", (width, len(strips) * (SHEET_HEIGHT + 2)), "white")
+    draw, font = ImageDraw.Draw(whole), ImageFont.load_default(14)
+    for number, (scheme, strip) in enumerate(strips.items()):
+        top = number * (SHEET_HEIGHT + 2)
+        whole.paste(strip, (SHEET_LABELS, top))
+        draw.text((4, top + SHEET_HEIGHT // 2), scheme.replace("-denoise-", "-\ndenoise-"), "black", font, anchor="lm")
+    _write(path, whole, format="JPEG", quality=SHEET_QUALITY, comment=schemes)
+
+
+def _evenly(count: int, most: int) -> list[int]:
+    """So many numbers of 0 to count - 1, evenly, both ends among them; all where there are no more."""
+    chosen = min(count, most)
+    return [round(i * (count - 1) / max(chosen - 1, 1)) for i in range(chosen)]
+
+
+def _row(frames: Sequence[Path], height: int) -> Image.Image:
+    """Frames side by side."""
     small = []
     for frame in frames:
         with Image.open(frame) as file:
-            width = max(1, round(file.width * STRIP_HEIGHT / file.height))
-            small.append(file.convert("RGB").resize((width, STRIP_HEIGHT), Image.Resampling.LANCZOS))
-    strip = Image.new("RGB", (sum(image.width for image in small), STRIP_HEIGHT))
+            width = max(1, round(file.width * height / file.height))
+            small.append(file.convert("RGB").resize((width, height), Image.Resampling.LANCZOS))
+    row = Image.new("RGB", (sum(image.width for image in small), height))
     place = 0
     for image in small:
-        strip.paste(image, (place, 0))
+        row.paste(image, (place, 0))
         place += image.width
-    text = io.BytesIO()
-    strip.save(text, format="WEBP", quality=STRIP_QUALITY, method=4)
+    return row
+
+
+def _is_current(path: Path, sources: Sequence[Path]) -> bool:
+    """Whether a file is there, and newer than what it is made of."""
+    return path.exists() and path.stat().st_mtime_ns >= max(source.stat().st_mtime_ns for source in sources)
+
+
+def _write(path: Path, image: Image.Image, **options: Any) -> None:
+    data = io.BytesIO()
+    image.save(data, **options)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, text.getvalue())
+    write_bytes(path, data.getvalue())

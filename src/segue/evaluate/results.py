@@ -145,7 +145,7 @@ class Report:
     """Everything that an evaluation found.
 
     Attributes:
-        version: of Segue; model: name and fingerprint; settings: those that all films share.
+        version: of Segue; model: name, fingerprint and parts; settings: those that all films share.
         networks: the fingerprint of each feature network by name.
         schemes, pairs, groups: their names, in order.
         floors: by network, FID of independent samples of one and the same Gaussian, at these numbers of frames.
@@ -155,7 +155,7 @@ class Report:
     """
 
     version: str
-    model: dict[str, str]
+    model: dict[str, Any]
     settings: dict[str, Any]
     networks: dict[str, str]
     schemes: tuple[str, ...]
@@ -210,7 +210,7 @@ def report_of(
     schemes: Sequence[str],
     networks: Mapping[str, str],
     *,
-    model: Mapping[str, str],
+    model: Mapping[str, Any],
     settings: Mapping[str, Any],
     digests: Mapping[str, str] | None = None,
 ) -> Report:

@@ -1,20 +1,22 @@
-"""What a run recognises a model by: a digest of its weights, its adapters and its scheduler."""
+"""What a run recognises a model by: its weights, adapters and scheduler, part by part, and a digest of them all."""
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Fingerprint", "fingerprint"]
+__all__ = ["Fingerprint", "fingerprint", "parts_of"]
 
-NETWORKS = ("unet", "vae", "text_encoder")
+NETWORKS = {"unet": "UNet", "vae": "VAE", "text_encoder": "text encoder"}
+SCALING = {"scaling_factor": "scaling factor", "shift_factor": "shift factor"}  # of the VAE's latents
+ADAPTERS = "LoRA adapters"
 
 
 class Fingerprint:
-    """The fingerprint of one pipe, remembered as long as its weights, adapters and scheduler are the same.
+    """The fingerprint of one pipe, remembered as long as its weights, adapters and settings are the same.
 
     Weights are the same while the bits of each tensor have the same sum, which is found where the tensor lies, for a
     tenth of the cost of a digest.
@@ -22,39 +24,70 @@ class Fingerprint:
 
     def __init__(self) -> None:
         self._state: object = None
-        self._found = ""
+        self._parts: Mapping[str, str] = {}
 
     def __call__(self, pipe: Any, controlnets: Iterable[nn.Module] = ()) -> str:
         """What ``fingerprint`` gives."""
-        parts = [_tensors(network) for network in _networks(pipe, controlnets)]
-        sums = [{name: (w.shape, w.dtype, _sum(w)) for name, w in tensors.items()} for tensors in parts]
+        return _digest(self.parts(pipe, controlnets))
+
+    def parts(self, pipe: Any, controlnets: Iterable[nn.Module] = ()) -> Mapping[str, str]:
+        """What ``parts_of`` gives."""
+        networks = [_tensors(network) for network in _networks(pipe, controlnets).values()]
+        sums = [{name: (w.shape, w.dtype, _sum(w)) for name, w in tensors.items()} for tensors in networks]
         state = (sums, _settings(pipe))
         if state != self._state:
-            self._state, self._found = state, fingerprint(pipe, controlnets)
-        return self._found
+            self._state, self._parts = state, parts_of(pipe, controlnets)
+        return self._parts
 
 
 def fingerprint(pipe: Any, controlnets: Iterable[nn.Module] = ()) -> str:
-    """A SHA-256 over the names, shapes and bytes of all weights, the active adapters and the scheduler's settings."""
-    digest = hashlib.sha256()
-    for network in _networks(pipe, controlnets):
-        digest.update(type(network).__name__.encode())
-        _weights(network, digest)
-    digest.update(_settings(pipe))
-    return digest.hexdigest()
+    """A SHA-256 of all that ``parts_of`` gives."""
+    return _digest(parts_of(pipe, controlnets))
 
 
-def _networks(pipe: Any, controlnets: Iterable[nn.Module]) -> list[nn.Module]:
-    """The networks whose weights determine the images."""
-    parts = [*(getattr(pipe, name, None) for name in NETWORKS), *controlnets]
-    return [getattr(part, "_orig_mod", part) for part in parts if isinstance(part, nn.Module)]  # as before compiling
+def parts_of(pipe: Any, controlnets: Iterable[nn.Module] = ()) -> dict[str, str]:
+    """What determines the images, by name: a SHA-256 of each network's weights, and of the adapters'; settings as text.
+
+    Weights count with their names, shapes and bytes; adapters only while they act.
+    """
+    settings, adapters = _settings(pipe), hashlib.sha256()
+    parts = {}
+    for name, network in _networks(pipe, controlnets).items():
+        digest = hashlib.sha256(type(network).__name__.encode())
+        for key, tensor in sorted(_tensors(network).items()):
+            _add(adapters if ".lora_" in key else digest, key.replace(".base_layer.", "."), tensor)
+        parts[f"{name} weights"] = digest.hexdigest()
+    if ADAPTERS in settings:
+        settings[ADAPTERS] += f" {adapters.hexdigest()}"
+    return parts | settings
 
 
-def _settings(pipe: Any) -> bytes:
-    """The active adapters, FreeU and the scheduler's settings."""
-    scheduler = {name: value for name, value in dict(pipe.scheduler.config).items() if not name.startswith("_")}
-    described = json.dumps([type(pipe.scheduler).__name__, scheduler], sort_keys=True, default=repr)
-    return (json.dumps(_adapters(pipe)) + described + _freeu(pipe)).encode()
+def _digest(parts: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _networks(pipe: Any, controlnets: Iterable[nn.Module]) -> dict[str, nn.Module]:
+    """The networks whose weights determine the images, by name."""
+    named = {name: getattr(pipe, part, None) for part, name in NETWORKS.items()}
+    named |= {f"ControlNet {i}" if i else "ControlNet": network for i, network in enumerate(controlnets)}
+    return {name: getattr(part, "_orig_mod", part) for name, part in named.items() if isinstance(part, nn.Module)}
+
+
+def _settings(pipe: Any) -> dict[str, str]:
+    """What changes the images beside weights: adapters that act, FreeU, the VAE's scaling, the scheduler."""
+    found = {}
+    if adapters := _adapters(pipe):
+        found[ADAPTERS] = json.dumps(adapters)
+    if freeu := _freeu(pipe):
+        found["FreeU"] = freeu
+    for name, label in SCALING.items():
+        if (value := getattr(pipe.vae.config, name, None)) is not None:
+            found[f"VAE {label}"] = str(value)
+    found["scheduler"] = type(pipe.scheduler).__name__
+    for name, value in sorted(dict(pipe.scheduler.config).items()):
+        if not name.startswith("_"):
+            found[f"scheduler {name}"] = json.dumps(value, default=repr)
+    return found
 
 
 def _freeu(pipe: Any) -> str:
@@ -64,11 +97,10 @@ def _freeu(pipe: Any) -> str:
     return json.dumps(found) if any(all(factors) for factors in found) else ""
 
 
-def _weights(network: nn.Module, digest: Any) -> None:
-    """Every tensor of a network, bit for bit, wherever offloading keeps it."""
-    for name, tensor in sorted(_tensors(network).items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+def _add(digest: Any, name: str, tensor: Tensor) -> None:
+    """A tensor, bit for bit, wherever offloading keeps it."""
+    digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+    digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
 
 
 def _sum(tensor: Tensor) -> int:
@@ -97,7 +129,7 @@ def _tensors(network: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _adapters(pipe: Any) -> list[Any]:
-    """The adapters that act, with the scale of each layer they act on."""
+    """The adapters that act, with the scale of each layer they act on; nothing without any."""
     names = getattr(pipe, "get_active_adapters", list)
     try:
         active = sorted(names())
@@ -109,4 +141,4 @@ def _adapters(pipe: Any) -> list[Any]:
             if isinstance(scaling := getattr(module, "scaling", None), dict):
                 on = getattr(module, "disable_adapters", False) is not True
                 scales[f"{part}.{name}"] = {a: float(scaling[a]) * on for a in active if a in scaling}
-    return [active, scales]
+    return [active, scales] if active else []

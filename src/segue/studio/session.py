@@ -29,6 +29,7 @@ from segue.settings import (
     as_json,
     checked,
     differences,
+    model_differences,
     preset_settings,
     with_preset,
 )
@@ -451,7 +452,8 @@ class Session:
             with RunFolder(path) as run:
                 there = (run.read(RUN_FILE) or {}).get("model", {})
                 if there.get("fingerprint") != segue.model["fingerprint"]:
-                    raise SegueError(f"{path.name} was made with {there.get('name')}, not with {segue.name}")
+                    parts = model_differences(there.get("parts", {}), segue.model["parts"])
+                    raise SegueError(f"{path.name} was made with {there.get('name')}, not with {segue.name}: {parts}")
                 segue.make(run, KEEP, callback=report)
             self._film(Morph(path), report, film)
 
