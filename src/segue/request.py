@@ -33,6 +33,7 @@ from segue.tree import FrameKey
 __all__ = [
     "FilmRequest",
     "RunRequest",
+    "check_manifest",
     "check_model",
     "check_step",
     "check_there",
@@ -178,6 +179,12 @@ def check_there(files: Sequence[Path]) -> None:
     for file in map(file_of, files):
         if not file.exists():
             raise SegueError(f"{file}: there is no such file")
+
+
+def check_manifest(manifest: Path) -> None:
+    """SegueError where a manifest is missing."""
+    if not manifest.exists():
+        raise SegueError(f"{manifest} cannot be read as a manifest: there is no such file")
 
 
 def check_model(model: ModelSettings) -> None:

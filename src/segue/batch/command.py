@@ -12,7 +12,7 @@ import typer
 
 from segue.display import Line, duration, shown_as_lines
 from segue.options import GroupedCommand, faults_as_lines, given, mode_of, with_settings
-from segue.request import check_model, check_there
+from segue.request import check_manifest, check_model
 from segue.settings import PRESET_HELP, ComputeSettings, FilmSettings, ModelSettings, MorphSettings, checked, updated
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def batch(
 
     The same command again makes only what is missing. The exit code is 1 if a row failed.
     """
-    check_there([pairs])
+    check_manifest(pairs)
 
     from segue.batch.rows import NOTES, TABLE, check_output, read_rows
 

@@ -10,7 +10,7 @@ import typer
 from segue.display import Line, shown_as_lines
 from segue.errors import SegueError
 from segue.options import faults_as_lines, given, mode_of, with_settings
-from segue.request import check_model, check_there
+from segue.request import check_manifest, check_model
 from segue.settings import (
     PRESET_HELP,
     SCHEMES,
@@ -107,7 +107,7 @@ def _evaluate(
     for name in networks:
         look_parts(name)
     check_model(model)
-    check_there(inputs)
+    check_manifest(inputs[0])
 
     from segue.evaluate.manifest import read_pairs
 
