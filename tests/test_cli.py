@@ -95,7 +95,9 @@ def test_films_of_other_kinds(here: Path, model: Path, name: str, kind: str) -> 
 
 def test_a_folder_of_numbered_frames(here: Path, model: Path) -> None:
     assert run(["morph", "a.png", "b.png", "-o", "frames", "--model", str(model), *FRAMES]) == 0
-    assert sorted(path.name for path in (here / "frames").iterdir()) == [f"{i:04d}.png" for i in range(5)]
+    ticks = round(24 * (0.5 + 4 / 3 + 0.5))
+    assert sorted(path.name for path in (here / "frames").iterdir()) == [f"{i:04d}.png" for i in range(ticks)]
+    assert len({path.read_bytes() for path in (here / "frames").iterdir()}) == 5
     assert (here / "frames.run/run.json").exists()
 
     # What else was laid into the folder is not lost by a redo, which then notes nothing.

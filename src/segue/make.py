@@ -66,7 +66,7 @@ def make_film(
         segue = _loaded(begun, model)
         if film.timing == "even":
             network_kept(images_settings["settings"].look)  # an error here, not when the frames are made
-        _tell_idle(images_settings, film, values)
+        _tell_idle(images_settings)
         morph = segue(
             *images,
             output=folder,
@@ -93,12 +93,12 @@ def fit_words(
     mode: Mode,
 ) -> None:
     """Fit the words of a film to its keyframes, and make no frame."""
-    images_settings, film = _checked(values, preset, model.model)
+    images_settings, _ = _checked(values, preset, model.model)
     _check(images, output, str(images_settings["settings"].background))
     folder = run_folder(output)
     with showing(mode) as show:
         segue = _loaded(read_part(folder, RUN_FILE), model)
-        _tell_idle(images_settings, film, values)
+        _tell_idle(images_settings)
         segue.invert(*images, output=folder, preset=preset, callback=show, **images_settings["given"])
     if mode == "json":
         print(json.dumps({"stage": "done", "run": str(folder)}))
@@ -207,10 +207,9 @@ def _checked(values: Mapping[str, Any], preset: str, model: str | None) -> tuple
     return {"given": images, "settings": settings}, checked(FilmSettings, given(values, FilmSettings))
 
 
-def _tell_idle(images: Mapping[str, Any], film: FilmSettings, values: Mapping[str, Any]) -> None:
+def _tell_idle(images: Mapping[str, Any]) -> None:
     """Warn of options that were typed and change nothing."""
-    typed = given(values, FilmSettings)
-    for line in [*without_effect(images["settings"], images["given"]), *without_effect(film, typed)]:
+    for line in without_effect(images["settings"], images["given"]):
         warn(line)
 
 

@@ -23,6 +23,7 @@ from PIL import Image, ImageCms, ImageColor, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from segue.errors import SegueError, unheard, warn
+from segue.settings import TRANSPARENT
 
 __all__ = [
     "LEAST_SIDE",
@@ -58,7 +59,7 @@ def load(source: Source, background: str = "white") -> Image.Image:
     Args:
         source: a path; a PIL image, which stays as it is; or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), of
             uint8, or of floats in [0, 1].
-        background: a colour that PIL knows: a name, "#rrggbb", "rgb(r, g, b)".
+        background: a colour that PIL knows: a name, "#rrggbb", "rgb(r, g, b)"; or "transparent", for RGBA.
 
     Raises:
         SegueError: no such file, no picture, a damaged one, one below 8 x 8 or above PIL's limit, an unknown colour.
@@ -114,12 +115,13 @@ def placement(source: tuple[int, int], size: tuple[int, int], how: Fit = "cover"
 def fit(image: Image.Image, size: tuple[int, int], how: Fit = "cover", background: str = "white") -> Image.Image:
     """Bring an RGB picture to a size (width, height), placed by ``placement``, resampled with Lanczos.
 
-    A picture that has the size already is kept to the byte. Around a contained one is the background.
+    A picture that has the size already is kept to the byte. Around a contained one is the background. One in RGBA
+    stays so; around it nothing is seen.
     """
     place = placement(image.size, size, how)
     if how == "contain":
         inner = (round(place.scale[0] * image.width), round(place.scale[1] * image.height))
-        fitted = Image.new("RGB", size, _colour(background))
+        fitted = Image.new(image.mode, size, _colour(background) if image.mode == "RGB" else (255, 255, 255, 0))
         fitted.paste(image.resize(inner, Image.Resampling.LANCZOS), (int(place.offset[0]), int(place.offset[1])))
         return fitted
     left, top = (-offset / scale for offset, scale in zip(place.offset, place.scale, strict=True))
@@ -252,12 +254,16 @@ def _nearest(side: float, multiple: int) -> int:
     return max(1, math.floor(side / multiple + 0.5)) * multiple
 
 
-def _colour(text: str) -> tuple[int, int, int]:
-    """A colour by PIL's name for it."""
+def _colour(text: str) -> tuple[int, int, int] | None:
+    """A colour by PIL's name for it; None for "transparent"."""
+    if text == TRANSPARENT:
+        return None
     try:
         return ImageColor.getrgb(text)[:3]
     except ValueError as error:
-        raise SegueError(f"background: '{text}' is no colour; use a name such as white, or #rrggbb") from error
+        raise SegueError(
+            f"background: '{text}' is no colour; use a name such as white, #rrggbb, or transparent"
+        ) from error
 
 
 def _opened(path: Path) -> Image.Image:
@@ -293,8 +299,8 @@ def _opened(path: Path) -> Image.Image:
     return image
 
 
-def _as_rgb(image: Image.Image, name: str, colour: tuple[int, int, int]) -> Image.Image:
-    """A new RGB picture of an open one, of the frame at which it stands."""
+def _as_rgb(image: Image.Image, name: str, colour: tuple[int, int, int] | None) -> Image.Image:
+    """A new RGB picture of an open one, of the frame at which it stands; without a colour behind it an RGBA one."""
     width, height = image.size
     if min(width, height) < LEAST_SIDE:
         raise SegueError(f"{name} is too small: {width} x {height} pixels, the least is {LEAST_SIDE} x {LEAST_SIDE}")
@@ -361,8 +367,10 @@ def _to_srgb(image: Image.Image) -> Image.Image:
     return converted or image
 
 
-def _flattened(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
-    """RGB, with transparency laid on a colour."""
+def _flattened(image: Image.Image, colour: tuple[int, int, int] | None) -> Image.Image:
+    """RGB, with transparency laid on a colour; without one RGBA."""
+    if colour is None:
+        return image.convert("RGBA")
     if not image.has_transparency_data:
         return image.convert("RGB")
     opaque = Image.new("RGBA", image.size, (*colour, 255))
