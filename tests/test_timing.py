@@ -78,6 +78,13 @@ def test_keyframes_are_on_the_nearest_tick(fps: Fraction, gap: float, hold: floa
     assert closed.length == pytest.approx((3 * hold + 2.5 * gap) * fps, abs=0.5)
 
 
+def test_a_film_that_goes_round_shows_its_first_frame_once() -> None:
+    flags = [True, False]
+    way = at_rate(timeline(flags, [0.3, 0.3], 0.2, closed=True), flags, Fraction(20))
+    assert [(tick.left, count) for tick, count in way.runs(mixes=False)] == [(0, 10), (1, 6)]
+    assert way.length == 16
+
+
 def test_rates_are_those_of_files() -> None:
     for fps, rate in ((24, 24), (12.5, Fraction(25, 2)), (23.976, Fraction(24000, 1001)), (0.1, Fraction(1, 10))):
         assert frame_rate(fps) == rate

@@ -286,8 +286,9 @@ def _encode(
         pixels: of a picture, (H, W, 3) or (H, W, 4).
     """
     converter = VideoReformatter()  # one for all frames: what it prepares serves them all
-    # Without a random number in the file, and with its index at the beginning.
-    with av.open(str(path), "w", format=kind, options={"fflags": "+bitexact", "movflags": "+faststart"}) as container:
+    # No random number in the file; what players must know first lies at its beginning.
+    container_options = {"fflags": "+bitexact", **({} if kind == "webm" else {"movflags": "+faststart"})}
+    with av.open(str(path), "w", format=kind, options=container_options) as container:
         stream = container.add_stream(codec, rate=film.rate, options=options)
         stream.pix_fmt = pixel_format
         stream.width, stream.height = (side + side % 2 if kind == "mp4" else side for side in film.size)

@@ -23,7 +23,6 @@ from PIL import Image, ImageCms, ImageColor, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from segue.errors import SegueError, unheard, warn
-from segue.settings import TRANSPARENT
 
 __all__ = [
     "LEAST_SIDE",
@@ -256,7 +255,7 @@ def _nearest(side: float, multiple: int) -> int:
 
 def _colour(text: str) -> tuple[int, int, int] | None:
     """A colour by PIL's name for it; None for "transparent"."""
-    if text == TRANSPARENT:
+    if text == "transparent":
         return None
     try:
         return ImageColor.getrgb(text)[:3]

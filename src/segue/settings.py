@@ -46,7 +46,6 @@ __all__ = [
     "without_effect",
 ]
 
-TRANSPARENT = "transparent"
 SCHEMES = (
     "branching",
     "interpolate",
@@ -379,7 +378,7 @@ class MorphSettings(InversionSettings):
     @property
     def is_transparent(self) -> bool:
         """Whether what is transparent in keyframes is so in frames."""
-        return self.background == TRANSPARENT
+        return self.background == "transparent"
 
     @property
     def ground(self) -> str:

@@ -177,7 +177,10 @@ class Way(NamedTuple):
     def runs(self, *, mixes: bool) -> list[tuple[Tick, int]]:
         """What is shown in order, each for how many ticks; between two frames the nearer one, if it does not mix."""
         ticks = self.ticks() if mixes else [tick.nearest for tick in self.ticks()]
-        return [(tick, len(list(same))) for tick, same in groupby(ticks)]
+        runs = [(tick, len(list(same))) for tick, same in groupby(ticks)]
+        if len(runs) > 1 and runs[0][0] == runs[-1][0]:  # it goes round: what is shown last is what is shown first
+            runs[0] = runs[0][0], runs[0][1] + runs.pop()[1]
+        return runs
 
 
 _LEAST = 1e-6  # of a tick: below it times are equal
