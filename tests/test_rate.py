@@ -207,7 +207,9 @@ def test_pngs_and_webp_keep_the_alpha(tmp_path: Path) -> None:
 
 def test_a_gif_is_transparent_or_not(tmp_path: Path) -> None:
     film = film_of(tmp_path / "run", steps(2), mode="RGBA")
-    with Image.open(film.save(tmp_path / "a.gif", seconds=0.2)) as image:
+    with pytest.warns(SegueWarning, match=r"pixels of a \.gif are transparent or not: soft edges become hard"):
+        path = film.save(tmp_path / "a.gif", seconds=0.2)
+    with Image.open(path) as image:
         for number in range(image.n_frames):  # type: ignore[attr-defined]
             image.seek(number)
             alpha = np.asarray(image.convert("RGBA"))[..., 3]

@@ -189,6 +189,8 @@ def _write_webm(path: Path, film: Film) -> None:
 
 def _write_gif(path: Path, film: Film) -> None:
     """A GIF whose pictures each have a palette of their own, with a transparent colour where one is needed."""
+    if film.is_transparent:
+        warn("pixels of a .gif are transparent or not: soft edges become hard; .mov, .webm, .webp and PNGs keep them")
     with av.open(str(path), "w", format="gif") as container:
         # Without its flags: the encoder takes equal numbers for equal colours, whatever the palettes.
         stream = container.add_stream("gif", rate=100, options={"gifflags": "0"})

@@ -12,6 +12,7 @@ from typing import Any, overload
 
 from PIL import Image
 
+from segue.alpha import laid_on
 from segue.errors import SegueError, warn
 from segue.files import write_json
 from segue.film import contact_sheet, write_film
@@ -30,8 +31,9 @@ FILMS_FILE = "films.json"
 class Frames(Sequence[Image.Image]):
     """The frames of a film in order; each is read from its file when it is asked for."""
 
-    def __init__(self, paths: Sequence[Path], *, of: "Frames | None" = None) -> None:
+    def __init__(self, paths: Sequence[Path], *, of: "Frames | None" = None, on: str = "") -> None:
         self.paths = tuple(paths)
+        self._on = on  # the colour behind what is transparent, where it should not be so
         self._of = of  # a temporary film's files stay as long as its frames, or a part of them
 
     def __len__(self) -> int:
@@ -45,9 +47,10 @@ class Frames(Sequence[Image.Image]):
 
     def __getitem__(self, index: int | slice) -> "Image.Image | Frames":
         if isinstance(index, slice):
-            return Frames(self.paths[index], of=self)
+            return Frames(self.paths[index], of=self, on=self._on)
         with Image.open(self.paths[index]) as image:
-            return image.convert("RGBA" if image.has_transparency_data else "RGB")
+            picture = image.convert("RGBA" if image.has_transparency_data else "RGB")
+            return laid_on(picture, self._on) if self._on else picture
 
     def __iter__(self) -> Iterator[Image.Image]:
         return (self[i] for i in range(len(self)))
@@ -59,7 +62,7 @@ class Morph:
     Attributes:
         path: the run folder.
         keys: the frames' keys, in order; a loop's first frame is not repeated at the end.
-        frames: the frames as PIL images, read when asked for.
+        frames: the frames as PIL images, read when asked for; RGBA where the film is transparent.
     """
 
     def __init__(self, path: str | PathLike[str], *, temporary: bool = False) -> None:
@@ -138,7 +141,7 @@ class Morph:
         digests = [f"{path.name} {path.stat().st_mtime_ns}" for path in paths]
         known = read_part(self.path, "distances.json") or {}
         if (known.get("look"), known.get("frames")) != (look, digests):
-            apart = network_kept(look).path(Frames(paths)).steps.tolist()
+            apart = network_kept(look).path(Frames(paths, on="white")).steps.tolist()
             known = {"look": look, "frames": digests, "distances": apart}
             write_json(self.path / "distances.json", known)
         return [float(distance) for distance in known["distances"]]
