@@ -123,7 +123,6 @@ def unfaded(segue: Interpolator, morph: Morph) -> list[Image.Image]:
 def middle_times(morph: Morph) -> Array:
     """The time between neighbours' places in an evenly timed film: from the edges between their times on screen."""
     seconds = np.array([shown for _, shown in morph.timed(EVEN)])
-    seconds[[0, -1]] -= 0.5 / EVEN.fps  # what the ends are held for longer
     edges = np.cumsum(seconds)[:-1]
     times = [0.0]
     for edge in edges:

@@ -12,7 +12,7 @@ import pytest
 from benchmarks.refusals import COMMANDS, prepare
 from segue.cli import run
 from segue.errors import SegueError
-from segue.film import _FORMATS
+from segue.film import _WRITERS
 from segue.outputs import ENDINGS
 from segue.settings import (
     ALIASES,
@@ -79,7 +79,7 @@ def test_no_file_needs_an_operating_system() -> None:
 
 
 def test_the_endings_are_those_that_can_be_written() -> None:
-    assert set(ENDINGS) == set(_FORMATS)
+    assert set(ENDINGS) == set(_WRITERS)
 
 
 @pytest.mark.parametrize(

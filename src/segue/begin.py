@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from segue.alpha import ground_for
 from segue.control import Given, keep_given
 from segue.errors import SegueError
 from segue.history import Attempt, Edit, Remake, whole
@@ -72,6 +73,7 @@ def begin(
         ],
         "model": dict(model),
         "given": given.digests(),
+        **({"ground": ground_for(keyframes)} if keyframes[0].mode == "RGBA" else {}),
     }
     there = run.read(RUN_FILE)
     if overwrite and not run.was_damaged and (replaced := run.replaced) is not None and not _changes(replaced, fresh):

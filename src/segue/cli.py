@@ -52,7 +52,9 @@ Images = Annotated[
 ]
 Output = Annotated[
     Path,
-    typer.Option("--output", "-o", help="The film: .mp4, .gif or .webp, or a folder for PNGs.", show_default=False),
+    typer.Option(
+        "--output", "-o", help="The film: .mp4, .mov, .webm, .gif, .webp, or a folder for PNGs.", show_default=False
+    ),
 ]
 Run = Annotated[Path, typer.Argument(help="A film that segue made, or its run folder.", show_default=False)]
 Preset = Annotated[Literal["paper", "balanced", "draft"], typer.Option(help=PRESET_HELP)]

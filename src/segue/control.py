@@ -126,9 +126,9 @@ def _given_images(
     _check(settings.control_image, "control_image", count, networks)
     motion, images = (
         motion_of(settings),
-        [load(path, background=settings.background) for path in settings.control_image],
+        [load(path, background=settings.ground) for path in settings.control_image],
     )
-    fitted_images = [fit(image, size, settings.fit, settings.background) for image in images]
+    fitted_images = [fit(image, size, settings.fit, settings.ground) for image in images]
     seen = [shown(motion, Fraction(i), image) for i, image in enumerate(fitted_images)]
     return tuple(fit(image, network, "stretch") for image in seen)
 

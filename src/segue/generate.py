@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from segue.alpha import laid_on
 from segue.backbone import CLEAN, Backbone, NoisePoint, Sampling
 from segue.dialogue import AcceptRest, Again, Candidates, Chooser, Cost, Made, Pick, Progress
 from segue.errors import SegueError, warn
@@ -466,7 +467,7 @@ def _numbers(choice: Choice | None, tries: Sequence[Attempt]) -> list[int]:
 
 def _is_black(picture: Image.Image) -> bool:
     """Whether a picture shows nothing at all."""
-    return picture.getbbox() is None
+    return laid_on(picture, "black").getbbox() is None
 
 
 def _steps(backbone: Backbone, level: Level, sampling: Sampling) -> int:

@@ -22,6 +22,7 @@ from typing import Any, Self, Unpack
 from PIL import Image
 from torch import Tensor
 
+from segue.alpha import laid_on
 from segue.backbone import Backbone
 from segue.backbone.stable_diffusion import StableDiffusion
 from segue.bar import Bar, is_notebook
@@ -51,6 +52,7 @@ from segue.keyframes import (
     encoded,
     fitted,
     images_of,
+    lifting,
     loaded,
     sizes,
     warn_of_crops,
@@ -250,7 +252,7 @@ class Interpolator:
             latents[FrameKey(count)] = latents[FrameKey(0)]
             shown[FrameKey(count)], keyframes[FrameKey(count)] = shown[FrameKey(0)], keyframes[FrameKey(0)]
             if not run.frame(FrameKey(count)).exists():
-                run.save_keyframe(FrameKey(count), shown[FrameKey(0)])
+                run.save_keyframe(FrameKey(count), run.whole(FrameKey(0)))
 
         # Bring neighbouring keyframes into correspondence: their poses, what the user knows, what the network sees.
         given = [keyframes[FrameKey(i)] for i in range(count)]
@@ -287,10 +289,13 @@ class Interpolator:
         detail = Detail(images, latents, decode, settings.detail, motion_of(settings), bends, noise.has_seed)
         match = ColourMatch(images, settings.colour_match)
 
+        lift = lifting(run, shown, bends, motion_of(settings), data["ground"]) if "ground" in data else None
+
         def finished(key: FrameKey, image: Tensor, alone: Mapping[Sample, Tensor]) -> Image.Image:
             blacked_out = not bool((image > -1).any())  # and nothing is added to it
             image = enlarged(image, data["size"][::-1])
-            return to_images((image if blacked_out else match(key, detail(key, image, alone)))[None])[0]
+            picture = to_images((image if blacked_out else match(key, detail(key, image, alone)))[None])[0]
+            return lift(key, picture) if lift else picture
 
         # Blend and denoise level by level (section 4.1), keep the best candidate of each (section 4.4).
         work = Work(
@@ -400,7 +405,7 @@ class Interpolator:
                 network=network,
                 overwrite=False,
             )
-            small = [fit(keyframe, network, "stretch") for keyframe in keyframes]
+            small = [fit(run.shown(FrameKey(i)), network, "stretch") for i in range(len(keyframes))]
             digests = [digest(keyframe) for keyframe in keyframes]
             latents = encoded(self.backbone, run, {FrameKey(i): k for i, k in enumerate(small)}, digests)
             self._wording(run, morph_settings, small, latents, _report(callback))
@@ -417,9 +422,9 @@ class Interpolator:
         warn_of_crops(images, pictures, settings, size)
         keyframes = fitted(pictures, settings, size)
         if self.name == "pocket":
-            warn_of_scenes(keyframes)
+            warn_of_scenes([laid_on(keyframe, "white") for keyframe in keyframes])
         if not self.backbone.controlnets:
-            tell_unguided(settings, keyframes)
+            tell_unguided(settings, [laid_on(keyframe, "white") for keyframe in keyframes])
         check_plan(settings, len(keyframes))
         if settings.scheme != "interpolate":
             self.backbone.check(sampling_of(settings))

@@ -1,18 +1,20 @@
 """The keyframes of a film: the images as it shows them, their latents, and how a moving or bending camera sees them."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from functools import lru_cache, partial
 from os import PathLike
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from segue.alpha import Floats, continued, lifted
 from segue.backbone import Backbone
-from segue.camera import PixelSpace, seen, shown
+from segue.camera import PixelSpace, seen, shown, warp
 from segue.errors import SegueError, warn
-from segue.method.align import Correspondence, Match, align, is_plain
+from segue.method.align import Correspondence, Match, align, is_plain, sampled
 from segue.method.bend import Bends
 from segue.motion import Motion, goes_beyond
 from segue.pictures import MOST_LONGEST, Source, common_size, film_size, fit, load, network_size
@@ -67,6 +69,9 @@ def sizes(
 def fitted(pictures: Sequence[Image.Image], settings: MorphSettings, size: tuple[int, int]) -> list[Image.Image]:
     """The images as the film shows them: fitted to its size, seen through the moving camera."""
     of_one_size = [fit(picture, size, settings.fit, settings.background) for picture in pictures]
+    if settings.is_transparent and all(picture.getchannel("A").getextrema() == (255, 255) for picture in of_one_size):
+        warn("no keyframe is transparent anywhere: the frames are opaque")
+        of_one_size = [picture.convert("RGB") for picture in of_one_size]
     if not settings.moves:
         return of_one_size
     motion = motion_of(settings)
@@ -75,7 +80,16 @@ def fitted(pictures: Sequence[Image.Image], settings: MorphSettings, size: tuple
         named = f"the keyframe{'s' if len(beyond) > 1 else ''} at {', '.join(beyond)}"
         text = f"the camera sees beyond the edges of {named}; what is there is their picture mirrored"
         warn(text)
-    return [shown(motion, Fraction(i), picture) for i, picture in enumerate(of_one_size)]
+    return [_shown(motion, Fraction(i), picture) for i, picture in enumerate(of_one_size)]
+
+
+def _shown(motion: Motion, place: Fraction, picture: Image.Image) -> Image.Image:
+    """A picture as the camera at a place shows it, with its transparency."""
+    if picture.mode == "RGB":
+        return shown(motion, place, picture)
+    colours = shown(motion, place, Image.fromarray(continued(picture)[..., :3]))
+    colours.putalpha(shown(motion, place, picture.getchannel("A").convert("RGB")).getchannel("R"))
+    return colours
 
 
 def warn_of_crops(
@@ -198,6 +212,37 @@ def _camera(motion: Motion, gap: int, aspect: float) -> Tensor | None:
 def images_of(keyframes: Mapping[FrameKey, Image.Image]) -> Mapping[FrameKey, Tensor]:
     """The keyframes' images (3, H, W) in [-1, 1], made when they are asked for, of which the last few are kept."""
     return _Images(keyframes)
+
+
+def lifting(
+    run: RunFolder, keys: Iterable[FrameKey], bends: Bends | None, motion: Motion, ground: str
+) -> Callable[[FrameKey, Image.Image], Image.Image]:
+    """What gives a frame's picture its alpha: by both its keyframes, whose alphas move as their pictures do.
+
+    Args:
+        run: the run folder, open.
+        keys: the keyframes.
+        bends: how geometry moves, where keyframes are aligned.
+        motion: how the camera moves.
+        ground: the colour on which the picture is.
+    """
+    keyframes = {key: run.whole(key).convert("RGBA") for key in keys}
+
+    def seen_from(key: FrameKey, keyframe: FrameKey) -> Floats:
+        pixels = np.array(keyframes[keyframe].convert("RGBa"), np.float32) / 255
+        image = torch.from_numpy(pixels).permute(2, 0, 1)
+        if bends:
+            image = sampled(image, bends.origin(key, keyframe, image.shape[1:]))
+        elif not motion.still:
+            image = warp(image, motion.between(key.place, keyframe.place, image.shape[2] / image.shape[1]))[0]
+        seen_there: Floats = image.clamp(0, 1).permute(1, 2, 0).numpy()
+        return seen_there
+
+    def lift(key: FrameKey, picture: Image.Image) -> Image.Image:
+        left, right = (seen_from(key, FrameKey(key.pair + end)) for end in (0, 1))
+        return lifted(picture, left, right, float(key.position), ground)
+
+    return lift
 
 
 class _Images(Mapping[FrameKey, Tensor]):

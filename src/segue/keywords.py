@@ -49,7 +49,7 @@ class MorphValues(TypedDict, total=False):
     rank_against: str | Sequence[str]
     ranker: str | None
     pose: str | PathLike[str]
-    pose_detector: Literal["pocket", "rtmlib", "vitpose"] | None
+    pose_detector: Literal["pocket", "blazepose", "rtmlib"] | None
     pose_matching: Literal["largest", "left-to-right", "nearest"]
     pose_hold: bool
     pose_via_photo: bool
@@ -85,10 +85,10 @@ class FilmValues(TypedDict, total=False):
     """Keyword arguments that make a film of frames: the fields of FilmSettings."""
 
     fps: float
+    seconds: float | None
     hold: float
     boomerang: bool
     timing: Literal["uniform", "even"]
     easing: str
     smooth: Literal["none", "dissolve", "motion"]
-    smooth_frames: int
     quality: int

@@ -126,7 +126,7 @@ def _telling(folder: Path) -> Iterator[None]:
 
 def _tell_idle(asked: FilmRequest) -> None:
     """Warn of options that were typed and change nothing."""
-    for line in [*without_effect(asked.settings, asked.given), *without_effect(asked.film, asked.film_given)]:
+    for line in without_effect(asked.settings, asked.given):
         warn(line)
 
 

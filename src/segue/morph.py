@@ -16,15 +16,16 @@ from typing import Any, Unpack, overload
 
 from PIL import Image
 
-from segue.errors import SegueError
+from segue.alpha import laid_on
+from segue.errors import SegueError, warn
 from segue.files import write_json
 from segue.film import contact_sheet, write_film
 from segue.frames import network_kept
 from segue.keywords import FilmValues
 from segue.parts import FILMS_FILE, RUN_FILE, films_of, read_part
 from segue.settings import FilmSettings, as_json, updated
-from segue.smooth import Shown, compensated, dissolved
-from segue.timing import Showing, easing_named, moments, on_screen, timeline
+from segue.smooth import compensated, dissolved
+from segue.timing import GAP, Showing, Tick, Way, at_rate, easing_named, frame_rate, moments, on_screen, timeline
 from segue.tree import FrameKey
 
 __all__ = ["Frames", "Morph"]
@@ -35,8 +36,9 @@ MOST_SHOWN = 8 * 2**20  # bytes of a film in a notebook
 class Frames(Sequence[Image.Image]):
     """The frames of a film in order; each is read from its file when it is asked for."""
 
-    def __init__(self, paths: Sequence[Path], *, of: "Frames | None" = None) -> None:
+    def __init__(self, paths: Sequence[Path], *, of: "Frames | None" = None, on: str = "") -> None:
         self.paths = tuple(paths)
+        self._on = on  # the colour behind what is transparent, where it should not be so
         self._of = of  # a temporary film's files stay as long as its frames, or a part of them
 
     def __len__(self) -> int:
@@ -50,9 +52,10 @@ class Frames(Sequence[Image.Image]):
 
     def __getitem__(self, index: int | slice) -> "Image.Image | Frames":
         if isinstance(index, slice):
-            return Frames(self.paths[index], of=self)
+            return Frames(self.paths[index], of=self, on=self._on)
         with Image.open(self.paths[index]) as image:
-            return image.convert("RGB")
+            picture = image.convert("RGBA" if image.has_transparency_data else "RGB")
+            return laid_on(picture, self._on) if self._on else picture
 
     def __iter__(self) -> Iterator[Image.Image]:
         return (self[i] for i in range(len(self)))
@@ -64,7 +67,8 @@ class Morph:
     Attributes:
         path: the run folder.
         keys: the frames' keys, in order; a loop's first frame is not repeated at the end.
-        frames: the frames as PIL images, read when asked for; ``morph[i]`` is one of them.
+        frames: the frames as PIL images, read when asked for; RGBA where the film is transparent. ``morph[i]`` is one
+            of them.
 
     A notebook shows the film itself.
     """
@@ -123,7 +127,7 @@ class Morph:
         return [key.is_keyframe for key in self.keys]
 
     def save(self, path: str | PathLike[str], film: FilmSettings | None = None, **values: Unpack[FilmValues]) -> Path:
-        """Write the film as .mp4, .gif or .webp, or as PNGs into a folder (a path without an ending).
+        """Write the film as .mp4, .mov, .webm, .gif or .webp, or as PNGs into a folder (a path without an ending).
 
         Args:
             path: where to; a file there, or a folder of frames, is replaced when the new one is whole.
@@ -137,11 +141,30 @@ class Morph:
         if film is not None and not isinstance(film, FilmSettings):
             raise SegueError(f"film is a FilmSettings, such as FilmSettings(fps=24), not {film!r}")
         settings = updated(film or FilmSettings(), values)
-        write_film(Path(path), self._shown(settings), quality=settings.quality)
+        way, smooth = self._way(settings), settings.smooth
+        runs = way.runs(mixes=smooth != "none")
+        self._tell_left_out([tick for tick, _ in runs], settings.fps)
+        if smooth == "none":
+            pictures: Iterable[Image.Image] = (self.frames[tick.left] for tick, _ in runs)
+        else:
+            pictures = (dissolved if smooth == "dissolve" else compensated)(self.frames, way)
+        write_film(Path(path), pictures, [count for _, count in runs], settings.fps, quality=settings.quality)
         return Path(path)
 
+    def _tell_left_out(self, shown: Iterable[Tick], fps: float) -> None:
+        """Say of frames that were made and are not shown that they are not."""
+        missing = len(self) - len({number for tick in shown for number in tick[:2]})
+        if missing:
+            warn(
+                f"{missing} of {len(self)} frames are left out: they would be on screen for less than 1/{fps:g} s; "
+                "more seconds, or a higher fps, shows them"
+            )
+
     def timed(self, film: FilmSettings) -> list[tuple[int, float]]:
-        """The numbers of the frames in the order in which they are shown, each with its seconds on screen."""
+        """The numbers of the frames in the order in which they are shown, each with its seconds on screen.
+
+        That is before they are brought to the rate of the file, and without what ``smooth`` puts between them.
+        """
         return on_screen(self._timeline(film))
 
     def distances(self) -> list[float]:
@@ -154,36 +177,29 @@ class Morph:
         digests = [f"{path.name} {path.stat().st_mtime_ns}" for path in paths]
         known = read_part(self.path, "distances.json") or {}
         if (known.get("look"), known.get("frames")) != (look, digests):
-            apart = network_kept(look).path(Frames(paths)).steps.tolist()
+            apart = network_kept(look).path(Frames(paths, on="white")).steps.tolist()
             known = {"look": look, "frames": digests, "distances": apart}
             write_json(self.path / "distances.json", known)
         return [float(distance) for distance in known["distances"]]
 
-    def _shown(self, film: FilmSettings) -> Iterable[tuple[Image.Image, float]]:
-        """The film's pictures with their seconds on screen; with more between its own, where that is asked for."""
-        if film.smooth == "none":
-            return ((self.frames[i], seconds) for i, seconds in self.timed(film))
-        frames = (Shown(self.frames[i], still, way) for i, still, way in self._timeline(film))
-        if film.smooth == "dissolve":
-            return dissolved(frames, film.smooth_frames)
-        return compensated(frames, film.fps * (film.smooth_frames + 1))
+    def _way(self, film: FilmSettings) -> Way:
+        """The film's way through its frames, at the rate of the file."""
+        return at_rate(self._timeline(film), self.keyframe_flags, frame_rate(film.fps))
 
     def _timeline(self, film: FilmSettings) -> list[Showing]:
         """What the film shows for how long."""
-        ways, closed = self._ways(film), self._is_loop
-        return timeline(self.keyframe_flags, ways, film.fps, film.hold, boomerang=film.boomerang, closed=closed)
+        ways = self._ways(film)
+        return timeline(self.keyframe_flags, ways, film.hold, boomerang=film.boomerang, closed=self._is_loop)
 
     def _ways(self, film: FilmSettings) -> list[float]:
-        """The time from each frame to the next, in frames of a uniform film; each gap between keyframes on its own."""
+        """The seconds from each frame to the next; each gap between keyframes on its own."""
         count, easing = len(self) - 1 + self._is_loop, easing_named(film.easing)
-        if film.timing == "uniform" and film.easing == "linear":
-            return [1.0] * count
         distances = self.distances() if film.timing == "even" else [1.0] * count
         ends = [i for i, flag in enumerate(self.keyframe_flags) if flag]
         ways: list[float] = []
         for left, right in pairwise(dict.fromkeys([*ends, count])):  # a loop's last gap ends where the film does
-            times = moments(distances[left:right], easing)
-            ways += [(after - before) * (right - left) for before, after in pairwise(times)]
+            seconds = film.seconds or max(GAP, (right - left) / float(frame_rate(film.fps)))
+            ways += [seconds * (after - before) for before, after in pairwise(moments(distances[left:right], easing))]
         return ways
 
     def contact_sheet(self, path: str | PathLike[str] | None = None) -> Image.Image:
@@ -192,7 +208,7 @@ class Morph:
 
     def seconds(self, film: FilmSettings) -> float:
         """How long the film plays."""
-        return float(sum(seconds for _, seconds in self.timed(film)))
+        return float(self._way(film).length / frame_rate(film.fps))
 
     def remember(self, path: str | PathLike[str], film: FilmSettings) -> None:
         """Note that a film was written, so that a remake writes it anew.

@@ -7,7 +7,7 @@ from segue.files import check_writable
 
 __all__ = ["ENDINGS", "check_film", "ending_of", "run_folder"]
 
-ENDINGS = (".mp4", ".gif", ".webp")
+ENDINGS = (".mp4", ".mov", ".webm", ".gif", ".webp")
 
 
 def run_folder(output: Path) -> Path:

@@ -37,6 +37,7 @@ class _Run(BaseModel):
     model: _Model
     batch_size: StrictInt
     grown: list[StrictInt] = []
+    ground: str = "white"
 
 
 class _Frame(BaseModel):

@@ -59,7 +59,7 @@ def load(source: Source, background: str = "white", *, least: int | None = None)
     Args:
         source: a path, also ``clip.mp4@last``; a PIL image, which stays as it is; or an array (H, W), (H, W, 1),
             (H, W, 3) or (H, W, 4), of uint8, or of floats in [0, 1].
-        background: a colour that PIL knows: a name, "#rrggbb", "rgb(r, g, b)".
+        background: a colour that PIL knows: a name, "#rrggbb", "rgb(r, g, b)"; or "transparent", for RGBA.
         least: a JPEG may be read at a half, a quarter or an eighth of its size, neither side shorter than this.
 
     Raises:
@@ -115,12 +115,13 @@ def placement(source: tuple[int, int], size: tuple[int, int], how: Fit = "cover"
 def fit(image: Image.Image, size: tuple[int, int], how: Fit = "cover", background: str = "white") -> Image.Image:
     """Bring an RGB picture to a size (width, height), placed by ``placement``, resampled with Lanczos.
 
-    A picture that has the size already is kept to the byte. Around a contained one is the background.
+    A picture that has the size already is kept to the byte. Around a contained one is the background. One in RGBA
+    stays so; around it nothing is seen.
     """
     place = placement(image.size, size, how)
     if how == "contain":
         inner = (round(place.scale[0] * image.width), round(place.scale[1] * image.height))
-        fitted = Image.new("RGB", size, _colour(background))
+        fitted = Image.new(image.mode, size, _colour(background) if image.mode == "RGB" else (255, 255, 255, 0))
         fitted.paste(image.resize(inner, Image.Resampling.LANCZOS), (int(place.offset[0]), int(place.offset[1])))
         return fitted
     left, top = (-offset / scale for offset, scale in zip(place.offset, place.scale, strict=True))
@@ -234,12 +235,16 @@ def _nearest(side: float, multiple: int) -> int:
     return max(1, math.floor(side / multiple + 0.5)) * multiple
 
 
-def _colour(text: str) -> tuple[int, int, int]:
-    """A colour by PIL's name for it."""
+def _colour(text: str) -> tuple[int, int, int] | None:
+    """A colour by PIL's name for it; None for "transparent"."""
+    if text == "transparent":
+        return None
     try:
         return ImageColor.getrgb(text)[:3]
     except ValueError as error:
-        raise SegueError(f"background: '{text}' is no colour; use a name such as white, or #rrggbb") from error
+        raise SegueError(
+            f"background: '{text}' is no colour; use a name such as white, #rrggbb, or transparent"
+        ) from error
 
 
 @contextmanager
@@ -288,8 +293,10 @@ def _decoding(name: str) -> Iterator[None]:
         raise SegueError(f"{name} is damaged: {' '.join(str(error).split())}") from error
 
 
-def _flattened(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
-    """RGB, with transparency laid on a colour."""
+def _flattened(image: Image.Image, colour: tuple[int, int, int] | None) -> Image.Image:
+    """RGB, with transparency laid on a colour; without one RGBA."""
+    if colour is None:
+        return image.convert("RGBA")
     if not image.has_transparency_data:
         return image.convert("RGB")
     opaque = Image.new("RGBA", image.size, (*colour, 255))

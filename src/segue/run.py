@@ -27,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from segue.alpha import laid_on
 from segue.errors import SegueError
 from segue.files import (
     append_line,
@@ -256,7 +257,7 @@ class RunFolder:
 
     def picture(self, recipe: str) -> Image.Image:
         """The picture of a recipe."""
-        return _read(self._picture(recipe))
+        return self._flat(self._picture(recipe))
 
     def save_picture(self, recipe: str, picture: Image.Image) -> None:
         """Keep the picture of a recipe."""
@@ -293,8 +294,16 @@ class RunFolder:
         return self.path / "frames" / f"{key.name}.png"
 
     def shown(self, key: FrameKey) -> Image.Image:
-        """What a frame shows."""
+        """What a frame shows; where it is transparent, on the colour on which the networks see it."""
+        return self._flat(self.frame(key))
+
+    def whole(self, key: FrameKey) -> Image.Image:
+        """What a frame shows, with its transparency."""
         return _read(self.frame(key))
+
+    def _flat(self, path: Path) -> Image.Image:
+        picture = _read(path)
+        return picture if picture.mode == "RGB" else laid_on(picture, (self.read(RUN_FILE) or {})["ground"])
 
     def shows(self, key: FrameKey, recipe: str) -> bool:
         """Whether the picture of a recipe is what a frame shows."""
@@ -378,7 +387,7 @@ def _locked(path: Path) -> BaseFileLock:
 def _read(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            return image.convert("RGBA" if image.has_transparency_data else "RGB")
     except FileNotFoundError:
         raise
     except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for broken PNGs

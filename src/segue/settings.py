@@ -289,7 +289,10 @@ class MorphSettings(InversionSettings):
     fit: Literal["cover", "contain", "stretch"] = Field(
         default="cover", description="How keyframes are fitted to the frames' size."
     )
-    background: str = Field(default="white", description="Colour behind transparent pixels and around fitted ones.")
+    background: str = Field(
+        default="white",
+        description="Colour behind transparent pixels and around fitted ones; transparent makes frames with alpha.",
+    )
 
     refine: int = Field(
         default=1,
@@ -385,6 +388,16 @@ class MorphSettings(InversionSettings):
         return self.scheme == "branching" and self.spacing == "uniform"
 
     @property
+    def is_transparent(self) -> bool:
+        """Whether what is transparent in keyframes is so in frames."""
+        return self.background == "transparent"
+
+    @property
+    def ground(self) -> str:
+        """A colour for what cannot be transparent."""
+        return "white" if self.is_transparent else self.background
+
+    @property
     def steps(self) -> int:
         """The steps from one keyframe to the next in a film of uniform spacing."""
         return (self.num_frames - 1) * self.refine
@@ -412,7 +425,13 @@ class ComputeSettings:
 class FilmSettings:
     """How the frames become a film; changing these costs no network call."""
 
-    fps: float = Field(default=12.0, gt=0, le=240, description="Frames per second.")
+    fps: float = Field(default=24.0, ge=0.1, le=240, description="Frames per second of the file; pictures repeat.")
+    seconds: float | None = Field(
+        default=None,
+        gt=0,
+        le=3600,
+        description="Seconds from one keyframe to the next; 1.33, or as long as its frames take at fps, if not given.",
+    )
     hold: float = Field(default=0.5, ge=0, le=60, description="Seconds for which each keyframe is held.")
     boomerang: bool = Field(default=False, description="Play the film forth and back.")
     timing: Literal["uniform", "even"] = Field(
@@ -423,10 +442,12 @@ class FilmSettings:
         description="Speed over each gap: linear, ease-in, ease-out, ease-in-out, or a Bezier curve as 0.42,0,0.58,1.",
     )
     smooth: Literal["none", "dissolve", "motion"] = Field(
-        default="none", description="More frames between neighbours without the model: dissolves, or along the motion."
+        default="none",
+        description="Fill the film's rate with dissolves, or with pictures along the motion, instead of repeats.",
     )
-    smooth_frames: int = Field(default=3, ge=1, le=32, description="Frames that smooth puts between two neighbours.")
-    quality: int = Field(default=18, ge=0, le=51, description="Quality of an MP4: 0 is the best, 51 the worst.")
+    quality: int = Field(
+        default=18, ge=0, le=51, description="Quality of .mp4, .webm and .webp: 0 is the best, 51 the worst."
+    )
 
     def __post_init__(self) -> None:
         easing_named(self.easing)
@@ -458,7 +479,6 @@ _IDLE: Mapping[type[Any], Sequence[tuple[set[str], Callable[[Any], bool], str]]]
         ({"bias"}, lambda s: s.align, "with --align, where frames are made straight from the keyframes"),
         ({"motion_space"}, lambda s: s.align and s.moves, "with --align, which moves pictures"),
     ),
-    FilmSettings: (({"smooth_frames"}, lambda s: s.smooth == "none", "without --smooth"),),
 }
 
 PRESET_HELP = (
@@ -635,7 +655,7 @@ def updated(settings: Settings, values: Mapping[str, Any]) -> Settings:
     )
 
 
-def without_effect(settings: "MorphSettings | FilmSettings", names: Collection[str]) -> list[str]:
+def without_effect(settings: MorphSettings, names: Collection[str]) -> list[str]:
     """A line for each of the named settings that changes nothing beside the others: which, and why."""
     found = [(sorted(idle & set(names)), why) for idle, is_idle, why in _IDLE[type(settings)] if is_idle(settings)]
     return [f"{option_name(name)} changes nothing {why}" for idle, why in found for name in idle]

@@ -1,102 +1,69 @@
-"""More frames between the frames of a film, without a network: cross-dissolves, or motion-compensated by FFmpeg."""
+"""The pictures between the frames of a film, without a network: cross-dissolves, or motion-compensated by FFmpeg.
 
-from collections.abc import Iterable, Iterator
+Colours are mixed multiplied by their alpha, so that what is transparent lends none.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
-from typing import NamedTuple
+from itertools import islice
 
 import av
+import numpy as np
 from av.filter import Graph
 from PIL import Image
 
 from segue.errors import SegueError
+from segue.timing import Way
 
-__all__ = ["Shown", "compensated", "dissolved"]
-
-
-class Shown(NamedTuple):
-    """A frame of a film that moves on.
-
-    Attributes:
-        image: its picture; all of a film are of one size.
-        still: seconds for which it stands.
-        way: seconds of the way to the next frame; of the last one, to the first, or 0 where the film ends.
-    """
-
-    image: Image.Image
-    still: float
-    way: float
-
+__all__ = ["compensated", "dissolved"]
 
 SMALLEST = 32  # pixels along a side of the pictures that FFmpeg's filter takes
-_TICKS = 90_000  # ticks of a second in the filter's clock
+_PARTS = 1000  # of a tick, in the filter's clock
+_LEAD = 2  # ticks for which the filter sees the first and the last frame stand: it leaves out what it has no more of
 
 
-def dissolved(frames: Iterable[Shown], count: int) -> Iterator[tuple[Image.Image, float]]:
-    """Put ``count`` cross-dissolves on each way; the film lasts as long as before.
+def dissolved(frames: Sequence[Image.Image], way: Way) -> Iterator[Image.Image]:
+    """The pictures of a film's runs: its frames, and the weighted means of two."""
+    for (left, right, share), _ in way.runs(mixes=True):
+        yield _mixed(frames[left], frames[right], share) if share else frames[left]
 
-    Args:
-        frames: the film.
-        count: pictures between two neighbours.
+
+def compensated(frames: Sequence[Image.Image], way: Way) -> Iterator[Image.Image]:
+    """The pictures of a film's runs: its frames, and what FFmpeg's filter minterpolate makes between two.
+
+    Raises:
+        SegueError: the frames are too small for the filter.
     """
-    for frame, after in _with_next(frames):
-        slot = frame.way / (count + 1)
-        yield frame.image, frame.still + slot
-        if after is not None:
-            for i in range(1, count + 1):
-                yield Image.blend(frame.image, after.image, i / (count + 1)), slot
+    last = way.knots[-1][1]
+    knots = [(-_LEAD, way.knots[0][1]), *dict.fromkeys(way.knots), (way.length, last), (way.length + _LEAD, last)]
+    made = _interpolated((frames[number], clock + _LEAD) for clock, number in knots)
+    for _ in range(_LEAD):
+        next(made)
+    for (left, _, share), ticks in way.runs(mixes=True):
+        pictures = list(islice(made, ticks))
+        yield pictures[0] if share else frames[left]
 
 
-def compensated(frames: Iterable[Shown], fps: float) -> Iterator[tuple[Image.Image, float]]:
-    """Interpolate along the motion between neighbours, by FFmpeg's filter minterpolate, to an even rate.
-
-    Args:
-        frames: the film.
-        fps: frames per second of the result.
-
-    Yields:
-        Pictures that are each on screen for 1 / fps; together as long as the film, to one of them.
-    """
+def _interpolated(frames: Iterable[tuple[Image.Image, float]]) -> Iterator[Image.Image]:
+    """A picture for each tick, from pictures at their times."""
     graph: Graph | None = None
-    last: Image.Image | None = None
-    clock, made = 0.0, 0
-    for frame, after in _with_next(frames):
-        graph = graph or _graph(frame.image.size, fps)
-        graph.push(_frame(frame.image, clock))
-        clock += frame.still
-        if frame.still and frame.way:  # the filter is shown where that ends
-            graph.push(_frame(frame.image, clock))
-        clock, last = clock + frame.way, after.image if after else frame.image
-        for picture in _pulled(graph):
-            made += 1
-            yield picture, 1 / fps
-    if graph is None or last is None:
-        return
-    for later in (0.0, 2 / fps):  # where the last way leads to, and beyond: the filter leaves out what comes last
-        graph.push(_frame(last, clock + later))
-    graph.push(None)
-    whole = round(clock * fps)
-    for picture in _pulled(graph):
-        made += 1
-        if made <= whole:
-            yield picture, 1 / fps
-    for _ in range(made, whole):
-        yield last, 1 / fps
+    mode = "RGB"
+    for frame, tick in frames:
+        graph, mode = graph or _graph(frame.size), frame.mode
+        graph.push(_frame(frame, tick))
+        yield from _pulled(graph, mode)
+    if graph is not None:
+        graph.push(None)
+        yield from _pulled(graph, mode)
 
 
-def _with_next(frames: Iterable[Shown]) -> Iterator[tuple[Shown, Shown | None]]:
-    """Each frame with the one that its way leads to: the next; from the last the first, or none where it has no way."""
-    first: Shown | None = None
-    before: Shown | None = None
-    for frame in frames:
-        first = first or frame
-        if before is not None:
-            yield before, frame
-        before = frame
-    if before is not None:
-        yield before, first if before.way else None
+def _mixed(left: Image.Image, right: Image.Image, share: float) -> Image.Image:
+    if left.mode == "RGB":
+        return Image.blend(left, right, share)
+    return Image.blend(left.convert("RGBa"), right.convert("RGBa"), share).convert("RGBA")
 
 
-def _graph(size: tuple[int, int], fps: float) -> Graph:
+def _graph(size: tuple[int, int]) -> Graph:
     """The filter's graph for pictures of one size; SegueError where they are too small for it."""
     if min(size) < SMALLEST:
         raise SegueError(
@@ -104,11 +71,11 @@ def _graph(size: tuple[int, int], fps: float) -> Graph:
             "smooth dissolve takes any"
         )
     graph = Graph()
+    # One second of its clock is a tick of the film.
     source = graph.add_buffer(
-        width=size[0], height=size[1], format=av.VideoFormat("yuv444p"), time_base=Fraction(1, _TICKS)
+        width=size[0], height=size[1], format=av.VideoFormat("yuva444p"), time_base=Fraction(1, _PARTS)
     )
-    rate = Fraction(fps).limit_denominator(1001)
-    between = graph.add("minterpolate", f"fps={rate.numerator}/{rate.denominator}:mi_mode=mci:mc_mode=aobmc:scd=none")
+    between = graph.add("minterpolate", "fps=1:mi_mode=mci:mc_mode=aobmc:scd=none")
     sink = graph.add("buffersink")
     source.link_to(between)
     between.link_to(sink)
@@ -116,14 +83,15 @@ def _graph(size: tuple[int, int], fps: float) -> Graph:
     return graph
 
 
-def _frame(image: Image.Image, seconds: float) -> av.VideoFrame:
+def _frame(image: Image.Image, tick: float) -> av.VideoFrame:
     """A picture as the filter takes it, at a time."""
-    frame = av.VideoFrame.from_image(image).reformat(format="yuv444p")
-    frame.pts, frame.time_base = round(seconds * _TICKS), Fraction(1, _TICKS)
+    pixels = np.asarray(image.convert("RGBA").convert("RGBa"))
+    frame = av.VideoFrame.from_ndarray(pixels, format="rgba").reformat(format="yuva444p")
+    frame.pts, frame.time_base = round(tick * _PARTS), Fraction(1, _PARTS)
     return frame
 
 
-def _pulled(graph: Graph) -> Iterator[Image.Image]:
+def _pulled(graph: Graph, mode: str) -> Iterator[Image.Image]:
     """What the filter has ready."""
     while True:
         try:
@@ -131,4 +99,5 @@ def _pulled(graph: Graph) -> Iterator[Image.Image]:
         except (av.error.BlockingIOError, av.error.EOFError):
             return
         assert isinstance(frame, av.VideoFrame)
-        yield frame.to_image()
+        pixels = frame.to_ndarray(format="rgba")
+        yield Image.frombuffer("RGBa", (frame.width, frame.height), pixels.tobytes()).convert("RGBA").convert(mode)

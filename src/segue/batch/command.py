@@ -52,7 +52,9 @@ def batch(
         str | None,
         typer.Option(metavar="[ADDRESS]", help="Distribute with Ray: on this machine, or on the cluster at ADDRESS."),
     ] = None,
-    film: Annotated[Literal["mp4", "gif", "webp"], typer.Option(help="What the films are written as.")] = "mp4",
+    film: Annotated[
+        Literal["mp4", "mov", "webm", "gif", "webp"], typer.Option(help="What the films are written as.")
+    ] = "mp4",
     preset: Annotated[Literal["paper", "balanced", "draft"], typer.Option(help=PRESET_HELP)] = "balanced",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew over runs with other settings.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,

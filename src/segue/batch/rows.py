@@ -84,7 +84,7 @@ def read_rows(
         output: the folder of all run folders and films.
         values: the command's settings, of all kinds.
         preset: values to begin with.
-        ending: the films' ending: .mp4, .gif or .webp.
+        ending: the films' ending: .mp4, .mov, .webm, .gif or .webp.
         model: the checkpoint that the preset is for; pocket if not given.
 
     Raises:

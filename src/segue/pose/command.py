@@ -82,7 +82,7 @@ def skeleton_film(
     gap = num_frames - 1
     places = [Fraction(i, gap) for i in range(gap * (len(poses) - 1) + 1)]
     skeletons = (draw(path(place) or Pose((), *size)) for place in places)
-    write_film(output, ((skeleton, 1 / FPS) for skeleton in skeletons))
+    write_film(output, skeletons, [1] * len(places), FPS)
     print(f"{output}: {len(places)} skeletons")
 
 

@@ -11,7 +11,8 @@ from segue.settings import FilmSettings
 
 __all__ = ["FORMATS", "written"]
 
-FORMATS = {"mp4": "morph.mp4", "gif": "morph.gif", "webp": "morph.webp", "png": "frames.zip", "sheet": "sheet.png"}
+FORMATS = {kind: f"morph.{kind}" for kind in ("mp4", "mov", "webm", "gif", "webp")}
+FORMATS |= {"png": "frames.zip", "sheet": "sheet.png"}
 
 
 def written(morph: Morph, kind: str, folder: Path, film: FilmSettings) -> Path:

@@ -3,7 +3,7 @@ import { button, draw, h, icon, laidOver } from "./dom.js";
 import { say, view } from "./server.js";
 
 const SPEEDS = [0.25, 0.5, 1, 2, 4];
-const KINDS = [["mp4", "MP4"], ["gif", "GIF"], ["webp", "WebP"], ["png", "PNGs"], ["sheet", "Contact sheet"]];
+const KINDS = [["mp4", "MP4"], ["mov", "MOV"], ["webm", "WebM"], ["gif", "GIF"], ["webp", "WebP"], ["png", "PNGs"], ["sheet", "Contact sheet"]];
 const GAP_MS = 2000; // from one keyframe to the next in the coarse film
 const still = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 
