@@ -172,6 +172,7 @@ class _Driver:
                 self.frames += 1
                 if recipe not in self.drawn:
                     self.work.run.picture(recipe)  # a damaged one is named before the film is written of it
+                self.work.run.take_place()  # only now: the first frame may prove impossible
                 self._report(key, self.work.run.frame(key))
                 yield Made(key, level.number, level.parents[key], choice.candidate, recipe, *self._others(level, tries))
         self.recipes, self.edits = recipes, edits

@@ -23,7 +23,7 @@ from segue.options import given
 from segue.parts import RUN_FILE, read_part
 from segue.pick import Asked, terminal_chooser
 from segue.pictures import load
-from segue.run import REPLACED, RunFolder, recovered
+from segue.run import RunFolder
 from segue.settings import (
     ComputeSettings,
     FilmSettings,
@@ -235,7 +235,7 @@ def _check_own(output: Path, folder: Path) -> None:
 
 def _is_of(output: Path, folder: Path) -> bool:
     """Whether a file is a film of a run: one that it wrote, or where what it wrote is not known any more, any."""
-    if not any((folder / name).exists() for name in (RUN_FILE, REPLACED)):
+    if not (folder / RUN_FILE).exists():
         return False
     return not (films := films_of(folder)) or Path(os.path.normpath(output.absolute())) in films
 
@@ -282,7 +282,6 @@ def _existing(output: Path) -> Path:
     """The run folder that a film or a run folder stands for."""
     for folder in (output, run_folder(output)):
         try:
-            recovered(folder)
             if (folder / RUN_FILE).exists():
                 return folder
         except OSError as error:

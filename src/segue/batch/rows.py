@@ -15,7 +15,6 @@ from segue.parts import RUN_FILE
 from segue.pictures import load
 from segue.plan import check_plan
 from segue.pose.keypoints import Pose
-from segue.run import REPLACED
 from segue.settings import (
     ComputeSettings,
     FilmSettings,
@@ -153,7 +152,7 @@ def check_output(rows: Sequence[Row], output: Path, *, overwrite: bool) -> None:
             f"{output / TABLE} is there without the notes of a batch; choose another output, or overwrite it"
         )
     for row in rows:
-        ours = (output / NOTES / f"{row.name}.json", row.folder / RUN_FILE, row.folder / REPLACED)
+        ours = (output / NOTES / f"{row.name}.json", row.folder / RUN_FILE)
         if row.film and row.film.exists() and not any(path.exists() for path in ours):
             raise SegueError(f"{row.film} is there and is no film of a batch; choose another output, or overwrite it")
 

@@ -112,7 +112,6 @@ def _opened(run: Path | None) -> Path | None:
     """The run folder that a film or a folder stands for; it may be begun here."""
     from segue.make import run_folder
     from segue.parts import RUN_FILE, read_part
-    from segue.run import recovered
     from segue.studio.keyframes import MOST
 
     if run is None:
@@ -120,7 +119,6 @@ def _opened(run: Path | None) -> Path | None:
     run = run.absolute()
     if run.suffix and not (run / RUN_FILE).exists():
         run = run_folder(run)
-    recovered(run)
     if run.exists() and not (run.is_dir() and ((run / RUN_FILE).exists() or not any(run.iterdir()))):
         raise SegueError(f"{run} is no film and no run folder that segue made")
     found = read_part(run, RUN_FILE)  # a damaged one is refused here
