@@ -397,14 +397,17 @@ def test_an_interrupted_redo_is_told_of_once_it_is_begun(
 
 
 def test_a_film_that_was_being_overwritten_is_found(here: Path, model: Path) -> None:
-    """A kill between the old run and the new one."""
+    """A kill before the new run has a frame, and one while it takes the old one's place."""
     assert run(["morph", "a.png", "b.png", "-o", "film.gif", "--model", str(model), *FRAMES]) == 0
     assert run(["remake", "film.gif", "--frame", "2"]) == 0
     with RunFolder(here / "film") as folder:
         folder.set_aside()
-    assert not (here / "film/run.json").exists()
     assert run(["undo", "film.gif"]) == 0
-    assert not (here / "film/replaced").exists()
+    shutil.copytree(here / "film", here / "other", ignore=shutil.ignore_patterns(".new", "lock"))
+    shutil.move(here / "other", here / "film/.ready")
+    assert run(["restore", "film.gif"]) == 0
+    assert not (here / "film/.ready").exists()
+    assert not (here / "film/.new").exists()
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,11 @@ from torch import Tensor
 from segue.backbone import CLEAN, Sampling
 from segue.backbone.stable_diffusion import StableDiffusion
 from segue.dialogue import Candidates, Cost, Pick, Progress
-from segue.generate import price
+from segue.method.detail import Detail
+from segue.plan import cost_of
 from segue.run import RunFolder
-from segue.schemes import Task, scheme_named
-from segue.settings import SCHEMES
+from segue.schemes import Task
+from segue.settings import SCHEMES, MorphSettings, checked
 from segue.tree import FrameKey, UniformTree, noise_levels
 
 
@@ -114,8 +115,13 @@ def test_keyframes_that_frames_share_are_in_the_batch_of_the_first(tmp_path: Pat
     assert sizes[2:] == [2 * 3] * 3 + [2 * 4] * 2
 
 
-@pytest.mark.parametrize("settings", [PUBLISHED, {"align": False}, {}, {"noise": (0.3, 0.3)}])
-@pytest.mark.parametrize("scheme", SCHEMES)
+PRICED = [(scheme, own) for scheme in SCHEMES for own in (PUBLISHED, {"align": False}, {}, {"noise": (0.3, 0.3)})]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "settings"),
+    [*PRICED, ("branching", {"candidates": 2}), ("branching", {"candidates": 2, "align": False})],
+)
 def test_the_price_is_what_is_paid(scheme: str, settings: dict[str, Any], tmp_path: Path) -> None:
     seen: list[Progress] = []
     film(tmp_path / scheme, scheme, callback=seen.append, **settings)
@@ -143,21 +149,22 @@ def test_a_finished_run_reports_every_frame_without_work(tmp_path: Path) -> None
 
 def test_the_price_by_hand() -> None:
     backbone = StableDiffusion(interpolator().backbone.pipe)  # type: ignore[attr-defined]
-    sampling = Sampling(num_inference_steps=10, guidance_scale=5.0)
     zero = torch.zeros(1, 1, 1)
+    detail = Detail({}, {}, lambda z: z, amount=0.0)
 
     def cost(name: str, candidates: int = 1) -> Cost:
         tree = UniformTree(1, 5, noise_levels(2, 0.3, 0.55))
         task = Task({FrameKey(0): zero, FrameKey(1): zero}, tree, backbone.point, lambda *_, **__: zero)
-        return price(scheme_named(name)(task), backbone, sampling, lambda _level: candidates)
+        values = {"scheme": name, "candidates": candidates, "num_inference_steps": 10, "num_frames": 5}
+        return cost_of(task, tree, checked(MorphSettings, values), backbone, detail)
 
     high, low = math.ceil(10 * 551 / 1000), math.ceil(10 * 301 / 1000)
     assert cost("branching") == Cost(2, 3, 3, high + 2 * low)
-    assert cost("branching", 4) == Cost(2, 3, 12, 4 * (high + 2 * low))
+    assert cost("branching", 4) == Cost(2, 3, 4 + 2 * 3, 4 * high + 2 * 3 * low)  # one less in the second level
     assert cost("interpolate") == Cost(1, 3, 3, 0)
     assert cost("interpolate-denoise") == Cost(2, 3, 3, high + 2 * low)
     assert cost("denoise-interpolate-denoise") == Cost(2, 3, 4, math.ceil(10 * 250 / 1000) + 3 * low)
-    assert backbone.steps(CLEAN, CLEAN, sampling) == 0
+    assert backbone.steps(CLEAN, CLEAN, Sampling(num_inference_steps=10, guidance_scale=5.0)) == 0
 
 
 def test_what_a_chooser_is_suggested() -> None:

@@ -207,14 +207,20 @@ def test_a_damaged_run_can_be_overwritten(part: str, finished: Path, tmp_path: P
         film(tmp_path / "run")
     film(tmp_path / "run", overwrite=True)
     assert contents(tmp_path / "run", "frames/") == contents(finished, "frames/")
-    assert not (tmp_path / "run" / "replaced").exists()
+    assert not (tmp_path / "run" / ".new").exists()
 
 
-def test_a_run_that_waits_to_be_overwritten_is_named(tmp_path: Path) -> None:
+def test_a_run_that_is_being_overwritten_is_there_as_it_was(tmp_path: Path) -> None:
     film(tmp_path / "run")
+    before = contents(tmp_path / "run")
     begun_anew(tmp_path / "run")
-    with pytest.raises(SegueError, match="or overwrite it, which brings back the run with these settings that it had"):
-        film(tmp_path / "run")
+    waiting = contents(tmp_path / "run", ".new/")
+    assert waiting
+    assert contents(tmp_path / "run") == before | waiting
+    film(tmp_path / "run")
+    assert contents(tmp_path / "run") == before | waiting
+    film(tmp_path / "run", overwrite=True)
+    assert contents(tmp_path / "run") == before
 
 
 def test_overwrite_begins_anew(tmp_path: Path) -> None:
@@ -352,8 +358,9 @@ def test_fitted_words_are_kept_where_the_first_frame_fails(tmp_path: Path, monke
     before = contents(tmp_path / "run")
     with monkeypatch.context() as patched:
         patched.setattr(StableDiffusion, "denoise", failing(SegueError("it overflows")))
-        with pytest.raises(SegueError, match=r"^it overflows; the film before this one is kept until it has a frame: "):
+        with pytest.raises(SegueError, match=r"^it overflows; the film before this one stays until this one has a "):
             film(tmp_path / "run", seed=9, inversion_iterations=1, overwrite=True)
+    assert any("words" in name for name in contents(tmp_path / "run", ".new/"))
     film(tmp_path / "run", overwrite=True)
     assert contents(tmp_path / "run") == before
 
@@ -443,7 +450,7 @@ def test_several_controlnets_are_refused_where_they_would_act(tmp_path: Path) ->
 def test_a_run_killed_while_it_replaces_another_is_one_of_them(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed at every rename, deletion or new folder: the old run comes back whole, or the new one is made."""
+    """Killed at every rename, deletion or new folder: the old run is there, whole, or the new one with a frame."""
     film(tmp_path / "fresh", seed=9)
     fresh, old, steps = contents(tmp_path / "fresh"), contents(finished), 0
     names = ("replace", "rename", "unlink", "remove", "rmdir", "mkdir", "link")
@@ -474,7 +481,12 @@ def test_a_run_killed_while_it_replaces_another_is_one_of_them(
             os._exit(0)
         ended = os.waitpid(child, 0)[1] == 0
         with RunFolder(run):
-            came_back += contents(run) == old
+            there = {name: file for name, file in contents(run).items() if not name.startswith(".new/")}
+        came_back += there == old
+        if there != old:
+            assert there["run.json"] == fresh["run.json"], stop
+            assert len([name for name in there if name.startswith("frames/")]) >= 3, stop
+            assert there.items() <= fresh.items(), stop
         film(run, seed=9, overwrite=True)
         assert contents(run) == fresh, stop
         shutil.rmtree(run)
@@ -496,13 +508,16 @@ def begun_anew(run: Path, **settings: Any) -> None:
 
 
 def test_a_run_that_was_to_be_overwritten_can_be_had_again(tmp_path: Path) -> None:
-    """With its remakes: no frame of the other run was made."""
+    """With its remakes, and one that it got meanwhile: no frame of the other run was made."""
     film(tmp_path / "run", candidates=2)
     interpolator().remake(tmp_path / "run", FrameKey(0, Fraction(1, 2)))
-    before = contents(tmp_path / "run")
+    before = contents(tmp_path / "run", "frames/")
     begun_anew(tmp_path / "run")
+    assert contents(tmp_path / "run", "frames/") == before
+    interpolator().remake(tmp_path / "run", FrameKey(0, Fraction(1, 2)))
+    interpolator().undo(tmp_path / "run")
     film(tmp_path / "run", candidates=2, overwrite=True)
-    assert contents(tmp_path / "run") == before
+    assert contents(tmp_path / "run", "frames/") == before
 
 
 def test_an_error_of_another_command_changes_nothing_of_a_run_that_overwrites(
@@ -513,8 +528,8 @@ def test_an_error_of_another_command_changes_nothing_of_a_run_that_overwrites(
     begun_anew(tmp_path / "run")
     before = contents(tmp_path / "run")
     assert any(name.endswith(".unfinished") for name in before)
-    with pytest.raises(SegueError, match="is not finished"):
-        interpolator().remake(tmp_path / "run", FrameKey(0, Fraction(1, 2)))
+    with pytest.raises(SegueError, match="no frame at"):
+        interpolator().remake(tmp_path / "run", FrameKey(0, Fraction(1, 3)))
     with pytest.raises(SegueError, match="other settings"):
         film(tmp_path / "run", seed=8)
     assert contents(tmp_path / "run") == before

@@ -1,4 +1,4 @@
-"""What saves work and memory must not change the images: guidance intervals, hints, tiles, batches, low memory."""
+"""What saves work and memory must not change the images: guidance intervals, tiles, batches, low memory."""
 
 import json
 from collections.abc import Iterator
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from segue import threads
 from segue.backbone import Sampling, stable_diffusion
 from segue.backbone.conditioning import Control, TextConditioning
-from segue.backbone.controlnets import hints_once
 from segue.backbone.stable_diffusion import StableDiffusion
 from segue.interpolate import Interpolator
 from segue.models import loading
@@ -103,42 +102,6 @@ def test_the_settings_reach_the_sampling(tmp_path: Path) -> None:
     assert set(seen) == {1, 2}  # the levels' frames, no second branch
     with pytest.raises(Exception, match=r"guidance_start \(0.6\) lies behind guidance_end \(0.4\)"):
         checked(MorphSettings, {"guidance_start": 0.6, "guidance_end": 0.4})
-
-
-# ControlNets' images.
-
-
-def test_an_image_is_embedded_once_in_a_leg(words: TextConditioning) -> None:
-    pipe = tiny_pipe()
-    network = tiny_controlnet(pipe)
-    backbone = StableDiffusion(pipe, network)
-    own = network.controlnet_cond_embedding
-    image = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    controlled = TextConditioning(words.prompt, words.negative, (Control(image, torch.ones(2)),))
-    names = list(network.state_dict())
-    with rows(own) as embedded, rows(network) as called:
-        once, _ = denoised(backbone, controlled, guidance_start=0.5)
-        assert len(called) == 9
-        assert embedded == [2, 4]  # without guidance and with it
-    assert network.controlnet_cond_embedding is own
-    assert list(network.state_dict()) == names
-
-    # By diffusers alone: the network embeds its image in each call.
-    network._compiled_call_impl = network._call_impl
-    with rows(own) as embedded:
-        each, _ = denoised(backbone, controlled, guidance_start=0.5)
-        assert len(embedded) == 9
-    assert torch.equal(once, each)
-
-
-def test_another_image_is_embedded_anew() -> None:
-    network = tiny_controlnet(tiny_pipe())
-    first, second = (torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(i)) for i in range(2))
-    expected = [network.controlnet_cond_embedding(image) for image in (first, second, first)]
-    with hints_once([network]):
-        found = [network.controlnet_cond_embedding(image) for image in (first, second, first)]
-    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
-    assert not torch.equal(found[0], found[1])
 
 
 # Tiles.

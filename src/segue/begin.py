@@ -75,23 +75,24 @@ def begin(
         "given": given.digests(),
         **({"ground": ground_for(keyframes)} if keyframes[0].mode == "RGBA" else {}),
     }
-    there = run.read(RUN_FILE)
-    if overwrite and not run.was_damaged and (replaced := run.replaced) is not None and not _changes(replaced, fresh):
-        run.put_back()  # another run had begun to overwrite it
-        there = replaced
+    there = None if run.was_damaged else run.read(RUN_FILE)
     grown = list(there.get("grown", [])) if there else []
+    before, changes = None, {}
     if there is not None:
         before = _settings_before(run, there, overwrite)
         changes = _changes({**there, "settings": as_json(before) if before else there["settings"]}, fresh)
-        if before and settings.can_grow and _grows(changes, before, settings):
-            grown = sizes_of(before, grown)
-        elif changes and not overwrite:
+    if before and settings.can_grow and _grows(changes, before, settings):
+        grown = sizes_of(before, grown)
+    elif changes or run.was_damaged:
+        waiting = run.waiting
+        continues = waiting is not None and not _changes(waiting, fresh)
+        if not overwrite and not continues:
             differing = f"{run.path} holds a run with other settings ({'; '.join(changes.values())})"
-            others = f"choose another output, or overwrite it{_return(run.replaced, fresh)}"
-            raise SegueError(f"{differing}{_growth(changes, before)}; {others}")
-        elif changes:
-            run.set_aside()
-            there, grown = None, []
+            raise SegueError(f"{differing}{_growth(changes, before)}; choose another output, or overwrite it")
+        run.set_aside(anew=not continues)
+        there, grown = waiting if continues else None, []
+    elif overwrite:
+        run.drop_waiting()
     if there is None:  # whatever lies there is of a run that was begun, or cleared, and not recorded
         run.clear()
     frames = batch_size.asked or (there or {}).get("batch_size") or batch_size.found()
@@ -173,12 +174,6 @@ def _growth(changes: Mapping[str, str], before: MorphSettings | None) -> str:
     steps = before.num_frames - 1
     sizes = [steps * before.branching**times + 1 for times in (1, 2, 3)]
     return f"; {before.num_frames} frames grow to {', '.join(map(str, sizes))} and so on"
-
-
-def _return(replaced: Mapping[str, Any] | None, fresh: Mapping[str, Any]) -> str:
-    """What becomes of the run that had begun to be overwritten, where it is the one that is asked for."""
-    is_asked = replaced is not None and not _changes(replaced, fresh)
-    return ", which brings back the run with these settings that it had begun to replace" if is_asked else ""
 
 
 def _changes(there: Mapping[str, Any], fresh: Mapping[str, Any]) -> dict[str, str]:

@@ -1,7 +1,6 @@
 """The command line; thin: every option comes from ``settings``, every command calls one function."""
 
 import errno
-import gc
 import io
 import os
 import sys
@@ -35,7 +34,6 @@ __all__ = ["app", "main"]
 
 STOPPED = 130  # the exit code of a process that was interrupted
 CONTINUED = dict.fromkeys(("morph", "invert", "batch", "evaluate"), "; the same command continues where it was")
-GARBAGE = 50_000  # new objects before garbage is looked for; Python's own number is 700
 
 app = typer.Typer(
     help="Make the images between two images with latent diffusion models.",
@@ -262,15 +260,10 @@ def main() -> None:
     for library in ("TRANSFORMERS", "DIFFUSERS"):  # their notes are for programmers
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    # The libraries make half a million objects that stay. Looking for garbage among them again and again while they
-    # are imported, and once more at the end, costs seconds.
-    gc.set_threshold(GARBAGE)
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal has no letters for is no fault of the film
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    code = run(sys.argv[1:])
-    gc.freeze()
-    sys.exit(code)
+    sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: list[str]) -> int:

@@ -30,7 +30,7 @@ from segue.run import RunFolder
 from segue.schemes import Latents, Level, NamedNoise, Sample, Scheme
 from segue.tree import FrameKey
 
-__all__ = ["Work", "generate", "price"]
+__all__ = ["Work", "generate", "steps_of"]
 
 KEPT = 16  # images of keyframes alone that are remembered
 ROUNDING = 1e-4  # of latents and embeddings
@@ -53,7 +53,7 @@ class Work:
         choose: who picks, where somebody does.
         report: the progress callback.
         leading: the frames that were changed or chosen, which the driver adds to.
-        cost: what ``price`` found, for the progress.
+        cost: what all of it costs, for the progress.
         keep_candidates: keep the pictures of candidates that were not chosen.
     """
 
@@ -90,35 +90,6 @@ def generate(scheme: Scheme, work: Work, keyframes: Mapping[FrameKey, str]) -> I
             level = scheme.send(driver.chosen(level))
         except StopIteration:
             level = None
-
-
-def price(
-    scheme: Scheme,
-    backbone: Backbone,
-    sampling: Sampling,
-    candidates: Callable[[Level], int],
-    alone: Callable[[Level, Sample], Sequence[Sample]] = lambda _level, _sample: (),
-) -> Cost:
-    """What a scheme will compute, found by running it on single numbers; the cost of a film that is not begun.
-
-    ``candidates`` and ``alone`` are those of ``Work``.
-    """
-    levels = frames = samples = steps = 0
-    shared: set[tuple[NoisePoint, Sample]] = set()
-    level = next(scheme, None)
-    while level is not None:
-        each = [Sample(key, n) for key in level.parents for n in range(candidates(level) if level.is_final else 1)]
-        parts = {(level.start, part) for sample in each for part in (sample, *alone(level, sample))} - shared
-        shared |= {(point, part) for point, part in parts if part.is_shared}
-        count = len(parts)
-        levels, samples = levels + 1, samples + count
-        frames += len(level.parents) if level.is_final else 0
-        steps += count * _steps(backbone, level, sampling)
-        try:
-            level = scheme.send(dict.fromkeys(level.parents, torch.zeros(1, 1, 1)))
-        except StopIteration:
-            level = None
-    return Cost(levels, frames, samples, steps)
 
 
 def eta_noise(noise: NamedNoise, level: Level, samples: Sequence[Sample]) -> Callable[[int], Tensor]:
@@ -173,6 +144,7 @@ class _Driver:
                 self.frames += 1
                 if recipe not in self.drawn:
                     self.work.run.picture(recipe)  # a damaged one is named before the film is written of it
+                self.work.run.take_place()  # only now: the first frame may prove impossible
                 self._report(key, self.work.run.frame(key))
                 yield Made(key, level.number, level.parents[key], choice.candidate, recipe, *self._others(level, tries))
         self.recipes, self.edits = recipes, edits
@@ -435,7 +407,7 @@ class _Driver:
 
     def _count(self, level: Level, samples: int, *, skipped: bool) -> None:
         """Samples that need no work count as done, but not for the speed."""
-        steps = samples * _steps(self.work.backbone, level, self.work.sampling)
+        steps = samples * steps_of(self.work.backbone, level, self.work.sampling)
         self.step += steps
         self.skipped += steps if skipped else 0
 
@@ -470,7 +442,7 @@ def _is_black(picture: Image.Image) -> bool:
     return laid_on(picture, "black").getbbox() is None
 
 
-def _steps(backbone: Backbone, level: Level, sampling: Sampling) -> int:
+def steps_of(backbone: Backbone, level: Level, sampling: Sampling) -> int:
     """Denoising steps of one sample of a level."""
     start: NoisePoint = level.start
     return 0 if start == level.stop or start == CLEAN else backbone.steps(start, level.stop, sampling)

@@ -14,7 +14,6 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from functools import partial
-from itertools import chain, islice
 from os import PathLike
 from pathlib import Path
 from typing import Any, Self, Unpack
@@ -317,10 +316,8 @@ class Interpolator:
         )
         recipes = {key: data["keyframes"][key.pair % count]["pixels"] for key in tree.keyframes}
         report(Progress("frames", levels=work.cost.levels, total=work.cost.frames, steps=work.cost.steps))
-        frames = generate(scheme_named(settings.scheme)(task), work, recipes)
-        first = list(islice(frames, 1))
-        run.drop_replaced()  # only now: the first frame may prove impossible
-        made = {frame.key: frame for frame in chain(first, frames)}
+        made = {frame.key: frame for frame in generate(scheme_named(settings.scheme)(task), work, recipes)}
+        run.take_place()  # of a film without a frame in between, too
         run.forget_frames([*tree.keyframes, *made])
         run.write("state.json", _state(tree.keyframes, made))
 

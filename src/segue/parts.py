@@ -12,12 +12,11 @@ from segue.errors import SegueError
 from segue.files import read_json
 from segue.settings import FilmSettings, checked
 
-__all__ = ["FILMS_FILE", "JOURNAL", "REPLACED", "RUN_FILE", "films_of", "read_part"]
+__all__ = ["FILMS_FILE", "JOURNAL", "RUN_FILE", "films_of", "read_part"]
 
 RUN_FILE = "run.json"
 FILMS_FILE = "films.json"
 JOURNAL = "journal.jsonl"
-REPLACED = "replaced"  # the folder of the run that this one overwrites
 
 
 class _Keyframe(BaseModel):

@@ -17,7 +17,7 @@ from segue.history import History, events_of
 from segue.models import check_controlnet, check_folder, named
 from segue.options import given
 from segue.outputs import check_film, run_folder
-from segue.parts import JOURNAL, REPLACED, RUN_FILE, films_of, read_part
+from segue.parts import JOURNAL, RUN_FILE, films_of, read_part
 from segue.settings import (
     ComputeSettings,
     FilmSettings,
@@ -210,7 +210,7 @@ def _check_own(output: Path, folder: Path) -> None:
 
 def _is_of(output: Path, folder: Path) -> bool:
     """Whether a file is a film of a run: one that it wrote, or where what it wrote is not known any more, any."""
-    if not any((folder / name).exists() for name in (RUN_FILE, REPLACED)):
+    if not (folder / RUN_FILE).exists():
         return False
     return not (films := films_of(folder)) or Path(os.path.normpath(output.absolute())) in films
 
@@ -243,11 +243,6 @@ def _existing(output: Path) -> Path:
     for folder in (output, run_folder(output)):
         try:
             if (folder / RUN_FILE).exists():
-                return folder
-            if (folder / REPLACED / RUN_FILE).exists():  # a process was killed while it was overwriting this run
-                from segue.run import recovered
-
-                recovered(folder)
                 return folder
         except OSError as error:
             raise SegueError(f"{folder} cannot be read: {error.strerror}") from error

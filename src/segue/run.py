@@ -7,7 +7,7 @@ frames/         the film's frames, named by their place: 000.2500000.png
 pictures/       what was made, by recipe; a frame is a link to one of these
 latents/        the latents of each batch, by recipe
 words/, pose/   cached inversions and captions; poses and control images
-replaced/       the run that this one overwrites, until its first frames are made
+.new/           a run that overwrites this one, until its first frame is made
 """
 
 import hashlib
@@ -15,7 +15,6 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -33,7 +32,6 @@ from segue.files import (
     append_line,
     remove,
     sweep,
-    temporary_name,
     write_bytes,
     write_json,
     write_text,
@@ -41,13 +39,15 @@ from segue.files import (
 )
 from segue.history import Event, History, event_to_json, events_of
 from segue.lock import lock
-from segue.parts import JOURNAL, REPLACED, RUN_FILE, read_part
+from segue.parts import JOURNAL, RUN_FILE, read_part
 from segue.tree import FrameKey
 
-__all__ = ["RunFolder", "recovered"]
+__all__ = ["RunFolder"]
 
 LOCK = "lock"
-KEPT = "the film before this one is kept until it has a frame: overwriting with that film's settings brings it back"
+NEW = ".new"
+READY = ".ready"  # the same folder on its way into its place
+KEPT = "the film before this one stays until this one has a frame"
 COMPRESSION = 3  # of PNGs: a third less time than the usual 6, for a tenth more bytes
 WRITERS = 8  # pictures that are compressed and written at the same time
 PARTS = (  # what a run folder holds beside its run file and its lock
@@ -67,28 +67,34 @@ PARTS = (  # what a run folder holds beside its run file and its lock
     "words",
     "pose",
     "control",
+    NEW,
 )
 
 
 class RunFolder:
-    """One run on disk, locked while it is open; use it as a context manager."""
+    """One run on disk, locked while it is open; use it as a context manager.
+
+    Attributes:
+        place: the run folder.
+        path: where its files are: in the same folder, or for a run that overwrites another one, until it has a frame,
+            in a folder of their own there.
+        was_damaged: whether what the folder holds cannot be read, and is to be overwritten.
+    """
 
     def __init__(self, path: Path, *, overwrites: bool = False) -> None:
-        """Open (or begin) the run in a folder; one that cannot be read is set aside where it is to be overwritten.
+        """Open (or begin) the run in a folder; one that cannot be read is no error where it is to be overwritten.
 
         Raises:
             SegueError: another process has it open, it is no run folder, or a part of it is damaged.
         """
-        self.path = path
+        self.place = self.path = path
         self._is_new_folder = not path.exists()
         self._lock = _locked(path)
-        self._sets_aside = self.was_damaged = False
+        self.was_damaged = False
         try:
-            if (path / REPLACED).is_dir() and not (self._is_begun and (path / REPLACED / RUN_FILE).exists()):
-                self._move_back()  # it was killed while the old run was moved
+            self._move_in()  # it was killed while a run took its place
             self._is_new_run = not self._is_begun
-            for folder in ("", "frames", "pictures", "latents", "words", "pose"):
-                sweep(path / folder)
+            self._sweep()
             self._read(overwrites)
         except OSError as error:
             self.close()
@@ -111,7 +117,6 @@ class RunFolder:
             if not overwrites:
                 raise
             self.was_damaged = True
-            self.set_aside()
 
     def __enter__(self) -> Self:
         return self
@@ -121,13 +126,13 @@ class RunFolder:
     ) -> None:
         made = any((self.path / part).exists() for part in ("pictures", "words"))
         try:
-            if isinstance(error, Exception) and self._sets_aside and not made:
-                self._move_back()  # what was asked for is impossible: what was there is as it was
+            if isinstance(error, Exception) and self._is_aside and not made:
+                remove(self.path)  # what was asked for is impossible
             elif self._is_new_run and isinstance(error, SegueError) and not made:
                 self.clear()  # and nothing is left of it
         finally:
             self.close()
-        if isinstance(error, SegueError) and self._sets_aside and made:
+        if isinstance(error, SegueError) and self._is_aside and made:
             raise SegueError(f"{error}; {KEPT}") from error
         if isinstance(error, OSError | SafetensorError) and not isinstance(error, BrokenPipeError):
             raise self._refused(error) from error
@@ -135,10 +140,10 @@ class RunFolder:
     def close(self) -> None:
         """Give the lock back; a folder that holds nothing else goes."""
         try:
-            if not self._is_begun and [part.name for part in self.path.iterdir()] == [LOCK]:
-                (self.path / LOCK).unlink()
+            if not self._is_begun and [part.name for part in self.place.iterdir()] == [LOCK]:
+                (self.place / LOCK).unlink()
                 if self._is_new_folder:
-                    self.path.rmdir()
+                    self.place.rmdir()
         except OSError:  # the folder is gone, or has become read-only
             return
         finally:
@@ -146,8 +151,8 @@ class RunFolder:
 
     def _refused(self, error: Exception) -> SegueError:
         """One line for what the disk, or somebody who removed files, did to the run."""
-        if not self.path.is_dir():
-            return SegueError(f"{self.path} was removed while the film was made; the same command begins it anew")
+        if not self.place.is_dir():
+            return SegueError(f"{self.place} was removed while the film was made; the same command begins it anew")
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         name = getattr(error, "filename", None)
         place = self.path if name is None else name
@@ -160,53 +165,58 @@ class RunFolder:
             remove(self.path / name)
         self.reset()
 
-    def set_aside(self) -> None:
-        """Empty the folder for a run that overwrites the one that is there, which comes back if the new one fails."""
-        aside = self.path / REPLACED
-        self._sets_aside = True
-        if aside.is_dir():  # the run that is there has made nothing yet: the one before it stays what comes back
-            self.clear()
-            return
-        aside.mkdir()
-        for name in (*PARTS, RUN_FILE):  # the run file goes last: with it the old run is aside as a whole
-            if (self.path / name).exists():
-                (self.path / name).replace(aside / name)
-        self.reset()
-
-    def drop_replaced(self) -> None:
-        """Give up the run that this one overwrites: from now on its own frames are made."""
-        self._sets_aside = False
-        with suppress(FileNotFoundError):
-            dropped = temporary_name(self.path / REPLACED)  # which is swept away if this process is killed now
-            (self.path / REPLACED).replace(dropped)
-            remove(dropped)
-
     @property
-    def replaced(self) -> dict[str, Any] | None:
-        """The run file of the run that this one overwrites; None where there is none that can be read."""
+    def waiting(self) -> dict[str, Any] | None:
+        """The run file of a run that had begun to overwrite this one; None where there is none that can be read."""
         try:
-            return read_part(self.path / REPLACED, RUN_FILE)
+            return read_part(self.place / NEW, RUN_FILE)
         except SegueError:
             return None
 
-    def put_back(self) -> None:
-        """Have the run that was set aside again, instead of the one that is there."""
-        self._move_back()
+    def drop_waiting(self) -> None:
+        """Give up the run that had begun to overwrite this one."""
+        remove(self.place / NEW)
+
+    def set_aside(self, *, anew: bool = True) -> None:
+        """Make from now on another run, which takes this one's place when it has a frame; a waiting one if not anew."""
+        if anew:
+            self.drop_waiting()
+        self.path = self.place / NEW
+        self.path.mkdir(exist_ok=True)
+        self._sweep()
         self.reset()
 
-    def _move_back(self) -> None:
-        self._sets_aside = False
-        aside = self.path / REPLACED
-        if (aside / RUN_FILE).exists():
-            self.clear()
-            (aside / RUN_FILE).replace(self.path / RUN_FILE)
-        for part in aside.iterdir():
-            part.replace(self.path / part.name)
-        aside.rmdir()
+    def take_place(self) -> None:
+        """Put a run that was set aside in the place of the one that it overwrites."""
+        if self._is_aside:
+            self.path.replace(self.place / READY)
+            self._move_in()
+            self.path = self.place
+            self._index = {recipe: self.path / "latents" / file.name for recipe, file in self._index.items()}
+
+    def _move_in(self) -> None:
+        """Move what is ready into its place, or go on with that after a kill; the run file goes before the rest."""
+        ready = self.place / READY
+        if (ready / RUN_FILE).exists():
+            for name in PARTS:
+                remove(self.place / name)
+            (ready / RUN_FILE).replace(self.place / RUN_FILE)
+        if ready.is_dir():
+            for part in list(ready.iterdir()):
+                part.replace(self.place / part.name)
+            ready.rmdir()
+
+    def _sweep(self) -> None:
+        for folder in ("", "frames", "pictures", "latents", "words", "pose"):
+            sweep(self.path / folder)
+
+    @property
+    def _is_aside(self) -> bool:
+        return self.path != self.place
 
     @property
     def _is_begun(self) -> bool:
-        return (self.path / RUN_FILE).exists()
+        return (self.place / RUN_FILE).exists()
 
     # Settings and state.
 
@@ -357,13 +367,6 @@ class RunFolder:
         return events_of(path)
 
 
-def recovered(path: Path) -> None:
-    """Bring the run back that a process was overwriting when it was killed, where it had begun no other."""
-    if (path / REPLACED / RUN_FILE).exists() and not (path / RUN_FILE).exists():
-        with RunFolder(path):
-            return
-
-
 def _locked(path: Path) -> BaseFileLock:
     """Make the folder where it is not there, and lock it; SegueError if it holds something else or is locked."""
     try:
@@ -375,7 +378,7 @@ def _locked(path: Path) -> BaseFileLock:
             raise SegueError(f"{path} is a file; a run needs a folder")
         names = {part.name for part in path.iterdir()} if path.exists() else set()
         # A run that was killed at its beginning left its lock, parts of it, and unfinished files.
-        others = {name for name in names - {LOCK, REPLACED, *PARTS} if not name.endswith(".part")}
+        others = {name for name in names - {LOCK, READY, *PARTS} if not name.endswith(".part")}
         if names and RUN_FILE not in names and (LOCK not in names or others):
             raise SegueError(f"{path} holds other files and no run; choose another output")
         path.mkdir(parents=True, exist_ok=True)

@@ -1,18 +1,16 @@
-"""ControlNets: what they add to the UNet, each sample with its own strength; their images are embedded once.
+"""ControlNets: what they add to the UNet, each sample with its own strength.
 
-Zhang et al., "Adding Conditional Control to Text-to-Image Diffusion Models", 2023, arXiv 2302.05543. A ControlNet
-embeds its image in every call, though the image stays the same in all steps of a leg.
+Zhang et al., "Adding Conditional Control to Text-to-Image Diffusion Models", 2023, arXiv 2302.05543.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from segue.errors import SegueError
 
-__all__ = ["check_fit", "hints_once", "residuals"]
+__all__ = ["check_fit", "residuals"]
 
 
 def check_fit(controlnet: Any, pipe: Any, name: str, model: str) -> None:
@@ -78,42 +76,3 @@ def residuals(
         down = parts if down is None else [a + b for a, b in zip(down, parts, strict=True)]
         middle = last if middle is None else middle + last
     return down, middle
-
-
-@contextmanager
-def hints_once(controlnets: Sequence[Any]) -> Iterator[None]:
-    """ControlNets embed each image tensor once in here, not in every call; then they are as they were.
-
-    Compiled networks are left alone: another part in them would have them compiled anew.
-    """
-    kept = [(n, n.controlnet_cond_embedding) for n in controlnets if not _is_compiled(n)]
-    try:
-        for network, own in kept:
-            network.controlnet_cond_embedding = _HintOnce(own)
-        yield
-    finally:
-        for network, own in kept:
-            network.controlnet_cond_embedding = own
-
-
-class _HintOnce(nn.Module):
-    """Stands in a ControlNet in place of what embeds its image, as a part of it, so that offloading works as ever."""
-
-    def __init__(self, own: nn.Module) -> None:
-        super().__init__()
-        self.own = own
-        self.known: list[tuple[Tensor, Tensor]] = []  # with the negative branch and without: two at most
-
-    def forward(self, image: Tensor) -> Tensor:
-        """The embedded image, (B, 3, H, W) to (B, D, h, w)."""
-        for before, embedded in self.known:
-            if before is image:
-                return embedded
-        fresh: Tensor = self.own(image)
-        self.known = [*self.known[-1:], (image, fresh)]
-        return fresh
-
-
-def _is_compiled(network: Any) -> bool:
-    """Whether torch.compile has compiled a network as a whole, by the function or by the method."""
-    return hasattr(network, "_orig_mod") or getattr(network, "_compiled_call_impl", None) is not None

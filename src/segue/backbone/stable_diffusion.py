@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from segue.backbone import CLEAN, NoisePoint, Points, Sampling, per_sample
 from segue.backbone.conditioning import TextConditioning
-from segue.backbone.controlnets import check_fit, hints_once, residuals
+from segue.backbone.controlnets import check_fit, residuals
 from segue.backbone.solvers import Leg, Schedule, grid
 from segue.errors import SegueError, warn
 from segue.memory import free_memory
@@ -283,15 +283,14 @@ class StableDiffusion:
             guided = self._inputs(conditioning, len(z), sampling.guidance_scale)
             plain = guided.plain()
             x = leg.enter(z.to(self._device, torch.float32))
-            with hints_once([network for network, _, _ in guided.controls]):
-                for i, t in enumerate(leg.timesteps):
-                    acts = partial(_acts, i, len(leg))
-                    inputs = guided if acts(sampling.guidance_start, sampling.guidance_end) else plain
-                    controlled = acts(sampling.control_start, sampling.control_end)
-                    output = self._predict(leg.network_input(x), [t], inputs, controlled)
-                    x = leg.step(output, x, noise(i) if noise and leg.is_random else None)
-                    if progress:
-                        progress()
+            for i, t in enumerate(leg.timesteps):
+                acts = partial(_acts, i, len(leg))
+                inputs = guided if acts(sampling.guidance_start, sampling.guidance_end) else plain
+                controlled = acts(sampling.control_start, sampling.control_end)
+                output = self._predict(leg.network_input(x), [t], inputs, controlled)
+                x = leg.step(output, x, noise(i) if noise and leg.is_random else None)
+                if progress:
+                    progress()
             z = _home(leg.leave(x))
         if not torch.isfinite(z).all():
             dtype = self.pipe.unet.dtype

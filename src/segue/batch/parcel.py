@@ -16,7 +16,7 @@ from segue.batch.rows import Row
 from segue.batch.work import Loaded, Order, Result
 from segue.files import file_of, write_bytes, writing_folder
 from segue.morph import Morph
-from segue.parts import FILMS_FILE, REPLACED
+from segue.parts import FILMS_FILE
 from segue.settings import FilmSettings, checked
 
 __all__ = ["make_apart", "packed", "unpack"]
@@ -95,10 +95,5 @@ def _add_run(parcel: zipfile.ZipFile, folder: Path) -> None:
     """What there is of a run, but its lock and what names other places."""
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if (
-            path.is_file()
-            and name not in (LOCK, FILMS_FILE)
-            and not name.endswith(".part")
-            and not name.startswith(f"{REPLACED}/")
-        ):
+        if path.is_file() and name not in (LOCK, FILMS_FILE) and not name.endswith(".part"):
             parcel.write(path, f"run/{name}")

@@ -10,7 +10,7 @@ from segue.errors import SegueError, unheard
 from segue.evaluate.manifest import COLUMNS, Pair, faults_message, pairs_and_faults
 from segue.files import check_apart, file_of
 from segue.inputs import check_files
-from segue.parts import REPLACED, RUN_FILE
+from segue.parts import RUN_FILE
 from segue.picture_files import digest_of_source
 from segue.pictures import shown_size
 from segue.plan import check_plan
@@ -151,7 +151,7 @@ def check_output(rows: Sequence[Row], output: Path, *, overwrite: bool) -> None:
             f"{output / TABLE} is there without the notes of a batch; choose another output, or overwrite it"
         )
     for row in rows:
-        ours = (output / NOTES / f"{row.name}.json", row.folder / RUN_FILE, row.folder / REPLACED)
+        ours = (output / NOTES / f"{row.name}.json", row.folder / RUN_FILE)
         if row.film and row.film.exists() and not any(path.exists() for path in ours):
             raise SegueError(f"{row.film} is there and is no film of a batch; choose another output, or overwrite it")
 

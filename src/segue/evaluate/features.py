@@ -11,6 +11,7 @@ Pictures go through a network one at a time: no number depends on what else is m
 """
 
 import hashlib
+import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,6 @@ from segue.clip import Clip
 from segue.errors import SegueError
 from segue.evaluate import inception, lpips
 from segue.evaluate.measures import Array, SequencePath, path_of_features
-from segue.evaluate.pth import read_tensors
 from segue.files import write_bytes
 from segue.models.hub import read
 from segue.settings import look_parts
@@ -80,7 +80,7 @@ def network_named(name: str, device: str = "cpu") -> Network:
 
 
 def convert(sources: Sequence[Path], output: Path) -> int:
-    """Write the tensors of .pth files into one safetensors file, without unpickling; return how many there are.
+    """Write the tensors of .pth files into one safetensors file, running no code; return how many there are.
 
     Raises:
         SegueError: a file holds anything but tensors, two hold the same name, or the output is no .safetensors.
@@ -91,7 +91,7 @@ def convert(sources: Sequence[Path], output: Path) -> int:
     for source in sources:
         found = {
             name: tensor
-            for name, tensor in read_tensors(source).items()
+            for name, tensor in _tensors_of(source).items()
             if not name.startswith("classifier.")  # of AlexNet and VGG-16; LPIPS reads their features only
         }
         if twice := sorted(found.keys() & tensors.keys()):
@@ -101,6 +101,24 @@ def convert(sources: Sequence[Path], output: Path) -> int:
         raise SegueError(f"{', '.join(map(str, sources))}: no tensors")
     write_bytes(output, save(tensors))
     return len(tensors)
+
+
+def _tensors_of(path: Path) -> dict[str, Tensor]:
+    """The tensors of a state dict in a .pth file, by name; of a checkpoint that holds one, its "state_dict"."""
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise SegueError(f"{path} is no .pth file of tensors alone; nothing was run") from error
+    except OSError as error:
+        raise SegueError(f"{path} cannot be read: {error.strerror}") from error
+    except Exception as error:  # torch raises whatever a damaged file leads to
+        raise SegueError(f"{path} cannot be read as a .pth file of tensors") from error
+    if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
+        found = found["state_dict"]
+    if not isinstance(found, Mapping):
+        raise SegueError(f"{path} holds no state dict of tensors by name")
+    tensors = {str(name): value.detach() for name, value in found.items() if isinstance(value, Tensor)}
+    return {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
 
 
 def _of_features(

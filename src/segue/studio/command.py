@@ -113,17 +113,13 @@ def size_of(text: str) -> int:
 def _opened(run: Path | None) -> Path | None:
     """The run folder that a film or a folder stands for; it may be begun here."""
     from segue.outputs import run_folder
-    from segue.parts import REPLACED, RUN_FILE, read_part
+    from segue.parts import RUN_FILE, read_part
 
     if run is None:
         return None
     run = run.absolute()
     if run.suffix and not (run / RUN_FILE).exists():
         run = run_folder(run)
-    if (run / REPLACED / RUN_FILE).exists():
-        from segue.run import recovered
-
-        recovered(run)
     if run.exists() and not (run.is_dir() and ((run / RUN_FILE).exists() or not any(run.iterdir()))):
         raise SegueError(f"{run} is no film and no run folder that segue made")
     found = read_part(run, RUN_FILE)  # a damaged one is refused here
