@@ -134,10 +134,10 @@ def test_the_command_line_names_what_differs() -> None:
         ["a b.png", "c.png"],
         "f.mp4",
         checked(MorphSettings, {**POCKET, "noise": (0.2, 0.6), "loop": True, "seed": 3}),
-        FilmSettings(fps=24),
+        FilmSettings(fps=30),
         {"name": "pocket", "dtype": "float32"},
     )
-    assert line == "segue morph 'a b.png' c.png -o f.mp4 --dtype float32 --loop --noise 0.2 0.6 --seed 3 --fps 24"
+    assert line == "segue morph 'a b.png' c.png -o f.mp4 --dtype float32 --loop --noise 0.2 0.6 --seed 3 --fps 30"
 
 
 def test_only_the_frame_and_its_descendants_change(film: Session) -> None:
