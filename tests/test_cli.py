@@ -405,7 +405,7 @@ def test_a_film_that_was_being_overwritten_is_found(here: Path, model: Path) -> 
     assert run(["undo", "film.gif"]) == 0
     shutil.copytree(here / "film", here / "other", ignore=shutil.ignore_patterns(".new", "lock"))
     shutil.move(here / "other", here / "film/.ready")
-    assert run(["restore", "film.gif"]) == 0
+    assert run(["redo", "film.gif"]) == 0
     assert not (here / "film/.ready").exists()
     assert not (here / "film/.new").exists()
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from segue.backbone import CLEAN, Sampling
 from segue.backbone.stable_diffusion import StableDiffusion
+from segue.cost import cost_of
 from segue.dialogue import Candidates, Cost, Pick, Progress
 from segue.method.detail import Detail
-from segue.plan import cost_of
 from segue.run import RunFolder
 from segue.schemes import Task
 from segue.settings import SCHEMES, MorphSettings, checked
