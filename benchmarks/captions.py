@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from segue.caption import Caption, nearest_captions, subject_of
-from segue.clip import POCKET_CLIP
+from segue.models.clip import POCKET_CLIP
+from segue.words.captions import Caption, nearest_captions, subject_of
 
 ROOT = Path(__file__).parents[1]
 MARGINS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8)

@@ -21,8 +21,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from segue.pictures import load
-from segue.pose.command import draw_over
+from segue.cli.pose import draw_over
+from segue.pictures.images import load
 from segue.pose.detect import Detect, detector_of
 from segue.pose.keypoints import Pose
 

@@ -28,14 +28,15 @@ from rich.console import Console
 from rich.table import Table
 
 from segue import FilmSettings, Interpolator, Morph
-from segue.evaluate.features import Network, network_named
-from segue.evaluate.manifest import Pair, read_pairs
-from segue.evaluate.measures import Array, SequencePath, relative_jump, step_variation
+from segue.batch.manifest import Pair, read_pairs
+from segue.evaluate.measures import relative_jump, step_variation
 from segue.evaluate.statistics import resampled_pairs
 from segue.method.detail import enlarged
-from segue.run import RunFolder
-from segue.tensors import to_images, to_tensor
-from segue.tree import FrameKey
+from segue.method.tree import FrameKey
+from segue.models.features.distances import Array, SequencePath
+from segue.models.features.networks import Network, network_named
+from segue.pictures.tensors import to_images, to_tensor
+from segue.run.folder import RunFolder
 
 EVEN = FilmSettings(timing="even", hold=0.0)
 HALF, LARGEST_JUMP = 0.5, 1.5

@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from segue.clip import Clip
+from segue.engine.interpolator import Interpolator
 from segue.evaluate import measures
-from segue.evaluate.measures import Array
 from segue.evaluate.statistics import paired_interval
-from segue.interpolate import Interpolator
+from segue.models.clip import Clip
+from segue.models.features.distances import Array, path_of_features
 
 PAIRS = Path(__file__).parent / "pairs"
 SIZE = 128
@@ -103,7 +103,7 @@ def measured(run: Path, clip: Clip) -> dict[str, Any]:
     pixels = [np.asarray(frame, np.float64) / 255 for frame in frames]
     places = np.linspace(0, 1, len(frames))
     features = clip.images(frames).double().numpy()
-    path = measures.path_of_features(features)
+    path = path_of_features(features)
     sharp = np.array([measures.sharpness(frame) for frame in pixels])
     return {
         "sharp": measures.relative_sharpness(sharp, places),

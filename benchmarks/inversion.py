@@ -25,22 +25,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segue import inversion
-from segue.backbone import Sampling, diffuse
-from segue.backbone.conditioning import TextConditioning
-from segue.backbone.stable_diffusion import StableDiffusion
-from segue.blend import slerp
-from segue.clip import Clip
-from segue.evaluate.manifest import Pair, read_pairs
+from segue.batch.manifest import Pair, read_pairs
 from segue.evaluate.statistics import mean_interval, paired_interval
 from segue.files import write_json
-from segue.inversion import denoising_loss, invert
+from segue.method.blend import slerp
+from segue.method.diffusion import diffuse
+from segue.method.noise import Noise
+from segue.method.tree import FrameKey
 from segue.models import loading
-from segue.noise import Noise
-from segue.pictures import fit, load
-from segue.settings import InversionSettings, MorphSettings, checked, fields, preset_settings
-from segue.tensors import to_images, to_tensor
-from segue.tree import FrameKey
+from segue.models.backbone import Sampling
+from segue.models.clip import Clip
+from segue.models.conditioning import TextConditioning
+from segue.models.stable_diffusion import StableDiffusion
+from segue.pictures.images import fit, load
+from segue.pictures.tensors import to_images, to_tensor
+from segue.settings.kinds import InversionSettings, MorphSettings, checked, fields, preset_settings
+from segue.words import inversion
+from segue.words.inversion import denoising_loss, invert
 
 PAIRS = Path(__file__).with_name("pairs") / "manifest.jsonl"
 KEYS = (FrameKey(0), FrameKey(1))

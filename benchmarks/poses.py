@@ -28,9 +28,9 @@ from rich.console import Console
 from rich.table import Table
 
 from segue import Interpolator
-from segue.clip import Clip
 from segue.evaluate.statistics import paired_interval
 from segue.files import write_json
+from segue.models.clip import Clip
 from segue.pose.detect import Detect, detector_of
 from segue.pose.keypoints import Pose
 from segue.pose.path import PosePath

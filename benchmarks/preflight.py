@@ -23,13 +23,14 @@ from scipy.optimize import nnls
 from scipy.stats import rankdata, spearmanr
 
 from segue import Morph
-from segue.check import Preflight, Score, preflight
-from segue.clip import Clip
-from segue.evaluate.features import network_named
-from segue.evaluate.manifest import Pair, read_pairs
-from segue.evaluate.measures import Array, SequencePath, path_length
+from segue.batch.manifest import Pair, read_pairs
+from segue.cli.check import Preflight, Score, preflight
+from segue.evaluate.measures import path_length
 from segue.evaluate.statistics import resampled_pairs
-from segue.pictures import load
+from segue.models.clip import Clip
+from segue.models.features.distances import Array, SequencePath
+from segue.models.features.networks import network_named
+from segue.pictures.images import load
 from segue.pose.keypoints import Pose
 
 NETWORKS = ("pocket", "pixels")  # used by the score's content, and not used

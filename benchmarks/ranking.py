@@ -22,11 +22,11 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from segue import Interpolator
-from segue.clip import Clip
-from segue.evaluate.manifest import Pair, read_pairs
+from segue.batch.manifest import Pair, read_pairs
+from segue.engine.rank import Judge
 from segue.evaluate.statistics import mean_interval, paired_interval
 from segue.files import write_json
-from segue.rank import Judge
+from segue.models.clip import Clip
 
 PAIRS = Path(__file__).with_name("cat-dog") / "manifest.jsonl"
 KEPT = 0.8  # of each side, in the cropped check

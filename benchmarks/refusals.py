@@ -98,7 +98,7 @@ def measured(command: list[str], folder: Path, source: Path) -> tuple[float, int
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     before = os.times()
     done = subprocess.run(
-        [sys.executable, "-c", "from segue.cli import main; main()", *command],
+        [sys.executable, "-c", "from segue.cli.app import main; main()", *command],
         cwd=folder, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False,
         timeout=120,
     )  # fmt: skip

@@ -37,19 +37,23 @@ from torch import Tensor
 
 from benchmarks.real_size import stable_diffusion_21
 from benchmarks.transcription import Procedure, transcribe
-from segue import Interpolator, models, morph
-from segue.backbone import CLEAN, Sampling
-from segue.backbone.stable_diffusion import StableDiffusion
-from segue.evaluate.manifest import read_pairs
+from segue import Interpolator
+from segue.batch.manifest import read_pairs
 from segue.files import read_json, write_json, write_text
-from segue.models.loading import best_dtype, device_of, quiet
-from segue.noise import Noise
-from segue.pictures import fit, load
+from segue.film import morph
+from segue.machine import best_dtype, device_of
+from segue.method.diffusion import CLEAN
+from segue.method.noise import Noise
+from segue.method.tree import FrameKey
+from segue.models import checkpoints as models
+from segue.models.backbone import Sampling
+from segue.models.loading import quiet
+from segue.models.stable_diffusion import StableDiffusion
+from segue.pictures.images import fit, load
+from segue.pictures.tensors import to_tensor
 from segue.pose.detect import pocket_network
-from segue.run import RunFolder
-from segue.settings import MorphSettings
-from segue.tensors import to_tensor
-from segue.tree import FrameKey
+from segue.run.folder import RunFolder
+from segue.settings.kinds import MorphSettings
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "performance.md"
@@ -156,7 +160,7 @@ def time_command(num_frames: int) -> tuple[float, float]:
 
 def start_command(*arguments: str) -> subprocess.Popen[bytes]:
     """Run the command line in a new process."""
-    code = "import sys; from segue.cli import main; main()"
+    code = "import sys; from segue.cli.app import main; main()"
     return subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.DEVNULL)
 
 

@@ -77,7 +77,7 @@ def _studio(folder: Path, model: str | None) -> Iterator[str]:
     """A studio of its own; its address."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-c", "from segue.cli import main; main()", "studio", "--port", str(port)]
+    command = [sys.executable, "-c", "from segue.cli.app import main; main()", "studio", "--port", str(port)]
     command += ["--folder", str(folder), *(["--model", model] if model else [])]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:

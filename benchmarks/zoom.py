@@ -29,12 +29,12 @@ from rich.console import Console
 from rich.table import Table
 
 from segue import Interpolator
-from segue.camera import shown
-from segue.evaluate.manifest import Pair, read_pairs
+from segue.batch.manifest import Pair, read_pairs
+from segue.engine.keyframes import shown
 from segue.evaluate.statistics import mean_interval
-from segue.motion import Motion
-from segue.pictures import fit, load
-from segue.tensors import to_images, to_tensor
+from segue.method.motion import Motion
+from segue.pictures.images import fit, load
+from segue.pictures.tensors import to_images, to_tensor
 
 ZOOM = 2.0
 FAINT = (0.001, 0.001)  # noise levels at which nothing is denoised

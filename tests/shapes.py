@@ -12,9 +12,9 @@ from PIL import Image
 from tiny import tiny_pipe
 from torch import Tensor
 
-from segue.interpolate import Interpolator
-from segue.run import RunFolder
-from segue.tree import FrameKey
+from segue.engine.interpolator import Interpolator
+from segue.method.tree import FrameKey
+from segue.run.folder import RunFolder
 
 __all__ = ["QUICK", "contents", "interpolator", "latents", "picture", "pipe"]
 

@@ -13,12 +13,12 @@ from PIL import Image, ImageDraw
 from scipy import ndimage, optimize
 from torch import Tensor
 
-from segue.interpolate import Interpolator
+from segue.engine.interpolator import Interpolator
 from segue.method import align as align_module
 from segue.method.align import Correspondence, Match, align, grid, is_plain, place_of, sampled, transport, unbend
 from segue.method.bend import Bends
-from segue.motion import Motion
-from segue.tree import FrameKey
+from segue.method.motion import Motion
+from segue.method.tree import FrameKey
 
 Array = NDArray[np.float64]
 Map = Callable[[Any, Any], tuple[Any, Any]]  # of places from -1 to 1

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image, ImageDraw
 from shapes import QUICK, contents, interpolator, picture
 
-from segue.alpha import continued, ground_for, laid_on, lifted
 from segue.errors import SegueError, SegueWarning
-from segue.run import RunFolder
-from segue.tree import FrameKey
+from segue.method.tree import FrameKey
+from segue.pictures.alpha import continued, ground_for, laid_on, lifted
+from segue.run.folder import RunFolder
 
 
 def disc(left: int, colour: tuple[int, int, int], hidden: tuple[int, int, int] = (9, 99, 9)) -> Image.Image:

@@ -31,11 +31,12 @@ from tiny import tiny_controlnet, tiny_pipe
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPImageProcessorPil
 
-from segue.backbone import CLEAN, Backbone, NoisePoint, Sampling, diffuse
-from segue.backbone.conditioning import Control, TextConditioning
-from segue.backbone.stable_diffusion import StableDiffusion
-from segue.blend import slerp
 from segue.errors import SegueError, SegueWarning
+from segue.method.blend import slerp
+from segue.method.diffusion import CLEAN, NoisePoint, diffuse
+from segue.models.backbone import Backbone, Sampling
+from segue.models.conditioning import Control, TextConditioning
+from segue.models.stable_diffusion import StableDiffusion
 
 PROMPTS = ["a red cat", "a tiger", "two dogs", "", "a house by the sea"]
 NEGATIVES = ["blurry", "", "text", "dark", "blurry"]

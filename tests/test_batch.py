@@ -18,21 +18,22 @@ from PIL import Image
 from test_stills import write
 from tiny import tiny_pipe
 
-from segue.batch import command, drive
+from segue.batch import drive
 from segue.batch.cluster import share_of
-from segue.batch.command import BatchCommand, batch
 from segue.batch.crew import Event, Processes
 from segue.batch.drive import Status
 from segue.batch.notes import Outcome
 from segue.batch.parcel import make_apart, packed, unpack
 from segue.batch.rows import NOTES, Row, read_rows
 from segue.batch.work import Loaded, Order, failed, make_row
+from segue.cli import batch as command
+from segue.cli.batch import BatchCommand, batch
+from segue.engine.interpolator import Interpolator
 from segue.errors import SegueError
-from segue.interpolate import Interpolator
+from segue.film.morph import Morph
 from segue.lock import locked
-from segue.morph import Morph
-from segue.run import RunFolder
-from segue.settings import POCKET, FilmSettings, ModelSettings
+from segue.run.folder import RunFolder
+from segue.settings.kinds import POCKET, FilmSettings, ModelSettings
 
 SETTINGS: dict[str, Any] = {
     **POCKET,  # of commands that name no model

@@ -11,8 +11,8 @@ from tiny import tiny_pipe
 
 from segue.batch.drive import Status, drive
 from segue.batch.work import make_row
-from segue.interpolate import Interpolator
-from segue.settings import ModelSettings
+from segue.engine.interpolator import Interpolator
+from segue.settings.kinds import ModelSettings
 
 pytest.importorskip("ray", reason="the extra cluster is not installed")
 

@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from segue.batch.manifest import COLUMNS
 from segue.batch.rows import KINDS, read_rows
 from segue.errors import SegueError
-from segue.evaluate.manifest import COLUMNS
-from segue.settings import MorphSettings, as_json, checked, fields
+from segue.settings.kinds import MorphSettings, as_json, checked, fields
 
 NAMES = sorted({name for kind in KINDS for name in fields(kind)})
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)

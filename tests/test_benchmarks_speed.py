@@ -10,7 +10,7 @@ from shapes import interpolator
 
 from benchmarks import speed
 from benchmarks.transcription import Procedure, slerp
-from segue import blend
+from segue.method import blend
 
 CPU = torch.device("cpu")
 PROCEDURE = Procedure(num_frames=5, num_inference_steps=20, guidance_scale=3.0)

@@ -15,18 +15,18 @@ from shapes import QUICK, contents, interpolator
 from shapes import picture as gradient
 from torch import Tensor
 
-from segue.backbone.stable_diffusion import StableDiffusion
-from segue.camera import seen, warp
-from segue.dialogue import Progress
-from segue.history import Edit
-from segue.interpolate import Interpolator
+from segue.engine.dialogue import Progress
+from segue.engine.interpolator import Interpolator
+from segue.film.morph import Morph
 from segue.method.align import Correspondence, grid, sampled
 from segue.method.bend import Bends, BentPictures
-from segue.morph import Morph
-from segue.motion import Motion
-from segue.run import RunFolder
-from segue.settings import SCHEMES
-from segue.tree import FrameKey
+from segue.method.camera import seen, warp
+from segue.method.motion import Motion
+from segue.method.tree import FrameKey
+from segue.models.stable_diffusion import StableDiffusion
+from segue.run.folder import RunFolder
+from segue.run.journal import Edit
+from segue.settings.kinds import SCHEMES
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 ALIGNED: dict[str, Any] = {

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from segue.blend import lerp, slerp
+from segue.method.blend import lerp, slerp
 
 
 def vectors(*shape: int, seed: int = 0) -> Tensor:

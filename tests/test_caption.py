@@ -9,8 +9,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_clip import save_tiny_clip
 
-import segue.caption
-from segue.caption import (
+import segue.words.captions
+from segue.errors import SegueError
+from segue.models.clip import Clip
+from segue.words.captions import (
     SURE_ENOUGH,
     Caption,
     captions,
@@ -21,8 +23,6 @@ from segue.caption import (
     write_caption_features,
     written_captions,
 )
-from segue.clip import Clip
-from segue.errors import SegueError
 
 LINES = ["a cat", "two dogs", "the sun", "a house by the sea", "x", "y"]
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segue import check
-from segue.check import FAR, Preflight, Score, advice, layout_distance, pose_distance, style_distance
-from segue.cli import run
+from segue.cli import check
+from segue.cli.app import run
+from segue.cli.check import FAR, Preflight, Score, advice, layout_distance, pose_distance, style_distance
 from segue.pose.keypoints import Person, Pose
 
 

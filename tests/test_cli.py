@@ -20,12 +20,14 @@ from PIL import Image, ImageDraw
 from test_stills import write
 from tiny import tiny_pipe
 
-from segue import __version__, cli, make
-from segue.cli import run
-from segue.history import Edit
-from segue.interpolate import Interpolator
-from segue.run import RunFolder
-from segue.tree import FrameKey
+from segue import __version__
+from segue.cli import app as cli
+from segue.cli import morph as make
+from segue.cli.app import run
+from segue.engine.interpolator import Interpolator
+from segue.method.tree import FrameKey
+from segue.run.folder import RunFolder
+from segue.run.journal import Edit
 
 FRAMES = ["--num-frames", "5", "--num-inference-steps", "4", "--prompt", "cat"]
 
@@ -240,7 +242,7 @@ def test_a_name_that_is_too_long_is_named(here: Path, capsys: pytest.CaptureFixt
 
 def test_standard_output_that_cannot_be_written(here: Path, model: Path) -> None:
     """In a process of its own: what is full, and a reader that goes away."""
-    code = "from segue.cli import main; main()"
+    code = "from segue.cli.app import main; main()"
     with Path("/dev/full").open("w") as full:
         command = ["morph", "a.png", "b.png", "-o", "film.mp4", "--model", str(model), *FRAMES]
         done = subprocess.run([sys.executable, "-c", code, *command], stdout=full, stderr=subprocess.PIPE, check=False)
@@ -591,7 +593,7 @@ def test_help_version_and_models(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_help_needs_no_heavy_import() -> None:
-    code = "import sys; from segue.cli import run; run(['--help']); sys.exit('torch' in sys.modules)"
+    code = "import sys; from segue.cli.app import run; run(['--help']); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=False).returncode == 0
 
 

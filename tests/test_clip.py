@@ -10,9 +10,9 @@ import transformers
 from PIL import Image
 from tiny_clip import save_tiny_clip
 
-import segue.clip
-from segue.clip import Clip
+import segue.models.clip
 from segue.errors import SegueError
+from segue.models.clip import Clip
 
 
 @pytest.fixture(scope="module")

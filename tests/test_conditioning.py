@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from segue.backbone.conditioning import TextConditioning
-from segue.conditioning import ConditioningPath
+from segue.method.path import ConditioningPath
+from segue.models.conditioning import TextConditioning
 
 
 def words(seed: int, negative: int = 100) -> TextConditioning:

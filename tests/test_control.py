@@ -15,16 +15,16 @@ from PIL import Image, ImageOps
 from tiny import tiny_controlnet, tiny_pipe
 
 from segue import Edit, FrameKey, Interpolator, MorphSettings, SegueError
-from segue.backbone.conditioning import Control
-from segue.control import control_at, find_poses, read_given, scale_at, tell_unguided
-from segue.dialogue import AcceptRest, Again
+from segue.engine.control import control_at, find_poses, read_given, scale_at, tell_unguided
+from segue.engine.dialogue import AcceptRest, Again
 from segue.errors import SegueWarning
-from segue.parts import RUN_FILE
-from segue.pictures import fit, load
+from segue.models.conditioning import Control
+from segue.pictures.images import fit, load
 from segue.pose.drawing import draw
 from segue.pose.keypoints import Person, Pose, as_openpose
-from segue.run import RunFolder
-from segue.settings import checked
+from segue.run.folder import RunFolder
+from segue.run.schema import RUN_FILE
+from segue.settings.kinds import checked
 
 SIZES = [(64, 64)] * 2
 SETTINGS: dict[str, Any] = {"num_frames": 5, "num_inference_steps": 2, "prompt": "a", "detail": 0.0}
@@ -186,8 +186,8 @@ def test_a_pose_of_its_own_bends_the_path_of_descendants_only(
         drawn[scaled[-1]] = pose
         return control_at(pose, convention, size, scale)
 
-    monkeypatch.setattr("segue.control.scale_at", scale)
-    monkeypatch.setattr("segue.control.control_at", control)
+    monkeypatch.setattr("segue.engine.control.scale_at", scale)
+    monkeypatch.setattr("segue.engine.control.control_at", control)
     settings = {**SETTINGS, "num_frames": 9, "pose": files(tmp_path, standing(5), standing(35))}
     segue(*keyframes, **settings, output=tmp_path / "run")
     before = dict(drawn)
@@ -278,7 +278,7 @@ def test_a_broken_pose_file_names_the_place(segue: Interpolator, keyframes: list
 
 def _detecting(monkeypatch: pytest.MonkeyPatch, *poses: Pose) -> None:
     found = iter(poses)
-    monkeypatch.setattr("segue.control.detector_of", lambda _name: lambda _image: next(found))
+    monkeypatch.setattr("segue.engine.control.detector_of", lambda _name: lambda _image: next(found))
 
 
 def test_auto_says_in_one_line_who_is_not_guided(

@@ -12,17 +12,18 @@ from PIL import Image
 from shapes import QUICK, interpolator, picture
 from torch import Tensor
 
-from segue.backbone import CLEAN, Sampling
-from segue.blend import slerp
-from segue.camera import warp
 from segue.method.align import Correspondence
 from segue.method.bend import Bends
+from segue.method.blend import slerp
+from segue.method.camera import warp
 from segue.method.detail import POWER, REACH, Detail, carried, enlarged, fading
-from segue.motion import Motion
-from segue.noise import Noise
-from segue.schemes import Level, NamedNoise, Sample, Task, branching, interpolate, scheme_named
-from segue.tensors import to_tensor
-from segue.tree import FrameKey, UniformTree
+from segue.method.diffusion import CLEAN
+from segue.method.motion import Motion
+from segue.method.noise import Noise
+from segue.method.schemes import Level, NamedNoise, Sample, Task, branching, interpolate, scheme_named
+from segue.method.tree import FrameKey, UniformTree
+from segue.models.backbone import Sampling
+from segue.pictures.tensors import to_tensor
 
 
 def key(place: str) -> FrameKey:

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from segue.dialogue import Progress
-from segue.display import Line, Mode, describe, duration, showing, shown_as_lines
+from segue.cli.display import Line, Mode, showing, shown_as_lines
+from segue.engine.dialogue import Progress, describe, duration
 from segue.errors import SegueWarning
 
 TOLD = Progress("words", text='captions: "cat face, noto" (92 %)')

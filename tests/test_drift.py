@@ -3,8 +3,8 @@ from fractions import Fraction
 import pytest
 import torch
 
-from segue.drift import ColourMatch, low_frequencies
-from segue.tree import FrameKey
+from segue.method.colour import ColourMatch, low_frequencies
+from segue.method.tree import FrameKey
 
 
 def test_a_frame_that_drifted_gets_the_colours_between_its_keyframes() -> None:

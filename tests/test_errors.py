@@ -8,7 +8,7 @@ import pytest
 from shapes import QUICK, interpolator, picture
 
 from segue.errors import SegueError, SegueWarning, heard, unheard, warn
-from segue.pictures import load
+from segue.pictures.images import load
 
 
 def test_a_warning_points_to_the_line_that_called_the_package(tmp_path: Path) -> None:

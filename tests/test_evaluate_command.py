@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 from tiny import tiny_pipe
 from tiny_clip import save_tiny_clip
 
-from segue import clip
+from segue.cli.evaluate import evaluate
+from segue.engine.interpolator import Interpolator
 from segue.errors import SegueError
 from segue.evaluate.charts import Dot, interval_chart, line_chart, number
-from segue.evaluate.command import evaluate
-from segue.interpolate import Interpolator
+from segue.models import clip
 
 app = typer.Typer()
 app.command()(evaluate)
@@ -167,9 +167,7 @@ def test_convert(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_importing_the_command_imports_no_torch() -> None:
-    code = (
-        "import sys, segue.evaluate.command; sys.exit(any(m in sys.modules for m in ('torch', 'diffusers', 'numpy')))"
-    )
+    code = "import sys, segue.cli.evaluate; sys.exit(any(m in sys.modules for m in ('torch', 'diffusers', 'numpy')))"
     assert subprocess.run([sys.executable, "-c", code], check=False, stdin=subprocess.DEVNULL).returncode == 0
 
 

@@ -14,11 +14,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_clip import save_tiny_clip
 
-from segue.clip import Clip
 from segue.errors import SegueError
-from segue.evaluate import inception, lpips
-from segue.evaluate.features import convert, network_named
-from segue.evaluate.measures import path_of_features
+from segue.models.clip import Clip
+from segue.models.features import inception, lpips
+from segue.models.features.distances import path_of_features
+from segue.models.features.networks import convert, network_named
 
 DATA = Path(__file__).parent / "data"
 

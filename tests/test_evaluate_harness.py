@@ -15,20 +15,20 @@ from PIL import Image
 from tiny import tiny_controlnet, tiny_pipe
 from tiny_clip import save_tiny_clip
 
+from segue.batch.manifest import Pair, read_pairs
+from segue.cli.evaluate import schemes_named
+from segue.engine.interpolator import Interpolator
 from segue.errors import SegueError
 from segue.evaluate import measures
-from segue.evaluate.command import schemes_named
 from segue.evaluate.compare import comparison_of, comparison_page, comparison_tables
-from segue.evaluate.features import Network, network_named
 from segue.evaluate.harness import Stage, evaluate
-from segue.evaluate.manifest import Pair, read_pairs
 from segue.evaluate.report import _evenly, check_report, write_report
 from segue.evaluate.results import Film, Measured, Report, _set_values, read_report
 from segue.evaluate.statistics import mean_interval
-from segue.history import Edit
-from segue.interpolate import Interpolator
-from segue.settings import SCHEMES
-from segue.tree import FrameKey
+from segue.method.tree import FrameKey
+from segue.models.features.networks import Network, network_named
+from segue.run.journal import Edit
+from segue.settings.kinds import SCHEMES
 
 SETTINGS = {"num_frames": 5, "num_inference_steps": 4, "align": False, "detail": 0.0}  # as the paper's films
 SIZE = 32

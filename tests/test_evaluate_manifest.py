@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 from test_stills import write
 
+from segue.batch.manifest import read_pairs
 from segue.errors import SegueError
-from segue.evaluate.manifest import read_pairs
 
 
 @pytest.fixture

@@ -9,13 +9,14 @@ from PIL import Image, ImageFilter
 
 from segue.evaluate import measures as m
 from segue.evaluate.catalogue import FILM_MEASURES, MEASURES, film_values, measure_named
+from segue.models.features import distances
 
 
-def normal(seed: int, *shape: int) -> m.Array:
+def normal(seed: int, *shape: int) -> distances.Array:
     return np.random.default_rng(seed).standard_normal(shape)
 
 
-def frechet_by_scipy(x: m.Array, y: m.Array) -> float:
+def frechet_by_scipy(x: distances.Array, y: distances.Array) -> float:
     root = scipy.linalg.sqrtm(np.cov(x.T) @ np.cov(y.T))
     shift = x.mean(0) - y.mean(0)
     return float(shift @ shift + np.trace(np.cov(x.T) + np.cov(y.T) - 2 * np.real(root)))
@@ -26,7 +27,7 @@ def test_frechet_is_scipys() -> None:
     assert m.frechet_distance(x, y) == pytest.approx(frechet_by_scipy(x, y), rel=1e-9)
 
 
-def whitened(seed: int, n: int, d: int) -> m.Array:
+def whitened(seed: int, n: int, d: int) -> distances.Array:
     """Features whose mean is exactly 0 and whose covariance is exactly the identity."""
     x = normal(seed, n, d)
     x -= x.mean(0)
@@ -66,8 +67,8 @@ def test_floor_is_the_distance_of_two_equal_samples() -> None:
     assert m.frechet_floor(y, 2000, 2000, draws=4) < floor / 20  # it goes away with n
 
 
-def kernel_by_hand(x: m.Array, y: m.Array) -> float:
-    def k(u: m.Array, v: m.Array) -> float:
+def kernel_by_hand(x: distances.Array, y: distances.Array) -> float:
+    def k(u: distances.Array, v: distances.Array) -> float:
         return float((np.dot(u, v) / len(u) + 1) ** 3)
 
     xs = [k(x[i], x[j]) for i, j in itertools.permutations(range(len(x)), 2)]
@@ -135,7 +136,7 @@ def test_random_frames() -> None:
     assert m.random_frames(names[:4], 3).shape == (10, 4, 1)
 
 
-STEPS = m.SequencePath(
+STEPS = distances.SequencePath(
     steps=np.array([4.0, 1.0, 3.0, 2.0, 6.0]),
     to_first=np.array([0.0, 4.0, 3.0, 5.0, 6.0, 9.0]),  # one break
     to_last=np.array([9.0, 7.0, 7.0, 8.0, 6.0, 0.0]),  # one break
@@ -153,7 +154,7 @@ def test_path_measures_by_hand() -> None:
 
 
 def test_path_of_features() -> None:
-    path = m.path_of_features(np.array([[0.0, 0.0], [3.0, 4.0], [3.0, 0.0]]))
+    path = distances.path_of_features(np.array([[0.0, 0.0], [3.0, 4.0], [3.0, 0.0]]))
     assert path.steps.tolist() == [5, 4]
     assert path.to_first.tolist() == [0, 5, 3]
     assert path.to_last.tolist() == [3, 4, 0]
@@ -161,7 +162,7 @@ def test_path_of_features() -> None:
 
 def test_a_straight_even_path() -> None:
     features = np.outer(np.linspace(0, 1, 17), normal(0, 8))
-    values = film_values(m.path_of_features(features))
+    values = film_values(distances.path_of_features(features))
     assert values["ppl"] == pytest.approx(np.linalg.norm(features[-1]))
     assert values["breaks"] == 0
     assert values["pdv"] == pytest.approx(0, abs=1e-20)
@@ -169,14 +170,14 @@ def test_a_straight_even_path() -> None:
 
 
 def test_breaks_of_a_path_without_order_and_of_one_that_turns_back() -> None:
-    shares = [film_values(m.path_of_features(normal(i, 17, 32)))["breaks"] for i in range(50)]
+    shares = [film_values(distances.path_of_features(normal(i, 17, 32)))["breaks"] for i in range(50)]
     assert np.mean(shares) == pytest.approx(0.5, abs=0.05)
-    backwards = m.SequencePath(np.ones(4), np.array([0.0, 4, 3, 2, 1]), np.array([1.0, 2, 3, 4, 0]))
+    backwards = distances.SequencePath(np.ones(4), np.array([0.0, 4, 3, 2, 1]), np.array([1.0, 2, 3, 4, 0]))
     assert m.order_breaks(backwards) == 1
 
 
 def test_a_still_film_has_no_relative_jump() -> None:
-    values = film_values(m.path_of_features(np.zeros((17, 3))))
+    values = film_values(distances.path_of_features(np.zeros((17, 3))))
     assert np.isnan(values["relative_jump"])
     assert np.isnan(values["variation"])
     assert values["breaks"] == 0

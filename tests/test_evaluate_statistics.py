@@ -6,9 +6,10 @@ import scipy.stats
 
 from segue.evaluate import measures
 from segue.evaluate import statistics as st
+from segue.models.features import distances
 
 
-def normal(seed: int, *shape: int) -> measures.Array:
+def normal(seed: int, *shape: int) -> distances.Array:
     return np.random.default_rng(seed).standard_normal(shape)
 
 

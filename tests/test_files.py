@@ -12,7 +12,16 @@ from pathlib import Path
 import pytest
 
 from segue.errors import SegueError
-from segue.files import append_line, check_writable, sweep, write_bytes, write_json, write_text, writing, writing_folder
+from segue.files import (
+    append_line,
+    check_writable,
+    sweep,
+    write_bytes,
+    write_json,
+    write_text,
+    writing,
+    writing_folder,
+)
 
 
 @contextmanager

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image, ImageSequence
 
 from segue.errors import SegueError, SegueWarning
-from segue.film import contact_sheet, sheet, write_film
-from segue.outputs import check_film
+from segue.film.outputs import check_film
+from segue.film.writers import contact_sheet, sheet, write_film
 
 COLOURS = [(200, 30, 40), (30, 180, 60), (20, 60, 210), (240, 240, 240), (10, 10, 10), (250, 220, 20), (0, 128, 128)]
 VIDEOS = ["film.mp4", "film.mov", "film.webm"]

@@ -11,15 +11,16 @@ import torch
 from shapes import QUICK, interpolator, latents, picture
 from torch import Tensor
 
-from segue.backbone import CLEAN, Sampling
-from segue.backbone.stable_diffusion import StableDiffusion
-from segue.cost import cost_of
-from segue.dialogue import Candidates, Cost, Pick, Progress
+from segue.engine.cost import cost_of
+from segue.engine.dialogue import Candidates, Cost, Pick, Progress
 from segue.method.detail import Detail
-from segue.run import RunFolder
-from segue.schemes import Task
-from segue.settings import SCHEMES, MorphSettings, checked
-from segue.tree import FrameKey, UniformTree, noise_levels
+from segue.method.diffusion import CLEAN
+from segue.method.schemes import Task
+from segue.method.tree import FrameKey, UniformTree, noise_levels
+from segue.models.backbone import Sampling
+from segue.models.stable_diffusion import StableDiffusion
+from segue.run.folder import RunFolder
+from segue.settings.kinds import SCHEMES, MorphSettings, checked
 
 
 def film(path: Path, scheme: str, **settings: Any) -> tuple[dict[FrameKey, Tensor], Any]:
@@ -181,7 +182,7 @@ def test_ranking_keeps_the_best_and_writes_the_scores(tmp_path: Path, monkeypatc
     def brightness(pictures: Any) -> list[float]:
         return [float(np.asarray(shown).mean()) for shown in pictures]
 
-    monkeypatch.setattr("segue.interpolate._judge", lambda _settings: brightness)
+    monkeypatch.setattr("segue.engine.interpolator._judge", lambda _settings: brightness)
     chosen: dict[FrameKey, dict[int, float]] = {}
 
     def note(candidates: Candidates) -> Pick:

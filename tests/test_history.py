@@ -6,7 +6,8 @@ from fractions import Fraction
 import pytest
 
 from segue.errors import SegueError
-from segue.history import (
+from segue.method.tree import FrameKey
+from segue.run.journal import (
     Attempt,
     Choice,
     Edit,
@@ -18,7 +19,6 @@ from segue.history import (
     event_from_json,
     event_to_json,
 )
-from segue.tree import FrameKey
 
 A = FrameKey(0, Fraction(1, 2))
 B = FrameKey(0, Fraction(1, 4))

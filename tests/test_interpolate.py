@@ -21,14 +21,14 @@ from PIL import Image
 from shapes import QUICK, contents, interpolator, latents, picture
 from tiny import tiny_controlnet, tiny_pipe
 
-from segue import inversion
-from segue.backbone.stable_diffusion import StableDiffusion
-from segue.dialogue import Progress
+from segue.engine.dialogue import Progress
+from segue.engine.interpolator import Interpolator
 from segue.errors import SegueError, SegueWarning
-from segue.interpolate import Interpolator
-from segue.pictures import fit
-from segue.run import RunFolder
-from segue.tree import FrameKey
+from segue.method.tree import FrameKey
+from segue.models.stable_diffusion import StableDiffusion
+from segue.pictures.images import fit
+from segue.run.folder import RunFolder
+from segue.words import inversion
 
 A, B, C = picture(0), picture(1), picture(2)
 

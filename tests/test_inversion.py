@@ -13,15 +13,15 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny import tiny_pipe
 
-import segue.inversion
-from segue.backbone.conditioning import TextConditioning
-from segue.backbone.stable_diffusion import StableDiffusion
+import segue.words.inversion
 from segue.errors import SegueError, SegueWarning
-from segue.inversion import Inverted, augmented, denoising_loss, invert
-from segue.noise import Noise
-from segue.settings import MorphSettings, checked
-from segue.tensors import to_tensor
-from segue.tree import FrameKey
+from segue.method.noise import Noise
+from segue.method.tree import FrameKey
+from segue.models.conditioning import TextConditioning
+from segue.models.stable_diffusion import StableDiffusion
+from segue.pictures.tensors import to_tensor
+from segue.settings.kinds import MorphSettings, checked
+from segue.words.inversion import Inverted, augmented, denoising_loss, invert
 
 KEYS = [FrameKey(0), FrameKey(1), FrameKey(2)]
 FEW = MorphSettings(inversion_iterations=3, inversion_learning_rate=1e-2)

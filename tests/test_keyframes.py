@@ -13,11 +13,11 @@ from PIL import Image
 from shapes import QUICK, interpolator, picture
 from test_stills import write
 
+from segue.engine.keyframes import loaded, warn_of_crops
 from segue.errors import SegueError, SegueWarning
-from segue.keyframes import loaded, warn_of_crops
-from segue.pictures import film_size, network_size
-from segue.run import RunFolder
-from segue.settings import MorphSettings
+from segue.pictures.images import film_size, network_size
+from segue.run.folder import RunFolder
+from segue.settings.kinds import MorphSettings
 
 CASES = Path(__file__).parent / "data" / "cases"
 POCKET = (128, 32)  # native size, and what its sides are multiples of
@@ -77,7 +77,7 @@ def test_poses_and_points_count_the_pixels_of_a_picture_that_was_read_small(
     turned = Image.Exif()
     turned[0x0112] = 6
     Image.new("L", (8192, 4096), 128).save(tmp_path / "a.jpg", quality=10, exif=turned)
-    monkeypatch.setattr("segue.interpolate.read_given", lambda _settings, given, *_: given)
+    monkeypatch.setattr("segue.engine.interpolator.read_given", lambda _settings, given, *_: given)
     settings = MorphSettings(width=64, height=128)
     _, _, given = interpolator()._prepared([tmp_path / "a.jpg", str(tmp_path / "a.jpg")], settings)
     sizes: Any = given

@@ -7,8 +7,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from segue import keywords, settings
-from segue.settings import ComputeSettings, FilmSettings, MorphSettings, fields
+from segue.settings import keywords
+from segue.settings import kinds as settings
+from segue.settings.kinds import ComputeSettings, FilmSettings, MorphSettings, fields
 
 FILE = Path(keywords.__file__)
 WIDER = {  # what the settings' own readers take beside the field's type

@@ -15,14 +15,17 @@ from diffusers import EulerDiscreteScheduler, StableDiffusionControlNetPipeline,
 from safetensors.torch import load_file, save_file
 from tiny import tiny_controlnet, tiny_pipe
 
-from segue import Interpolator, models
+from segue import Interpolator
 from segue.errors import SegueError
-from segue.models import KNOWN, Known, check_weights, loading
+from segue.machine import best_dtype, device_of
+from segue.models import checkpoints as models
+from segue.models import loading
 from segue.models.cache import on_disk
+from segue.models.checkpoints import KNOWN, Known, check_weights
 from segue.models.fingerprint import Fingerprint, fingerprint, parts_of
 from segue.models.hub import read
-from segue.models.loading import best_dtype, device_of, laid_out, load, locate
-from segue.settings import model_differences
+from segue.models.loading import laid_out, load, locate
+from segue.settings.kinds import model_differences
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,13 @@ from PIL import Image
 from tiny import tiny_pipe
 
 from segue import Interpolator
-from segue.camera import PixelSpace, seen, shown, warp
+from segue.engine.keyframes import PixelSpace, shown
 from segue.errors import SegueWarning
-from segue.motion import Motion, goes_beyond, shown_pose
-from segue.pose.keypoints import Person, Pose
-from segue.tensors import to_images, to_tensor
-from segue.tree import FrameKey
+from segue.method.camera import seen, warp
+from segue.method.motion import Motion, goes_beyond
+from segue.method.tree import FrameKey
+from segue.pictures.tensors import to_images, to_tensor
+from segue.pose.keypoints import Person, Pose, shown_pose
 
 
 def picture(width: int = 64, height: int = 64) -> Image.Image:

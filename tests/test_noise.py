@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from segue.noise import Noise
-from segue.tree import FrameKey, UniformTree, noise_levels
+from segue.method.noise import Noise
+from segue.method.tree import FrameKey, UniformTree, noise_levels
 
 SHAPE = (4, 8, 8)
 KEY = FrameKey(1, Fraction(1, 4))

@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 from shapes import QUICK, interpolator, picture
 
-from segue import morph as morph_module
-from segue.bar import Bar, is_notebook
-from segue.dialogue import Progress
+from segue.engine.bar import Bar, is_notebook
+from segue.engine.dialogue import Progress
 from segue.errors import SegueError
-from segue.morph import Frames, Morph
+from segue.film import morph as morph_module
+from segue.film.morph import Frames, Morph
 
 A, B = picture(0), picture(1)
 

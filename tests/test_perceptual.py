@@ -13,9 +13,9 @@ from tiny_clip import save_tiny_clip
 
 from segue import Edit, FilmSettings, Morph
 from segue.errors import SegueError
-from segue.evaluate.features import network_named
-from segue.spacing import PerceptualTree
-from segue.tree import FrameKey
+from segue.method.perceptual import PerceptualTree
+from segue.method.tree import FrameKey
+from segue.models.features.networks import network_named
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_a_redo_keeps_the_decided_frames_and_undo_brings_all_back(film: Morph) -
 
 
 def test_nothing_is_decided_again(film: Morph, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("segue.frames.Look.__call__", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr("segue.engine.adapters.Look.__call__", lambda *_: pytest.fail("measured again"))
     settings = {**QUICK, "num_frames": 9, "spacing": "perceptual", "look": f"clip:{clip}"}
     again = interpolator()(picture(0), picture(1), **settings, output=film.path)
     assert again.keys == film.keys

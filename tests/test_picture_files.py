@@ -12,8 +12,8 @@ from PIL import Image
 
 from segue.errors import SegueError, SegueWarning
 from segue.files import file_of
-from segue.picture_files import digest_of_source
-from segue.pictures import load, shown_size
+from segue.pictures.files import digest_of_source
+from segue.pictures.images import load, shown_size
 
 CASES = Path(__file__).parent / "data" / "cases"
 RGB, CFA, LINEAR_RAW, REDUCED = 2, 32803, 34892, 1

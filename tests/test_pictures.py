@@ -16,17 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from segue.errors import SegueError, SegueWarning
-from segue.pictures import (
-    Fit,
-    Source,
-    common_size,
-    film_size,
-    fit,
-    load,
-    network_size,
-    placement,
-)
-from segue.tensors import to_images, to_tensor
+from segue.pictures.images import Fit, Source, common_size, film_size, fit, load, network_size, placement
+from segue.pictures.tensors import to_images, to_tensor
 
 
 def noise(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -10,10 +10,10 @@ from diffusers import AutoencoderTiny, ControlNetModel, DDIMScheduler, StableDif
 from PIL import Image
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTextModel, CLIPTokenizer
 
-from segue.caption import nearest_captions
-from segue.clip import Clip
-from segue.models import pocket_folder
+from segue.models.checkpoints import pocket_folder
+from segue.models.clip import Clip
 from segue.pose.network import load
+from segue.words.captions import nearest_captions
 
 POCKET = pocket_folder()
 PAIRS = Path(__file__).parent.parent / "benchmarks" / "pairs"

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 from shapes import QUICK, interpolator, picture
 
-from segue.control import keypoints_of, matches_of
+from segue.engine.control import keypoints_of
+from segue.engine.points import read_points, shared_keypoints
 from segue.errors import SegueError
-from segue.motion import Motion
-from segue.pictures import Fit
-from segue.points import read_points, shared_keypoints
+from segue.method.motion import Motion
+from segue.method.tree import FrameKey
+from segue.pictures.images import Fit
 from segue.pose.keypoints import Person, Pose
-from segue.run import RunFolder
-from segue.tree import FrameKey
+from segue.run.folder import RunFolder
+from segue.run.given import matches_of
 
 SQUARES = [(100, 100)] * 3
 

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from segue.errors import SegueError
-from segue.pictures import load
+from segue.pictures.images import load
 from segue.pose import detect as module
 from segue.pose.detect import by_network, detect, detector_of
 from segue.pose.network import KeypointNetwork, save

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from segue.errors import SegueError
+from segue.method.tree import FrameKey
 from segue.pose.keypoints import Person, Pose
 from segue.pose.path import PosePath, between
-from segue.tree import FrameKey
 
 
 def person(**places: tuple[float, float]) -> Person:

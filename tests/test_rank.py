@@ -5,11 +5,11 @@ import pytest
 from PIL import Image
 from tiny_clip import save_tiny_clip
 
-from segue.clip import Clip
-from segue.dialogue import best
+from segue.engine.dialogue import best
+from segue.engine.rank import Judge
 from segue.errors import SegueError
-from segue.rank import Judge
-from segue.settings import MorphSettings, checked
+from segue.models.clip import Clip
+from segue.settings.kinds import MorphSettings, checked
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from segue import FilmSettings, Morph
-from segue.alpha import laid_on
 from segue.errors import SegueError, SegueWarning
-from segue.tree import FrameKey
+from segue.method.tree import FrameKey
+from segue.pictures.alpha import laid_on
 
 SIZE = (48, 40)
 

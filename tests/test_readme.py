@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import segue
-from segue.cli import run
-from segue.evaluate.manifest import pairs_and_faults
-from segue.outputs import check_film
+from segue.batch.manifest import pairs_and_faults
+from segue.cli.app import run
+from segue.film.outputs import check_film
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks.refusals import COMMANDS, prepare
-from segue.cli import run
+from segue.cli.app import run
 from segue.errors import SegueError
-from segue.film import _WRITERS
-from segue.outputs import ENDINGS
-from segue.settings import (
+from segue.film.outputs import ENDINGS
+from segue.film.writers import _WRITERS
+from segue.settings.kinds import (
     ALIASES,
     GROUPS,
     SCHEMES,
@@ -29,12 +29,12 @@ from segue.settings import (
 SOURCE = Path(__file__).parents[1] / "src" / "segue"
 ALL_AT_ONCE = """
 import contextlib, io, json, sys
-import segue.cli
+import segue.cli.app
 found = {}
 for name, command in json.loads(sys.argv[1]).items():
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        code = segue.cli.run(command)
+        code = segue.cli.app.run(command)
     heavy = [module for module in ("torch", "diffusers", "transformers", "av", "gradio") if module in sys.modules]
     found[name] = [code, heavy, said.getvalue()]
 print(json.dumps(found))
@@ -67,7 +67,9 @@ def test_no_refusal_and_no_help_imports_torch(tmp_path: Path) -> None:
         assert told in found[name][2], found[name]
 
 
-@pytest.mark.parametrize("module", ["segue", "segue.cli", "segue.settings", "segue.history", "segue.inputs"])
+@pytest.mark.parametrize(
+    "module", ["segue", "segue.cli.app", "segue.settings.kinds", "segue.run.journal", "segue.engine.inputs"]
+)
 def test_light_modules_import_no_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -161,6 +163,6 @@ def test_shells_complete_commands_options_and_values(words: str, found: list[str
         "COMP_WORDS": words,
         "COMP_CWORD": str(len(words.split(" ")) - 1),
     }
-    code = "import sys; sys.argv = ['segue']; from segue.cli import main; main()"
+    code = "import sys; sys.argv = ['segue']; from segue.cli.app import main; main()"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.stdout.split() == found

@@ -13,13 +13,13 @@ import pytest
 import torch
 from shapes import QUICK, contents, interpolator, latents, picture
 
-from segue.backbone.stable_diffusion import StableDiffusion
-from segue.dialogue import AcceptRest, Again, Candidates, Pick
+from segue.engine.dialogue import AcceptRest, Again, Candidates, Pick
 from segue.errors import SegueError, SegueWarning
-from segue.history import Edit
-from segue.morph import Morph
-from segue.settings import ComputeSettings, FilmSettings
-from segue.tree import FrameKey
+from segue.film.morph import Morph
+from segue.method.tree import FrameKey
+from segue.models.stable_diffusion import StableDiffusion
+from segue.run.journal import Edit
+from segue.settings.kinds import ComputeSettings, FilmSettings
 
 NINE = {**QUICK, "num_frames": 9, "num_inference_steps": 4, "batch_size": 4}
 

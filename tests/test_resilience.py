@@ -19,12 +19,12 @@ import torch
 from PIL import Image
 from tiny import tiny_pipe
 
-from segue.dialogue import Progress
+from segue.engine.dialogue import Progress
+from segue.engine.interpolator import Interpolator
 from segue.errors import SegueError, SegueWarning
-from segue.interpolate import Interpolator
 from segue.lock import InUseError
-from segue.memory import is_out_of_memory
-from segue.run import RunFolder
+from segue.machine import is_out_of_memory
+from segue.run.folder import RunFolder
 
 SETTINGS: dict[str, Any] = {"num_frames": 5, "num_inference_steps": 2, "prompt": "cat", "batch_size": 4}
 TESTS = Path(__file__).parent
@@ -306,7 +306,7 @@ def test_a_folder_that_is_removed(
 HOLDING = """
 import sys, time
 from pathlib import Path
-from segue.run import RunFolder
+from segue.run.folder import RunFolder
 with RunFolder(Path(sys.argv[1])):
     print("open", flush=True)
     time.sleep(600)

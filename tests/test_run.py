@@ -16,10 +16,10 @@ from PIL import Image
 from shapes import QUICK, contents, interpolator, picture
 
 from segue.errors import SegueError
-from segue.history import Choice, Remake, Undo
-from segue.parts import RUN_FILE, read_part
-from segue.run import RunFolder
-from segue.tree import FrameKey
+from segue.method.tree import FrameKey
+from segue.run.folder import RunFolder
+from segue.run.journal import Choice, Remake, Undo
+from segue.run.schema import RUN_FILE, read_part
 
 KEY = FrameKey(0, Fraction(1, 2))
 RUN = '{"settings": {}, "size": [8, 8], "keyframes": [], "model": {"name": "a", "fingerprint": "b"}, "batch_size": 1}'
@@ -34,7 +34,7 @@ warnings.simplefilter("ignore")
 import torch
 torch.set_num_threads(1)
 from shapes import QUICK, interpolator, picture
-from segue.dialogue import Pick
+from segue.engine.dialogue import Pick
 
 root = Path(sys.argv[1])
 segue = interpolator()

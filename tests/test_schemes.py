@@ -13,12 +13,12 @@ from diffusers import DDIMScheduler
 from shapes import QUICK, interpolator, latents, picture, pipe
 from torch import Tensor
 
-from segue.backbone import NoisePoint
 from segue.errors import SegueError
-from segue.noise import Noise
-from segue.schemes import Sample, Task, biased, scheme_named
-from segue.settings import SCHEMES
-from segue.tree import FrameKey, GrownTree, Midpoint, UniformTree, noise_levels
+from segue.method.diffusion import NoisePoint
+from segue.method.noise import Noise
+from segue.method.schemes import Sample, Task, biased, scheme_named
+from segue.method.tree import FrameKey, GrownTree, Midpoint, UniformTree, noise_levels
+from segue.settings.kinds import SCHEMES
 
 Prediction = Literal["epsilon", "v_prediction"]
 SHAPE = (4, 4, 4)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from segue.errors import SegueError
-from segue.settings import (
+from segue.settings.kinds import (
     PRESETS,
     SCHEMES,
     SOLVERS,
@@ -262,5 +262,5 @@ def test_the_names_are_those_of_the_fields() -> None:
 
 
 def test_settings_are_read_without_torch() -> None:
-    code = "import sys, segue.settings, segue.tree, segue.errors; sys.exit('torch' in sys.modules)"
+    code = "import sys, segue.settings.kinds, segue.method.tree, segue.errors; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, stdin=subprocess.DEVNULL).returncode == 0

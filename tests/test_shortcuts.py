@@ -14,13 +14,13 @@ from tiny import tiny_controlnet, tiny_pipe
 from torch import Tensor, nn
 
 from segue import threads
-from segue.backbone import Sampling, stable_diffusion
-from segue.backbone.conditioning import Control, TextConditioning
-from segue.backbone.stable_diffusion import StableDiffusion
-from segue.interpolate import Interpolator
-from segue.models import loading
-from segue.settings import MorphSettings, checked
-from segue.threads import allowed_cpus, limit_threads
+from segue.engine.interpolator import Interpolator
+from segue.machine import allowed_cpus, limit_threads
+from segue.models import loading, stable_diffusion
+from segue.models.backbone import Sampling
+from segue.models.conditioning import Control, TextConditioning
+from segue.models.stable_diffusion import StableDiffusion
+from segue.settings.kinds import MorphSettings, checked
 
 SAMPLING = Sampling(num_inference_steps=16, guidance_scale=6.0)
 

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from segue.errors import SegueError
-from segue.smooth import compensated, dissolved
-from segue.timing import Way, at_rate, timeline
+from segue.film.smooth import compensated, dissolved
+from segue.method.timing import Way, at_rate, timeline
 
 
 def way_of(ways: list[float], hold: float, fps: int, *, closed: bool = False) -> Way:

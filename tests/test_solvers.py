@@ -17,10 +17,11 @@ from diffusers import (
 )
 from torch import Tensor
 
-from segue.backbone import CLEAN, NoisePoint, Sampling
-from segue.backbone.solvers import SOLVERS, Leg, Schedule, grid
 from segue.errors import SegueError
-from segue.settings import SOLVERS as NAMES
+from segue.method.diffusion import CLEAN, NoisePoint
+from segue.models.backbone import Sampling
+from segue.models.solvers import SOLVERS, Leg, Schedule, grid
+from segue.settings.kinds import SOLVERS as NAMES
 
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 MEAN, SPREAD = 0.7, 0.4

@@ -1,7 +1,7 @@
 from fractions import Fraction
 
-from segue.spacing import PerceptualTree
-from segue.tree import FrameKey
+from segue.method.perceptual import PerceptualTree
+from segue.method.tree import FrameKey
 
 LEVELS = (0.55, 0.45, 0.35)
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageCms
 from test_pictures import profile
 
 from segue.errors import SegueError, SegueWarning
-from segue.pictures import load
+from segue.pictures.images import load
 
 CASES = Path(__file__).parent / "data" / "cases"
 SRGB_AT_D50 = ((0.6485, 0.3309), (0.3212, 0.5979), (0.1559, 0.0660))

@@ -14,7 +14,7 @@ from colours import DISC, GREY, disc
 from PIL import Image
 
 from segue.errors import SegueError, SegueWarning
-from segue.pictures import load
+from segue.pictures.images import load
 
 OTHER = (60, 80, 200)  # in the middle of the last frame
 MATRICES = {1: Colorspace.ITU709, 6: Colorspace.ITU601, 9: Colorspace.BT2020}

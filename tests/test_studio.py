@@ -15,12 +15,13 @@ import pytest
 from PIL import Image, ImageDraw
 from tiny import tiny_controlnet, tiny_pipe
 
-from segue.dialogue import Progress
+from segue.engine.dialogue import Progress
+from segue.engine.interpolator import Interpolator
 from segue.errors import SegueError
-from segue.history import Edit
-from segue.interpolate import Interpolator
-from segue.parts import films_of
-from segue.settings import FilmSettings, ModelSettings, MorphSettings, as_json, fields
+from segue.method.tree import FrameKey
+from segue.run.journal import Edit
+from segue.run.schema import films_of
+from segue.settings.kinds import FilmSettings, ModelSettings, MorphSettings, as_json, fields
 from segue.studio import pose_editor
 from segue.studio.change import frame_at
 from segue.studio.controls import Control, command_line, controls, groups, read, shown
@@ -28,7 +29,6 @@ from segue.studio.jobs import Job, Queue
 from segue.studio.panel import frame_panel, table
 from segue.studio.session import Session, Studio
 from segue.studio.timeline import RunView, again
-from segue.tree import FrameKey
 
 FAST: dict[str, Any] = {"num_frames": 5, "num_inference_steps": 4, "guidance_scale": 1.0, "width": 64, "height": 64}
 MIDDLE = FrameKey(0, Fraction(1, 2))
@@ -106,7 +106,7 @@ def test_every_setting_has_a_control_with_its_name_and_help() -> None:
 
 
 def test_controls_give_the_settings_back() -> None:
-    from segue.settings import checked
+    from segue.settings.kinds import checked
 
     settings = MorphSettings(
         noise=(0.2, 0.6123456789),
@@ -128,7 +128,7 @@ def test_controls_give_the_settings_back() -> None:
 
 
 def test_the_command_line_names_what_differs() -> None:
-    from segue.settings import POCKET, FilmSettings, checked
+    from segue.settings.kinds import POCKET, FilmSettings, checked
 
     line = command_line(
         ["a b.png", "c.png"],
@@ -338,11 +338,12 @@ def test_an_example_begins_anew_with_the_quickest_settings(tmp_path: Path) -> No
 
 
 def test_the_opened_run_names_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from segue.studio.command import _loader
+    from segue.cli.studio import _loader
 
     loaded: list[tuple[Any, ...]] = []
     monkeypatch.setattr(
-        "segue.interpolate.Interpolator.from_pretrained", lambda *names, **options: loaded.append((names, options))
+        "segue.engine.interpolator.Interpolator.from_pretrained",
+        lambda *names, **options: loaded.append((names, options)),
     )
     model = {"name": "a/model", "fingerprint": "f", "controlnet": "a/control", "dtype": "bfloat16"}
     run = {"settings": {}, "size": [8, 8], "keyframes": [], "model": model, "batch_size": 1}
@@ -530,7 +531,7 @@ def test_a_film_of_which_nothing_is_made_can_be_shown_again(tmp_path: Path) -> N
 
 
 def test_a_damaged_run_leaves_a_way_out(tmp_path: Path) -> None:
-    from segue.studio.command import _opened
+    from segue.cli.studio import _opened
 
     session = made(begun(tiny_studio(tmp_path / "root"), tmp_path))
     assert session.run

@@ -37,8 +37,8 @@ from test_resilience import small_disk
 from test_studio import picture
 from tiny import tiny_pipe
 
+from segue.method.tree import FrameKey
 from segue.studio.timeline import RunView
-from segue.tree import FrameKey
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
@@ -55,7 +55,7 @@ from pathlib import Path
 import torch, uvicorn
 torch.set_num_threads(1)
 from test_studio import tiny_studio
-from segue.studio.command import application, examples
+from segue.cli.studio import application, examples
 studio = tiny_studio(Path(sys.argv[1]), examples=examples())
 app = application(studio, most_bytes=2**20, hosts=frozenset({"127.0.0.1"}))
 uvicorn.run(app, port=int(sys.argv[2]), log_level="error")
@@ -63,7 +63,7 @@ uvicorn.run(app, port=int(sys.argv[2]), log_level="error")
 CLIPPED = "all => all.filter(e => e.clientWidth && e.scrollWidth > e.clientWidth + 1).map(e => e.innerText)"
 COMMAND = """
 import sys
-from segue.cli import run
+from segue.cli.app import run
 sys.exit(run(["studio", "--folder", sys.argv[1], "--port", sys.argv[2], "--max-upload", "1mb", *sys.argv[3:]]))
 """
 

@@ -20,8 +20,8 @@ pytest.importorskip("gradio")
 import uvicorn
 from test_studio import begun, made, tiny_studio
 
+from segue.cli.studio import application, size_of
 from segue.errors import SegueError
-from segue.studio.command import application, size_of
 from segue.studio.session import Session
 
 VISITOR = "d" * 32

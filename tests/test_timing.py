@@ -3,7 +3,7 @@ from fractions import Fraction
 import pytest
 
 from segue.errors import SegueError
-from segue.timing import EASINGS, Bezier, Tick, at_rate, easing_named, frame_rate, moments, on_screen, timeline
+from segue.method.timing import EASINGS, Bezier, Tick, at_rate, easing_named, frame_rate, moments, on_screen, timeline
 
 
 def test_an_even_film_is_as_far_as_the_time_has_gone() -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from segue.evaluate.measures import sharpness
-from segue.models import pocket_folder
+from segue.models.checkpoints import pocket_folder
 
 ROOT = Path(__file__).parent.parent
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segue.errors import SegueError
-from segue.tree import FrameKey, GrownTree, Midpoint, UniformTree, around, descendants, grows, noise_levels
+from segue.method.tree import FrameKey, GrownTree, Midpoint, UniformTree, around, descendants, grows, noise_levels
 
 F = Fraction
 

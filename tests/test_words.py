@@ -10,16 +10,16 @@ from PIL import Image
 from shapes import QUICK, picture
 from tiny import tiny_controlnet, tiny_pipe
 
-import segue.wording
-from segue.backbone import Sampling
-from segue.backbone.conditioning import Control, TextConditioning
-from segue.backbone.stable_diffusion import StableDiffusion
-from segue.caption import Caption
-from segue.dialogue import Progress
+import segue.engine.wording
+from segue.engine.dialogue import Progress
+from segue.engine.interpolator import Interpolator
 from segue.errors import SegueError, SegueWarning
-from segue.interpolate import Interpolator
-from segue.settings import MorphSettings, checked
-from segue.words import anchors, cut, prompts
+from segue.models.backbone import Sampling
+from segue.models.conditioning import Control, TextConditioning, cut
+from segue.models.stable_diffusion import StableDiffusion
+from segue.settings.kinds import MorphSettings, checked
+from segue.words.captions import Caption
+from segue.words.prompts import anchors, prompts
 
 
 def unasked() -> list[str]:

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch.nn.functional import normalize
 from transformers import CLIPImageProcessorPil
 
-from segue.clip import Clip
+from segue.models.clip import Clip
 from segue.pose.network import KeypointNetwork, save
 from training.clip import SIZE
 from training.controlnet import build_controlnet

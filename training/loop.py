@@ -17,7 +17,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from segue.models.loading import best_dtype
+from segue.machine import best_dtype
 from training.store import CACHE, command, load_checkpoint, save_checkpoint
 
 __all__ = ["DEVICE", "Course", "Ema", "Log", "arguments", "autocast", "course", "generator", "train", "warm_up"]

@@ -20,9 +20,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from segue.clip import Clip
-from segue.evaluate.features import network_named
-from segue.evaluate.measures import Array, kernel_distance
+from segue.evaluate.measures import kernel_distance
+from segue.models.clip import Clip
+from segue.models.features.distances import Array
+from segue.models.features.networks import network_named
 from segue.pose.detect import by_network
 from segue.pose.network import load
 from training.controlnet import skeleton

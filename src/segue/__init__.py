@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 from segue.errors import SegueError, SegueWarning
 
 if TYPE_CHECKING:
-    from segue.bar import Bar
-    from segue.dialogue import AcceptRest, Again, Candidates, Pick, Progress
-    from segue.history import Edit
-    from segue.interpolate import Interpolator
-    from segue.morph import Morph
-    from segue.settings import ComputeSettings, FilmSettings, InversionSettings, MorphSettings
-    from segue.tree import FrameKey
+    from segue.engine.bar import Bar
+    from segue.engine.dialogue import AcceptRest, Again, Candidates, Pick, Progress
+    from segue.engine.interpolator import Interpolator
+    from segue.film.morph import Morph
+    from segue.method.tree import FrameKey
+    from segue.run.journal import Edit
+    from segue.settings.kinds import ComputeSettings, FilmSettings, InversionSettings, MorphSettings
 
     __version__: str
 

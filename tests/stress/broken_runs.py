@@ -28,8 +28,8 @@ from PIL import Image
 from safetensors import safe_open
 from tiny import tiny_pipe
 
-from segue.history import event_from_json
-from segue.interpolate import Interpolator
+from segue.engine.interpolator import Interpolator
+from segue.run.journal import event_from_json
 
 SETTINGS: dict[str, Any] = {
     "num_frames": 5,

@@ -23,10 +23,10 @@ from test_control import standing
 from tiny import tiny_controlnet, tiny_pipe
 
 from segue import Edit, FrameKey, Interpolator, SegueError
-from segue.dialogue import AcceptRest, Again, Candidates, Pick
+from segue.engine.dialogue import AcceptRest, Again, Candidates, Pick
 from segue.errors import SegueWarning
-from segue.morph import Morph
-from segue.settings import ComputeSettings
+from segue.film.morph import Morph
+from segue.settings.kinds import ComputeSettings
 
 Frames = dict[str, Any]
 

@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from PIL import Image
 
 from segue.errors import SegueError
-from segue.pictures import load
+from segue.pictures.images import load
 
 SECONDS = 20  # for one image; a hang ends the program by SIGALRM
 GROWTH = 64 << 20  # bytes of memory that half of the images may add after the first half

@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     from segue.batch.crew import Crew, Event
     from segue.batch.rows import Row
     from segue.batch.work import Order
-    from segue.morph import Morph
+    from segue.film.morph import Morph
 
 COMMAND = """
 import sys, typer
-from segue.batch.command import BatchCommand, batch
+from segue.cli.batch import BatchCommand, batch
 app = typer.Typer()
 app.command()(lambda: None)
 app.command(cls=BatchCommand)(batch)
@@ -111,7 +111,7 @@ def cost(folder: Path, manifest: Path, model: str, settings: dict[str, Any]) -> 
     from segue.batch.notes import Notes
     from segue.batch.rows import NOTES
     from segue.lock import locked
-    from segue.settings import ModelSettings
+    from segue.settings.kinds import ModelSettings
 
     chosen = ModelSettings(model=model, dtype="float32", device="cpu")
     here, there = (warmed(rows_of(manifest, folder / name, settings)) for name in ("loop", "ray"))
@@ -192,7 +192,7 @@ def plain(model: str) -> "Callable[[Row], Morph]":
     import torch
 
     from segue.batch.work import make_row
-    from segue.interpolate import Interpolator
+    from segue.engine.interpolator import Interpolator
 
     torch.set_num_threads(1)
     return partial(make_row, Interpolator.from_pretrained(model, dtype="float32", device="cpu"))

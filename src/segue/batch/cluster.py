@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from segue.batch.crew import Event, threads_of
 from segue.errors import SegueError
-from segue.settings import ModelSettings
+from segue.settings.kinds import ModelSettings
 
 if TYPE_CHECKING:
     from segue.batch.work import Order

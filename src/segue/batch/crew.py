@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from segue.settings import ModelSettings
+from segue.settings.kinds import ModelSettings
 
 if TYPE_CHECKING:
     from segue.batch.work import Order, Result

@@ -11,8 +11,8 @@ from segue.batch.rows import NOTES, Row
 from segue.batch.work import Result
 from segue.errors import SegueError
 from segue.files import write_json
-from segue.morph import Morph
-from segue.settings import ModelSettings
+from segue.film.morph import Morph
+from segue.settings.kinds import ModelSettings
 
 __all__ = ["Notes", "Outcome"]
 

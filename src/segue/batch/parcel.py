@@ -15,9 +15,9 @@ from pathlib import Path
 from segue.batch.rows import Row
 from segue.batch.work import Loaded, Order, Result
 from segue.files import file_of, write_bytes, writing_folder
-from segue.morph import Morph
-from segue.parts import FILMS_FILE
-from segue.settings import FilmSettings, checked
+from segue.film.morph import Morph
+from segue.run.schema import FILMS_FILE
+from segue.settings.kinds import FilmSettings, checked
 
 __all__ = ["make_apart", "packed", "unpack"]
 

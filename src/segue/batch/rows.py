@@ -6,15 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_origin
 
+from segue.batch.manifest import COLUMNS, Pair, faults_message, pairs_and_faults
+from segue.engine.inputs import check_files
+from segue.engine.plan import check_plan
 from segue.errors import SegueError, unheard
-from segue.evaluate.manifest import COLUMNS, Pair, faults_message, pairs_and_faults
 from segue.files import check_apart, file_of
-from segue.inputs import check_files
-from segue.parts import RUN_FILE
-from segue.picture_files import digest_of_source
-from segue.pictures import shown_size
-from segue.plan import check_plan
-from segue.settings import (
+from segue.pictures.files import digest_of_source
+from segue.pictures.images import shown_size
+from segue.run.schema import RUN_FILE
+from segue.settings.kinds import (
     ComputeSettings,
     FilmSettings,
     ModelSettings,
@@ -80,7 +80,7 @@ def read_rows(
     """The rows of a manifest; a row's own settings go before those of the command, which go before the preset's.
 
     Args:
-        manifest: a file or folder as ``segue.evaluate.manifest`` reads it; further columns are settings by name.
+        manifest: a file or folder as ``segue.batch.manifest`` reads it; further columns are settings by name.
         output: the folder of all run folders and films.
         values: the command's settings, of all kinds.
         preset: values to begin with.

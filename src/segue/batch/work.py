@@ -11,14 +11,14 @@ from typing import Any, Self
 import torch
 
 from segue.batch.rows import Row
-from segue.dialogue import Progress
+from segue.engine.dialogue import Progress
+from segue.engine.interpolator import Interpolator
 from segue.errors import SegueError, heard
-from segue.interpolate import Interpolator
+from segue.film.morph import Morph
 from segue.lock import InUseError
-from segue.memory import free_cached, is_out_of_memory
-from segue.morph import Morph
-from segue.parts import RUN_FILE
-from segue.settings import FilmSettings, ModelSettings, checked
+from segue.machine import free_cached, is_out_of_memory
+from segue.run.schema import RUN_FILE
+from segue.settings.kinds import FilmSettings, ModelSettings, checked
 
 __all__ = ["Loaded", "Order", "Result", "make_row"]
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from segue.evaluate import measures
-from segue.evaluate.measures import SequencePath
+from segue.models.features.distances import SequencePath
 
 __all__ = ["FILM_MEASURES", "MEASURES", "SET_MEASURES", "Measure", "film_values", "measure_named"]
 

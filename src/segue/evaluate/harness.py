@@ -25,17 +25,18 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from segue.batch.manifest import Pair
 from segue.batch.rows import Row, values_of
 from segue.batch.work import make_row
+from segue.engine.interpolator import Interpolator
 from segue.errors import SegueError
-from segue.evaluate.features import Network
-from segue.evaluate.manifest import Pair
-from segue.evaluate.measures import Array, sharpness
+from segue.evaluate.measures import sharpness
 from segue.evaluate.results import NOTES, Film, Measured, Report, report_of
 from segue.files import write_bytes, write_json
-from segue.interpolate import Interpolator
-from segue.picture_files import digest_of_source
-from segue.settings import MorphSettings, as_json, checked, differences, model_differences, with_preset
+from segue.models.features.distances import Array
+from segue.models.features.networks import Network
+from segue.pictures.files import digest_of_source
+from segue.settings.kinds import MorphSettings, as_json, checked, differences, model_differences, with_preset
 
 __all__ = ["Stage", "evaluate"]
 

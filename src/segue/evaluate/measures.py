@@ -10,16 +10,15 @@ All arrays are float64; nothing here depends on how the features were batched.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segue.models.features.distances import Array, SequencePath
+
 __all__ = [
-    "Array",
-    "SequencePath",
     "distance_variance",
     "frechet_distance",
     "frechet_floor",
@@ -29,7 +28,6 @@ __all__ = [
     "kernel_of_pairs",
     "order_breaks",
     "path_length",
-    "path_of_features",
     "random_frames",
     "relative_jump",
     "relative_sharpness",
@@ -37,33 +35,6 @@ __all__ = [
     "step_variation",
     "text_margin",
 ]
-
-Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class SequencePath:
-    """The distances along one sequence of F frames, keyframes included.
-
-    Attributes:
-        steps: (F - 1,) distances between neighbours, d_i.
-        to_first: (F,) distances to the first keyframe, r_i (r_0 = 0).
-        to_last: (F,) distances to the last keyframe, q_i (q_N = 0).
-    """
-
-    steps: Array
-    to_first: Array
-    to_last: Array
-
-
-def path_of_features(features: Array) -> SequencePath:
-    """The Euclidean distances along a sequence of features, (F, D)."""
-    return SequencePath(
-        steps=np.linalg.norm(np.diff(features, axis=0), axis=1),
-        to_first=np.linalg.norm(features - features[0], axis=1),
-        to_last=np.linalg.norm(features - features[-1], axis=1),
-    )
-
 
 # Distributions: the made frames against the inputs.
 

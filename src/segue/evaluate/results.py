@@ -12,11 +12,10 @@ from typing import Any, Self
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from segue.batch.manifest import Pair
 from segue.errors import SegueError
 from segue.evaluate import measures
 from segue.evaluate.catalogue import FILM_MEASURES, film_values
-from segue.evaluate.manifest import Pair
-from segue.evaluate.measures import Array, SequencePath
 from segue.evaluate.statistics import (
     Interval,
     frechet_of_parts,
@@ -26,6 +25,7 @@ from segue.evaluate.statistics import (
     paired_interval,
     parts_without,
 )
+from segue.models.features.distances import Array, SequencePath, path_of_features
 
 __all__ = ["Cell", "Difference", "Film", "FilmReport", "Measured", "Report", "key_of", "read_report", "report_of"]
 
@@ -63,7 +63,7 @@ class Measured:
         """With what one more network sees."""
         features = seen.get("features")
         path = (
-            measures.path_of_features(features)
+            path_of_features(features)
             if features is not None
             else SequencePath(seen["steps"], seen["to_first"], seen["to_last"])
         )

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from segue.evaluate.measures import Array, frechet_distance, kernel_of_pairs
+from segue.evaluate.measures import frechet_distance, kernel_of_pairs
+from segue.models.features.distances import Array
 
 __all__ = [
     "DRAWS",

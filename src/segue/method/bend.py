@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segue.method.align import Correspondence, grid, place_of, resized, sampled, unbend
-from segue.motion import Motion
-from segue.tree import FrameKey
+from segue.method.motion import Motion
+from segue.method.tree import FrameKey
 
 __all__ = ["Bends", "BentPictures"]
 

@@ -28,12 +28,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from segue.camera import warp
 from segue.method.align import sampled
 from segue.method.bend import Bends
-from segue.motion import Motion
-from segue.schemes import Latents, Level, Sample
-from segue.tree import FrameKey
+from segue.method.camera import warp
+from segue.method.motion import Motion
+from segue.method.schemes import Latents, Level, Sample
+from segue.method.tree import FrameKey
 
 __all__ = ["REACH", "Detail", "enlarged"]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from huggingface_hub import constants
 
-from segue import models
 from segue.errors import SegueError
-from segue.models import CONFIG, INDEX, KNOWN, Known, check
+from segue.models import checkpoints as models
+from segue.models.checkpoints import CONFIG, INDEX, KNOWN, Known, check
 
 __all__ = ["cached", "on_disk"]
 

@@ -17,9 +17,10 @@ from diffusers.pipelines import stable_diffusion
 from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-from segue.backbone.controlnets import check_fit
 from segue.errors import SegueError
-from segue.models import (
+from segue.machine import best_dtype, cpu_has, device_of, dtype_named
+from segue.models.cache import cached
+from segue.models.checkpoints import (
     CONFIG,
     INDEX,
     check,
@@ -29,9 +30,9 @@ from segue.models import (
     check_whole,
     named,
 )
-from segue.models.cache import cached
+from segue.models.controlnets import check_fit
 
-__all__ = ["best_dtype", "device_of", "laid_out", "load", "locate", "quiet", "spared"]
+__all__ = ["laid_out", "load", "locate", "quiet", "spared"]
 
 CODE = {"diffusers": diffusers, "transformers": transformers, "stable_diffusion": stable_diffusion}  # of parts
 PLAIN = re.compile(r"(diffusion_pytorch_)?model(-\d{5}-of-\d{5})?\.safetensors")  # weights that are no variant
@@ -58,7 +59,7 @@ def load(
         SegueError: an unknown name or device, no network, another family, pickled weights only.
     """
     where = device_of(device)
-    precision = _dtype(dtype) if dtype else best_dtype(where)
+    precision = dtype_named(dtype) if dtype else best_dtype(where)
     folder = locate(name_or_path)
     check_folder(folder, str(name_or_path or "pocket"))
     if controlnet is None and (folder / "controlnet" / CONFIG).exists():
@@ -84,7 +85,7 @@ def laid_out(pipe: Any, device: torch.device) -> Any:
     That is channels last, but for the UNet and the ControlNet in bfloat16 on a CPU without AMX: measured by
     ``benchmarks/speed/network.py``, they are up to a seventh faster in the contiguous order there.
     """
-    by_avx = device.type == "cpu" and not _cpu_has("amx_bf16")
+    by_avx = device.type == "cpu" and not cpu_has("amx_bf16")
     for name in ("unet", "vae", "controlnet"):
         if (network := getattr(pipe, name, None)) is not None:
             contiguous = by_avx and network.dtype == torch.bfloat16 and name != "vae"
@@ -123,34 +124,6 @@ def locate(name_or_path: str | PathLike[str] | None, *, kind: str = "model") -> 
         return folder
     with quiet():
         return _downloaded(found, kind)
-
-
-def device_of(name: str | None) -> torch.device:
-    """The device of a name; the best there is for none."""
-    if name is None:
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise SegueError(f"device '{name}' is not there; use cpu, cuda, cuda:1 or mps") from error
-    return device
-
-
-def best_dtype(device: torch.device) -> torch.dtype:
-    """The precision that a device does well: bfloat16 where it is native, float16 on other accelerators."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    if device.type == "cpu":
-        return torch.bfloat16 if _cpu_has("amx_bf16") or _cpu_has("avx512_bf16") else torch.float32
-    return torch.float32
-
-
-def _cpu_has(extension: str) -> bool:
-    """Whether the processor has an extension of its instructions."""
-    return bool(torch.cpu.get_capabilities().get(extension))
 
 
 @contextmanager
@@ -241,12 +214,3 @@ def _in_one_line(folder: Path) -> Iterator[None]:
 def _one_line(error: Exception) -> str:
     """What an error says, in one line that is not too long."""
     return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def _dtype(name: str | torch.dtype) -> torch.dtype:
-    if isinstance(name, torch.dtype):
-        return name
-    if name not in ("float32", "bfloat16", "float16"):
-        raise SegueError(f"dtype is float32, bfloat16 or float16, not '{name}'")
-    found: torch.dtype = getattr(torch, name)
-    return found

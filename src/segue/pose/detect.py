@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from segue.errors import SegueError
-from segue.pictures import Placement, placement
+from segue.pictures.images import Placement, placement
 from segue.pose import blazepose
 from segue.pose.found import Detect, sure
 from segue.pose.keypoints import Pose

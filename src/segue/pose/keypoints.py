@@ -11,6 +11,7 @@ import json
 from codecs import BOM_UTF8
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from math import isfinite
 from os import PathLike
 from pathlib import Path
@@ -21,9 +22,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from segue.errors import SegueError, warn
 from segue.files import write_text
-from segue.pictures import Fit, placement
+from segue.method.motion import Motion
+from segue.pictures.images import Fit, placement
 
-__all__ = ["KEYPOINTS", "NECK", "Person", "Pose", "as_openpose", "fitted", "from_openpose", "scaled"]
+__all__ = ["KEYPOINTS", "NECK", "Person", "Pose", "as_openpose", "fitted", "from_openpose", "scaled", "shown_pose"]
 
 KEYPOINTS = (
     "nose",
@@ -196,7 +198,7 @@ def fitted(pose: Pose, size: tuple[int, int], fit: Fit = "cover") -> Pose:
     Args:
         pose: in the picture as it was.
         size: width and height of the fitted picture.
-        fit: how the picture is fitted; see ``segue.pictures.placement``.
+        fit: how the picture is fitted; see ``segue.pictures.images.placement``.
     """
     place = placement(pose.size, size, fit)
     people = []
@@ -330,3 +332,15 @@ def _shown(value: object) -> str:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:120]
+
+
+def shown_pose(motion: Motion, place: Fraction, pose: Pose) -> Pose:
+    """The people of a picture as the camera at a place shows them; some may then be around the picture."""
+    camera = np.linalg.inv(motion.camera(place, pose.width / pose.height))
+    people = []
+    for person in pose.people:
+        points = person.points.copy()
+        plane = np.column_stack([2 * points[:, :2] / pose.size - 1, np.ones(len(points))])  # -1 to 1 over the picture
+        points[:, :2] = ((plane @ camera.T)[:, :2] + 1) / 2 * pose.size
+        people.append(Person(points))
+    return Pose(tuple(people), *pose.size)

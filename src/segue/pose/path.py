@@ -12,9 +12,9 @@ from itertools import pairwise
 
 import numpy as np
 
+from segue.method.tree import FrameKey, around
 from segue.pose.keypoints import Person, Pose
 from segue.pose.matching import Guidance, Matching, guidance
-from segue.tree import FrameKey, around
 
 __all__ = ["PosePath", "between"]
 

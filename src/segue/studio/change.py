@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from segue.errors import SegueError
-from segue.history import Edit
+from segue.method.tree import FrameKey
+from segue.run.journal import Edit
 from segue.studio import pose_editor
 from segue.studio.timeline import RunView
-from segue.tree import FrameKey
 
 __all__ = ["edit_of", "frame_at"]
 
@@ -49,13 +49,13 @@ def edit_of(view: RunView, key: FrameKey, change: Mapping[str, Any], folder: Pat
         raise SegueError("seed: a whole number from 0 on")
     own = view.history.edit(key)
     if change.get("pose") is not None:
-        edit = {**asdict(own), **edit, "pose": _pose_file(change["pose"], view.pose_size, folder)}
+        edit = {**asdict(own), **edit, "pose": pose_file(change["pose"], view.pose_size, folder)}
     elif change and own.pose:
         edit["pose"] = str(view.path / own.pose)
     return Edit(**edit) if change else None
 
 
-def _pose_file(people: Any, size: tuple[int, int], folder: Path) -> str | None:
+def pose_file(people: Any, size: tuple[int, int], folder: Path) -> str | None:
     """The file of a frame's own pose; None where nobody is in it, which gives its own pose up."""
     if people == []:
         return None

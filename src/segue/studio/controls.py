@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from segue.errors import SegueError
-from segue.history import Edit, Remake
-from segue.settings import (
+from segue.run.journal import Edit, Remake
+from segue.settings.kinds import (
     GROUPS,
     FilmSettings,
     MorphSettings,

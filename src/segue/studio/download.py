@@ -6,8 +6,8 @@ from tempfile import TemporaryDirectory
 
 from segue.errors import SegueError
 from segue.files import writing
-from segue.morph import Morph
-from segue.settings import FilmSettings
+from segue.film.morph import Morph
+from segue.settings.kinds import FilmSettings
 
 __all__ = ["FORMATS", "written"]
 

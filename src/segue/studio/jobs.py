@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from segue.dialogue import Progress
+from segue.engine.dialogue import Progress
 from segue.errors import SegueError, heard
 
 __all__ = ["Job", "Queue", "Stopped"]

@@ -11,7 +11,7 @@ from PIL import Image
 
 from segue.errors import SegueError, unheard
 from segue.files import writing
-from segue.pictures import load
+from segue.pictures.images import load
 
 __all__ = ["MOST", "Keyframes"]
 

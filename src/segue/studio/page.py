@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from segue.errors import SegueError
-from segue.settings import PRESET_HELP, PRESETS, FilmSettings, MorphSettings, as_json, preset_settings
+from segue.settings.kinds import PRESET_HELP, PRESETS, FilmSettings, MorphSettings, as_json, preset_settings
 from segue.studio.controls import SHOWN, Control, controls, groups, shown
 from segue.studio.serve import visitor_of
 from segue.studio.session import Session, Studio

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from segue.display import describe
+from segue.engine.dialogue import describe
 from segue.errors import SegueError
+from segue.method.tree import FrameKey
 from segue.studio import pose_editor
 from segue.studio.jobs import Job
 from segue.studio.session import Session
 from segue.studio.timeline import RunView, Slot, again, written_at
-from segue.tree import FrameKey
 
 __all__ = ["frame_panel", "table"]
 

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from segue.errors import SegueError
+from segue.method.tree import FrameKey
 from segue.pose.keypoints import KEYPOINTS, Person, Pose
 from segue.pose.path import PosePath
 from segue.studio.timeline import RunView, ancestors
-from segue.tree import FrameKey
 
 __all__ = ["LIMBS", "Poses", "as_points", "from_points", "kept", "path_of", "pose_of", "prepare", "standing"]
 

@@ -15,14 +15,15 @@ from typing import Any
 
 from PIL import Image
 
-from segue.dialogue import Progress
+from segue.engine.dialogue import Progress
+from segue.engine.interpolator import Interpolator
 from segue.errors import SegueError
 from segue.files import read_json, write_bytes, write_json
-from segue.interpolate import Interpolator
-from segue.morph import Morph
-from segue.parts import RUN_FILE, films_of
-from segue.run import RunFolder
-from segue.settings import (
+from segue.film.morph import Morph
+from segue.method.tree import FrameKey, grows
+from segue.run.folder import RunFolder
+from segue.run.schema import RUN_FILE, films_of
+from segue.settings.kinds import (
     ComputeSettings,
     FilmSettings,
     MorphSettings,
@@ -41,7 +42,6 @@ from segue.studio.jobs import Job, Queue
 from segue.studio.keyframes import MOST, Keyframes
 from segue.studio.tables import NEW, Table, Tables
 from segue.studio.timeline import RunView, written_at
-from segue.tree import FrameKey, grows
 
 __all__ = ["Session", "Studio"]
 

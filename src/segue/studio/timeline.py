@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from segue.errors import SegueError
-from segue.history import History, event_from_json
-from segue.parts import RUN_FILE, read_part
-from segue.settings import MorphSettings, checked
-from segue.tree import FrameKey, UniformTree, level_at, noise_levels
+from segue.method.tree import FrameKey, UniformTree, level_at, noise_levels
+from segue.run.journal import History, event_from_json
+from segue.run.schema import RUN_FILE, read_part
+from segue.settings.kinds import MorphSettings, checked
 
 __all__ = ["RunView", "Slot", "again", "ancestors", "written_at"]
 

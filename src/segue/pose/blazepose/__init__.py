@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from segue.pictures import placement
+from segue.pictures.images import placement
 from segue.pose.blazepose.networks import BOX_SIZE, LANDMARK_SIZE, load_detector, load_landmarks
 from segue.pose.found import sure
 from segue.pose.keypoints import NECK, Person, Pose

@@ -1,0 +1,204 @@
+"""The command ``segue evaluate``: measure schemes on pairs, compare two evaluations, convert weights."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from segue.cli.display import Line, shown_as_lines
+from segue.cli.options import faults_as_lines, given, mode_of, with_settings
+from segue.cli.request import check_manifest, check_model
+from segue.errors import SegueError
+from segue.method.perceptual import look_parts
+from segue.settings.kinds import (
+    PRESET_HELP,
+    SCHEMES,
+    ComputeSettings,
+    ModelSettings,
+    MorphSettings,
+    checked,
+    option_name,
+    with_preset,
+)
+
+if TYPE_CHECKING:
+    from segue.evaluate.harness import Stage
+
+__all__ = ["evaluate", "schemes_named"]
+
+NOT_HERE = ("scheme", "loop")  # an evaluation says them in another way
+
+
+@with_settings(ModelSettings, MorphSettings, ComputeSettings, hidden=NOT_HERE)
+def evaluate(
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PAIRS",
+            help="A .jsonl or .csv manifest, or a folder of NAME-a.png and NAME-b.png.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="The evaluation's folder; with --compare a .html file.", show_default=False
+        ),
+    ] = None,
+    schemes: Annotated[str, typer.Option(help="The schemes to measure: all, or names separated by commas.")] = "all",
+    network: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Feature network, also several times: pocket (if not given), pixels, clip:NAME, dinov2, "
+            "inception:FILE, lpips:FILE."
+        ),
+    ] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Compare two evaluations: --compare A B.")] = False,
+    convert: Annotated[
+        bool,
+        typer.Option("--convert", help="Convert published .pth weights: --convert FILE.pth ... -o FILE.safetensors."),
+    ] = False,
+    preset: Annotated[Literal["paper", "balanced", "draft"], typer.Option(help=PRESET_HELP)] = "balanced",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+    **values: Any,
+) -> None:
+    """Measure schemes on pairs of images, with one report as HTML, JSON and CSV.
+
+    The same command again continues where it was stopped; another scheme, pair or network costs only itself.
+    """
+    if compare and convert:
+        raise SegueError("--compare and --convert are two commands; give one of them")
+    if convert:
+        _convert(inputs, output, quiet)
+    elif compare:
+        _compare(inputs, output, quiet)
+    else:
+        _evaluate(inputs, output, schemes, network or ["pocket"], preset, values, quiet)
+
+
+def _evaluate(
+    inputs: list[Path],
+    output: Path | None,
+    schemes: str,
+    networks: list[str],
+    preset: str,
+    values: Mapping[str, Any],
+    quiet: bool,
+) -> None:
+    """Check everything, load everything, measure, write the report."""
+    if len(inputs) != 1:
+        raise SegueError("one manifest or folder of pairs at a time; --compare takes two evaluations")
+    if output is None:
+        raise SegueError("--output FOLDER names where the evaluation goes")
+    for name in NOT_HERE:
+        if name in values:
+            raise SegueError(
+                f"{option_name(name)} does not go with evaluate; it takes --schemes, and films of two images"
+            )
+    chosen = schemes_named(schemes)
+    settings = given(values, MorphSettings)
+    model = checked(ModelSettings, given(values, ModelSettings))
+    for scheme in chosen:
+        checked(MorphSettings, with_preset(preset, {**settings, "scheme": scheme}, model.model))
+    computing = given(values, ComputeSettings)
+    checked(ComputeSettings, computing)
+    for name in networks:
+        look_parts(name)
+    check_model(model)
+    check_manifest(inputs[0])
+
+    from segue.batch.manifest import read_pairs
+
+    with faults_as_lines():
+        pairs = read_pairs(inputs[0])
+
+    from segue.evaluate.report import check_report, write_report
+    from segue.files import file_of
+
+    check_report(output, [inputs[0], *(file_of(image) for pair in pairs for image in (pair.a, pair.b))])
+
+    from segue.engine.interpolator import Interpolator
+    from segue.evaluate.harness import evaluate as measure
+    from segue.evaluate.results import NOTES
+    from segue.lock import locked
+    from segue.models.features.networks import network_named
+
+    seen = [network_named(name, model.device or _device()) for name in dict.fromkeys(networks)]
+    segue = Interpolator.loaded(model)
+    with locked(output, NOTES, "evaluation"), shown_as_lines(mode_of(quiet), _line, unit="films") as show:
+        report = measure(
+            segue,
+            pairs,
+            chosen,
+            output,
+            networks=seen,
+            settings={**settings, **computing},
+            preset=preset,
+            callback=show,
+        )
+        page = write_report(report, output)
+    if not quiet:
+        print(page)
+
+
+def _compare(inputs: list[Path], output: Path | None, quiet: bool) -> None:
+    from rich.console import Console
+
+    from segue.evaluate.compare import comparison_of, comparison_page, comparison_tables
+    from segue.evaluate.results import read_report
+    from segue.files import check_writable, write_text
+
+    if len(inputs) != 2:
+        raise SegueError("--compare takes two evaluations: segue evaluate --compare A B")
+    if output is not None:
+        if output.suffix != ".html":
+            raise SegueError(f"{output}: a comparison is written as .html")
+        check_writable(output)
+    first, second = (read_report(path) for path in inputs)
+    comparison = comparison_of(first, second, (str(inputs[0]), str(inputs[1])))
+    if not quiet:
+        console = Console(width=None if sys.stdout.isatty() else 120)
+        for part in comparison_tables(comparison):
+            console.print(part, highlight=False, markup=False)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_text(output, comparison_page(comparison))
+
+
+def _convert(inputs: list[Path], output: Path | None, quiet: bool) -> None:
+    from segue.models.features.networks import convert
+
+    if output is None:
+        raise SegueError("--convert needs --output FILE.safetensors")
+    count = convert(inputs, output)
+    if not quiet:
+        print(f"{output}: {count} tensors")
+
+
+def schemes_named(text: str) -> tuple[str, ...]:
+    """Schemes from "all" or names separated by commas; SegueError for an unknown one."""
+    if text == "all":
+        return SCHEMES
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if wrong := [name for name in names if name not in SCHEMES]:
+        raise SegueError(f"unknown scheme '{wrong[0]}'; there are {', '.join(SCHEMES)}, or all")
+    if not names:
+        raise SegueError(f"schemes: none named; there are {', '.join(SCHEMES)}, or all")
+    return names
+
+
+def _device() -> str:
+    """The best device there is."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _line(stage: "Stage") -> Line:
+    """Where the evaluation is, in words."""
+    named = stage.stage in ("films", "features")
+    text = f"{stage.stage}, {stage.what}, {stage.pair}" if named else "intervals and report"
+    count = f" {stage.done} of {stage.total}" if stage.total else ""
+    return Line(text, stage.done, stage.total, f"{text}{count}", part=(stage.stage, stage.what))

@@ -1,0 +1,191 @@
+"""What the commands ``morph``, ``invert``, ``remake``, ``undo`` and ``redo`` do with a request that was checked."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from segue.cli.display import Mode, showing
+from segue.cli.pick import Asked, terminal_chooser
+from segue.cli.request import FilmRequest, RunRequest
+from segue.engine.dialogue import Progress
+from segue.engine.interpolator import Interpolator
+from segue.errors import SegueError, warn
+from segue.film.morph import Morph
+from segue.film.writers import contact_sheet
+from segue.machine import limit_threads
+from segue.method.tree import FrameKey
+from segue.models.features.networks import network_kept
+from segue.run.folder import RunFolder
+from segue.run.journal import Edit
+from segue.run.schema import JOURNAL, RUN_FILE, read_part
+from segue.settings.kinds import FilmSettings, ModelSettings, checked, updated, without_effect
+
+__all__ = ["fit_words", "make_again", "make_film", "step"]
+
+
+def make_film(asked: FilmRequest, *, pick: bool, mode: Mode) -> None:
+    """Make a film of images and write it; what is made already is not made again."""
+    folder, film = asked.folder, asked.film
+    chooser = Asked(terminal_chooser(folder))
+    with showing(_asking(mode, pick)) as show:
+        segue = _loaded(asked.begun, asked.model)
+        if film.timing == "even":
+            network_kept(asked.settings.look)  # an error here, not when the frames are made
+        _tell_idle(asked)
+        morph = segue(
+            *asked.images,
+            output=folder,
+            overwrite=asked.overwrite,
+            preset=asked.preset,
+            callback=_previewing(show, folder) if asked.computing.get("preview") else show,
+            choose=chooser if pick else None,
+            **asked.given,
+            **asked.computing,
+        )
+        _write(morph, asked.output, film, show)
+        if pick and not chooser.count and not all(morph.keyframe_flags):
+            text = "all frames were chosen before, so nobody was asked"
+            warn(f"{text}; segue remake --frame N --pick asks about one again")
+    _done(morph, asked.output, mode)
+
+
+def fit_words(asked: FilmRequest, *, mode: Mode) -> None:
+    """Fit the words of a film to its keyframes, and make no frame."""
+    folder = asked.folder
+    with showing(mode) as show:
+        segue = _loaded(asked.begun, asked.model)
+        _tell_idle(asked)
+        segue.invert(*asked.images, output=folder, preset=asked.preset, callback=show, **asked.given)
+    if mode == "json":
+        print(json.dumps({"stage": "done", "run": str(folder)}))
+    elif mode != "quiet":
+        print(f"{folder}: the words are fitted; segue morph with the same settings makes the film")
+
+
+def make_again(
+    asked: RunRequest, key: FrameKey, edit: Edit | None, *, candidate: int | None, pick: bool, mode: Mode
+) -> None:
+    """Make one frame and its descendants again, and write the film anew."""
+    folder = asked.folder
+    with showing(_asking(mode, pick)) as show:
+        if edit is not None and edit != Edit():
+            edit = _added(folder, key, edit)
+        segue = _interpolator_of(asked)
+        chooser = terminal_chooser(folder) if pick else None
+        with _telling(folder):
+            morph = segue.remake(folder, key, edit, candidate=candidate, callback=show, choose=chooser)
+        written = _rewrite(morph, asked, show)
+    _done(morph, written, mode)
+
+
+def step(asked: RunRequest, *, redo: bool, mode: Mode) -> None:
+    """Undo the last remake, or take the last undo back, and write the film anew."""
+    with showing(mode) as show:
+        segue = _interpolator_of(asked)
+        morph = (segue.redo if redo else segue.undo)(asked.folder, callback=show)
+        written = _rewrite(morph, asked, show)
+    _done(morph, written, mode)
+
+
+def _added(folder: Path, key: FrameKey, edit: Edit) -> Edit:
+    """An edit, with all else that the frame has of its own."""
+    with RunFolder(folder) as run:
+        own = run.history.edit(key)
+    kept = {name: value for name, value in asdict(own).items() if value is not None and getattr(edit, name) is None}
+    if "pose" in kept:
+        kept["pose"] = folder.absolute() / str(kept["pose"])
+    if kept:
+        warn(f"frame {key} keeps its own {' and '.join(kept)}; segue remake --reset gives up what it has of its own")
+    return replace(edit, **kept)
+
+
+@contextmanager
+def _telling(folder: Path) -> Iterator[None]:
+    """Say of a remake that is interrupted, or fails, what becomes of it, if it was begun."""
+    journal = folder / JOURNAL
+    before = journal.stat().st_size if journal.exists() else 0
+    text = "the frame is made by the film's segue morph command, or by the next remake; segue undo takes it back"
+
+    def is_noted() -> bool:
+        return journal.exists() and journal.stat().st_size > before
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        if is_noted():
+            print(f"segue: {text}", file=sys.stderr)
+        raise
+    except SegueError as error:
+        raise SegueError(f"{error}; {text}" if is_noted() else str(error)) from error
+
+
+def _tell_idle(asked: FilmRequest) -> None:
+    """Warn of options that were typed and change nothing."""
+    for line in without_effect(asked.settings, asked.given):
+        warn(line)
+
+
+def _write(morph: Morph, output: Path, film: FilmSettings, show: Any) -> None:
+    """Write the film and its contact sheet, and remember the film's settings for a remake."""
+    show(Progress("film", total=len(morph)))
+    morph.save(output, film)
+    morph.contact_sheet(morph.path / "contact-sheet.png")
+    morph.remember(output, film)
+
+
+def _rewrite(morph: Morph, asked: RunRequest, show: Any) -> Path:
+    """Write films of a run anew; what to call the outcome: what was named, or its first film for a run folder."""
+    for path, film in asked.films.items():
+        _write(morph, path, film, show)
+    return asked.output if asked.output.absolute() != morph.path else next(iter(asked.films), asked.output)
+
+
+def _loaded(run: Mapping[str, Any] | None, model: ModelSettings) -> Interpolator:
+    """The model; in the precision that a run was begun with, where there is one, unless another is asked for."""
+    begun = run["model"].get("dtype") if run else None
+    limit_threads()
+    return Interpolator.loaded(updated(model, {"dtype": model.dtype or begun}))
+
+
+def _interpolator_of(asked: RunRequest) -> Interpolator:
+    """The model that a run was made with, loaded as asked."""
+    data = read_part(asked.folder, RUN_FILE)
+    if data is None:
+        raise SegueError(f"{asked.folder} holds no run any more")
+    model = data["model"]
+    named = {"model": model["name"], "controlnet": model.get("controlnet")}
+    return _loaded(data, checked(ModelSettings, {**asdict(asked.loading), **named}))
+
+
+def _previewing(show: Any, folder: Path) -> Any:
+    """Also write a contact sheet of the finished frames whenever a level is complete."""
+    level = 0
+
+    def preview(progress: Progress) -> None:
+        nonlocal level
+        if progress.level > level:
+            level = progress.level
+            if level > 1:
+                contact_sheet(sorted((folder / "frames").glob("*.png")), folder / "contact-sheet.png")
+        show(progress)
+
+    return preview
+
+
+def _asking(mode: Mode, pick: bool) -> Mode:
+    """How progress is shown beside questions: a live bar would draw over them."""
+    return "plain" if pick and mode == "live" else mode
+
+
+def _done(morph: Morph, output: Path, mode: Mode) -> None:
+    """Say where the film is."""
+    run = morph.path if output.is_absolute() else os.path.relpath(morph.path)
+    if mode == "json":
+        print(json.dumps({"stage": "done", "film": str(output), "run": str(run), "frames": len(morph)}))
+    elif mode != "quiet":
+        print(f"{output}: {len(morph)} frames; run folder {run}")

@@ -1,0 +1,1 @@
+"""The engine: keyframes in, a film's frames out."""

@@ -1,0 +1,307 @@
+"""The keyframes of a film: the images as it shows them, their latents, and how a moving or bending camera sees them."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import lru_cache, partial
+from os import PathLike
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from segue.engine.plan import motion_of
+from segue.errors import SegueError, warn
+from segue.method.align import Correspondence, Match, align, is_plain, sampled
+from segue.method.bend import Bends
+from segue.method.camera import seen, warp
+from segue.method.motion import Motion, goes_beyond
+from segue.method.schemes import Seen
+from segue.method.tree import FrameKey
+from segue.models.backbone import Backbone
+from segue.pictures.alpha import Floats, continued, lifted
+from segue.pictures.images import MOST_LONGEST, Source, common_size, film_size, fit, load, network_size
+from segue.pictures.tensors import to_images, to_tensor
+from segue.run.folder import RunFolder
+from segue.settings.kinds import MorphSettings
+
+__all__ = [
+    "PixelSpace",
+    "camera",
+    "correspondences",
+    "encoded",
+    "fitted",
+    "images_of",
+    "loaded",
+    "shown",
+    "sizes",
+    "warn_of_crops",
+    "warn_of_scenes",
+]
+
+MOST_CROPPED = 0.1  # of a keyframe that is cut off without a word
+
+
+def shown(motion: Motion, place: Fraction, picture: Image.Image) -> Image.Image:
+    """A picture as the camera at a place shows it; the very picture where the camera did not move."""
+    camera = motion.camera(place, picture.width / picture.height)
+    if np.array_equal(camera, np.eye(3)):
+        return picture
+    return to_images(warp(to_tensor([picture])[0], camera)[0].clamp(-1, 1)[None])[0]
+
+
+@dataclass(frozen=True)
+class PixelSpace:
+    """Parents that are moved in pixel space.
+
+    Attributes:
+        motion: how the camera moves.
+        keyframes: the keyframes' images (3, H, W) in [-1, 1], as the film shows them.
+        encode: images (B, 3, H, W) to latents (B, C, h, w).
+        decode: latents to images.
+    """
+
+    motion: Motion
+    keyframes: Mapping[FrameKey, Tensor]
+    encode: Callable[[Tensor], Tensor]
+    decode: Callable[[Tensor], Tensor]
+    known: dict[FrameKey, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def __call__(self, key: FrameKey, parents: Sequence[tuple[FrameKey, Tensor]]) -> list[Tensor]:
+        """The parents' latents (C, h, w) as the camera at a frame sees them; one at a time through the networks."""
+        drawn = [(parent, *self._drawn(parent, latent)) for parent, latent in parents]
+        pictures = seen(self.motion, key, [(parent, picture) for parent, picture, _ in drawn])
+        losses = seen(self.motion, key, [(parent, loss) for parent, _, loss in drawn])
+        return [
+            self.encode(picture[None].clamp(-1, 1))[0] + loss for picture, loss in zip(pictures, losses, strict=True)
+        ]
+
+    def _drawn(self, parent: FrameKey, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """A parent's picture, and what its latent has beyond that; the last two parents are remembered."""
+        if parent not in self.known:
+            if len(self.known) > 1:
+                self.known.pop(next(iter(self.known)))
+            picture = self.keyframes[parent] if parent.is_keyframe else self.decode(latent[None])[0]
+            self.known[parent] = picture, latent - self.encode(picture[None])[0]
+        return self.known[parent]
+
+
+def loaded(images: Sequence[Source], settings: MorphSettings) -> list[Image.Image]:
+    """The images as they were given; huge JPEGs reduced, to no less than twice the film's longer side on either side.
+
+    Raises:
+        SegueError: there are fewer than two images, or one of them cannot be read.
+    """
+    if len(images) < 2:
+        raise SegueError(f"a film needs two images or more, not {len(images)}")
+    asked = map(int, settings.size.split("x")) if settings.size else (settings.width or 0, settings.height or 0)
+    longest = max(MOST_LONGEST, *asked)  # of the film
+    return [load(image, background=settings.background, least=2 * longest) for image in images]
+
+
+def sizes(
+    pictures: Sequence[Image.Image], settings: MorphSettings, backbone: Backbone
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The sizes (width, height) of the film, and of the images that the model works on."""
+    if settings.width or settings.height:
+        size = common_size(pictures, backbone.multiple_of, settings.width, settings.height)
+        return size, size
+    asked = settings.size and tuple(map(int, settings.size.split("x")))
+    wanted = (asked[0], asked[1]) if asked else pictures[0].size
+    network = network_size(wanted, backbone.native_size, backbone.multiple_of)
+    return film_size(pictures, network, (asked[0], asked[1]) if asked else None), network
+
+
+def fitted(pictures: Sequence[Image.Image], settings: MorphSettings, size: tuple[int, int]) -> list[Image.Image]:
+    """The images as the film shows them: fitted to its size, seen through the moving camera."""
+    of_one_size = [fit(picture, size, settings.fit, settings.background) for picture in pictures]
+    if settings.is_transparent and all(picture.getchannel("A").getextrema() == (255, 255) for picture in of_one_size):
+        warn("no keyframe is transparent anywhere: the frames are opaque")
+        of_one_size = [picture.convert("RGB") for picture in of_one_size]
+    if not settings.moves:
+        return of_one_size
+    motion = motion_of(settings)
+    beyond = [str(i) for i in range(len(pictures)) if goes_beyond(motion, Fraction(i), size[0] / size[1])]
+    if beyond:
+        named = f"the keyframe{'s' if len(beyond) > 1 else ''} at {', '.join(beyond)}"
+        text = f"the camera sees beyond the edges of {named}; what is there is their picture mirrored"
+        warn(text)
+    return [_shown(motion, Fraction(i), picture) for i, picture in enumerate(of_one_size)]
+
+
+def _shown(motion: Motion, place: Fraction, picture: Image.Image) -> Image.Image:
+    """A picture as the camera at a place shows it, with its transparency."""
+    if picture.mode == "RGB":
+        return shown(motion, place, picture)
+    colours = shown(motion, place, Image.fromarray(continued(picture)[..., :3]))
+    colours.putalpha(shown(motion, place, picture.getchannel("A").convert("RGB")).getchannel("R"))
+    return colours
+
+
+def warn_of_crops(
+    images: Sequence[Source], pictures: Sequence[Image.Image], settings: MorphSettings, size: tuple[int, int]
+) -> None:
+    """Say, in one line, which images lose more than a tenth to the shape of the film."""
+    lost = {}
+    for i, (image, picture) in enumerate(zip(images, pictures, strict=True)):
+        shape = picture.width * size[1] / (picture.height * size[0])
+        if (share := 1 - min(shape, 1 / shape)) > MOST_CROPPED:
+            name = image if isinstance(image, str | PathLike) else getattr(image, "filename", "")
+            lost[str(name) or f"the keyframe at {i}"] = f"{100 * share:.0f} %"
+    if lost and settings.fit == "cover":
+        named = ", ".join(f"{name} loses {share}" for name, share in lost.items())
+        whole = "--fit contain shows pictures whole, --size 1280x720 sets another shape"
+        warn(f"{named} at the edges to the film's shape of {size[0]} x {size[1]}; {whole}")
+
+
+def warn_of_scenes(keyframes: Sequence[Image.Image]) -> None:
+    """Say of pictures without a plain background, such as photographs, that pocket does not know their like."""
+    scenes = [str(i) for i, keyframe in enumerate(keyframes) if not is_plain(to_tensor([keyframe])[0])]
+    if scenes:
+        which = f"keyframe{'s' if len(scenes) > 1 else ''} {', '.join(scenes)}"
+        text = f"{which}: pocket knows drawn things on plain backgrounds, not photographs or scenes; for these name a"
+        text = f"{text} checkpoint, such as --model stable-diffusion-v1-5/stable-diffusion-v1-5"
+        warn(text)
+
+
+def encoded(
+    backbone: Backbone, run: RunFolder, keyframes: Mapping[FrameKey, Image.Image], digests: Sequence[str]
+) -> dict[FrameKey, Tensor]:
+    """The clean latents (C, h, w) of the keyframes, one network call each, kept in the run.
+
+    Args:
+        backbone: encodes them.
+        run: the run folder, open.
+        keyframes: the keyframes as the film shows them.
+        digests: of their pixels, in the same order; a latent is kept under its keyframe's.
+
+    Raises:
+        SegueError: the model has no numbers for a keyframe.
+    """
+    latents: dict[FrameKey, Tensor] = {}
+    for (key, picture), pixels in zip(keyframes.items(), digests, strict=True):
+        recipe = f"{key.name}-{pixels[:12]}"
+        if run.latent(recipe) is None:
+            with backbone.evaluating():
+                z = backbone.encode(to_tensor([picture]))[0]
+            if not torch.isfinite(z).all():
+                raise SegueError(
+                    f"the keyframe at {key.pair}: the model gave no numbers (NaN) for it; "
+                    "load it with dtype float32 (or bfloat16)"
+                )
+            run.save_latents({recipe: z})
+        latent = run.latent(recipe)
+        assert latent is not None
+        latents[key] = latent
+    return latents
+
+
+def camera(settings: MorphSettings, keyframes: Mapping[FrameKey, Image.Image], backbone: Backbone) -> Seen:
+    """How the moving camera, which does not bend, sees the parents of a frame."""
+    if settings.motion_space == "latent":
+        return partial(seen, motion_of(settings))
+    images = {key: to_tensor([keyframe])[0] for key, keyframe in keyframes.items()}
+    return PixelSpace(motion_of(settings), images, backbone.encode, partial(backbone.decode, screened=False))
+
+
+def correspondences(
+    run: RunFolder,
+    settings: MorphSettings,
+    keyframes: Sequence[Image.Image],
+    backbone: Backbone,
+    points: Sequence[Sequence[Match]],
+    keypoints: Callable[[int, int], Sequence[Match]],
+) -> Bends:
+    """How geometry moves over each gap; what is found once is kept in the run.
+
+    Args:
+        run: the run folder, open.
+        settings: the camera's motion.
+        keyframes: at the size that the model works at; where the film is a loop, the first one again behind the last.
+        backbone: its network's features.
+        points: the user's matches of each gap, or none.
+        keypoints: the keypoints that the poses of two keyframes share.
+    """
+
+    @lru_cache(maxsize=2)
+    def features(index: int) -> list[Tensor]:
+        return [feature[0] for feature in backbone.features(to_tensor([keyframes[index]]))]
+
+    motion, gaps = motion_of(settings), {}
+    for i in range(len(keyframes) - 1):
+        name = f"bend-{FrameKey(i).name}"
+        kept = run.latent(name)
+        if kept is None:
+            left, right = to_tensor([keyframes[i]])[0], to_tensor([keyframes[i + 1]])[0]
+            pairs = [] if torch.equal(left, right) else list(zip(features(i), features(i + 1), strict=True))
+            found = align(
+                left,
+                right,
+                pairs,
+                keypoints=keypoints(i, i + 1),
+                points=points[i] if points else (),
+                camera=_camera(motion, i, left.shape[2] / left.shape[1]),
+            )
+            kept = torch.cat([found.left, found.right, torch.full_like(found.left[:1], found.confidence)])
+            run.save_latents({name: kept})
+        gaps[i] = Correspondence(kept[:2], kept[2:4], float(kept[4, 0, 0]))
+    return Bends(gaps, motion, keyframes[0].width / keyframes[0].height)
+
+
+def _camera(motion: Motion, gap: int, aspect: float) -> Tensor | None:
+    """The map from the keyframe behind a gap to the one before it by the camera alone; None where it stands still."""
+    if motion.still:
+        return None
+    return torch.from_numpy(motion.between(Fraction(gap + 1), Fraction(gap), aspect)).float()
+
+
+def images_of(keyframes: Mapping[FrameKey, Image.Image]) -> Mapping[FrameKey, Tensor]:
+    """The keyframes' images (3, H, W) in [-1, 1], made when they are asked for, of which the last few are kept."""
+    return _Images(keyframes)
+
+
+def lifting(
+    run: RunFolder, keys: Iterable[FrameKey], bends: Bends | None, motion: Motion, ground: str
+) -> Callable[[FrameKey, Image.Image], Image.Image]:
+    """What gives a frame's picture its alpha: by both its keyframes, whose alphas move as their pictures do.
+
+    Args:
+        run: the run folder, open.
+        keys: the keyframes.
+        bends: how geometry moves, where keyframes are aligned.
+        motion: how the camera moves.
+        ground: the colour on which the picture is.
+    """
+    keyframes = {key: run.whole(key).convert("RGBA") for key in keys}
+
+    def seen_from(key: FrameKey, keyframe: FrameKey) -> Floats:
+        pixels = np.array(keyframes[keyframe].convert("RGBa"), np.float32) / 255
+        image = torch.from_numpy(pixels).permute(2, 0, 1)
+        if bends:
+            image = sampled(image, bends.origin(key, keyframe, image.shape[1:]))
+        elif not motion.still:
+            image = warp(image, motion.between(key.place, keyframe.place, image.shape[2] / image.shape[1]))[0]
+        seen_there: Floats = image.clamp(0, 1).permute(1, 2, 0).numpy()
+        return seen_there
+
+    def lift(key: FrameKey, picture: Image.Image) -> Image.Image:
+        left, right = (seen_from(key, FrameKey(key.pair + end)) for end in (0, 1))
+        return lifted(picture, left, right, float(key.position), ground)
+
+    return lift
+
+
+class _Images(Mapping[FrameKey, Tensor]):
+    def __init__(self, keyframes: Mapping[FrameKey, Image.Image]) -> None:
+        self.keyframes = keyframes
+        self.kept = lru_cache(maxsize=4)(lambda key: to_tensor([keyframes[key]])[0])
+
+    def __getitem__(self, key: FrameKey) -> Tensor:
+        return self.kept(key)
+
+    def __iter__(self) -> Iterator[FrameKey]:
+        return iter(self.keyframes)
+
+    def __len__(self) -> int:
+        return len(self.keyframes)

@@ -1,0 +1,1 @@
+"""Films out of frames: timing on the screen, in-between pictures, files."""

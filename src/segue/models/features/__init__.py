@@ -1,0 +1,1 @@
+"""Networks that say how far apart two pictures look."""

@@ -1,0 +1,1 @@
+"""Pictures in: files, colours, sizes; and pictures as tensors."""

@@ -1,0 +1,1 @@
+"""Settings: their kinds, presets and defaults."""

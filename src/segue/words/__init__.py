@@ -1,0 +1,1 @@
+"""What steers the denoiser beside the images: prompts, captions, textual inversion."""
