@@ -67,7 +67,7 @@ def test_a_film_tells_of_its_crops(tmp_path: Path) -> None:
 def test_a_huge_jpeg_is_read_no_smaller_than_twice_the_film(tmp_path: Path) -> None:
     Image.new("L", (4096, 4096), 128).save(tmp_path / "a.jpg", quality=10)
     images = [tmp_path / "a.jpg"] * 2
-    for settings, side in (({}, 2048), ({"size": "1400x1000"}, 4096), ({"height": 1440}, 4096)):
+    for settings, side in (({}, 2048), ({"size": "1400x1000"}, 4096), ({"network_size": "2048x1440"}, 4096)):
         assert {found.size for found in loaded(images, MorphSettings(**settings))} == {(side, side)}
 
 
@@ -78,7 +78,7 @@ def test_poses_and_points_count_the_pixels_of_a_picture_that_was_read_small(
     turned[0x0112] = 6
     Image.new("L", (8192, 4096), 128).save(tmp_path / "a.jpg", quality=10, exif=turned)
     monkeypatch.setattr("segue.engine.interpolator.read_given", lambda _settings, given, *_: given)
-    settings = MorphSettings(width=64, height=128)
+    settings = MorphSettings(network_size="64x128")
     _, _, given = interpolator()._prepared([tmp_path / "a.jpg", str(tmp_path / "a.jpg")], settings)
     sizes: Any = given
     assert sizes == [(4096, 8192)] * 2

@@ -17,6 +17,7 @@ WIDER = {  # what the settings' own readers take beside the field's type
         "tuple[str, ...]": "str | Sequence[str]",
         "tuple[float, ...]": "float | Sequence[float]",
     },
+    settings._range: {"tuple[float, ...]": "float | Sequence[float]"},
     settings._shifts: {"tuple[tuple[float, float], ...]": "tuple[float, float] | Sequence[tuple[float, float]]"},
     settings._name: {"str": "str | PathLike[str]"},
     settings._names: {"tuple[str, ...]": "str | PathLike[str] | Sequence[str | PathLike[str]]"},

@@ -25,7 +25,7 @@ from segue.models.checkpoints import KNOWN, Known, check_weights
 from segue.models.fingerprint import Fingerprint, fingerprint, parts_of
 from segue.models.hub import read
 from segue.models.loading import laid_out, load, locate
-from segue.settings.kinds import model_differences
+from segue.settings.text import model_differences
 
 
 @pytest.fixture(scope="module")

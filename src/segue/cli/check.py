@@ -130,7 +130,7 @@ def advice(found: Preflight, *, with_controlnet: bool) -> list[str]:
             "crop them alike, or say with --points what corresponds"
         )
     if found.style > FAR["style"]:
-        lines.append("the styles differ: colours may rush near a keyframe; use --spacing perceptual or --timing even")
+        lines.append("the styles differ: colours may rush near a keyframe; use --spacing perceptual or --easing even")
     if found.content > FAR["content"]:
         lines.append(
             "the pictures show different things: give each its --prompt, and --prompt-at 0.5=TEXT for the middle; "

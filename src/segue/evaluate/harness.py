@@ -36,7 +36,9 @@ from segue.files import write_bytes, write_json
 from segue.models.features.distances import Array
 from segue.models.features.networks import Network
 from segue.pictures.files import digest_of_source
-from segue.settings.kinds import MorphSettings, as_json, checked, differences, model_differences, with_preset
+from segue.settings.kinds import MorphSettings, checked
+from segue.settings.presets import with_preset
+from segue.settings.text import as_json, differences, model_differences
 
 __all__ = ["Stage", "evaluate"]
 

@@ -22,7 +22,7 @@ SHOWN = (
     "solver",
     "num_inference_steps",
     "guidance_scale",
-    "inversion_iterations",
+    "inversion",
     "seed",
 )
 OURS = ("align", "detail")  # what the paper's films do not have

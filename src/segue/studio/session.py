@@ -23,17 +23,9 @@ from segue.film.morph import Morph
 from segue.method.tree import FrameKey, grows
 from segue.run.folder import RunFolder
 from segue.run.schema import RUN_FILE, films_of
-from segue.settings.kinds import (
-    ComputeSettings,
-    FilmSettings,
-    MorphSettings,
-    as_json,
-    checked,
-    differences,
-    model_differences,
-    preset_settings,
-    with_preset,
-)
+from segue.settings.kinds import ComputeSettings, FilmSettings, MorphSettings, checked
+from segue.settings.presets import preset_settings, with_preset
+from segue.settings.text import as_json, differences, model_differences
 from segue.studio import pose_editor
 from segue.studio.change import edit_of, frame_at
 from segue.studio.controls import check_public, command_line, controls, read, remake_line, shown
@@ -326,7 +318,7 @@ class Session:
 
     def film(self, values: Mapping[str, Any]) -> None:
         """Write the film anew with other settings of the film; costs no network call."""
-        settings = checked(FilmSettings, _film_values(values))
+        settings = checked(FilmSettings, self._film_values(values))
         view = self.view()
         if not view.is_finished:
             raise SegueError("the film is not finished; continue it first")
@@ -440,7 +432,14 @@ class Session:
 
     def _typed_film_settings(self) -> FilmSettings:
         """Those of a new film: of the film that was last on the page, and what is typed over them."""
-        return checked(FilmSettings, {**self.data["film"], **_film_values(self.data["film_controls"])})
+        return checked(FilmSettings, {**self.data["film"], **self._film_values(self.data["film_controls"])})
+
+    def _film_values(self, controls: Mapping[str, Any]) -> dict[str, Any]:
+        """What the controls of the film say; what is empty is the default."""
+        found = {name: setting for name, value in controls.items() if (setting := read(name, value)) is not None}
+        if self.studio.public:
+            check_public(found)
+        return found
 
     def _continued(self, path: Path) -> Callable[[Callable[[Progress], None]], None]:
         """Make what is missing of a run, and write its film."""
@@ -517,12 +516,6 @@ def _as_controls(settings: MorphSettings) -> dict[str, Any]:
     """What the page's controls show of settings; the prompts stand at the keyframes."""
     values = as_json(settings)
     return {name: shown(name, values[name]) for name in controls()}
-
-
-def _film_values(controls: Mapping[str, Any]) -> dict[str, Any]:
-    """What the controls of the film say; what is empty is the default."""
-    found = {name: read(name, value, FilmSettings) for name, value in controls.items()}
-    return {name: value for name, value in found.items() if value is not None}
 
 
 def _stored(file: Path) -> dict[str, Any]:
