@@ -464,8 +464,9 @@ class Interpolator:
     @property
     def model(self) -> dict[str, Any]:
         """What a run remembers of the model: its name, fingerprint and parts, and what else loads it again."""
-        parts = dict(self.backbone.parts())
-        return {"name": self.name, "fingerprint": self.backbone.fingerprint(), "parts": parts, **self._loaded}
+        with self.backbone.evaluating():  # in which weights are hashed once
+            parts = dict(self.backbone.parts())
+            return {"name": self.name, "fingerprint": self.backbone.fingerprint(), "parts": parts, **self._loaded}
 
     def _same_model(self, run: RunFolder, data: Mapping[str, Any]) -> None:
         """SegueError where a run was made with another model than this."""
