@@ -27,7 +27,7 @@ from segue.models.backbone import Sampling
 from segue.pictures.tensors import to_tensor
 
 
-def keyframes_alone(detail: Detail, level: Level, sample: Sample) -> list[Sample]:
+def alone_in(detail: Detail, level: Level, sample: Sample) -> list[Sample]:
     """The samples of one keyframe alone that a frame's picture needs."""
     return [part for part in detail.parts(level, sample) if part != sample]
 
@@ -180,7 +180,7 @@ def test_a_frame_of_nothing_but_its_keyframe_becomes_the_keyframe(motion: Motion
     while frame not in level.parents:
         level = scheme.send(dict.fromkeys(level.parents, z))
     detail = Detail(dict.fromkeys(keys, given), dict.fromkeys(keys, z), backbone.decode, 1.0, motion)
-    (own,) = keyframes_alone(detail, level, Sample(frame))
+    (own,) = alone_in(detail, level, Sample(frame))
     assert own == Sample(frame, 0, alone=keys[0])
     with backbone.evaluating():
         image, alone = (
@@ -247,7 +247,7 @@ def levels(aligned: Collection[int], scheme: str = "branching") -> dict[str, Lev
 
 def test_keyframes_within_reach_go_the_way_of_the_frames_that_are_blended_from_them() -> None:
     detail, by_place = plain((0, 0)), levels(aligned=())
-    named = {place: keyframes_alone(detail, level, Sample(key(place))) for place, level in by_place.items()}
+    named = {place: alone_in(detail, level, Sample(key(place))) for place, level in by_place.items()}
     assert {place for place, samples in named.items() if samples} == {"1/8", "7/8", "9/8", "15/8"}
     assert named["9/8"] == [Sample(key("9/8"), 0, alone=FrameKey(1))]
     assert named["15/8"] == [Sample(key("15/8"), 0, alone=FrameKey(2))]
@@ -256,31 +256,28 @@ def test_keyframes_within_reach_go_the_way_of_the_frames_that_are_blended_from_t
     left, right = level.parents[key("9/8")]
     one, other = (level.blend(Sample(key("9/8"), alone=parent))[None] for parent in (left, right))
     assert torch.allclose(level.blend(Sample(key("9/8"))), slerp(one, other, 0.5)[0])
-    assert keyframes_alone(plain((0, 0), amount=0), level, Sample(key("9/8"))) == []
+    assert alone_in(plain((0, 0), amount=0), level, Sample(key("9/8"))) == []
     others = levels(aligned=(), scheme="interpolate-denoise")
-    assert not any(keyframes_alone(detail, level, Sample(key(place))) for place, level in others.items())
+    assert not any(alone_in(detail, level, Sample(key(place))) for place, level in others.items())
 
 
 @pytest.mark.parametrize("scheme", ["branching", "interpolate-denoise"])
-def test_frames_of_a_gap_share_their_keyframes_alone(scheme: str) -> None:
+def test_frames_of_a_gap_share_their_alone_in(scheme: str) -> None:
     """Two for each gap, noise point and candidate, of the gap's own noise."""
     detail, by_place = plain((0, 0), still(gaps=2)), levels(aligned=(0, 1), scheme=scheme)
     for place, level in by_place.items():
         gap = key(place).pair
         samples = [Sample(FrameKey(gap), 2, alone=FrameKey(k)) for k in (gap, gap + 1)]
-        assert keyframes_alone(detail, level, Sample(key(place), 2)) == samples
+        assert alone_in(detail, level, Sample(key(place), 2)) == samples
         assert all(sample.is_shared for sample in samples)
     for level in by_place.values():
         places = [place for place in by_place if by_place[place] is level]
         named = {
-            sample
-            for place in places
-            for n in (0, 1)
-            for sample in keyframes_alone(detail, level, Sample(key(place), n))
+            sample for place in places for n in (0, 1) for sample in alone_in(detail, level, Sample(key(place), n))
         }
         assert len(named) == 2 * 2 * len({key(place).pair for place in places})
     half = plain((0, 0), still(0.5, gaps=2))
-    also_own = keyframes_alone(half, by_place["1/8"], Sample(key("1/8")))
+    also_own = alone_in(half, by_place["1/8"], Sample(key("1/8")))
     shared = [Sample(FrameKey(0), 0, alone=FrameKey(k)) for k in (0, 1)]
     own = [Sample(key("1/8"), 0, alone=FrameKey(0))]
     assert also_own == shared + (own if scheme == "branching" else [])
@@ -295,21 +292,21 @@ def test_a_gap_that_does_not_correspond_goes_its_own_way() -> None:
         frame = key(place)
         assert by_place[place].parents[frame] == without[place].parents[frame]
         assert torch.equal(by_place[place].blend(Sample(frame)), without[place].blend(Sample(frame)))
-        assert keyframes_alone(detail, by_place[place], Sample(frame)) == keyframes_alone(
+        assert alone_in(detail, by_place[place], Sample(frame)) == alone_in(
             plain((0, 0)), without[place], Sample(frame)
         )
     for place in ("9/8", "5/4", "3/2"):
         frame = key(place)
         assert by_place[place].parents[frame] == (FrameKey(1), FrameKey(2))
         shared = [Sample(FrameKey(1), 0, alone=FrameKey(k)) for k in (1, 2)]
-        assert keyframes_alone(detail, by_place[place], Sample(frame)) == shared
+        assert alone_in(detail, by_place[place], Sample(frame)) == shared
 
 
 @pytest.mark.parametrize("scheme", ["interpolate", "denoise-interpolate-denoise"])
 def test_other_schemes_get_what_the_autoencoder_loses(scheme: str) -> None:
     detail, by_place = plain((0, 0), still(gaps=2)), levels(aligned=(0, 1), scheme=scheme)
     assert len(by_place) == 14
-    assert not any(keyframes_alone(detail, level, Sample(key(place))) for place, level in by_place.items())
+    assert not any(alone_in(detail, level, Sample(key(place))) for place, level in by_place.items())
 
 
 def test_a_keyframe_alone_is_its_latent_under_the_noise_of_its_gap() -> None:

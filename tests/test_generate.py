@@ -183,7 +183,7 @@ def test_ranking_keeps_the_best_and_writes_the_scores(tmp_path: Path, monkeypatc
     def brightness(pictures: Any) -> list[float]:
         return [float(np.asarray(shown).mean()) for shown in pictures]
 
-    monkeypatch.setattr("segue.engine.interpolator._judge", lambda _settings: brightness)
+    monkeypatch.setattr("segue.engine.interpolator.judge_of", lambda _settings: brightness)
     chosen: dict[FrameKey, dict[int, float]] = {}
 
     def note(candidates: Candidates) -> Pick:

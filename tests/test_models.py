@@ -478,7 +478,7 @@ def test_weights_are_hashed_once_in_a_run(monkeypatch: pytest.MonkeyPatch) -> No
         made.append(parts_of(*given))
         return made[-1]
 
-    monkeypatch.setattr("segue.backbone.stable_diffusion.parts_of", counted)
+    monkeypatch.setattr("segue.models.stable_diffusion.parts_of", counted)
     with backbone.evaluating():
         assert backbone.fingerprint() == backbone.fingerprint() == fingerprint(tiny_pipe())
         assert backbone.parts() is made[0]
