@@ -12,6 +12,7 @@ from PIL import Image
 from shapes import QUICK, interpolator, picture
 from torch import Tensor
 
+from segue.engine.make import blend
 from segue.method.align import Correspondence
 from segue.method.bend import Bends
 from segue.method.blend import slerp
@@ -20,10 +21,15 @@ from segue.method.detail import POWER, REACH, Detail, carried, enlarged, fading
 from segue.method.diffusion import CLEAN
 from segue.method.motion import Motion
 from segue.method.noise import Noise
-from segue.method.schemes import Level, NamedNoise, Sample, Task, branching, interpolate, scheme_named
+from segue.method.schemes import Level, NamedNoise, Sample, Sight, Task, branching, interpolate, scheme_named
 from segue.method.tree import FrameKey, UniformTree
 from segue.models.backbone import Sampling
 from segue.pictures.tensors import to_tensor
+
+
+def alone_in(detail: Detail, level: Level, sample: Sample) -> list[Sample]:
+    """The samples of one keyframe alone that a frame's picture needs."""
+    return [part for part in detail.parts(level, sample) if part != sample]
 
 
 def key(place: str) -> FrameKey:
@@ -168,13 +174,13 @@ def test_a_frame_of_nothing_but_its_keyframe_becomes_the_keyframe(motion: Motion
     keys, sampling = (FrameKey(0), FrameKey(1)), Sampling(num_inference_steps=6, guidance_scale=3.0)
     with backbone.evaluating():
         z, words = backbone.encode(given[None])[0], backbone.embed(["a cat"], [""])
-    task = Task(dict.fromkeys(keys, z), UniformTree(1, 17, (0.5,) * 4), backbone.point, noise_like(z))
+    task = Task(dict.fromkeys(keys, z), UniformTree(1, 17, (0.5,) * 4), backbone.point, noise_like(z), blend)
     scheme, frame = branching(task), key("1/16")
     level = next(scheme)
     while frame not in level.parents:
         level = scheme.send(dict.fromkeys(level.parents, z))
     detail = Detail(dict.fromkeys(keys, given), dict.fromkeys(keys, z), backbone.decode, 1.0, motion)
-    (own,) = detail.alone(level, Sample(frame))
+    (own,) = alone_in(detail, level, Sample(frame))
     assert own == Sample(frame, 0, alone=keys[0])
     with backbone.evaluating():
         image, alone = (
@@ -225,7 +231,9 @@ def levels(aligned: Collection[int], scheme: str = "branching") -> dict[str, Lev
     latents = {FrameKey(i): z.roll(i, 0) for i in range(3)}
     gaps = frozenset(aligned)
     tree = UniformTree(2, 9, (0.5, 0.4, 0.3), by_place=gaps)
-    going = scheme_named(scheme)(Task(latents, tree, interpolator().backbone.point, noise_like(z), aligned=gaps))
+    going = scheme_named(scheme)(
+        Task(latents, tree, interpolator().backbone.point, noise_like(z), blend, Sight(aligned=gaps))
+    )
     found: dict[str, Level] = {}
     level = next(going, None)
     while level is not None:
@@ -239,7 +247,7 @@ def levels(aligned: Collection[int], scheme: str = "branching") -> dict[str, Lev
 
 def test_keyframes_within_reach_go_the_way_of_the_frames_that_are_blended_from_them() -> None:
     detail, by_place = plain((0, 0)), levels(aligned=())
-    named = {place: detail.alone(level, Sample(key(place))) for place, level in by_place.items()}
+    named = {place: alone_in(detail, level, Sample(key(place))) for place, level in by_place.items()}
     assert {place for place, samples in named.items() if samples} == {"1/8", "7/8", "9/8", "15/8"}
     assert named["9/8"] == [Sample(key("9/8"), 0, alone=FrameKey(1))]
     assert named["15/8"] == [Sample(key("15/8"), 0, alone=FrameKey(2))]
@@ -248,26 +256,28 @@ def test_keyframes_within_reach_go_the_way_of_the_frames_that_are_blended_from_t
     left, right = level.parents[key("9/8")]
     one, other = (level.blend(Sample(key("9/8"), alone=parent))[None] for parent in (left, right))
     assert torch.allclose(level.blend(Sample(key("9/8"))), slerp(one, other, 0.5)[0])
-    assert plain((0, 0), amount=0).alone(level, Sample(key("9/8"))) == []
+    assert alone_in(plain((0, 0), amount=0), level, Sample(key("9/8"))) == []
     others = levels(aligned=(), scheme="interpolate-denoise")
-    assert not any(detail.alone(level, Sample(key(place))) for place, level in others.items())
+    assert not any(alone_in(detail, level, Sample(key(place))) for place, level in others.items())
 
 
 @pytest.mark.parametrize("scheme", ["branching", "interpolate-denoise"])
-def test_frames_of_a_gap_share_their_keyframes_alone(scheme: str) -> None:
+def test_frames_of_a_gap_share_their_alone_in(scheme: str) -> None:
     """Two for each gap, noise point and candidate, of the gap's own noise."""
     detail, by_place = plain((0, 0), still(gaps=2)), levels(aligned=(0, 1), scheme=scheme)
     for place, level in by_place.items():
         gap = key(place).pair
         samples = [Sample(FrameKey(gap), 2, alone=FrameKey(k)) for k in (gap, gap + 1)]
-        assert detail.alone(level, Sample(key(place), 2)) == samples
+        assert alone_in(detail, level, Sample(key(place), 2)) == samples
         assert all(sample.is_shared for sample in samples)
     for level in by_place.values():
         places = [place for place in by_place if by_place[place] is level]
-        named = {sample for place in places for n in (0, 1) for sample in detail.alone(level, Sample(key(place), n))}
+        named = {
+            sample for place in places for n in (0, 1) for sample in alone_in(detail, level, Sample(key(place), n))
+        }
         assert len(named) == 2 * 2 * len({key(place).pair for place in places})
     half = plain((0, 0), still(0.5, gaps=2))
-    also_own = half.alone(by_place["1/8"], Sample(key("1/8")))
+    also_own = alone_in(half, by_place["1/8"], Sample(key("1/8")))
     shared = [Sample(FrameKey(0), 0, alone=FrameKey(k)) for k in (0, 1)]
     own = [Sample(key("1/8"), 0, alone=FrameKey(0))]
     assert also_own == shared + (own if scheme == "branching" else [])
@@ -282,19 +292,21 @@ def test_a_gap_that_does_not_correspond_goes_its_own_way() -> None:
         frame = key(place)
         assert by_place[place].parents[frame] == without[place].parents[frame]
         assert torch.equal(by_place[place].blend(Sample(frame)), without[place].blend(Sample(frame)))
-        assert detail.alone(by_place[place], Sample(frame)) == plain((0, 0)).alone(without[place], Sample(frame))
+        assert alone_in(detail, by_place[place], Sample(frame)) == alone_in(
+            plain((0, 0)), without[place], Sample(frame)
+        )
     for place in ("9/8", "5/4", "3/2"):
         frame = key(place)
         assert by_place[place].parents[frame] == (FrameKey(1), FrameKey(2))
         shared = [Sample(FrameKey(1), 0, alone=FrameKey(k)) for k in (1, 2)]
-        assert detail.alone(by_place[place], Sample(frame)) == shared
+        assert alone_in(detail, by_place[place], Sample(frame)) == shared
 
 
 @pytest.mark.parametrize("scheme", ["interpolate", "denoise-interpolate-denoise"])
 def test_other_schemes_get_what_the_autoencoder_loses(scheme: str) -> None:
     detail, by_place = plain((0, 0), still(gaps=2)), levels(aligned=(0, 1), scheme=scheme)
     assert len(by_place) == 14
-    assert not any(detail.alone(level, Sample(key(place))) for place, level in by_place.items())
+    assert not any(alone_in(detail, level, Sample(key(place))) for place, level in by_place.items())
 
 
 def test_a_keyframe_alone_is_its_latent_under_the_noise_of_its_gap() -> None:
@@ -317,7 +329,7 @@ def test_the_interpolated_scheme_gives_both_ends_their_detail() -> None:
     with segue.evaluating():
         latents = {k: segue.encode(image[None])[0] for k, image in zip(keys, pictures, strict=True)}
         level = next(
-            interpolate(Task(latents, UniformTree(1, 5, (0.5,) * 2), segue.point, noise_like(latents[keys[0]])))
+            interpolate(Task(latents, UniformTree(1, 5, (0.5,) * 2), segue.point, noise_like(latents[keys[0]]), blend))
         )
         decode = partial(segue.decode, screened=False)
         detail = Detail(dict(zip(keys, pictures, strict=True)), latents, decode, bends=still())

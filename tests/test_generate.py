@@ -13,6 +13,7 @@ from torch import Tensor
 
 from segue.engine.cost import cost_of
 from segue.engine.dialogue import Candidates, Cost, Pick, Progress
+from segue.engine.make import blend
 from segue.method.detail import Detail
 from segue.method.diffusion import CLEAN
 from segue.method.schemes import Task
@@ -155,7 +156,7 @@ def test_the_price_by_hand() -> None:
 
     def cost(name: str, candidates: int = 1) -> Cost:
         tree = UniformTree(1, 5, noise_levels(2, 0.3, 0.55))
-        task = Task({FrameKey(0): zero, FrameKey(1): zero}, tree, backbone.point, lambda *_, **__: zero)
+        task = Task({FrameKey(0): zero, FrameKey(1): zero}, tree, backbone.point, lambda *_, **__: zero, blend)
         values = {"scheme": name, "candidates": candidates, "num_inference_steps": 10, "num_frames": 5}
         return cost_of(task, tree, checked(MorphSettings, values), backbone, detail)
 
@@ -182,7 +183,7 @@ def test_ranking_keeps_the_best_and_writes_the_scores(tmp_path: Path, monkeypatc
     def brightness(pictures: Any) -> list[float]:
         return [float(np.asarray(shown).mean()) for shown in pictures]
 
-    monkeypatch.setattr("segue.engine.interpolator._judge", lambda _settings: brightness)
+    monkeypatch.setattr("segue.engine.interpolator.judge_of", lambda _settings: brightness)
     chosen: dict[FrameKey, dict[int, float]] = {}
 
     def note(candidates: Candidates) -> Pick:

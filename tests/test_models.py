@@ -22,9 +22,10 @@ from segue.models import checkpoints as models
 from segue.models import loading
 from segue.models.cache import on_disk
 from segue.models.checkpoints import KNOWN, Known, check_weights
-from segue.models.fingerprint import Fingerprint, fingerprint, parts_of
+from segue.models.fingerprint import fingerprint, parts_of
 from segue.models.hub import read
 from segue.models.loading import laid_out, load, locate
+from segue.models.stable_diffusion import StableDiffusion
 from segue.settings.text import model_differences
 
 
@@ -467,34 +468,62 @@ def test_check_weights(tmp_path: Path) -> None:
     check_weights(tmp_path, "it")
 
 
-# Fingerprints, also where the digest is remembered.
+# Fingerprints.
 
 
-Named = Callable[..., str]
-
-
-@pytest.fixture(params=["made anew", "remembered"], name="fingerprint")
-def _fingerprint(request: pytest.FixtureRequest) -> Named:
-    return fingerprint if request.param == "made anew" else Fingerprint()
-
-
-def test_what_is_remembered_is_the_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
-    pipe, made = tiny_pipe(), []
-    remembered = Fingerprint()
+def test_weights_are_hashed_once_in_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone, made = StableDiffusion(tiny_pipe()), []
 
     def counted(*given: Any) -> dict[str, str]:
         made.append(parts_of(*given))
         return made[-1]
 
-    expected = [fingerprint(pipe)]
-    monkeypatch.setattr("segue.models.fingerprint.parts_of", counted)
-    assert remembered(pipe) == remembered(pipe) == expected[0]
-    pipe.unet.to(memory_format=torch.channels_last)
-    pipe.vae.half()
-    found = remembered(pipe)
+    monkeypatch.setattr("segue.models.stable_diffusion.parts_of", counted)
+    with backbone.evaluating():
+        assert backbone.fingerprint() == backbone.fingerprint() == fingerprint(tiny_pipe())
+        assert backbone.parts() is made[0]
+    backbone.pipe.vae.half()
+    assert backbone.fingerprint() == fingerprint(backbone.pipe) != fingerprint(tiny_pipe())
     assert len(made) == 2
-    assert remembered.parts(pipe) is made[1]
-    assert found == fingerprint(pipe)
+
+
+def test_weights_in_another_order_change_it() -> None:
+    pipe = tiny_pipe()
+    before, weight = fingerprint(pipe), pipe.unet.conv_out.weight.data
+    weight.copy_(weight.flip(1).clone())
+    assert fingerprint(pipe) != before
+
+
+class Halved(torch.Tensor):
+    """A tensor that holds others, as quantized ones do, and cannot be seen as bytes."""
+
+    codes: torch.Tensor
+    scale: torch.Tensor
+
+    @staticmethod
+    def __new__(cls, codes: torch.Tensor, scale: torch.Tensor) -> "Halved":
+        return torch.Tensor._make_wrapper_subclass(cls, codes.shape, dtype=torch.float32)
+
+    def __init__(self, codes: torch.Tensor, scale: torch.Tensor) -> None:
+        self.codes, self.scale = codes, scale
+
+    def __tensor_flatten__(self) -> tuple[list[str], object]:
+        return ["codes", "scale"], None
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Any, _types: Any, arguments: Any = (), _options: Any = None) -> Any:
+        if function is torch.ops.aten.detach.default:
+            return cls(arguments[0].codes, arguments[0].scale)
+        raise NotImplementedError(str(function))
+
+
+def test_tensors_that_hold_others_count_with_all_that_they_hold() -> None:
+    pipe = tiny_pipe()
+    codes, found = torch.arange(4, dtype=torch.int8), [fingerprint(pipe)]
+    for scale, held in ((1.0, codes), (2.0, codes), (2.0, codes.flip(0))):
+        pipe.unet.conv_out.bias = torch.nn.Parameter(Halved(held, torch.tensor(scale)), requires_grad=False)
+        found.append(fingerprint(pipe))
+    assert len(set(found)) == 4
 
 
 def test_a_fingerprint_is_the_same_for_the_same_weights() -> None:
@@ -505,7 +534,7 @@ def test_a_fingerprint_is_the_same_for_the_same_weights() -> None:
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
-def test_one_bit_of_any_network_changes_it(part: str, fingerprint: Named) -> None:
+def test_one_bit_of_any_network_changes_it(part: str) -> None:
     pipe = tiny_pipe()
     before = fingerprint(pipe)
     tensor = list(getattr(pipe, part).parameters())[-1].data
@@ -516,7 +545,7 @@ def test_one_bit_of_any_network_changes_it(part: str, fingerprint: Named) -> Non
     assert fingerprint(pipe) == before
 
 
-def test_scheduler_and_controlnets_change_it(fingerprint: Named) -> None:
+def test_scheduler_and_controlnets_change_it() -> None:
     pipe, found = tiny_pipe(), []
     found.append(fingerprint(pipe))
     found.append(fingerprint(tiny_pipe("v_prediction")))
@@ -527,7 +556,7 @@ def test_scheduler_and_controlnets_change_it(fingerprint: Named) -> None:
     assert len(set(found)) == len(found)
 
 
-def test_freeu_changes_it(fingerprint: Named) -> None:
+def test_freeu_changes_it() -> None:
     pipe = tiny_pipe()
     before = fingerprint(pipe)
     pipe.enable_freeu(s1=0.9, s2=0.2, b1=1.5, b2=1.6)
@@ -538,14 +567,14 @@ def test_freeu_changes_it(fingerprint: Named) -> None:
     assert fingerprint(pipe) == before
 
 
-def test_compiling_does_not_change_it(fingerprint: Named) -> None:
+def test_compiling_does_not_change_it() -> None:
     pipe = tiny_pipe()
     before = fingerprint(pipe)
     pipe.unet = torch.compile(pipe.unet)
     assert fingerprint(pipe) == before
 
 
-def test_two_tensors_that_change_places_change_it(fingerprint: Named) -> None:
+def test_two_tensors_that_change_places_change_it() -> None:
     pipe = tiny_pipe()
     before = fingerprint(pipe)
     block = pipe.unet.mid_block.resnets
@@ -554,7 +583,7 @@ def test_two_tensors_that_change_places_change_it(fingerprint: Named) -> None:
     assert fingerprint(pipe) != before
 
 
-def test_weights_may_be_parts_of_larger_tensors(fingerprint: Named) -> None:
+def test_weights_may_be_parts_of_larger_tensors() -> None:
     pipe = tiny_pipe()
     before = fingerprint(pipe)
     for weight in list(pipe.unet.parameters())[:8]:
@@ -563,7 +592,7 @@ def test_weights_may_be_parts_of_larger_tensors(fingerprint: Named) -> None:
     assert fingerprint(pipe) == before
 
 
-def test_offloading_does_not_change_it(fingerprint: Named) -> None:
+def test_offloading_does_not_change_it() -> None:
     pipe = tiny_pipe()
     before = fingerprint(pipe)
     accelerate.cpu_offload(pipe.unet, execution_device=torch.device("cpu"))
@@ -571,7 +600,7 @@ def test_offloading_does_not_change_it(fingerprint: Named) -> None:
     assert fingerprint(pipe) == before
 
 
-def test_scales_of_adapters_change_it(fingerprint: Named) -> None:
+def test_scales_of_adapters_change_it() -> None:
     pipe = tiny_pipe()
     found = [fingerprint(pipe)]
     pipe.get_active_adapters = lambda: ["ink"]
@@ -614,6 +643,7 @@ def with_lora(pipe: Any, value: float, name: str = "ink", scale: float = 1.0) ->
         (lambda p: p.unet.conv_out.bias.data.add_(0.1), "the UNet weights differ"),
         (lambda p: p.text_encoder.half(), "the text encoder weights differ"),
         (lambda p: with_lora(p, 1.0), "the LoRA adapters differ"),
+        (lambda p: p.unet.register_to_config(norm_eps=1e-3), "the UNet settings differ"),
         (
             lambda p: setattr(p, "scheduler", p.scheduler.from_config(p.scheduler.config, beta_end=0.013)),
             "the scheduler beta_end was 0.012, is 0.013",
@@ -646,4 +676,6 @@ def test_another_lora_is_named(other: dict[str, Any]) -> None:
 def test_a_controlnet_is_named() -> None:
     pipe = tiny_pipe()
     one, two = (parts_of(pipe, [tiny_controlnet(pipe, seed=seed)]) for seed in (0, 1))
-    assert model_differences(one, two) == model_differences(parts_of(pipe), one) == "the ControlNet weights differ"
+    assert model_differences(one, two) == "the ControlNet weights differ"
+    added = "the ControlNet weights differ, the ControlNet settings differ"
+    assert model_differences(parts_of(pipe), one) == added

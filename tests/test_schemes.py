@@ -13,6 +13,7 @@ from diffusers import DDIMScheduler
 from shapes import QUICK, interpolator, latents, picture, pipe
 from torch import Tensor
 
+from segue.engine.make import blend
 from segue.errors import SegueError
 from segue.method.diffusion import NoisePoint
 from segue.method.noise import Noise
@@ -343,7 +344,7 @@ def test_unknown_schemes_and_trees_are_refused() -> None:
         scheme_named("morph")
     grown = GrownTree((UniformTree(1, 3, (0.5,)), UniformTree(1, 5, (0.5, 0.4))))
     with pytest.raises(SegueError, match="only the scheme branching"):
-        next(scheme_named("interpolate")(Task({}, grown, point, named)))
+        next(scheme_named("interpolate")(Task({}, grown, point, named, blend)))
 
 
 def named(purpose: str, key: FrameKey, candidate: int = 0, step: int = 0) -> Tensor:
@@ -359,4 +360,4 @@ def toy(num_frames: int, keyframes: dict[FrameKey, Tensor] | None = None, **othe
     drawn = {FrameKey(i): named("keyframe", FrameKey(i)) for i in range(2)}
     given = drawn if keyframes is None else keyframes
     levels = noise_levels(UniformTree.depth(num_frames), 0.3, 0.55)
-    return Task(given, UniformTree(len(given) - 1, num_frames, levels), point, named, **others)
+    return Task(given, UniformTree(len(given) - 1, num_frames, levels), point, named, blend, **others)

@@ -12,7 +12,7 @@ from torch import Tensor
 from segue.method.noise import Noise
 from segue.method.perceptual import PerceptualTree
 from segue.method.schemes import Sample
-from segue.method.tree import Distance, FrameKey, Midpoint
+from segue.method.tree import Distance, FrameKey, Midpoint, Tree
 from segue.models.features.distances import Array
 from segue.models.features.networks import network_kept
 from segue.run.folder import RunFolder
@@ -88,6 +88,11 @@ class DecidedTree:
     run: RunFolder
     tree: PerceptualTree
     level: int = 0
+
+    @classmethod
+    def of(cls, run: RunFolder, tree: Tree) -> Tree:
+        """A tree that is decided on the way as one that is kept; any other as it is."""
+        return cls(run, tree) if isinstance(tree, PerceptualTree) else tree
 
     @property
     def keyframes(self) -> tuple[FrameKey, ...]:

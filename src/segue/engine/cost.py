@@ -39,7 +39,7 @@ def cost_of(task: Task, tree: Tree, settings: MorphSettings, backbone: Backbone,
         count = settings.candidates_at(level.number) if level.is_final else 1
         each = steps_of(backbone, level, sampling)
         for sample in (Sample(key, number) for key in level.parents for number in range(count)):
-            parts = (sample, *detail.alone(level, sample))
+            parts = detail.parts(level, sample)
             steps |= {(level.start if part.is_shared else i, part): each for part in parts}
     frames = sum(len(level.parents) for level in levels if level.is_final)
     return Cost(0 if settings.is_perceptual else len(levels), frames, len(steps), sum(steps.values()))
@@ -47,16 +47,17 @@ def cost_of(task: Task, tree: Tree, settings: MorphSettings, backbone: Backbone,
 
 def _planned(task: Task, tree: Tree, scheme: str) -> list[Level]:
     """The levels of a scheme before any is made: frames, parents and noise points, with nothing to blend."""
+    aligned = task.sight.aligned
     made, rows = set(tree.keyframes), list[tuple[Midpoint, ...]]()
     while row := tree.next_level(made, lambda left, right: float(right.place - left.place) * FAR):
         rows.append(row)
         made |= {midpoint.key for midpoint in row}
     parents = {
-        m.key: (FrameKey(m.key.pair), FrameKey(m.key.pair + 1)) if m.key.pair in task.aligned else (m.left, m.right)
+        m.key: (FrameKey(m.key.pair), FrameKey(m.key.pair + 1)) if m.key.pair in aligned else (m.left, m.right)
         for row in rows
         for m in row
     }
-    separable, shared = scheme == "branching", bool(task.aligned) and scheme in ("branching", "interpolate-denoise")
+    separable, shared = scheme == "branching", bool(aligned) and scheme in ("branching", "interpolate-denoise")
 
     def level(number: int, keys: Iterable[FrameKey], start: NoisePoint, stop: NoisePoint = CLEAN) -> Level:
         frames = {key: parents[key] for key in keys}

@@ -11,71 +11,49 @@ A film is made in a run folder, and from nothing but that folder: ``__call__`` w
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from fractions import Fraction
-from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, Self, Unpack
 
 from PIL import Image
-from torch import Tensor
 
-from segue.engine.adapters import DecidedTree, EditedNoise, Look
 from segue.engine.bar import Bar, is_notebook
 from segue.engine.control import (
-    controls_of,
-    find_poses,
-    keeping_poses,
     kept_edit,
-    keypoints_of,
     read_given,
     tell_unguided,
 )
-from segue.engine.cost import cost_of, sampling_of
-from segue.engine.dialogue import Chooser, Made, Progress
-from segue.engine.driver import Work, generate
+from segue.engine.cost import sampling_of
+from segue.engine.dialogue import Chooser, Progress
 from segue.engine.keyframes import (
-    camera,
-    correspondences,
-    encoded,
+    encode_keyframes,
     fitted,
-    images_of,
-    lifting,
     loaded,
+    read_keyframes,
     sizes,
     warn_of_crops,
     warn_of_scenes,
 )
+from segue.engine.make import Hooks, make
 from segue.engine.plan import (
-    candidates_of,
     check_plan,
-    motion_of,
-    noise_of,
-    tree_of,
     warn_of_candidates,
     warn_of_noise,
 )
-from segue.engine.rank import Judge
-from segue.engine.wording import Words, wording
+from segue.engine.rank import Judge, judge_of
+from segue.engine.wording import wording
 from segue.errors import SegueError
 from segue.film.morph import Morph
 from segue.machine import within_memory
-from segue.method.bend import Bends, BentPictures
-from segue.method.colour import ColourMatch
-from segue.method.detail import Detail, enlarged
-from segue.method.perceptual import PerceptualTree
-from segue.method.schemes import Latents, Sample, Task, scheme_named
 from segue.method.tree import FrameKey
 from segue.models import loading
 from segue.models.backbone import Backbone
-from segue.models.clip import Clip
 from segue.models.features.networks import network_kept
 from segue.models.stable_diffusion import StableDiffusion
 from segue.pictures.alpha import laid_on
-from segue.pictures.images import Source, digest, fit, shown_size
-from segue.pictures.tensors import to_images, to_tensor
+from segue.pictures.images import Source, shown_size
 from segue.run.folder import RunFolder
-from segue.run.given import Given, matches_of
+from segue.run.given import Given
 from segue.run.journal import Edit, Redo, Undo, as_edit
 from segue.run.start import BatchSize, begin, opened, remade, settings_of
 from segue.settings.keywords import MorphValues
@@ -170,7 +148,7 @@ class Interpolator:
         morph_settings, compute = self._settings(preset, settings)
         sources = _sources(images)
         keyframes, network, given = self._prepared(sources, morph_settings)
-        judge = _judge(morph_settings)
+        judge = judge_of(morph_settings)
         if morph_settings.scheme != "interpolate":
             warn_of_noise(morph_settings.noise, aligned=morph_settings.align)
         if choose is None and not compute.keep_candidates:
@@ -219,100 +197,9 @@ class Interpolator:
             choose: picks among the candidates of each frame.
             judge: ranks candidates; loaded as the run's settings say if not given.
         """
+        hooks = Hooks(_report(callback), choose, judge, (compute or ComputeSettings()).keep_candidates)
         with self.backbone.evaluating():
-            self._make(run, compute or ComputeSettings(), _report(callback), choose, judge)
-
-    def _make(
-        self, run: RunFolder, compute: ComputeSettings, report: Callback, choose: Chooser | None, judge: Judge | None
-    ) -> None:
-        """The steps of ``make``."""
-        data = opened(run)
-        settings = settings_of(run, data)
-        size: tuple[int, int] = tuple(data.get("network", data["size"]))
-
-        # Encode the keyframes, at the size that the network works at.
-        shown = {FrameKey(i): run.shown(FrameKey(i)) for i in range(len(data["keyframes"]))}
-        keyframes = {key: fit(keyframe, size, "stretch") for key, keyframe in shown.items()}
-        latents = encoded(self.backbone, run, keyframes, [keyframe["pixels"] for keyframe in data["keyframes"]])
-
-        # Fit the words to the images (section 4.2).
-        words = self._wording(run, settings, list(keyframes.values()), latents, report)
-
-        # A loop closes with its first keyframe.
-        count = len(keyframes)
-        if settings.loop:
-            latents[FrameKey(count)] = latents[FrameKey(0)]
-            shown[FrameKey(count)], keyframes[FrameKey(count)] = shown[FrameKey(0)], keyframes[FrameKey(0)]
-            if not run.frame(FrameKey(count)).exists():
-                run.save_keyframe(FrameKey(count), run.whole(FrameKey(0)))
-
-        # Bring neighbouring keyframes into correspondence: their poses, what the user knows, what the network sees.
-        given = [keyframes[FrameKey(i)] for i in range(count)]
-        find_poses(run, settings, given, [shown[FrameKey(i)] for i in range(count)], self.backbone)
-        bends, images = None, images_of(shown)
-        if settings.align:
-            known = partial(keypoints_of, run, count=count)
-            bends = correspondences(run, settings, list(keyframes.values()), self.backbone, matches_of(run), known)
-        aligned = bends.aligned if bends else frozenset()
-        sight = self._sight(run, settings, keyframes, shown, bends)
-
-        # Interpolate poses, or fade control images (section 4.3).
-        name = str(data["model"].get("controlnet") or "")
-        words.controls = controls_of(run, settings, given, self.backbone, name, bends)
-
-        noise = EditedNoise(run, settings.seed, self._latent_shape(size), aligned)
-        tree = tree_of(settings, len(latents) - 1, data.get("grown", []), aligned)
-        leading: set[FrameKey] = set()
-        task = Task(
-            latents=latents,
-            tree=DecidedTree(run, tree) if isinstance(tree, PerceptualTree) else tree,
-            point=self.backbone.point,
-            noise=noise,
-            noise_range=settings.noise_range,
-            bias=settings.bias,
-            retroactive=settings.retroactive,
-            noise_of=partial(noise_of, run),
-            distance=Look(run, settings.network),
-            aligned=aligned,
-            leads=leading.__contains__,
-            **sight,
-        )
-        decode = partial(self.backbone.decode, screened=False)
-        detail = Detail(images, latents, decode, settings.detail, motion_of(settings), bends, noise.has_seed)
-        match = ColourMatch(images, settings.colour_match)
-
-        lift = lifting(run, shown, bends, motion_of(settings), data["ground"]) if "ground" in data else None
-
-        def finished(key: FrameKey, image: Tensor, alone: Mapping[Sample, Tensor]) -> Image.Image:
-            blacked_out = not bool((image > -1).any())  # and nothing is added to it
-            image = enlarged(image, data["size"][::-1])
-            picture = to_images((image if blacked_out else match(key, detail(key, image, alone)))[None])[0]
-            return lift(key, picture) if lift else picture
-
-        # Blend and denoise level by level (section 4.1), keep the best candidate of each (section 4.4).
-        work = Work(
-            backbone=self.backbone,
-            sampling=sampling_of(settings),
-            run=run,
-            batch_size=data["batch_size"],
-            conditioning=words,
-            noise=noise,
-            candidates=candidates_of(settings),
-            picture=finished,
-            alone=detail.alone,
-            leading=leading,
-            judge=judge or _judge(settings),
-            choose=choose and keeping_poses(choose, run, data, settings, len(self.backbone.controlnets)),
-            report=report,
-            cost=cost_of(task, tree, settings, self.backbone, detail),
-            keep_candidates=compute.keep_candidates,
-        )
-        recipes = {key: data["keyframes"][key.pair % count]["pixels"] for key in tree.keyframes}
-        report(Progress("frames", levels=work.cost.levels, total=work.cost.frames, steps=work.cost.steps))
-        made = {frame.key: frame for frame in generate(scheme_named(settings.scheme)(task), work, recipes)}
-        run.take_place()  # of a film without a frame in between, too
-        run.forget_frames([*tree.keyframes, *made])
-        run.write("state.json", _state(tree.keyframes, made))
+            make(self.backbone, self.name, run, hooks)
 
     def remake(
         self,
@@ -380,7 +267,7 @@ class Interpolator:
         """Fit the words of a film to its keyframes, and make no frame; a later call makes the film with them."""
         morph_settings, compute = self._settings(preset, settings)
         if not morph_settings.inversion:
-            raise SegueError("inversion_iterations is 0: nothing would be fitted; the paper uses 100 to 500")
+            raise SegueError("inversion is 0: nothing would be fitted; the paper uses 100 to 500")
         sources = _sources(images)
         keyframes, network, given = self._prepared(sources, morph_settings)
         with RunFolder(Path(output)) as run:
@@ -395,10 +282,9 @@ class Interpolator:
                 network=network,
                 overwrite=False,
             )
-            small = [fit(run.shown(FrameKey(i)), network, "stretch") for i in range(len(keyframes))]
-            digests = [digest(keyframe) for keyframe in keyframes]
-            latents = encoded(self.backbone, run, {FrameKey(i): k for i, k in enumerate(small)}, digests)
-            self._wording(run, morph_settings, small, latents, _report(callback))
+            kept = read_keyframes(run, opened(run), morph_settings)
+            z, report = encode_keyframes(self.backbone, run, kept), _report(callback)
+            wording(self.backbone, run, morph_settings, kept.given, z, model_name=self.name, report=report)
 
     def _prepared(
         self, images: Sequence[Source], settings: MorphSettings
@@ -421,32 +307,6 @@ class Interpolator:
         given = [shown_size(image) for image in images]
         return keyframes, network, read_given(settings, given, size, network, len(self.backbone.controlnets))
 
-    def _sight(
-        self,
-        run: RunFolder,
-        settings: MorphSettings,
-        keyframes: Mapping[FrameKey, Image.Image],
-        shown: Mapping[FrameKey, Image.Image],
-        bends: Bends | None,
-    ) -> dict[str, Any]:
-        """How a scheme sees parents: bent along, through the moving camera, or as they are."""
-        if bends is not None:
-            width, height = keyframes[FrameKey(0)].size
-
-            def shrunk(picture: Image.Image) -> Image.Image:
-                twice = 2 * width, 2 * height  # of more pixels the network sees nothing
-                return fit(picture, twice, "stretch") if picture.width > twice[0] else picture
-
-            bent = BentPictures(
-                bends,
-                images_of({key: shrunk(picture) for key, picture in shown.items()}),
-                lambda key: to_tensor([shrunk(run.shown(key))])[0],
-                self.backbone.encode,
-                (height, width),
-            )
-            return {"seen": bent, "carry": bent.noisy}
-        return {"seen": camera(settings, keyframes, self.backbone)} if settings.moves else {}
-
     def _settings(self, preset: str | None, values: Mapping[str, Any]) -> tuple[MorphSettings, ComputeSettings]:
         """The settings of a call by kind, over those of a preset."""
         computing = {name: value for name, value in values.items() if name in fields(ComputeSettings)}
@@ -457,8 +317,9 @@ class Interpolator:
     @property
     def model(self) -> dict[str, Any]:
         """What a run remembers of the model: its name, fingerprint and parts, and what else loads it again."""
-        parts = dict(self.backbone.parts())
-        return {"name": self.name, "fingerprint": self.backbone.fingerprint(), "parts": parts, **self._loaded}
+        with self.backbone.evaluating():  # in which weights are hashed once
+            parts = dict(self.backbone.parts())
+            return {"name": self.name, "fingerprint": self.backbone.fingerprint(), "parts": parts, **self._loaded}
 
     def _same_model(self, run: RunFolder, data: Mapping[str, Any]) -> None:
         """SegueError where a run was made with another model than this."""
@@ -492,58 +353,6 @@ class Interpolator:
     def _batch_size(self, compute: ComputeSettings, size: tuple[int, int]) -> BatchSize:
         """The frames in one batch: as asked for, or as many as free memory takes."""
         return BatchSize(compute.batch_size, lambda: 1 if self.low_memory else self.backbone.frames_at_once(size))
-
-    def _latent_shape(self, size: Sequence[int]) -> tuple[int, int, int]:
-        """The shape (C, h, w) of the latents of pictures of (width, height) pixels."""
-        scale = self.backbone.latent_scale
-        return self.backbone.latent_channels, size[1] // scale, size[0] // scale
-
-    def _wording(
-        self,
-        run: RunFolder,
-        settings: MorphSettings,
-        keyframes: Sequence[Image.Image],
-        latents: Latents,
-        report: Callback,
-    ) -> Words:
-        """The words of a film; the iterations in which they are fitted are reported."""
-        return wording(
-            self.backbone,
-            run,
-            settings,
-            keyframes,
-            latents,
-            model_name=self.name,
-            progress=lambda step, steps: report(Progress("words", step=step, steps=steps)),
-            say=lambda text: report(Progress("words", text=text)),
-        )
-
-
-def _judge(settings: MorphSettings) -> Judge | None:
-    """The ranking, where prompts to rank for or against are given."""
-    if not settings.rank_for and not settings.rank_against:
-        return None
-    return Judge(Clip.load(settings.ranker), settings.rank_for, settings.rank_against)
-
-
-def _state(keyframes: Sequence[FrameKey], made: Mapping[FrameKey, Made]) -> dict[str, Any]:
-    """The film's frames as they now are."""
-    given = [{"place": str(key.place), "name": key.name, "keyframe": True, "level": -1} for key in keyframes]
-    others = [
-        {
-            "place": str(key.place),
-            "name": key.name,
-            "keyframe": False,
-            "level": frame.level,
-            "parents": [str(parent.place) for parent in frame.parents],
-            "candidate": frame.candidate,
-            "recipe": frame.recipe,
-            "candidates": {str(number): recipe for number, recipe in frame.candidates.items()},
-            "scores": {str(number): score for number, score in frame.scores.items()},
-        }
-        for key, frame in made.items()
-    ]
-    return {"frames": sorted(given + others, key=lambda frame: Fraction(str(frame["place"])))}
 
 
 def _named(checkpoint: str | PathLike[str] | None) -> str | None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache, partial
 from os import PathLike
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,10 +15,10 @@ from torch import Tensor
 from segue.engine.plan import motion_of
 from segue.errors import SegueError, warn
 from segue.method.align import Correspondence, Match, align, is_plain, sampled
-from segue.method.bend import Bends
+from segue.method.bend import Bends, BentPictures
 from segue.method.camera import seen, warp
 from segue.method.motion import Motion, goes_beyond
-from segue.method.schemes import Seen
+from segue.method.schemes import Seen, Sight
 from segue.method.tree import FrameKey
 from segue.models.backbone import Backbone
 from segue.pictures.alpha import Floats, continued, lifted
@@ -27,14 +28,17 @@ from segue.run.folder import RunFolder
 from segue.settings.kinds import MorphSettings, size_of
 
 __all__ = [
+    "Keyframes",
     "PixelSpace",
     "camera",
     "correspondences",
-    "encoded",
+    "encode_keyframes",
     "fitted",
     "images_of",
     "loaded",
+    "read_keyframes",
     "shown",
+    "sight_of",
     "sizes",
     "warn_of_crops",
     "warn_of_scenes",
@@ -164,23 +168,58 @@ def warn_of_scenes(keyframes: Sequence[Image.Image]) -> None:
         warn(text)
 
 
-def encoded(
-    backbone: Backbone, run: RunFolder, keyframes: Mapping[FrameKey, Image.Image], digests: Sequence[str]
-) -> dict[FrameKey, Tensor]:
-    """The clean latents (C, h, w) of the keyframes, one network call each, kept in the run.
+@dataclass(frozen=True)
+class Keyframes:
+    """The keyframes of a run; that of a loop closes it, again behind the last one.
 
-    Args:
-        backbone: encodes them.
-        run: the run folder, open.
-        keyframes: the keyframes as the film shows them.
-        digests: of their pixels, in the same order; a latent is kept under its keyframe's.
+    Attributes:
+        shown: their pictures as the film shows them.
+        small: the same at the size that the network works at.
+        digests: of their pixels.
+        count: how many were given.
+    """
+
+    shown: Mapping[FrameKey, Image.Image]
+    small: Mapping[FrameKey, Image.Image]
+    digests: Mapping[FrameKey, str]
+    count: int
+
+    @property
+    def given(self) -> list[Image.Image]:
+        """Those that were given, at the network's size."""
+        return list(self.small.values())[: self.count]
+
+    @property
+    def given_shown(self) -> list[Image.Image]:
+        """Those that were given, at the film's size."""
+        return list(self.shown.values())[: self.count]
+
+
+def read_keyframes(run: RunFolder, data: Mapping[str, Any], settings: MorphSettings) -> Keyframes:
+    """Read the keyframes of a run; a loop's closing one is made if it is missing."""
+    count = len(data["keyframes"])
+    shown = {FrameKey(i): run.shown(FrameKey(i)) for i in range(count)}
+    size: tuple[int, int] = tuple(data.get("network", data["size"]))
+    small = {key: fit(keyframe, size, "stretch") for key, keyframe in shown.items()}
+    digests = {FrameKey(i): str(keyframe["pixels"]) for i, keyframe in enumerate(data["keyframes"])}
+    if settings.loop:
+        first, last = FrameKey(0), FrameKey(count)
+        shown[last], small[last], digests[last] = shown[first], small[first], digests[first]
+        if not run.frame(last).exists():
+            run.save_keyframe(last, run.whole(first))
+    return Keyframes(shown, small, digests, count)
+
+
+def encode_keyframes(backbone: Backbone, run: RunFolder, keyframes: Keyframes) -> dict[FrameKey, Tensor]:
+    """The clean latents (C, h, w) of the keyframes, one network call each, kept in the run.
 
     Raises:
         SegueError: the model has no numbers for a keyframe.
     """
     latents: dict[FrameKey, Tensor] = {}
-    for (key, picture), pixels in zip(keyframes.items(), digests, strict=True):
-        recipe = f"{key.name}-{pixels[:12]}"
+    for i, (key, picture) in enumerate(keyframes.small.items()):
+        given = FrameKey(i % keyframes.count)  # a loop closes with its first
+        recipe = f"{given.name}-{keyframes.digests[key][:12]}"
         if run.latent(recipe) is None:
             with backbone.evaluating():
                 z = backbone.encode(to_tensor([picture]))[0]
@@ -196,6 +235,32 @@ def encoded(
     return latents
 
 
+def sight_of(
+    settings: MorphSettings,
+    keyframes: Keyframes,
+    backbone: Backbone,
+    bends: Bends | None,
+    finished: Callable[[FrameKey], Image.Image],
+) -> Sight:
+    """How a scheme sees parents: bent along, through the moving camera, or as they are.
+
+    ``finished`` gives the picture of a frame that is made.
+    """
+    if bends is None:
+        return Sight(camera(settings, keyframes.small, backbone)) if settings.moves else Sight()
+    width, height = keyframes.small[FrameKey(0)].size
+
+    def shrink(picture: Image.Image) -> Image.Image:
+        twice = 2 * width, 2 * height  # of more pixels the network sees nothing
+        return fit(picture, twice, "stretch") if picture.width > twice[0] else picture
+
+    images = images_of({key: shrink(picture) for key, picture in keyframes.shown.items()})
+    bent = BentPictures(
+        bends, images, lambda key: to_tensor([shrink(finished(key))])[0], backbone.encode, (height, width)
+    )
+    return Sight(bent, bent.noisy, bends.aligned)
+
+
 def camera(settings: MorphSettings, keyframes: Mapping[FrameKey, Image.Image], backbone: Backbone) -> Seen:
     """How the moving camera, which does not bend, sees the parents of a frame."""
     images = {key: to_tensor([keyframe])[0] for key, keyframe in keyframes.items()}
@@ -205,7 +270,7 @@ def camera(settings: MorphSettings, keyframes: Mapping[FrameKey, Image.Image], b
 def correspondences(
     run: RunFolder,
     settings: MorphSettings,
-    keyframes: Sequence[Image.Image],
+    keyframes: Keyframes,
     backbone: Backbone,
     points: Sequence[Sequence[Match]],
     keypoints: Callable[[int, int], Sequence[Match]],
@@ -215,22 +280,23 @@ def correspondences(
     Args:
         run: the run folder, open.
         settings: the camera's motion.
-        keyframes: at the size that the model works at; where the film is a loop, the first one again behind the last.
+        keyframes: of which the network sees the small ones.
         backbone: its network's features.
         points: the user's matches of each gap, or none.
         keypoints: the keypoints that the poses of two keyframes share.
     """
+    pictures = list(keyframes.small.values())
 
     @lru_cache(maxsize=2)
     def features(index: int) -> list[Tensor]:
-        return [feature[0] for feature in backbone.features(to_tensor([keyframes[index]]))]
+        return [feature[0] for feature in backbone.features(to_tensor([pictures[index]]))]
 
     motion, gaps = motion_of(settings), {}
-    for i in range(len(keyframes) - 1):
+    for i in range(len(pictures) - 1):
         name = f"bend-{FrameKey(i).name}"
         kept = run.latent(name)
         if kept is None:
-            left, right = to_tensor([keyframes[i]])[0], to_tensor([keyframes[i + 1]])[0]
+            left, right = to_tensor([pictures[i]])[0], to_tensor([pictures[i + 1]])[0]
             pairs = [] if torch.equal(left, right) else list(zip(features(i), features(i + 1), strict=True))
             found = align(
                 left,
@@ -243,7 +309,7 @@ def correspondences(
             kept = torch.cat([found.left, found.right, torch.full_like(found.left[:1], found.confidence)])
             run.save_latents({name: kept})
         gaps[i] = Correspondence(kept[:2], kept[2:4], float(kept[4, 0, 0]))
-    return Bends(gaps, motion, keyframes[0].width / keyframes[0].height)
+    return Bends(gaps, motion, pictures[0].width / pictures[0].height)
 
 
 def _camera(motion: Motion, gap: int, aspect: float) -> Tensor | None:
@@ -259,7 +325,7 @@ def images_of(keyframes: Mapping[FrameKey, Image.Image]) -> Mapping[FrameKey, Te
 
 
 def lifting(
-    run: RunFolder, keys: Iterable[FrameKey], bends: Bends | None, motion: Motion, ground: str
+    run: RunFolder, keys: Iterable[FrameKey], bends: Bends | None, motion: Motion, ground: str | None
 ) -> Callable[[FrameKey, Image.Image], Image.Image]:
     """What gives a frame's picture its alpha: by both its keyframes, whose alphas move as their pictures do.
 
@@ -268,8 +334,10 @@ def lifting(
         keys: the keyframes.
         bends: how geometry moves, where keyframes are aligned.
         motion: how the camera moves.
-        ground: the colour on which the picture is.
+        ground: the colour on which the picture is; None if the film is opaque, and pictures stay as they are.
     """
+    if ground is None:
+        return lambda _key, picture: picture
     keyframes = {key: run.whole(key).convert("RGBA") for key in keys}
 
     def seen_from(key: FrameKey, keyframe: FrameKey) -> Floats:

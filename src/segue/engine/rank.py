@@ -16,8 +16,9 @@ from torch.nn.functional import normalize
 
 from segue.errors import SegueError
 from segue.models.clip import Clip
+from segue.settings.kinds import MorphSettings
 
-__all__ = ["Judge"]
+__all__ = ["Judge", "judge_of"]
 
 
 class Judge:
@@ -55,3 +56,10 @@ def _direction(clip: Clip, texts: Sequence[str]) -> Tensor:
     """The unit vector along the mean of the texts' unit vectors, (D,) float64; zero without texts."""
     vectors = clip.texts(texts).double()
     return normalize(vectors.mean(0), dim=0) if len(vectors) else vectors.sum(0)
+
+
+def judge_of(settings: MorphSettings) -> Judge | None:
+    """The ranking, if there are prompts to rank for or against."""
+    if not settings.rank_for and not settings.rank_against:
+        return None
+    return Judge(Clip.load(settings.ranker), settings.rank_for, settings.rank_against)

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from segue.engine.control import Controls, Edits
+from segue.engine.dialogue import Progress
 from segue.errors import warn
 from segue.method.noise import Noise
 from segue.method.path import ConditioningPath
@@ -64,8 +65,7 @@ def wording(
     latents: Latents,
     *,
     model_name: str,
-    progress: Callable[[int, int], None],
-    say: Callable[[str], None],
+    report: Callable[[Progress], None],
 ) -> Words:
     """The words of a film; what was found and fitted for them is kept in the run.
 
@@ -76,8 +76,7 @@ def wording(
         keyframes: the keyframes as the film shows them.
         latents: their clean latents (C, h, w).
         model_name: the model that captions are found for.
-        progress: is told the iteration of textual inversion, and of how many.
-        say: is told which captions were found, in one line.
+        report: is handed the captions that were found, and each iteration of textual inversion.
 
     Warns:
         SegueWarning: guidance has nothing to follow.
@@ -88,10 +87,10 @@ def wording(
         texts = {"prompts": prompts(settings, len(keyframes), lambda: prompts_of(found))}
         run.write("prompts.json", texts)
         if line := describe_captions(found):
-            say(line)
+            report(Progress("words", text=line))
         elif not any(texts["prompts"]):
             _warn_of_guidance(settings)
-    path = cache(lambda: _path(backbone, run, settings, texts["prompts"], keyframes, latents, progress))
+    path = cache(lambda: _path(backbone, run, settings, texts["prompts"], keyframes, latents, report))
     if settings.inversion:
         path()
     # Prompts that are only embedded are so when they are first needed: a finished film needs none.
@@ -113,7 +112,7 @@ def _path(
     texts: Sequence[str],
     keyframes: Sequence[Image.Image],
     latents: Latents,
-    progress: Callable[[int, int], None],
+    report: Callable[[Progress], None],
 ) -> ConditioningPath[Any]:
     """The words of each keyframe, embedded and fitted, and of the places in between that have a prompt."""
     count = len(keyframes)
@@ -129,7 +128,7 @@ def _path(
             [FrameKey(i) for i in range(count)],
             pictures=keyframes,
             folder=run.path / "words",
-            progress=progress,
+            progress=lambda step, steps: report(Progress("words", step=step, steps=steps)),
         )
         words = inverted.words
         run.save_losses(inverted.losses)

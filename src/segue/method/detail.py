@@ -65,27 +65,28 @@ class Detail:
     has_seed: Callable[[Sample], bool] = lambda _sample: False
     known: dict[object, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
-    def alone(self, level: Level, sample: Sample) -> list[Sample]:
-        """The samples of one keyframe alone that a frame's picture needs.
+    def parts(self, level: Level, sample: Sample) -> list[Sample]:
+        """A frame's sample, and those of one keyframe alone that its picture needs.
 
-        Where it is aligned those of the gap, which all its frames share; where it is not, each keyframe within reach
-        that the frame is blended from goes the frame's own way.
+        If the gap is aligned these are the gap's, which all its frames share, and they come first. If not, each
+        keyframe within reach that the frame is blended from goes the frame's own way.
         """
         key, sure = sample.key, self._confidence(sample.key)
         ends = FrameKey(key.pair), FrameKey(key.pair + 1)
-        found: list[Sample] = []
+        shared: list[Sample] = []
+        beside: list[Sample] = []
         if self.amount and sure > 0 and level.is_shared:
             own = key if self.has_seed(sample) else None
-            found += [Sample(ends[0], sample.candidate, keyframe, own) for keyframe in ends]
+            shared = [Sample(ends[0], sample.candidate, keyframe, own) for keyframe in ends]
         if self.amount and sure < 1 and level.separable:
             near = [k for k in ends if fading(key, k) and k in level.parents[key]]
-            found += [Sample(key, sample.candidate, alone=keyframe) for keyframe in near]
-        return found
+            beside = [Sample(key, sample.candidate, alone=keyframe) for keyframe in near]
+        return [*shared, sample, *beside]
 
     def __call__(self, key: FrameKey, image: Tensor, alone: Mapping[Sample, Tensor]) -> Tensor:
         """A frame's image (3, H, W) in [-1, 1] with the detail of its keyframes, clamped.
 
-        ``alone`` has the decoded images (3, h, w) of the samples that ``alone`` named.
+        ``alone`` has the decoded images (3, h, w) of the other samples that ``parts`` named.
         """
         if not self.amount:
             return image

@@ -23,11 +23,12 @@ from segue.method.blend import slerp
 from segue.method.diffusion import CLEAN, NoisePoint, diffuse
 from segue.method.tree import Distance, FrameKey, Midpoint, Tree, UniformTree, noise_levels
 
-__all__ = ["Latents", "Level", "NamedNoise", "Sample", "Scheme", "Task", "scheme_named"]
+__all__ = ["Blend", "Latents", "Level", "NamedNoise", "Sample", "Scheme", "Sight", "Task", "scheme_named"]
 
 Latents = Mapping[FrameKey, Tensor]  # one latent each, (C, h, w)
 Seen = Callable[[FrameKey, Sequence[tuple[FrameKey, Tensor]]], Sequence[Tensor]]
 Carry = Callable[[FrameKey, FrameKey, Tensor], Tensor]
+Blend = Callable[[Tensor, Tensor, Tensor, NoisePoint, float], Tensor]
 Scheme = Generator["Level", Latents, None]
 
 
@@ -91,6 +92,21 @@ class Level:
 
 
 @dataclass(frozen=True)
+class Sight:
+    """How frames are seen from another place of the film; as they are, by default.
+
+    Attributes:
+        seen: the latents of a frame's parents, as the camera at the frame sees them.
+        carry: the latent of a frame on its way, carried from that frame to another.
+        aligned: the gaps whose keyframes correspond, so that frames are made straight from them, by one noise for all.
+    """
+
+    seen: Seen = lambda _key, parents: [latent for _, latent in parents]
+    carry: Carry = lambda _key, _parent, latent: latent
+    aligned: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
 class Task:
     """What a scheme works on.
 
@@ -99,14 +115,13 @@ class Task:
         tree: the frames to make.
         point: the noise point of a noise level.
         noise: named noise.
+        blend: the noisy latent between two parents (B, C, h, w), by their noise, its point and the right one's weight.
+        sight: how parents are seen from another frame.
         noise_range: the lower and upper end of the noise levels, for the schemes with stacks.
         bias: moves the weight of midpoints next to a keyframe towards it.
         retroactive: blend older frames again in denoise-interpolate-denoise.
         distance: how far apart two finished frames look.
         noise_of: the noise level of a midpoint, where it is not the tree's.
-        seen: the parents' latents as the camera at a midpoint sees them.
-        carry: the latent of a frame on its way, carried from that frame to another.
-        aligned: the gaps whose keyframes correspond, so that frames are made straight from them, by one noise for all.
         leads: whether a frame was changed or chosen, so that the frames after it are made from it.
     """
 
@@ -114,14 +129,13 @@ class Task:
     tree: Tree
     point: Callable[[float], NoisePoint]
     noise: NamedNoise
+    blend: Blend
+    sight: Sight = field(default_factory=Sight)
     noise_range: tuple[float, float] = (0.30, 0.55)
     bias: float = 0.0
     retroactive: bool = False
     distance: Distance = lambda _a, _b: 0.0
     noise_of: Callable[[Midpoint], float] = lambda midpoint: midpoint.noise
-    seen: Seen = lambda _key, parents: [latent for _, latent in parents]
-    carry: Carry = lambda _key, _parent, latent: latent
-    aligned: frozenset[int] = frozenset()
     leads: Callable[[FrameKey], bool] = lambda _key: False
 
 
@@ -141,7 +155,7 @@ def branching(task: Task) -> Scheme:
     around: dict[FrameKey, tuple[FrameKey, FrameKey]] = {}  # the neighbours of a frame when it was made
     while midpoints := task.tree.next_level(made, task.distance):
         around |= {m.key: (m.left, m.right) for m in midpoints}
-        midpoints = tuple(_straight(task, m, around) if m.key.pair in task.aligned else m for m in midpoints)
+        midpoints = tuple(_straight(task, m, around) if m.key.pair in task.sight.aligned else m for m in midpoints)
         fresh: dict[FrameKey, Tensor] = {}
         by_noise = sorted(midpoints, key=task.noise_of, reverse=True)
         for noise, group in groupby(by_noise, key=task.noise_of):
@@ -172,19 +186,19 @@ def _branching_level(task: Task, made: Latents, point: NoisePoint, midpoints: li
     def blend(sample: Sample) -> Tensor:
         eps = task.noise("midpoint", sample.of or sample.key, sample.candidate)
         if sample.key.is_keyframe and sample.alone is not None:
-            (latent,) = task.seen(sample.alone, [(sample.alone, task.latents[sample.alone])])
+            (latent,) = task.sight.seen(sample.alone, [(sample.alone, task.latents[sample.alone])])
             return diffuse(latent, eps, point)
         midpoint = by_key[sample.key]
         parents = [(parent, made[parent]) for parent in (midpoint.left, midpoint.right)]
-        left, right = (diffuse(z, eps, point) for z in task.seen(sample.key, parents))
+        left, right = task.sight.seen(sample.key, parents)
         if sample.alone is not None:
-            return left if sample.alone == midpoint.left else right
-        return _slerp(left, right, biased(midpoint, task.bias))
+            return diffuse(left if sample.alone == midpoint.left else right, eps, point)
+        return task.blend(left[None], right[None], eps[None], point, biased(midpoint, task.bias))[0]
 
     parents = {m.key: (m.left, m.right) for m in midpoints}
     usual = {m.key: task.point(m.noise) for m in midpoints}
     number = midpoints[0].level
-    return Level(number, parents, point, CLEAN, blend, separable=True, is_shared=bool(task.aligned), usual=usual)
+    return Level(number, parents, point, CLEAN, blend, separable=True, is_shared=bool(task.sight.aligned), usual=usual)
 
 
 def biased(midpoint: Midpoint, bias: float) -> float:
@@ -205,7 +219,7 @@ def interpolate(task: Task) -> Scheme:
     frames = _frames_between(task)
 
     def blend(sample: Sample) -> Tensor:
-        left, right = task.seen(sample.key, [(end, task.latents[end]) for end in _ends(sample.key)])
+        left, right = task.sight.seen(sample.key, [(end, task.latents[end]) for end in _ends(sample.key)])
         return _slerp(left, right, float(sample.key.position))
 
     yield Level(0, {key: _ends(key) for key in frames}, CLEAN, CLEAN, blend)
@@ -229,7 +243,7 @@ def interpolate_denoise(task: Task) -> Scheme:
             return _slerp(*ends, float(sample.key.position))
 
         parents = {key: _ends(key) for key in keys}
-        yield Level(number, parents, stacks.points[rung - 1], CLEAN, blend, is_shared=bool(task.aligned))
+        yield Level(number, parents, stacks.points[rung - 1], CLEAN, blend, is_shared=bool(task.sight.aligned))
 
 
 def denoise_interpolate_denoise(task: Task, *, shared: bool = True) -> Scheme:
@@ -278,13 +292,13 @@ class _Stacks:
         return self._climbed(keyframe, pair, rung, "stack" if self.shared else "stack-right", key)
 
     def _climbed(self, keyframe: FrameKey, pair: FrameKey, rung: int, purpose: str, key: FrameKey) -> Tensor:
-        is_aligned = pair.pair in self.task.aligned
+        is_aligned = pair.pair in self.task.sight.aligned
         at = key if is_aligned else keyframe
         # As seen at another frame it is asked for once or twice, and one for each frame would be many.
         stack = self.climbed.setdefault((keyframe, pair, purpose), []) if at == keyframe else []
         if not stack:
             latent = self.task.latents[keyframe]
-            stack.append(self.task.seen(at, [(keyframe, latent)])[0] if is_aligned else latent)
+            stack.append(self.task.sight.seen(at, [(keyframe, latent)])[0] if is_aligned else latent)
         for step in range(len(stack) - 1, rung):
             start = self.points[step - 1] if step else CLEAN
             eps = self.task.noise(purpose, pair, step=step)
@@ -302,7 +316,7 @@ def _blend_at(
     stacks: _Stacks, rung: int, state: Latents, key: FrameKey, left: FrameKey, right: FrameKey, weight: float
 ) -> Tensor:
     """The blend of a frame's two neighbours at a rung: keyframes from their stacks, frames as they are."""
-    carry = stacks.task.carry
+    carry = stacks.task.sight.carry
     a = stacks.left(left, rung, key) if left.is_keyframe else carry(key, left, state[left])
     b = stacks.right(right, rung, key) if right.is_keyframe else carry(key, right, state[right])
     return _slerp(a, b, weight)

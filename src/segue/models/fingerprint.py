@@ -3,66 +3,47 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Fingerprint", "fingerprint", "parts_of"]
+__all__ = ["digest_of", "fingerprint", "parts_of"]
 
 NETWORKS = {"unet": "UNet", "vae": "VAE", "text_encoder": "text encoder"}
 SCALING = {"scaling_factor": "scaling factor", "shift_factor": "shift factor"}  # of the VAE's latents
+OTHER = {*SCALING, "architectures", "dtype", "torch_dtype", "transformers_version"}  # in a configuration
 ADAPTERS = "LoRA adapters"
-
-
-class Fingerprint:
-    """The fingerprint of one pipe, remembered as long as its weights, adapters and settings are the same.
-
-    Weights are the same while the bits of each tensor have the same sum, which is found where the tensor lies, for a
-    tenth of the cost of a digest.
-    """
-
-    def __init__(self) -> None:
-        self._state: object = None
-        self._parts: Mapping[str, str] = {}
-
-    def __call__(self, pipe: Any, controlnets: Iterable[nn.Module] = ()) -> str:
-        """What ``fingerprint`` gives."""
-        return _digest(self.parts(pipe, controlnets))
-
-    def parts(self, pipe: Any, controlnets: Iterable[nn.Module] = ()) -> Mapping[str, str]:
-        """What ``parts_of`` gives."""
-        networks = [_tensors(network) for network in _networks(pipe, controlnets).values()]
-        sums = [{name: (w.shape, w.dtype, _sum(w)) for name, w in tensors.items()} for tensors in networks]
-        state = (sums, _settings(pipe))
-        if state != self._state:
-            self._state, self._parts = state, parts_of(pipe, controlnets)
-        return self._parts
+HASHERS = 4  # tensors that are hashed at the same time
 
 
 def fingerprint(pipe: Any, controlnets: Iterable[nn.Module] = ()) -> str:
     """A SHA-256 of all that ``parts_of`` gives."""
-    return _digest(parts_of(pipe, controlnets))
+    return digest_of(parts_of(pipe, controlnets))
 
 
 def parts_of(pipe: Any, controlnets: Iterable[nn.Module] = ()) -> dict[str, str]:
-    """What determines the images, by name: a SHA-256 of each network's weights, and of the adapters'; settings as text.
+    """What determines the images, by name: SHA-256 of networks, their settings and adapters; other settings as text.
 
     Weights count with their names, shapes and bytes; adapters only while they act.
     """
     settings, adapters = _settings(pipe), hashlib.sha256()
-    parts = {}
-    for name, network in _networks(pipe, controlnets).items():
-        digest = hashlib.sha256(type(network).__name__.encode())
-        for key, tensor in sorted(_tensors(network).items()):
-            _add(adapters if ".lora_" in key else digest, key.replace(".base_layer.", "."), tensor)
-        parts[f"{name} weights"] = digest.hexdigest()
+    parts: dict[str, str] = {}
+    with ThreadPoolExecutor(HASHERS) as hashers:
+        for name, network in _networks(pipe, controlnets).items():
+            tensors, digest = _tensors(network), hashlib.sha256(type(network).__name__.encode())
+            for key, bits in sorted(zip(tensors, hashers.map(_bits, tensors.values()), strict=True)):
+                of = adapters if ".lora_" in key else digest
+                of.update(f"{key.replace('.base_layer.', '.')} {bits}".encode())
+            parts |= {f"{name} weights": digest.hexdigest(), f"{name} settings": _config(network)}
     if ADAPTERS in settings:
         settings[ADAPTERS] += f" {adapters.hexdigest()}"
     return parts | settings
 
 
-def _digest(parts: Mapping[str, str]) -> str:
+def digest_of(parts: Mapping[str, str]) -> str:
+    """The fingerprint of a model of those parts."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -97,22 +78,25 @@ def _freeu(pipe: Any) -> str:
     return json.dumps(found) if any(all(factors) for factors in found) else ""
 
 
-def _add(digest: Any, name: str, tensor: Tensor) -> None:
-    """A tensor, bit for bit, wherever offloading keeps it."""
-    digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-    digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-
-
-def _sum(tensor: Tensor) -> int:
-    """The sum of a tensor's bits, taken eight bytes at a time in the order in which they lie."""
+def _bits(tensor: Tensor) -> str:
+    """A digest of a tensor's shape, type and bytes, wherever offloading keeps it; of a subclass, of what it holds."""
     tensor = tensor.detach()
-    if tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
-        tensor = tensor.permute(0, 2, 3, 1)
-    octets = tensor.contiguous().flatten().view(torch.uint8)
-    if octets.storage_offset() % 8:  # a part of a larger tensor, which cannot be read by eights from there
-        octets = octets.clone()
-    whole = len(octets) // 8 * 8
-    return int(octets[:whole].view(torch.int64).sum() + octets[whole:].sum())
+    digest = hashlib.sha256(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
+    if hasattr(tensor, "__tensor_flatten__"):  # quantized, for instance
+        names, context = tensor.__tensor_flatten__()
+        digest.update(f"{type(tensor).__name__} {context}".encode())
+        digest.update("".join(f" {name} {_bits(getattr(tensor, name))}" for name in names).encode())
+    else:
+        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _config(network: nn.Module) -> str:
+    """A digest of a network's configuration, but for where it came from and what is named by itself."""
+    config: Any = getattr(network, "config", {})
+    values = dict(config) if isinstance(config, Mapping) else config.to_dict()
+    kept = {name: value for name, value in values.items() if not name.startswith("_") and name not in OTHER}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=repr).encode()).hexdigest()
 
 
 def _tensors(network: nn.Module) -> dict[str, torch.Tensor]:

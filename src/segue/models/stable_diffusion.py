@@ -32,7 +32,7 @@ from segue.method.tree import FrameKey
 from segue.models.backbone import Sampling
 from segue.models.conditioning import TextConditioning, cut
 from segue.models.controlnets import check_fit, residuals
-from segue.models.fingerprint import Fingerprint
+from segue.models.fingerprint import digest_of, parts_of
 from segue.models.solvers import Leg, Schedule, grid
 
 __all__ = ["TILED_PIXELS", "StableDiffusion"]
@@ -79,7 +79,6 @@ class StableDiffusion:
         self._alone = RLock()
         self._depth = 0  # of nested ``_frozen``
         self._facts: dict[str, Any] = {}  # of the networks, while they are frozen
-        self._fingerprint = Fingerprint()
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_alone"}
@@ -389,11 +388,12 @@ class StableDiffusion:
 
     def fingerprint(self) -> str:
         """A digest of the weights, adapters and scheduler."""
-        return self._fingerprint(self.pipe, self.controlnets)
+        return digest_of(self.parts())
 
     def parts(self) -> Mapping[str, str]:
         """What the fingerprint is a digest of, by name: networks, adapters, the VAE's scaling, the scheduler."""
-        return self._fingerprint.parts(self.pipe, self.controlnets)
+        parts: Mapping[str, str] = self._fact("parts", lambda: parts_of(self.pipe, self.controlnets))
+        return parts
 
     def _inputs(self, conditioning: TextConditioning, batch: int, guidance_scale: float) -> "_Inputs":
         """The conditioning of one batch on the device, the negative branch first, if there is one."""

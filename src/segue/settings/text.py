@@ -244,6 +244,6 @@ def model_differences(before: Mapping[str, str], after: Mapping[str, str]) -> st
     texts = []
     for name in changed:
         old, now = before.get(name, "not set"), after.get(name, "not set")
-        is_digest = name.endswith((" weights", " adapters"))
+        is_digest = name.endswith((" weights", " adapters", " settings"))
         texts.append(f"the {name} differ" if is_digest else f"the {name} was {old}, is {now}")
     return ", ".join(texts)

@@ -1,0 +1,99 @@
+"""Latents become the finished pictures of frames: decoded, given back their detail, written."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from segue.engine.recipes import Recipes
+from segue.errors import SegueError, warn
+from segue.method.detail import Detail
+from segue.method.schemes import Level, Sample
+from segue.method.tree import FrameKey
+from segue.models.backbone import Backbone
+from segue.pictures.alpha import laid_on
+from segue.run.folder import RunFolder
+
+__all__ = ["Drawing"]
+
+KEPT = 16  # images of keyframes alone that are remembered
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What draws the frames of a run.
+
+    Attributes:
+        backbone: decodes latents.
+        run: where pictures are kept.
+        recipes: their names.
+        detail: which keyframes alone a picture needs beside its own latent.
+        finish: the picture of a frame from its decoded image (3, h, w) in [-1, 1] and those of the keyframes alone.
+    """
+
+    backbone: Backbone
+    run: RunFolder
+    recipes: Recipes
+    detail: Detail
+    finish: Callable[[FrameKey, Tensor, Mapping[Sample, Tensor]], Image.Image]
+    drawn: set[str] = field(default_factory=set)  # the recipes whose pictures were made here
+    alone: dict[str, Tensor] = field(default_factory=dict)  # decoded images of keyframes alone, which frames share
+
+    def __call__(self, level: Level, samples: Sequence[Sample]) -> None:
+        """Draw the samples of a level whose pictures are missing and whose latents are there."""
+        if level.is_final:
+            self.run.save_pictures(self._missing(level, samples))
+
+    def _missing(self, level: Level, samples: Sequence[Sample]) -> Iterator[tuple[str, Image.Image]]:
+        """Recipes and pictures, one at a time, so that no batch matters to them."""
+        for sample in samples:
+            recipe = self.recipes(level, sample)
+            if self.run.has_picture(recipe):
+                continue
+            names = {part: self.recipes(level, part) for part in self.detail.parts(level, sample)}
+            if not all(self.run.has_latent(name) for name in names.values()):
+                continue  # the rest of it is in the next batch
+            image = self._decode(sample.key, recipe)
+            alone = {part: self._decode_alone(part, name) for part, name in names.items() if part.alone is not None}
+            picture = self.finish(sample.key, image, alone)
+            if _is_black(picture):
+                self._warn_of_black(sample.key, level.parents[sample.key])
+            self.drawn.add(recipe)
+            yield recipe, picture
+
+    def _decode(self, key: FrameKey, recipe: str, *, screened: bool = True) -> Tensor:
+        """The image (3, h, w) in [-1, 1] of a recipe of a frame."""
+        latent = self.run.latent(recipe)
+        assert latent is not None
+        image = self.backbone.decode(latent[None], screened=screened)[0]
+        if not torch.isfinite(image).all():
+            raise SegueError(
+                f"frame {key}: the model gave no numbers (NaN) for its picture; "
+                "load it with dtype float32 (or bfloat16)"
+            )
+        return image
+
+    def _decode_alone(self, part: Sample, recipe: str) -> Tensor:
+        """The image (3, h, w) of a keyframe alone; one that frames share is decoded once."""
+        if recipe in self.alone:
+            return self.alone[recipe]
+        image = self._decode(part.key, recipe, screened=False)
+        if part.is_shared:
+            if len(self.alone) >= KEPT:
+                self.alone.pop(next(iter(self.alone)))
+            self.alone[recipe] = image
+        return image
+
+    def _warn_of_black(self, key: FrameKey, parents: Sequence[FrameKey]) -> None:
+        """Name a black picture, unless it comes of black ones."""
+        if not any(self.run.frame(parent).exists() and _is_black(self.run.shown(parent)) for parent in parents):
+            text = f"frame {key} is all black: a safety checker may have blacked it out, which another seed or prompt"
+            text = f"{text} mends; or the model overflows, which dtype float32 (or bfloat16) mends"
+            warn(text)
+
+
+def _is_black(picture: Image.Image) -> bool:
+    """Whether a picture shows nothing at all."""
+    return laid_on(picture, "black").getbbox() is None

@@ -1,0 +1,162 @@
+"""Section 4 of the paper, top-down: the keyframes of a run in, the frames between them out.
+
+With z_l, z_r the clean latents of a midpoint's parents, w its weight between them, eps one noise for both and
+(alpha, sigma) the noise point of its level, the midpoint is
+
+    z_m = denoised(slerp(alpha z_l + sigma eps, alpha z_r + sigma eps, w); c_s)
+
+under the conditioning c_s of its place s. Everything is read from the run folder and kept there, and only what is
+missing is made. So making a film, continuing it, growing it and making frames again are the same work.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from segue.engine.adapters import DecidedTree, EditedNoise, Look
+from segue.engine.choosing import Choosing
+from segue.engine.clock import Clock
+from segue.engine.control import controls_of, find_poses, keeping_poses, keypoints_of
+from segue.engine.cost import cost_of, sampling_of
+from segue.engine.dialogue import Chooser, Made, Progress
+from segue.engine.drawing import Drawing
+from segue.engine.driver import Denoising, Driver
+from segue.engine.keyframes import correspondences, encode_keyframes, images_of, lifting, read_keyframes, sight_of
+from segue.engine.plan import candidates_of, motion_of, noise_of, tree_of
+from segue.engine.rank import Judge, judge_of
+from segue.engine.recipes import Recipes
+from segue.engine.wording import wording
+from segue.method.blend import slerp
+from segue.method.colour import ColourMatch
+from segue.method.detail import Detail, enlarged
+from segue.method.diffusion import NoisePoint
+from segue.method.schemes import Sample, Task, scheme_named
+from segue.method.tree import FrameKey
+from segue.models.backbone import Backbone
+from segue.pictures.tensors import to_images
+from segue.run.folder import RunFolder
+from segue.run.given import matches_of
+from segue.run.start import opened, settings_of
+
+__all__ = ["Hooks", "blend", "make"]
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """Who takes part: whom progress is reported to, who picks candidates, what ranks them, whether all are kept."""
+
+    report: Callable[[Progress], None]
+    choose: Chooser | None = None
+    judge: Judge | None = None
+    keep_candidates: bool = False
+
+
+def blend(z_l: Tensor, z_r: Tensor, eps: Tensor, point: NoisePoint, w: float) -> Tensor:
+    """Section 4.1: both parents diffused with one noise, and blended; (B, C, h, w) each."""
+    alpha, sigma = point.alpha, point.sigma
+    return slerp(alpha * z_l + sigma * eps, alpha * z_r + sigma * eps, w)
+
+
+def make(backbone: Backbone, name: str, run: RunFolder, hooks: Hooks) -> None:
+    """Make everything of a run that is not there yet; ``name`` is the model's, which captions are found for."""
+    data = opened(run)
+    settings = settings_of(run, data)
+
+    # Section 4: the keyframes' latents, at the size that the network works at.
+    keyframes = read_keyframes(run, data, settings)
+    z = encode_keyframes(backbone, run, keyframes)
+
+    # Section 4.2: words, fitted to the keyframes; slerp between them.
+    words = wording(backbone, run, settings, keyframes.given, z, model_name=name, report=hooks.report)
+
+    # Ours: which places of neighbouring keyframes correspond, so that parents are seen from the midpoint's place.
+    find_poses(run, settings, keyframes.given, keyframes.given_shown, backbone)
+    known = partial(keypoints_of, run, count=keyframes.count)
+    bends = correspondences(run, settings, keyframes, backbone, matches_of(run), known) if settings.align else None
+    sight = sight_of(settings, keyframes, backbone, bends, run.shown)
+
+    # Section 4.3: poses, linear between the keyframes', drawn for the ControlNet.
+    words.controls = controls_of(run, settings, keyframes.given, backbone, data["model"].get("controlnet") or "", bends)
+
+    # Section 4.1: level by level, from the largest noise to the smallest.
+    channels, height, width = z[FrameKey(0)].shape
+    noise = EditedNoise(run, settings.seed, (channels, height, width), sight.aligned)
+    tree = tree_of(settings, len(z) - 1, data.get("grown", []), sight.aligned)
+    recipes = Recipes(run, backbone.point, keyframes.digests)
+    images = images_of(keyframes.shown)
+    decode = partial(backbone.decode, screened=False)
+    detail = Detail(images, z, decode, settings.detail, motion_of(settings), bends, noise.has_seed)
+    denoising = Denoising(backbone, sampling_of(settings), words, noise)
+    match = ColourMatch(images, settings.colour_match)
+    lift = lifting(run, keyframes.shown, bends, motion_of(settings), data.get("ground"))
+    finish = partial(_finish, size=data["size"], detail=detail, match=match, lift=lift)
+    drawing = Drawing(backbone, run, recipes, detail, finish)
+
+    # Section 4.4: of several candidates the best stays.
+    ask = hooks.choose and keeping_poses(hooks.choose, run, data, settings, len(backbone.controlnets))
+    judge = hooks.judge or judge_of(settings)
+    choosing = Choosing(run, recipes, candidates_of(settings), judge=judge, ask=ask, keeps_all=hooks.keep_candidates)
+
+    leading: set[FrameKey] = set()
+    task = Task(
+        z,
+        DecidedTree.of(run, tree),
+        backbone.point,
+        noise,
+        blend,
+        sight,
+        noise_range=settings.noise_range,
+        bias=settings.bias,
+        retroactive=settings.retroactive,
+        noise_of=partial(noise_of, run),
+        distance=Look(run, settings.network),
+        leads=leading.__contains__,
+    )
+    clock = Clock(cost_of(task, tree, settings, backbone, detail), hooks.report)
+    frames = Driver(run, denoising, recipes, drawing, choosing, clock, leading)(scheme_named(settings.scheme)(task))
+    clock.begin()
+    made = {frame.key: frame for frame in frames}
+    run.take_place()  # of a film without a frame in between, too
+    run.forget_frames([*tree.keyframes, *made])
+    run.write("state.json", _state(keyframes.shown, made))
+
+
+def _finish(
+    key: FrameKey,
+    image: Tensor,
+    alone: Mapping[Sample, Tensor],
+    *,
+    size: tuple[int, int],
+    detail: Detail,
+    match: ColourMatch,
+    lift: Callable[[FrameKey, Image.Image], Image.Image],
+) -> Image.Image:
+    """The picture of a frame from its decoded image, and those of the keyframes alone; see ``Detail``."""
+    blacked_out = not bool((image > -1).any())  # and nothing is added to it
+    image = enlarged(image, size[::-1])
+    return lift(key, to_images((image if blacked_out else match(key, detail(key, image, alone)))[None])[0])
+
+
+def _state(keyframes: Mapping[FrameKey, Any], made: Mapping[FrameKey, Made]) -> dict[str, Any]:
+    """The film's frames as they now are."""
+    given = [{"place": str(key.place), "name": key.name, "keyframe": True, "level": -1} for key in keyframes]
+    others = [
+        {
+            "place": str(key.place),
+            "name": key.name,
+            "keyframe": False,
+            "level": frame.level,
+            "parents": [str(parent.place) for parent in frame.parents],
+            "candidate": frame.candidate,
+            "recipe": frame.recipe,
+            "candidates": {str(number): recipe for number, recipe in frame.candidates.items()},
+            "scores": {str(number): score for number, score in frame.scores.items()},
+        }
+        for key, frame in made.items()
+    ]
+    return {"frames": sorted(given + others, key=lambda frame: Fraction(str(frame["place"])))}
