@@ -184,7 +184,7 @@ def _option(name: str, field: FieldInfo, hidden: bool) -> inspect.Parameter:
         rich_help_panel=_GROUP_OF[name],
     )
     kinds: Mapping[str, Any] = {"flag": bool, "choice": field.annotation, **dict.fromkeys(SEVERAL, list[str])}
-    annotation = Annotated[kinds.get(shape, str) | None, option]
+    annotation = Annotated[kinds.get(shape, str) | None, option]  # type: ignore[valid-type]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 

@@ -170,8 +170,8 @@ class MorphSettings(InversionSettings):
     noise: Levels = Field(
         default=(0.30, 0.55),
         min_length=2,
-        description="Noise range, from the last tree level to the first (with pocket 0.2 0.2), or one number per level, "
-        "first to last.",
+        description="Noise range, from the last tree level to the first (with pocket 0.2 0.2), "
+        "or one number per level, first to last.",
     )
     branching: int = Field(default=2, ge=2, le=64, description="Into how many parts a level splits each gap.")
     bias: float = Field(
