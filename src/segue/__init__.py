@@ -45,13 +45,13 @@ __all__ = [
 
 # What is imported when it is first asked for, so that the command line answers before torch is loaded.
 _HOMES = {
-    **dict.fromkeys(("AcceptRest", "Again", "Candidates", "Pick", "Progress"), "dialogue"),
-    "Bar": "bar",
-    "Edit": "history",
-    "Interpolator": "interpolate",
-    "Morph": "morph",
-    **dict.fromkeys(("ComputeSettings", "FilmSettings", "InversionSettings", "MorphSettings"), "settings"),
-    "FrameKey": "tree",
+    **dict.fromkeys(("AcceptRest", "Again", "Candidates", "Pick", "Progress"), "engine.dialogue"),
+    "Bar": "engine.bar",
+    "Edit": "run.journal",
+    "Interpolator": "engine.interpolator",
+    "Morph": "film.morph",
+    **dict.fromkeys(("ComputeSettings", "FilmSettings", "InversionSettings", "MorphSettings"), "settings.kinds"),
+    "FrameKey": "method.tree",
 }
 
 
