@@ -33,7 +33,7 @@ def pocket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     save_tiny_clip(tmp_path / "clip")
     (tmp_path / "captions.txt").write_text("\n".join(LINES) + "\n\n", encoding="utf-8")
     write_caption_features(tmp_path)
-    monkeypatch.setattr(segue.caption, "POCKET_CLIP", tmp_path / "clip")
+    monkeypatch.setattr(segue.words.captions, "POCKET_CLIP", tmp_path / "clip")
     return tmp_path
 
 
@@ -94,8 +94,8 @@ def test_the_certainty_is_a_share_of_subjects_and_of_none_of_these(
     across = torch.nn.functional.normalize(torch.roll(vector, 1) - (torch.roll(vector, 1) @ vector.T) * vector)
     cosines = torch.tensor([[0.96], [0.97], [0.95], [0.9]])
     save_file({"captions": cosines * vector + (1 - cosines**2).sqrt() * across}, pocket / "captions.safetensors")
-    monkeypatch.setattr(segue.caption, "SHARPNESS", 50.0)
-    monkeypatch.setattr(segue.caption, "NONE_OF_THESE", 0.93)
+    monkeypatch.setattr(segue.words.captions, "SHARPNESS", 50.0)
+    monkeypatch.setattr(segue.words.captions, "NONE_OF_THESE", 0.93)
 
     def sure(*lines: str) -> float:
         (pocket / "captions.txt").write_text("\n".join(lines))
@@ -190,7 +190,7 @@ def test_a_written_caption_is_the_models(blip: Path, monkeypatch: pytest.MonkeyP
     assert found == [Caption(text) for text in expected]
     assert any("word" in text for text in expected)
     assert written_captions(pictures()[1:2], str(blip)) == expected[1:2]
-    monkeypatch.setattr(segue.caption, "BLIP", str(blip))
+    monkeypatch.setattr(segue.words.captions, "BLIP", str(blip))
     assert captions(pictures(), "blip", model_name="a/large-model") == found
 
 

@@ -71,7 +71,7 @@ def test_texts_are_cut_at_the_window_and_may_be_many(clip: Clip) -> None:
 
 
 def test_loading_by_default_is_pockets(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segue.clip, "POCKET_CLIP", folder)
+    monkeypatch.setattr(segue.models.clip, "POCKET_CLIP", folder)
     assert Clip.load().name == "pocket"
     assert torch.equal(Clip.load("pocket").texts(["cat"]), Clip.load(str(folder)).texts(["cat"]))
 
@@ -114,6 +114,6 @@ def test_weights_that_are_missing_are_not_made_up(folder: Path, tmp_path: Path) 
 
 
 def test_without_pockets_weights_the_line_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segue.clip, "POCKET_CLIP", tmp_path / "clip")
+    monkeypatch.setattr(segue.models.clip, "POCKET_CLIP", tmp_path / "clip")
     with pytest.raises(SegueError, match="pocket's CLIP is not at"):
         Clip.load()

@@ -197,7 +197,7 @@ def test_timesteps_are_drawn_over_the_schedule_or_from_its_middle_third() -> Non
         drawn = [
             point.timestep
             for step in range(4)
-            for point in segue.inversion._drawn(backbone, settings, Noise(0), KEYS, (4, 2, 2), step)[0]
+            for point in segue.words.inversion._drawn(backbone, settings, Noise(0), KEYS, (4, 2, 2), step)[0]
         ]
         assert len(drawn) == 64 * 3 * 4
         assert low <= min(drawn) < low + 0.05 * (high - low)
@@ -210,7 +210,7 @@ def test_noise_is_named_by_keyframe_draw_and_iteration() -> None:
 
     def drawn(keys: list[FrameKey], batch: int, step: int) -> tuple[list[float], torch.Tensor]:
         settings = MorphSettings(inversion_batch=batch)
-        points, eps = segue.inversion._drawn(backbone, settings, Noise(0), keys, (4, 2, 2), step)
+        points, eps = segue.words.inversion._drawn(backbone, settings, Noise(0), keys, (4, 2, 2), step)
         return [point.timestep for point in points], eps
 
     times, eps = drawn(KEYS, 3, 0)
@@ -263,7 +263,7 @@ def test_large_networks_are_checkpointed_meanwhile(monkeypatch: pytest.MonkeyPat
         unet.enable_gradient_checkpointing()
     before = [dict(vars(module)) for module in unet.modules()]
     inside: list[bool] = []
-    monkeypatch.setattr(segue.inversion, "LARGE", 1000)
+    monkeypatch.setattr(segue.words.inversion, "LARGE", 1000)
     found = fitted(backbone, progress=lambda _i, _n: inside.append(unet.down_blocks[0].gradient_checkpointing))
     assert inside == [True] * 3
     assert torch.allclose(found.words.prompt, plain.words.prompt, atol=1e-4)
@@ -309,7 +309,7 @@ def stop(iteration: int, _iterations: int) -> None:
 def test_what_was_touched_is_restored(
     monkeypatch: pytest.MonkeyPatch, progress: Callable[[int, int], None] | None, grad: bool
 ) -> None:
-    monkeypatch.setattr(segue.inversion, "LARGE", 1000)
+    monkeypatch.setattr(segue.words.inversion, "LARGE", 1000)
     backbone = StableDiffusion(tiny_pipe())
     unet = backbone.pipe.unet
     unet.train()
@@ -350,13 +350,13 @@ def generators(count: int) -> list[torch.Generator]:
 def plain(monkeypatch: pytest.MonkeyPatch, **jitter: float) -> None:
     """No changes of colour but those named."""
     none = dict.fromkeys(("brightness", "contrast", "saturation", "hue"), 0.0)
-    monkeypatch.setattr(segue.inversion, "JITTER", {**none, **jitter})
+    monkeypatch.setattr(segue.words.inversion, "JITTER", {**none, **jitter})
 
 
 def whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """No crops."""
-    monkeypatch.setattr(segue.inversion, "SMALLEST_CROP", 1.0)
-    monkeypatch.setattr(segue.inversion, "ASPECTS", (1.0, 1.0))
+    monkeypatch.setattr(segue.words.inversion, "SMALLEST_CROP", 1.0)
+    monkeypatch.setattr(segue.words.inversion, "ASPECTS", (1.0, 1.0))
 
 
 def test_crops_have_the_released_areas_and_aspects(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -394,7 +394,7 @@ def test_crops_have_the_released_areas_and_aspects(monkeypatch: pytest.MonkeyPat
 def test_colours_change_as_released(name: str, limit: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each by itself, against the formula of its kind on one pixel; evenly up to the limit on both sides."""
     whole(monkeypatch)
-    plain(monkeypatch, **{name: segue.inversion.JITTER[name]})
+    plain(monkeypatch, **{name: segue.words.inversion.JITTER[name]})
     colours = torch.tensor([[0.7, 0.5, 0.3], [0.3, 0.5, 0.6]]).T.reshape(3, 1, 2) * 2 - 1
     found = (augmented(colours.expand(400, 3, 1, 2), generators(400)) + 1) / 2
     a, b = found[:, :, 0, 0].double(), found[:, :, 0, 1].double()
@@ -430,7 +430,7 @@ def test_hues_of_every_sector_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     colours = np.concatenate([rng.random((60, 3)), [[0, 0, 0], [1, 1, 1], [0.5, 0.5, 0.5], [1, 0, 0], [0, 1, 1]]])
     pixels = torch.tensor(colours, dtype=torch.float32).T[:, None]
     for turns in (-0.1, 0.04, 0.1):
-        found = segue.inversion._turned(pixels, turns)[:, 0].T
+        found = segue.words.inversion._turned(pixels, turns)[:, 0].T
         for colour, turned in zip(colours, found.tolist(), strict=True):
             hue, saturation, value = colorsys.rgb_to_hsv(*colour)
             assert turned == pytest.approx(colorsys.hsv_to_rgb((hue + turns) % 1, saturation, value), abs=1e-5)
@@ -445,7 +445,7 @@ def test_augmentations_draw_from_the_keyframes_own_name(monkeypatch: pytest.Monk
         seen.append(real(images, given))
         return seen[-1]
 
-    monkeypatch.setattr(segue.inversion, "augmented", watched)
+    monkeypatch.setattr(segue.words.inversion, "augmented", watched)
     fitted(StableDiffusion(tiny_pipe()), updated(FEW, {"inversion_augment": True}), pictures=pictures())
     images = to_tensor(pictures())
     for step, found in enumerate(seen):
@@ -494,7 +494,7 @@ def test_a_second_run_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_whatever_determines_the_result_is_in_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = StableDiffusion(tiny_pipe())
     latents, words = prepared(backbone)
-    monkeypatch.setattr(segue.inversion, "_fitted", lambda _b, _z, words, *_rest: Inverted(words, [1.0]))
+    monkeypatch.setattr(segue.words.inversion, "_fitted", lambda _b, _z, words, *_rest: Inverted(words, [1.0]))
 
     def files(**changes: Any) -> int:
         options = {
@@ -590,7 +590,7 @@ def test_an_interrupted_fit_goes_on_to_the_same_numbers(
     backbone = StableDiffusion(tiny_pipe())
     settings = updated(FEW, {"inversion": 5, "inversion_negative": negative})
     unbroken = fitted(backbone, settings)
-    monkeypatch.setattr(segue.inversion, "KEPT_SECONDS", 0.0)
+    monkeypatch.setattr(segue.words.inversion, "KEPT_SECONDS", 0.0)
 
     def stop_at(step: int, _steps: int) -> None:
         steps.append(step)

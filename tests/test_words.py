@@ -155,7 +155,7 @@ def caption_as(monkeypatch: pytest.MonkeyPatch, *found: Caption) -> list[int]:
         calls.append(len(pictures))
         return list(found)
 
-    monkeypatch.setattr(segue.wording, "captions", captions)
+    monkeypatch.setattr(segue.engine.wording, "captions", captions)
     return calls
 
 

@@ -162,7 +162,7 @@ def _describe(picture: Any, captioner: str | None) -> str:
 
 def examples() -> dict[str, tuple[Path, ...]]:
     """The example pictures that are there: in the studio's own folder, or in the repository."""
-    folders = (Path(__file__).parent / "examples", Path(__file__).parents[3] / "examples")
+    folders = (Path(__file__).parents[1] / "studio" / "examples", Path(__file__).parents[3] / "examples")
     found: dict[str, tuple[Path, ...]] = {}
     for name, pictures in EXAMPLES.items():
         for folder in folders:

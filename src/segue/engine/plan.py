@@ -7,7 +7,7 @@ from segue.errors import SegueError, warn
 from segue.method.motion import Motion
 from segue.method.perceptual import PerceptualTree
 from segue.method.tree import GrownTree, Midpoint, Tree, UniformTree, noise_levels
-from segue.run.start import sizes_of
+from segue.run.schema import sizes_of
 from segue.settings.kinds import MorphSettings
 from segue.words.prompts import check_words
 

@@ -1,7 +1,7 @@
 """The JSON files of a run folder: what each must hold, beside other things, and reading it."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,9 +10,9 @@ from pydantic import AfterValidator, BaseModel, Field, RootModel, StrictInt, Val
 
 from segue.errors import SegueError
 from segue.files import read_json
-from segue.settings.kinds import FilmSettings, checked
+from segue.settings.kinds import FilmSettings, MorphSettings, checked
 
-__all__ = ["FILMS_FILE", "JOURNAL", "RUN_FILE", "SETTINGS_FILE", "films_of", "read_part"]
+__all__ = ["FILMS_FILE", "JOURNAL", "RUN_FILE", "SETTINGS_FILE", "films_of", "read_part", "sizes_of"]
 
 RUN_FILE = "run.json"
 SETTINGS_FILE = "settings.toml"
@@ -82,3 +82,9 @@ def _fault(error: ValidationError) -> str:
         return f"it lacks {', '.join(missing)}"
     place, fault = faults[0]
     return f"{place}: {fault['msg'].lower()}, not {fault['input']!r}"
+
+
+def sizes_of(settings: MorphSettings, grown: Sequence[int]) -> list[int]:
+    """The frames of one gap at each stage of a film: those that it grew through, then its own, then refined."""
+    own = (settings.num_frames, settings.steps + 1)
+    return [*grown, *sorted({size for size in own if size > max(grown, default=0)})]

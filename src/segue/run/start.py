@@ -18,19 +18,13 @@ from segue.pictures.images import digest
 from segue.run.folder import RunFolder
 from segue.run.given import Given, keep_given
 from segue.run.journal import Attempt, Edit, Remake, whole
-from segue.run.schema import RUN_FILE, SETTINGS_FILE
+from segue.run.schema import RUN_FILE, SETTINGS_FILE, sizes_of
 from segue.settings.kinds import MorphSettings, checked
 from segue.settings.text import as_json, differences, model_differences, write_config
 
 NO_FILES: tuple[object, ...] = ([], "", "auto", "off")
 
-__all__ = ["BatchSize", "begin", "opened", "remade", "settings_of", "sizes_of"]
-
-
-def sizes_of(settings: MorphSettings, grown: Sequence[int]) -> list[int]:
-    """The frames of one gap at each stage of a film: those that it grew through, then its own, then refined."""
-    own = (settings.num_frames, settings.steps + 1)
-    return [*grown, *sorted({size for size in own if size > max(grown, default=0)})]
+__all__ = ["BatchSize", "begin", "opened", "remade", "settings_of"]
 
 
 @dataclass(frozen=True)
