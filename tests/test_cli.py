@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -225,7 +226,18 @@ def test_the_candidates_of_a_preset_stay_when_nobody_picks_any_more(
 
 
 def test_quiet_says_nothing_but_errors(here: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["morph", "a.png", "b.png", "-o", "film.mp4", "--model", str(model), *FRAMES, "--inversion-batch", "2"]
+    command = [
+        "morph",
+        "a.png",
+        "b.png",
+        "-o",
+        "film.mp4",
+        "--model",
+        str(model),
+        *FRAMES,
+        "--set",
+        "inversion_batch=2",
+    ]
     assert run([*command, "--quiet"]) == 0
     assert run(["remake", "film.mp4", "--frame", "1/2", "--prompt", "dog", "--quiet"]) == 0
     assert run(["remake", "film.mp4", "--frame", "1/2", "--noise", "0.1", "--quiet"]) == 0
@@ -508,7 +520,7 @@ def test_bad_pictures_get_one_line_and_leave_nothing(
         (["-o", "film.mp4", "--noise", "0", "0.5"], "noise"),
         (["-o", "film.mp4", "--noise", "0.3", "1"], "noise"),
         (["-o", "film.mp4", "--noise", "0.6", "0.3"], "noise"),
-        (["-o", "film.mp4", "--noise", "0.5", "0.4", "0.3", "-n", "17"], "noise levels"),
+        (["-o", "film.mp4", "--noise", "0.5", "0.4", "0.3", "--num-frames", "17"], "noise levels"),
         (["-o", "film.mp4", "--scheme", "magic"], "magic"),
         (["-o", "film.mp4", "--model", "magic"], "magic"),
         (["-o", "film.mp4", "--device", "toaster"], "toaster"),
@@ -623,3 +635,60 @@ def test_a_film_does_not_replace_the_video_it_begins_with(here: Path, capsys: py
     write(here / "clip.mp4")
     assert run(["morph", "clip.mp4@last", "b.png", "-o", "clip.mp4"]) == 2
     check_line(capsys, "clip.mp4 would replace clip.mp4; choose another output")
+
+
+def test_a_run_folder_holds_the_settings_that_make_its_film_again(
+    here: Path, model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["morph", "a.png", "b.png", "-o", "film.gif", "--model", str(model), *FRAMES, "--noise", "0.3", "0.4"]
+    assert run([*command, "--prompt-at", "1/2=a [lynx]", "--set", "bias=0.2", "--no-align", "--fps", "5"]) == 0
+    (here / "elsewhere").mkdir()
+    monkeypatch.chdir(here / "elsewhere")
+    assert run(["morph", "--config", "../film/settings.toml", "-o", "again.gif"]) == 0
+    assert (here / "elsewhere/again.gif").read_bytes() == (here / "film.gif").read_bytes()
+    names = [path.name for path in (here / "film/frames").iterdir()]
+    for name in names:
+        assert (here / "elsewhere/again/frames" / name).read_bytes() == (here / "film/frames" / name).read_bytes()
+    before = (here / "film/settings.toml").read_bytes()
+    (here / "film.gif").unlink()
+    capsys.readouterr()
+    assert run(["morph", "--config", "../film/settings.toml"]) == 0  # finished, and written where it was
+    assert (here / "film.gif").read_bytes() == (here / "elsewhere/again.gif").read_bytes()
+    assert (here / "film/settings.toml").read_bytes() == before
+    assert run(["morph", "--config", "../film/settings.toml", "--fps", "10"]) == 0
+    assert tomllib.loads((here / "film/settings.toml").read_text())["film"]["fps"] == 10
+
+
+def test_what_is_typed_goes_before_a_settings_file(here: Path, model: Path) -> None:
+    (here / "own.toml").write_text(
+        f'model = {json.dumps(str(model))}\noutput = "own.gif"\nimages = ["a.png", "b.png"]\n'
+        'num_frames = 9\npreset = "draft"\nnoise = "0.3 0.5"\n'
+        '[words]\nprompt = ["a cat"]\nprompt_at = {"1/2" = "a lynx"}\n'
+    )
+    assert (
+        run(["morph", "--config", "own.toml", "--num-frames", "3", "--set", "bias=0", "--num-inference-steps", "2"])
+        == 0
+    )
+    settings = json.loads((here / "own/run.json").read_text())["settings"]
+    assert (settings["num_frames"], settings["noise"], settings["prompt"]) == (3, [0.3, 0.5], ["a cat"])
+    assert settings["prompt_at"] == {"0.5": "a lynx"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("num_frams = 9", "bad.toml: unknown setting 'num_frams'; did you mean num_frames?"),
+        ("[frames]\nsteps = 9", "bad.toml: unknown setting 'steps'; did you mean num_inference_steps?"),
+        ("[pictures]\nnum_frames = 9", "bad.toml: unknown setting 'pictures'"),
+        ("num_frames = ", "bad.toml is not a TOML file"),
+        ("num_frames = 2", "num_frames: "),
+        ("images = 5", "bad.toml: images is a text, or of images a list of texts, not 5"),
+    ],
+)
+def test_a_wrong_settings_file_gets_one_line(
+    here: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
+) -> None:
+    (here / "bad.toml").write_text(text)
+    images = [] if "images" in text else ["a.png", "b.png"]
+    assert run(["morph", *images, "-o", "film.gif", "--config", "bad.toml"]) == 2
+    check_line(capsys, message)

@@ -22,7 +22,7 @@ from segue.settings.kinds import (
     updated,
 )
 from segue.settings.presets import PRESETS, preset_settings, with_preset, without_effect
-from segue.settings.text import as_json, differences, option_name
+from segue.settings.text import as_json, as_text, differences, from_text, option_name, read_config, write_config
 
 KINDS = (InversionSettings, MorphSettings, ComputeSettings, FilmSettings)
 EVERYTHING: dict[str, Any] = {
@@ -254,6 +254,36 @@ def test_the_names_are_those_of_the_fields() -> None:
         assert checked(MorphSettings, {"scheme": scheme}).scheme == scheme
     for solver in SOLVERS:
         assert checked(MorphSettings, {"solver": solver}).solver == solver
+
+
+@pytest.mark.parametrize(
+    "values", [EVERYTHING, {}, {"pan": ((0.5, 0.0), (0.1, 0.2)), "zoom": (1.5, 2.0), "pose": "off"}]
+)
+def test_the_text_of_a_setting_is_read_as_it_was(values: dict[str, Any]) -> None:
+    settings = checked(MorphSettings, values)
+    read = {name: from_text(name, text) for name, value in settings if (text := as_text(value))}
+    assert checked(MorphSettings, read) == settings
+
+
+def test_lists_may_be_json_and_broken_ones_are_named() -> None:
+    assert from_text("noise", "[0.2, 0.4]") == from_text("noise", [0.2, 0.4]) == [0.2, 0.4]
+    assert from_text("prompt_at", '{"1/2": "a fox"}') == {0.5: "a fox"}
+    with pytest.raises(SegueError, match="noise: broken JSON"):
+        from_text("noise", "[0.2, ")
+
+
+def test_a_settings_file_gives_back_what_was_written(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    values = {**EVERYTHING, "noise": [0.6, 0.5, 0.4, 0.3], "points": str(tmp_path / "points.json"), "images": ["a.png"]}
+    odd = 'a "quoted" \\ text\twith \x7f and \n a line'
+    write_config(tmp_path / "run/s.toml", {**as_json(MorphSettings(prompt=odd)), "images": ["a.png"]}, tmp_path / "run")
+    assert read_config(tmp_path / "run/s.toml")["prompt"] == [odd]
+    write_config(tmp_path / "run/s.toml", {**as_json(checked(MorphSettings, EVERYTHING)), **values}, tmp_path / "run")
+    assert 'points = "../points.json"' in (tmp_path / "run/s.toml").read_text()
+    read = read_config(tmp_path / "run/s.toml")
+    assert read.pop("images") == [str(Path("a.png").absolute())]
+    assert read["points"] == str(tmp_path / "points.json")
+    assert checked(MorphSettings, read) == checked(MorphSettings, {**EVERYTHING, "points": read["points"]})
 
 
 def test_settings_are_read_without_torch() -> None:

@@ -127,7 +127,7 @@ def advice(found: Preflight, *, with_controlnet: bool) -> list[str]:
     if found.layout > FAR["layout"]:
         lines.append(
             "the pictures are laid out differently: shapes have far to go, and may show at two places in the middle; "
-            "crop them alike, or say with --points what corresponds"
+            "crop them alike, or say with --set points=FILE what corresponds"
         )
     if found.style > FAR["style"]:
         lines.append("the styles differ: colours may rush near a keyframe; use --spacing perceptual or --easing even")

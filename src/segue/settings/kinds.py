@@ -520,7 +520,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 RARE = frozenset(
     {
         *("network_size", "branching", "bias", "retroactive", "refine", "max_distance", "points", "detail"),
-        *("colour_match", "rank_against", "ranker", "captioner", "embedding_blend"),
+        *("colour_match", "rank_against", "ranker", "embedding_blend"),
         *(name for name in InversionSettings.model_fields if name != "inversion"),
         *("pose_detector", "pose_matching", "pose_hold", "pose_via_photo"),
         *("control_scale", "control_flat", "control_start", "control_end", "control_convention"),

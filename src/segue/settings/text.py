@@ -85,6 +85,8 @@ def from_text(name: str, value: Any) -> Any:
             value = (
                 value.split() if shape == "numbers" else [line.strip() for line in value.splitlines() if line.strip()]
             )
+    if shape == "places" and isinstance(value, Mapping):
+        value = [f"{place}={text}" for place, text in value.items()]
     is_lines = isinstance(value, list) and all(isinstance(line, str) for line in value)
     return texts_by_place(name, value) if shape == "places" and is_lines else value
 
@@ -143,9 +145,12 @@ def read_config(path: Path) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, value in found.items():
         values |= value if name in TABLES and isinstance(value, dict) else {name: value}
-    for name in values:
+    for name, value in values.items():
         if name not in ALL and name not in BESIDE:
             raise SegueError(f"{path}: unknown setting '{name}'{hint(name, ALL)}")
+        texts = value if name == "images" and isinstance(value, list) else [value]
+        if name in BESIDE and not all(isinstance(text, str) for text in texts):
+            raise SegueError(f"{path}: {name} is a text, or of images a list of texts, not {value!r}")
     return moved({name: from_text(name, v) if name in ALL else v for name, v in values.items()}, path.parent)
 
 
