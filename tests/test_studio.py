@@ -606,7 +606,7 @@ def test_what_belongs_to_another_table_goes_there(tmp_path: Path) -> None:
 
 def test_a_film_is_written_with_the_film_settings_of_when_it_was_asked_for(tmp_path: Path) -> None:
     session = made(begun(tiny_studio(tmp_path / "root"), tmp_path))
-    session.film({"fps": "24"})
+    session.film({"fps": "25"})
     ended(session)
     gate = threading.Event()
     session.studio.queue.add(Job("b" * 32, "Work", lambda _report: _wait(gate)))
@@ -614,13 +614,13 @@ def test_a_film_is_written_with_the_film_settings_of_when_it_was_asked_for(tmp_p
     session.open("film-1")
     with pytest.raises(SegueError, match="still being made"):
         session.film({"fps": "3"})
-    assert "--fps 24" in session.commands()[0]
+    assert "--fps 25" in session.commands()[0]
     session.open("film-2")
     session.data["film"] = as_json(FilmSettings(fps=5))  # as another film that is laid does
     gate.set()
     ended(session)
     assert session.run
-    assert [film.fps for film in films_of(session.run).values()] == [24]
+    assert [film.fps for film in films_of(session.run).values()] == [25]
     session.tables.keep("film_controls", {"hold": "0.25"})
     made(session, seed=2)  # what is typed goes with the film that is made of it
     assert session.run
