@@ -338,7 +338,7 @@ def test_an_example_begins_anew_with_the_quickest_settings(tmp_path: Path) -> No
 
 
 def test_the_opened_run_names_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from segue.cli.studio import _loader
+    from segue.cli.studio import loader_of
 
     loaded: list[tuple[Any, ...]] = []
     monkeypatch.setattr(
@@ -348,9 +348,9 @@ def test_the_opened_run_names_the_model(tmp_path: Path, monkeypatch: pytest.Monk
     model = {"name": "a/model", "fingerprint": "f", "controlnet": "a/control", "dtype": "bfloat16"}
     run = {"settings": {}, "size": [8, 8], "keyframes": [], "model": model, "batch_size": 1}
     (tmp_path / "run.json").write_text(json.dumps(run))
-    _loader(tmp_path, ModelSettings(device="cpu"))()
-    _loader(tmp_path, ModelSettings(model="another", low_memory=True))()
-    _loader(None, ModelSettings())()
+    loader_of(tmp_path, ModelSettings(device="cpu"))()
+    loader_of(tmp_path, ModelSettings(model="another", low_memory=True))()
+    loader_of(None, ModelSettings())()
     assert loaded == [
         (("a/model",), {"controlnet": "a/control", "dtype": "bfloat16", "device": "cpu", "low_memory": False}),
         (("another",), {"controlnet": None, "dtype": None, "device": None, "low_memory": True}),
@@ -531,7 +531,7 @@ def test_a_film_of_which_nothing_is_made_can_be_shown_again(tmp_path: Path) -> N
 
 
 def test_a_damaged_run_leaves_a_way_out(tmp_path: Path) -> None:
-    from segue.cli.studio import _opened
+    from segue.cli.studio import check_run
 
     session = made(begun(tiny_studio(tmp_path / "root"), tmp_path))
     assert session.run
@@ -542,7 +542,7 @@ def test_a_damaged_run_leaves_a_way_out(tmp_path: Path) -> None:
     assert "run.json" in table(session)["fault"]
     assert len(session.keyframes) == 2
     with pytest.raises(SegueError, match=r"run\.json"):
-        _opened(session.run)
+        check_run(session.run)
     made(session)
     assert (session.data["run"], table(session)["fault"]) == ("film-2", "")
 

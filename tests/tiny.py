@@ -7,7 +7,7 @@ from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, StableDiffu
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-__all__ = ["tiny_controlnet", "tiny_pipe"]
+__all__ = ["tiny_controlnet", "tiny_pipe", "tiny_tokenizer"]
 
 
 def tiny_pipe(
@@ -17,7 +17,7 @@ def tiny_pipe(
 
     The networks are in evaluation mode and float32; the scheduler is DDIM with Stable Diffusion's schedule.
     """
-    tokenizer = _tokenizer()
+    tokenizer = tiny_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         text_encoder = CLIPTextModel(
@@ -85,7 +85,7 @@ def tiny_controlnet(pipe: StableDiffusionPipeline, seed: int = 0) -> ControlNetM
     return controlnet.eval()
 
 
-def _tokenizer() -> CLIPTokenizer:
+def tiny_tokenizer() -> CLIPTokenizer:
     """A tokenizer of letters: each character is a token, with a mark at the end of a word."""
     letters = sorted({chr(code) for code in range(33, 127)})
     tokens = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]

@@ -30,7 +30,7 @@ from segue.settings.kinds import (
     fields,
 )
 
-__all__ = ["app", "main"]
+__all__ = ["app", "main", "run"]
 
 STOPPED = 130  # the exit code of a process that was interrupted
 CONTINUED = dict.fromkeys(("morph", "invert", "batch", "evaluate"), "; the same command continues where it was")

@@ -33,6 +33,7 @@ __all__ = [
     "encoded",
     "fitted",
     "images_of",
+    "lifting",
     "loaded",
     "shown",
     "sizes",
