@@ -22,7 +22,7 @@ from segue.models.hub import read
 
 __all__ = ["POCKET_CLIP", "Clip"]
 
-POCKET_CLIP = Path(__file__).with_name("models") / "pocket" / "clip"
+POCKET_CLIP = Path(__file__).with_name("pocket") / "clip"
 TEXTS_AT_ONCE = 64
 
 
