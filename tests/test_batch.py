@@ -43,7 +43,18 @@ SETTINGS: dict[str, Any] = {
     "prompt": ("cat",),
     "batch_size": 2,
 }
-OPTIONS = ["--num-frames", "5", "--num-inference-steps", "2", "--prompt", "cat", "--batch-size", "2", "--film", "gif"]
+OPTIONS = [
+    "--num-frames",
+    "5",
+    "--num-inference-steps",
+    "2",
+    "--prompt",
+    "cat",
+    "--set",
+    "batch_size=2",
+    "--film",
+    "gif",
+]
 
 app = typer.Typer()
 app.command()(lambda: None)

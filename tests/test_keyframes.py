@@ -79,7 +79,7 @@ def test_poses_and_points_count_the_pixels_of_a_picture_that_was_read_small(
     Image.new("L", (8192, 4096), 128).save(tmp_path / "a.jpg", quality=10, exif=turned)
     monkeypatch.setattr("segue.engine.interpolator.read_given", lambda _settings, given, *_: given)
     settings = MorphSettings(network_size="64x128")
-    _, _, given = interpolator()._prepared([tmp_path / "a.jpg", str(tmp_path / "a.jpg")], settings)
+    _, _, given = interpolator()._prepare([tmp_path / "a.jpg", str(tmp_path / "a.jpg")], settings)
     sizes: Any = given
     assert sizes == [(4096, 8192)] * 2
 

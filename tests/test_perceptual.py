@@ -80,7 +80,7 @@ def test_the_network_that_is_named_decides(kind: str, networks: dict[str, str], 
     while level := tree.next_level(made, distance):
         made |= {midpoint.key for midpoint in level}
     assert sorted(made) == list(film.keys)
-    assert film.distances() == pytest.approx(network.path(list(film.frames)).steps.tolist())
+    assert film.distances(networks[kind]) == pytest.approx(network.path(list(film.frames)).steps.tolist())
 
 
 def test_a_network_that_is_not_there_is_named_before_anything(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_a_largest_distance_stops_early(clip: Path) -> None:
 def test_even_timing_gives_the_time_to_what_changes(clip: Path, tmp_path: Path) -> None:
     film = interpolator()(picture(0), picture(1), **QUICK)
     shown = dict(film.timed(FilmSettings(easing=f"even:clip:{clip}", hold=0.0, seconds=0.4)))
-    distances = film.distances()
+    distances = film.distances(f"clip:{clip}")
     assert len(distances) == 4
     # The middle frame is shown from the middle of the step before it to the middle of the step after it.
     assert shown[2] == pytest.approx((distances[1] + distances[2]) / 2 / sum(distances) * 0.4, rel=1e-3)
@@ -118,9 +118,9 @@ def test_even_timing_gives_the_time_to_what_changes(clip: Path, tmp_path: Path) 
 
 def test_the_seam_of_a_loop_is_timed_as_any_other_gap(clip: Path) -> None:
     film = interpolator()(picture(0), picture(1), **QUICK, loop=True)
-    assert len(film) == len(film.distances()) == 8
+    assert len(film) == len(film.distances(f"clip:{clip}")) == 8
     apart = network_named(f"clip:{clip}").path([film.frames[7], film.frames[0]]).steps
-    assert film.distances()[-1] == pytest.approx(float(apart[0]))
+    assert film.distances(f"clip:{clip}")[-1] == pytest.approx(float(apart[0]))
     eased = [seconds for _, seconds in film.timed(FilmSettings(easing="ease-in-out", hold=0.0))]
     assert eased[:4] == pytest.approx(eased[4:])
     assert sum(eased) == pytest.approx(2 * 4 / 3)

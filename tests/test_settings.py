@@ -276,7 +276,9 @@ def test_a_settings_file_gives_back_what_was_written(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     values = {**EVERYTHING, "noise": [0.6, 0.5, 0.4, 0.3], "points": str(tmp_path / "points.json"), "images": ["a.png"]}
     odd = 'a "quoted" \\ text\twith \x7f and \n a line'
-    write_config(tmp_path / "run/s.toml", {**as_json(MorphSettings(prompt=odd)), "images": ["a.png"]}, tmp_path / "run")
+    write_config(
+        tmp_path / "run/s.toml", {**as_json(MorphSettings(prompt=(odd,))), "images": ["a.png"]}, tmp_path / "run"
+    )
     assert read_config(tmp_path / "run/s.toml")["prompt"] == [odd]
     write_config(tmp_path / "run/s.toml", {**as_json(checked(MorphSettings, EVERYTHING)), **values}, tmp_path / "run")
     assert 'points = "../points.json"' in (tmp_path / "run/s.toml").read_text()

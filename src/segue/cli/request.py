@@ -19,14 +19,7 @@ from segue.method.tree import FrameKey
 from segue.models.checkpoints import check_controlnet, check_folder, named
 from segue.run.journal import History, events_of
 from segue.run.schema import JOURNAL, RUN_FILE, films_of, read_part
-from segue.settings.kinds import (
-    ComputeSettings,
-    FilmSettings,
-    LoadSettings,
-    ModelSettings,
-    MorphSettings,
-    checked,
-)
+from segue.settings.kinds import ComputeSettings, FilmSettings, LoadSettings, ModelSettings, MorphSettings, checked
 from segue.settings.presets import with_preset
 
 __all__ = [

@@ -9,11 +9,13 @@ from torch import Tensor
 
 from segue.engine.recipes import Recipes
 from segue.errors import SegueError, warn
-from segue.method.detail import Detail
+from segue.method.colour import ColourMatch
+from segue.method.detail import Detail, enlarged
 from segue.method.schemes import Level, Sample
 from segue.method.tree import FrameKey
 from segue.models.backbone import Backbone
 from segue.pictures.alpha import laid_on
+from segue.pictures.tensors import to_images
 from segue.run.folder import RunFolder
 
 __all__ = ["Drawing"]
@@ -29,15 +31,19 @@ class Drawing:
         backbone: decodes latents.
         run: where pictures are kept.
         recipes: their names.
-        detail: which keyframes alone a picture needs beside its own latent.
-        finish: the picture of a frame from its decoded image (3, h, w) in [-1, 1] and those of the keyframes alone.
+        size: (width, height) of the film.
+        detail: which keyframes alone a picture needs beside its own latent, and what it is given back.
+        match: brings a frame's colours nearer to its keyframes'.
+        lift: gives a frame's picture its transparency.
     """
 
     backbone: Backbone
     run: RunFolder
     recipes: Recipes
+    size: tuple[int, int]
     detail: Detail
-    finish: Callable[[FrameKey, Tensor, Mapping[Sample, Tensor]], Image.Image]
+    match: ColourMatch
+    lift: Callable[[FrameKey, Image.Image], Image.Image]
     drawn: set[str] = field(default_factory=set)  # the recipes whose pictures were made here
     alone: dict[str, Tensor] = field(default_factory=dict)  # decoded images of keyframes alone, which frames share
 
@@ -57,11 +63,18 @@ class Drawing:
                 continue  # the rest of it is in the next batch
             image = self._decode(sample.key, recipe)
             alone = {part: self._decode_alone(part, name) for part, name in names.items() if part.alone is not None}
-            picture = self.finish(sample.key, image, alone)
+            picture = self._finish(sample.key, image, alone)
             if _is_black(picture):
                 self._warn_of_black(sample.key, level.parents[sample.key])
             self.drawn.add(recipe)
             yield recipe, picture
+
+    def _finish(self, key: FrameKey, image: Tensor, alone: Mapping[Sample, Tensor]) -> Image.Image:
+        """The picture of a frame from its decoded image (3, h, w) and those of keyframes alone, in [-1, 1]."""
+        blacked_out = not bool((image > -1).any())  # and nothing is added to it
+        image = enlarged(image, self.size[::-1])
+        image = image if blacked_out else self.match(key, self.detail(key, image, alone))
+        return self.lift(key, to_images(image[None])[0])
 
     def _decode(self, key: FrameKey, recipe: str, *, screened: bool = True) -> Tensor:
         """The image (3, h, w) in [-1, 1] of a recipe of a frame."""

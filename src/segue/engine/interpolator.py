@@ -64,6 +64,7 @@ from segue.settings.text import model_differences
 __all__ = ["Callback", "Interpolator"]
 
 Callback = Callable[[Progress], None]
+Prepared = tuple[list[Image.Image], tuple[int, int], Given]
 
 
 class Interpolator:
@@ -147,7 +148,7 @@ class Interpolator:
         """
         morph_settings, compute = self._settings(preset, settings)
         sources = _sources(images)
-        keyframes, network, given = self._prepared(sources, morph_settings)
+        prepared = self._prepare(sources, morph_settings)
         judge = judge_of(morph_settings)
         if morph_settings.scheme != "interpolate":
             warn_of_noise(morph_settings.noise, aligned=morph_settings.align)
@@ -160,17 +161,7 @@ class Interpolator:
         path = Path(tempfile.mkdtemp(prefix="segue-") if output is None else output)
         try:
             with RunFolder(path, overwrites=overwrite) as run, self.backbone.evaluating():
-                begin(
-                    run,
-                    keyframes,
-                    [_source(image) for image in sources],
-                    morph_settings,
-                    self._batch_size(compute, network),
-                    self.model,
-                    given=given,
-                    network=network,
-                    overwrite=overwrite,
-                )
+                self._begin(run, sources, prepared, morph_settings, compute, overwrite=overwrite)
                 self.make(run, compute, callback=callback, choose=choose, judge=judge)
                 return Morph(run.path, temporary=output is None)
         except BaseException:
@@ -269,26 +260,30 @@ class Interpolator:
         if not morph_settings.inversion:
             raise SegueError("inversion is 0: nothing would be fitted; the paper uses 100 to 500")
         sources = _sources(images)
-        keyframes, network, given = self._prepared(sources, morph_settings)
+        prepared = self._prepare(sources, morph_settings)
         with RunFolder(Path(output)) as run:
-            begin(
-                run,
-                keyframes,
-                [_source(image) for image in sources],
-                morph_settings,
-                self._batch_size(compute, network),
-                self.model,
-                given=given,
-                network=network,
-                overwrite=False,
-            )
+            self._begin(run, sources, prepared, morph_settings, compute, overwrite=False)
             kept = read_keyframes(run, opened(run), morph_settings)
             z, report = encode_keyframes(self.backbone, run, kept), _report(callback)
             wording(self.backbone, run, morph_settings, kept.given, z, model_name=self.name, report=report)
 
-    def _prepared(
-        self, images: Sequence[Source], settings: MorphSettings
-    ) -> tuple[list[Image.Image], tuple[int, int], Given]:
+    def _begin(
+        self,
+        run: RunFolder,
+        sources: Sequence[Source],
+        prepared: Prepared,
+        settings: MorphSettings,
+        compute: ComputeSettings,
+        *,
+        overwrite: bool,
+    ) -> None:
+        """Begin, continue or grow a run in its folder."""
+        keyframes, network, given = prepared
+        names = [_source(image) for image in sources]
+        batch = self._batch_size(compute, network)
+        begin(run, keyframes, names, settings, batch, self.model, given=given, network=network, overwrite=overwrite)
+
+    def _prepare(self, images: Sequence[Source], settings: MorphSettings) -> Prepared:
         """The keyframes, the size that the model works at, and what is given for the keyframes.
 
         Errors come here, before anything is written or overwritten.

@@ -15,7 +15,6 @@ from fractions import Fraction
 from functools import partial
 from typing import Any
 
-from PIL import Image
 from torch import Tensor
 
 from segue.engine.adapters import DecidedTree, EditedNoise, Look
@@ -33,12 +32,11 @@ from segue.engine.recipes import Recipes
 from segue.engine.wording import wording
 from segue.method.blend import slerp
 from segue.method.colour import ColourMatch
-from segue.method.detail import Detail, enlarged
+from segue.method.detail import Detail
 from segue.method.diffusion import NoisePoint
-from segue.method.schemes import Sample, Task, scheme_named
+from segue.method.schemes import Task, scheme_named
 from segue.method.tree import FrameKey
 from segue.models.backbone import Backbone
-from segue.pictures.tensors import to_images
 from segue.run.folder import RunFolder
 from segue.run.given import matches_of
 from segue.run.start import opened, settings_of
@@ -83,25 +81,10 @@ def make(backbone: Backbone, name: str, run: RunFolder, hooks: Hooks) -> None:
     # Section 4.3: poses, linear between the keyframes', drawn for the ControlNet.
     words.controls = controls_of(run, settings, keyframes.given, backbone, data["model"].get("controlnet") or "", bends)
 
-    # Section 4.1: level by level, from the largest noise to the smallest.
+    # Section 4.1: level by level, from the largest noise to the smallest; see ``blend``.
     channels, height, width = z[FrameKey(0)].shape
     noise = EditedNoise(run, settings.seed, (channels, height, width), sight.aligned)
     tree = tree_of(settings, len(z) - 1, data.get("grown", []), sight.aligned)
-    recipes = Recipes(run, backbone.point, keyframes.digests)
-    images = images_of(keyframes.shown)
-    decode = partial(backbone.decode, screened=False)
-    detail = Detail(images, z, decode, settings.detail, motion_of(settings), bends, noise.has_seed)
-    denoising = Denoising(backbone, sampling_of(settings), words, noise)
-    match = ColourMatch(images, settings.colour_match)
-    lift = lifting(run, keyframes.shown, bends, motion_of(settings), data.get("ground"))
-    finish = partial(_finish, size=data["size"], detail=detail, match=match, lift=lift)
-    drawing = Drawing(backbone, run, recipes, detail, finish)
-
-    # Section 4.4: of several candidates the best stays.
-    ask = hooks.choose and keeping_poses(hooks.choose, run, data, settings, len(backbone.controlnets))
-    judge = hooks.judge or judge_of(settings)
-    choosing = Choosing(run, recipes, candidates_of(settings), judge=judge, ask=ask, keeps_all=hooks.keep_candidates)
-
     leading: set[FrameKey] = set()
     task = Task(
         z,
@@ -117,29 +100,29 @@ def make(backbone: Backbone, name: str, run: RunFolder, hooks: Hooks) -> None:
         distance=Look(run, settings.network),
         leads=leading.__contains__,
     )
+    scheme = scheme_named(settings.scheme)(task)
+    denoising = Denoising(backbone, sampling_of(settings), words, noise)
+
+    # Ours: what autoencoder and denoiser lose of the keyframes is given back to the frames.
+    recipes, images = Recipes(run, backbone.point, keyframes.digests), images_of(keyframes.shown)
+    decode, motion = partial(backbone.decode, screened=False), motion_of(settings)
+    detail = Detail(images, z, decode, settings.detail, motion, bends, noise.has_seed)
+    match = ColourMatch(images, settings.colour_match)
+    lift = lifting(run, keyframes.shown, bends, motion, data.get("ground"))
+    drawing = Drawing(backbone, run, recipes, tuple(data["size"]), detail, match, lift)
+
+    # Section 4.4: of several candidates the best stays.
+    ask = hooks.choose and keeping_poses(hooks.choose, run, data, settings, len(backbone.controlnets))
+    judge = hooks.judge or judge_of(settings)
+    choosing = Choosing(run, recipes, candidates_of(settings), judge=judge, ask=ask, keeps_all=hooks.keep_candidates)
+
+    # Make what is missing, and note what the film now is.
     clock = Clock(cost_of(task, tree, settings, backbone, detail), hooks.report)
-    frames = Driver(run, denoising, recipes, drawing, choosing, clock, leading)(scheme_named(settings.scheme)(task))
     clock.begin()
-    made = {frame.key: frame for frame in frames}
+    made = {frame.key: frame for frame in Driver(run, denoising, recipes, drawing, choosing, clock, leading)(scheme)}
     run.take_place()  # of a film without a frame in between, too
     run.forget_frames([*tree.keyframes, *made])
     run.write("state.json", _state(keyframes.shown, made))
-
-
-def _finish(
-    key: FrameKey,
-    image: Tensor,
-    alone: Mapping[Sample, Tensor],
-    *,
-    size: tuple[int, int],
-    detail: Detail,
-    match: ColourMatch,
-    lift: Callable[[FrameKey, Image.Image], Image.Image],
-) -> Image.Image:
-    """The picture of a frame from its decoded image, and those of the keyframes alone; see ``Detail``."""
-    blacked_out = not bool((image > -1).any())  # and nothing is added to it
-    image = enlarged(image, size[::-1])
-    return lift(key, to_images((image if blacked_out else match(key, detail(key, image, alone)))[None])[0])
 
 
 def _state(keyframes: Mapping[FrameKey, Any], made: Mapping[FrameKey, Made]) -> dict[str, Any]:

@@ -162,7 +162,7 @@ class _Clock:
 def _job(parts: Mapping[str, str], pair: Pair, settings: Mapping[str, Any], digest_of: Callable[[Path], str]) -> _Job:
     """What one film is made from, as plain values that can be compared."""
     values = values_of(pair, settings)
-    images = {name: value for name, value in values.items() if name in MorphSettings.__dataclass_fields__}
+    images = {name: value for name, value in values.items() if name in MorphSettings.model_fields}
     recipe = {
         "settings": as_json(checked(MorphSettings, images)),
         "parts": parts,

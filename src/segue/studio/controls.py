@@ -18,7 +18,7 @@ from segue.settings.kinds import GROUPS, RARE, FilmSettings, MorphSettings, chec
 from segue.settings.presets import preset_settings
 from segue.settings.text import as_json, as_text, choices_of, from_text, option_name, shape_of
 
-__all__ = ["SHOWN", "Control", "check_public", "command_line", "controls", "read", "remake_line", "shown"]
+__all__ = ["SHOWN", "Control", "check_public", "command_line", "controls", "groups", "read", "remake_line", "shown"]
 
 SHOWN = ("num_frames", "loop", "seed")  # beside the presets; everything else is folded away
 ELSEWHERE = ("prompt",)  # each keyframe has its own box
