@@ -58,7 +58,7 @@ def test_no_refusal_and_no_help_imports_torch(tmp_path: Path) -> None:
     for name, told in {
         "missing picture": "segue: missing.png: there is no such file",
         "unknown ending": "segue: film.avi: unknown ending .avi",
-        "2 frames": "num_frames: input should be greater than or equal to 3, not 2",
+        "2 frames": "num_frames: input should be greater than or equal to 3, not '2'",
         "missing pose": "a.json: No such file",
         "unknown model": "unknown model 'nowhere'",
         "unknown device": "device 'gpu' is not there",

@@ -16,7 +16,7 @@ from segue.settings.kinds import ComputeSettings, FilmSettings, MorphSettings, c
 from segue.settings.text import as_json, differences, model_differences
 from segue.studio import pose_editor
 from segue.studio.change import edit_of, frame_at
-from segue.studio.controls import command_line, read, remake_line
+from segue.studio.controls import check_public, command_line, read, remake_line
 from segue.studio.download import written
 from segue.studio.jobs import Job
 from segue.studio.session import Session
