@@ -107,12 +107,12 @@ def test_a_refined_film_that_grows_keeps_its_frames(
 
 
 def test_words_of_an_impossible_film_are_not_fitted(tmp_path: Path) -> None:
-    settings = {**QUICK, "num_frames": 3, "noise": (0.5, 0.5), "inversion": 1}
+    settings = {**QUICK, "num_frames": 9, "noise": (0.5, 0.4, 0.3), "inversion": 1}
     segue = Interpolator(tiny_pipe())
     segue(A, B, output=tmp_path / "run", **settings)
     before = contents(tmp_path / "run")
     with pytest.raises(SegueError, match="noise levels"):
-        segue.invert(A, B, output=tmp_path / "run", **{**settings, "num_frames": 5})
+        segue.invert(A, B, output=tmp_path / "run", **{**settings, "num_frames": 17})
     assert contents(tmp_path / "run") == before
 
 
@@ -157,7 +157,7 @@ def test_a_finished_run_calls_no_network(tmp_path: Path, monkeypatch: pytest.Mon
         ({"noise": (0.3, 0.6)}, r"noise: \[0.3, 0.55\], now \[0.3, 0.6\]"),
         ({"num_frames": 6, "seed": 1}, "num_frames: 5, now 6; seed: 0, now 1"),
         ({"prompt": ("a cat", "a fox")}, r"prompt: \['a cat', 'a dog'\], now \['a cat', 'a fox'\]"),
-        ({"network_size": "48x32"}, r"network_size: None, now '48x32'"),
+        ({"network_size": "48x32"}, "network_size: '32x32', now '48x32'; size: 32 x 32, now 48 x 32"),
         ({"zoom": (1.5,)}, r"zoom: \[1.0\], now \[1.5\]"),  # the keyframes' pixels change with it
         ({"seed": 1, "eta": 0.1, "solver": "ddim"}, "eta: 0.0, now 0.1; seed: 0, now 1; solver: 'dpm.*', now 'ddim'"),
     ],
