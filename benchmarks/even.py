@@ -38,7 +38,6 @@ from segue.models.features.networks import Network, network_named
 from segue.pictures.tensors import to_images, to_tensor
 from segue.run.folder import RunFolder
 
-EVEN = FilmSettings(timing="even", hold=0.0)
 HALF, LARGEST_JUMP = 0.5, 1.5
 VARIATIONS = ("uniform", "perceptual", "even timing")
 JUMPS = ("jump without fade", "jump with fade")
@@ -63,14 +62,15 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for pair in pairs:
         begun = time.monotonic()
-        even = made(segue, pair, uniform / pair.name, look=arguments.look)
-        spaced = made(
-            segue, pair, arguments.output / "perceptual" / pair.name, look=arguments.look, spacing="perceptual"
-        )
+        even = made(segue, pair, uniform / pair.name)
+        folder = arguments.output / "perceptual" / pair.name
+        spaced = made(segue, pair, folder, spacing=f"perceptual:{arguments.look}")
         assert len(even) == len(spaced), f"{pair.name}: {len(even)} and {len(spaced)} frames"
         plain = unfaded(segue, even)
         for network in networks:
-            rows.append({"pair": pair.name, "network": network.name, **measured(network, even, spaced, plain)})
+            rows.append(
+                {"pair": pair.name, "network": network.name, **measured(network, even, spaced, plain, arguments.look)}
+            )
         print(f"{pair.name}: {time.monotonic() - begun:.1f} s", flush=True)
     arguments.output.mkdir(parents=True, exist_ok=True)
     with (arguments.output / "even.csv").open("w", newline="") as file:
@@ -94,13 +94,15 @@ def made(segue: Interpolator, pair: Pair, output: Path, **settings: Any) -> Morp
     return segue(pair.a, pair.b, prompt=prompts, pose="off", output=output, **settings)
 
 
-def measured(network: Network, uniform: Morph, spaced: Morph, plain: Sequence[Image.Image]) -> dict[str, float]:
+def measured(
+    network: Network, uniform: Morph, spaced: Morph, plain: Sequence[Image.Image], look: str
+) -> dict[str, float]:
     """The variations and jumps of one pair's films; ``plain`` are the uniform film's frames without the fade."""
     path = network.path(list(uniform.frames))
     return {
         "uniform": step_variation(path),
         "perceptual": step_variation(network.path(list(spaced.frames))),
-        "even timing": speed_variation(path, middle_times(uniform)),
+        "even timing": speed_variation(path, middle_times(uniform, look)),
         "jump without fade": relative_jump(network.path(plain)),
         "jump with fade": relative_jump(path),
     }
@@ -121,9 +123,9 @@ def unfaded(segue: Interpolator, morph: Morph) -> list[Image.Image]:
         return frames
 
 
-def middle_times(morph: Morph) -> Array:
+def middle_times(morph: Morph, look: str) -> Array:
     """The time between neighbours' places in an evenly timed film: from the edges between their times on screen."""
-    seconds = np.array([shown for _, shown in morph.timed(EVEN)])
+    seconds = np.array([shown for _, shown in morph.timed(FilmSettings(easing=f"even:{look}", hold=0.0))])
     edges = np.cumsum(seconds)[:-1]
     times = [0.0]
     for edge in edges:

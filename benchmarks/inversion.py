@@ -39,7 +39,8 @@ from segue.models.conditioning import TextConditioning
 from segue.models.stable_diffusion import StableDiffusion
 from segue.pictures.images import fit, load
 from segue.pictures.tensors import to_images, to_tensor
-from segue.settings.kinds import InversionSettings, MorphSettings, checked, fields, preset_settings
+from segue.settings.kinds import InversionSettings, MorphSettings, checked, fields
+from segue.settings.presets import preset_settings
 from segue.words import inversion
 from segue.words.inversion import denoising_loss, invert
 
@@ -90,8 +91,8 @@ def parsed() -> argparse.Namespace:
     )
     parser.add_argument("--output", type=Path, help="a JSON file for all figures")
     for name, field in fields(InversionSettings).items():
-        option = "--" + name.removeprefix("inversion_").replace("_", "-")
-        default: Any = 50 if name == "inversion_iterations" else field.default
+        option = "--iterations" if name == "inversion" else "--" + name.removeprefix("inversion_").replace("_", "-")
+        default: Any = 50 if name == "inversion" else field.default
         if isinstance(default, bool):
             parser.add_argument(option, dest=name, default=default, action=argparse.BooleanOptionalAction)
         else:

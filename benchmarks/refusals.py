@@ -35,7 +35,7 @@ COMMANDS: dict[str, list[str]] = {
     "background": [*MORPH, "film.mp4", "--background", "nocolour"],
     "missing pose": [*MORPH, "film.mp4", "--pose", "a.json,b.json"],
     "missing control image": [*MORPH, "film.mp4", "--control-image", "c.png", "--control-image", "d.png"],
-    "missing points": [*MORPH, "film.mp4", "--points", "points.json"],
+    "missing points": [*MORPH, "film.mp4", "--set", "points=points.json"],
     "unknown model": [*MORPH, "film.mp4", "--model", "nowhere"],
     "unknown device": [*MORPH, "film.mp4", "--device", "gpu"],
     "invert": ["invert", "a.png", "missing.png", "-o", "film.mp4"],

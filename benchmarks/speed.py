@@ -305,7 +305,7 @@ def frames_between(
     segue: Interpolator, keyframes: Sequence[Path | Image.Image], prompts: Sequence[str], size: int, **settings: Any
 ) -> Tensor:
     """The frames between two keyframes, (F, 3, H, W), without poses, alignment and detail, which the paper has not."""
-    published: dict[str, Any] = {"pose": "off", "align": False, "detail": 0.0, "width": size, "height": size}
+    published: dict[str, Any] = {"pose": "off", "align": False, "detail": 0.0, "network_size": f"{size}x{size}"}
     with tempfile.TemporaryDirectory() as folder:
         made = segue(*keyframes, output=Path(folder) / "run", prompt=tuple(prompts), **{**published, **settings})
         return to_tensor(list(made.frames)[1:-1])

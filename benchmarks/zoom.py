@@ -7,7 +7,7 @@ detail:
 
     autoencoder   D(E(x)) against x, for the plainly zoomed pictures x: what no latent diffusion model can fall below
     unmoved       the morph without a zoom against the picture: what the denoiser changes of a picture
-    pixel, latent the morph with a zoom against the plain zoom, moved in pixel or in latent space
+    pixel         the morph with a zoom against the plain zoom, moved in pixel space
     ... at 0.001  the same at a noise level at which there is nothing to denoise: the motion's own error
     faded         moved in pixel space, with the detail of the keyframes faded out beside them
 
@@ -76,13 +76,12 @@ def errors(segue: Interpolator, pair: Pair, num_frames: int) -> dict[str, float]
         morph = segue(picture, picture, **values)
         return list(morph.frames)[1:-1]
 
-    moving: dict[str, Any] = {"zoom": (ZOOM,), "motion_space": "pixel"}
+    moving: dict[str, Any] = {"zoom": (ZOOM,)}
 
     found = {"autoencoder": apart([through(segue, one) for one in plain], plain)}
     found["faded at 0.001"] = apart(film(noise=FAINT, detail=1.0, **moving), plain)
-    for name in ("pixel", "latent"):
-        found[f"{name} at 0.001"] = apart(film(noise=FAINT, **{**moving, "motion_space": name}), plain)
-        found[name] = apart(film(**{**moving, "motion_space": name}), plain)
+    found["pixel at 0.001"] = apart(film(noise=FAINT, **moving), plain)
+    found["pixel"] = apart(film(**moving), plain)
     found["unmoved"] = apart(film(), [picture] * len(places))
     return found
 

@@ -19,8 +19,7 @@ from segue.run.folder import RunFolder
 __all__ = ["QUICK", "contents", "interpolator", "latents", "picture", "pipe"]
 
 QUICK: dict[str, Any] = {
-    "width": 32,
-    "height": 32,
+    "network_size": "32x32",
     "num_frames": 5,
     "num_inference_steps": 6,
     "prompt": ("a cat", "a dog"),

@@ -87,7 +87,7 @@ def test_the_ground_is_one_on_which_the_subject_is_seen() -> None:
 
 # Whole films, on tiny networks.
 
-SMALL: dict[str, Any] = {**QUICK, "width": 64, "height": 64}
+SMALL: dict[str, Any] = {**QUICK, "network_size": "64x64"}
 TRANSPARENT: dict[str, Any] = {**SMALL, "background": "transparent"}
 
 

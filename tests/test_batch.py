@@ -33,7 +33,8 @@ from segue.errors import SegueError
 from segue.film.morph import Morph
 from segue.lock import locked
 from segue.run.folder import RunFolder
-from segue.settings.kinds import POCKET, FilmSettings, ModelSettings
+from segue.settings.kinds import FilmSettings, ModelSettings
+from segue.settings.presets import POCKET
 
 SETTINGS: dict[str, Any] = {
     **POCKET,  # of commands that name no model
@@ -42,7 +43,18 @@ SETTINGS: dict[str, Any] = {
     "prompt": ("cat",),
     "batch_size": 2,
 }
-OPTIONS = ["--num-frames", "5", "--num-inference-steps", "2", "--prompt", "cat", "--batch-size", "2", "--film", "gif"]
+OPTIONS = [
+    "--num-frames",
+    "5",
+    "--num-inference-steps",
+    "2",
+    "--prompt",
+    "cat",
+    "--set",
+    "batch_size=2",
+    "--film",
+    "gif",
+]
 
 app = typer.Typer()
 app.command()(lambda: None)
@@ -163,15 +175,15 @@ def test_rows_take_their_own_settings_before_the_commands_and_the_presets(tmp_pa
 def test_rows_of_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_images(tmp_path, 2)
     (tmp_path / "pairs.csv").write_text(
-        "a,b,num_frames,noise,loop,prompt_at,noise_levels,control_image\n"
-        'p0-a.png,p0-b.png,9,0.2 0.6,true,"{""0.5"": ""a fox""}",0.5 0.4 0.3,\n'
+        "a,b,num_frames,noise,loop,prompt_at,bias,control_image\n"
+        'p0-a.png,p0-b.png,9,0.5 0.4 0.3,true,"{""0.5"": ""a fox""}",0.1,\n'
         'p1-a.png,p1-b.png,,,,,,"[""p0-a.png"", ""p0-b.png""]"\n'
     )
     monkeypatch.chdir(tmp_path)
     first, second = read_rows(Path("pairs.csv"), Path("out"), {}, preset="balanced", ending=".mp4")
     settings = first.settings
-    assert (settings.num_frames, settings.noise, settings.loop) == (9, (0.2, 0.6), True)
-    assert (settings.prompt_at, settings.noise_levels) == ({0.5: "a fox"}, (0.5, 0.4, 0.3))
+    assert (settings.num_frames, settings.noise, settings.loop) == (9, (0.5, 0.4, 0.3), True)
+    assert (settings.prompt_at, settings.bias) == ({0.5: "a fox"}, 0.1)
     assert second.settings.num_frames == 17
     assert second.settings.control_image == (str(tmp_path / "p0-a.png"), str(tmp_path / "p0-b.png"))
     assert second.inputs == tuple(tmp_path / name for name in ("p1-a.png", "p1-b.png", "p0-a.png", "p0-b.png"))
@@ -217,7 +229,7 @@ def test_every_fault_of_a_manifest_is_told_before_anything_is_made(
         p1={"prompt_at": {"1.5": "x"}},
         p2={"pose": "pose.json,pose.json"},
         p3={"control_image": ["p0-a.png"]},
-        p4={"look": "foo"},
+        p4={"spacing": "perceptual:foo"},
     )
     capsys.readouterr()
     assert run([str(path), "-o", str(tmp_path / "out"), *OPTIONS]) == 2
@@ -251,7 +263,7 @@ def test_quiet_still_tells_the_rows_that_failed(
     tmp_path: Path, crews: list[Here], capsys: pytest.CaptureFixture[str]
 ) -> None:
     levels = [0.6, 0.5, 0.4, 0.3]
-    own = {"ranker": "/no/such/clip", "rank_for": "x", "candidates": 2, "noise_levels": levels}
+    own = {"ranker": "/no/such/clip", "rank_for": "x", "candidates": 2, "noise": levels}
     path = write_manifest(tmp_path, 1, p0=own)  # with levels that are not used, of which nothing is said
     assert run([str(path), "-o", str(tmp_path / "out"), *OPTIONS, "--quiet"]) == 1
     said = capsys.readouterr()

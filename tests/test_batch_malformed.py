@@ -16,7 +16,8 @@ from PIL import Image
 from segue.batch.manifest import COLUMNS
 from segue.batch.rows import KINDS, read_rows
 from segue.errors import SegueError
-from segue.settings.kinds import MorphSettings, as_json, checked, fields
+from segue.settings.kinds import MorphSettings, checked, fields
+from segue.settings.text import as_json
 
 NAMES = sorted({name for kind in KINDS for name in fields(kind)})
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)

@@ -30,8 +30,7 @@ from segue.settings.kinds import SCHEMES
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 ALIGNED: dict[str, Any] = {
-    "width": 32,
-    "height": 32,
+    "network_size": "32x32",
     "num_frames": 5,
     "num_inference_steps": 4,
     "guidance_scale": 2.0,
@@ -301,7 +300,7 @@ def test_a_loop_of_three_keyframes(tmp_path: Path) -> None:
 
 
 def test_perceptual_spacing(tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"spacing": "perceptual", "look": "pixels", "num_frames": 6}
+    settings: dict[str, Any] = {"spacing": "perceptual:pixels", "num_frames": 6}
     morph = film(tmp_path / "run", **settings)
     kept = contents(tmp_path / "run", "frames/", "state.json")
     assert len(morph.frames) == 6

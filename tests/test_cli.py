@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -216,7 +217,7 @@ def test_the_candidates_of_a_preset_stay_when_nobody_picks_any_more(
     here: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = ["morph", "a.png", "b.png", "-o", "film.mp4", "--model", str(model), "--preset", "paper", *FRAMES]
-    command += ["--inversion-iterations", "0", "--num-inference-steps", "4"]
+    command += ["--inversion", "0", "--num-inference-steps", "4"]
     monkeypatch.setattr("builtins.input", lambda *_prompt: "1")
     assert run([*command, "--pick"]) == 0
     made = tree(here / "film" / "frames")
@@ -225,14 +226,25 @@ def test_the_candidates_of_a_preset_stay_when_nobody_picks_any_more(
 
 
 def test_quiet_says_nothing_but_errors(here: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["morph", "a.png", "b.png", "-o", "film.mp4", "--model", str(model), *FRAMES, "--inversion-batch", "2"]
+    command = [
+        "morph",
+        "a.png",
+        "b.png",
+        "-o",
+        "film.mp4",
+        "--model",
+        str(model),
+        *FRAMES,
+        "--set",
+        "inversion_batch=2",
+    ]
     assert run([*command, "--quiet"]) == 0
     assert run(["remake", "film.mp4", "--frame", "1/2", "--prompt", "dog", "--quiet"]) == 0
     assert run(["remake", "film.mp4", "--frame", "1/2", "--noise", "0.1", "--quiet"]) == 0
     assert run([*command, "--quiet", "--pick"]) == 0
     assert capsys.readouterr() == ("", "")
     assert run(command) == 0
-    assert "segue: --inversion-batch changes nothing without --inversion-iterations" in capsys.readouterr().err
+    assert "segue: inversion_batch changes nothing without --inversion" in capsys.readouterr().err
 
 
 def test_a_name_that_is_too_long_is_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -284,7 +296,7 @@ def test_questions_are_not_asked_on_standard_output(
 
 
 def test_words_are_fitted_before_the_film_is_made(here: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fitted = ["a.png", "b.png", "-o", "film.mp4", "--model", str(model), "--inversion-iterations", "2", *FRAMES]
+    fitted = ["a.png", "b.png", "-o", "film.mp4", "--model", str(model), "--inversion", "2", *FRAMES]
     assert run(["invert", *fitted, "--preset", "draft"]) == 0
     assert "the words are fitted" in capsys.readouterr().out
     assert not (here / "film.mp4").exists()
@@ -504,25 +516,30 @@ def test_bad_pictures_get_one_line_and_leave_nothing(
         (["-o", "film.avi"], "film.avi"),
         (["-o", "a.png/film.mp4"], "a.png"),
         (["-o", "film.mp4", "--num-frames", "2"], "num_frames"),
-        (["-o", "film.mp4", "--num-frames", "many"], "--num-frames"),
+        (["-o", "film.mp4", "--num-frames", "many"], "num_frames"),
         (["-o", "film.mp4", "--noise", "0", "0.5"], "noise"),
         (["-o", "film.mp4", "--noise", "0.3", "1"], "noise"),
         (["-o", "film.mp4", "--noise", "0.6", "0.3"], "noise"),
-        (["-o", "film.mp4", "--noise-levels", "0.5"], "noise levels"),
+        (["-o", "film.mp4", "--noise", "0.5", "0.4", "0.3", "--num-frames", "17"], "noise levels"),
         (["-o", "film.mp4", "--scheme", "magic"], "magic"),
         (["-o", "film.mp4", "--model", "magic"], "magic"),
         (["-o", "film.mp4", "--device", "toaster"], "toaster"),
-        (["-o", "film.mp4", "--width", "100"], "width"),
-        (["-o", "film.mp4", "--width", "16384", "--height", "16384"], "frames of 16384 x 16384 pixels are too large"),
+        (["-o", "film.mp4", "--set", "network-size=100x100"], "width"),
+        (["-o", "film.mp4", "--set", "network_size=16384x16384"], "frames of 16384 x 16384 pixels are too large"),
         (["-o", "film.mp4", "--background", "greenish"], "greenish"),
         (["-o", "film.mp4", "--prompt", ""], "prompt"),
         (["-o", "film.mp4", "--prompt", "a", "--prompt", "b", "--prompt", "c"], "3 prompts for 2 keyframes"),
         (["-o", "film.mp4", "--prompt-at", "1.5=x"], "prompt_at 1.5"),
-        (["-o", "film.mp4", "--prompt-at", "half"], "--prompt-at"),
+        (["-o", "film.mp4", "--prompt-at", "half"], "prompt_at"),
         (["-o", "film.mp4", "--prompt-at", "0.5=a", "--prompt-at", "0.50=b"], "two texts for the place 0.5"),
-        (["-o", "film.mp4", "--timing", "even", "--look", "resnet"], "unknown feature network 'resnet'"),
+        (["-o", "film.mp4", "--easing", "even:resnet"], "unknown feature network 'resnet'"),
         (["-o", "film.mp4", "--rank-for", "cat"], "candidates"),
-        (["-o", "film.mp4", "--eta", "0.2"], "eta"),
+        (["-o", "film.mp4", "--set", "eta=0.2"], "eta"),
+        (["-o", "film.mp4", "--eta", "0.2"], "no such option --eta; it is a setting: --set eta=VALUE"),
+        (["-o", "film.mp4", "--set", "stepz=9"], "unknown setting 'stepz'"),
+        (["-o", "film.mp4", "--set", "steps=9"], "unknown setting 'steps'; did you mean num_inference_steps?"),
+        (["-o", "film.mp4", "--set", "eta"], "--set takes NAME=VALUE"),
+        (["-o", "film.mp4", "--config", "none.toml"], "none.toml cannot be read"),
         (["-o", "film.mp4", "--easing", "bounce"], "bounce"),
         (["-o", "film.mp4", "--pose", "nobody.json,nobody.json"], "nobody.json: No such file"),
         (["-o", "film.mp4", "--preset", "best"], "best"),
@@ -584,8 +601,7 @@ def test_help_version_and_models(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.search(r"--num-frames <int>\s+Frames from one keyframe", text)
     # What is chosen first stands first.
     places = [
-        text.index(f"\n  {option} ")
-        for option in ("--num-frames", "--prompt", "--inversion-iterations", "--fps", "--model")
+        text.index(f"\n  {option} ") for option in ("--num-frames", "--prompt", "--inversion", "--fps", "--model")
     ]
     assert places == sorted(places)
     assert run(["models"]) == 0
@@ -619,3 +635,60 @@ def test_a_film_does_not_replace_the_video_it_begins_with(here: Path, capsys: py
     write(here / "clip.mp4")
     assert run(["morph", "clip.mp4@last", "b.png", "-o", "clip.mp4"]) == 2
     check_line(capsys, "clip.mp4 would replace clip.mp4; choose another output")
+
+
+def test_a_run_folder_holds_the_settings_that_make_its_film_again(
+    here: Path, model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["morph", "a.png", "b.png", "-o", "film.gif", "--model", str(model), *FRAMES, "--noise", "0.3", "0.4"]
+    assert run([*command, "--prompt-at", "1/2=a [lynx]", "--set", "bias=0.2", "--no-align", "--fps", "5"]) == 0
+    (here / "elsewhere").mkdir()
+    monkeypatch.chdir(here / "elsewhere")
+    assert run(["morph", "--config", "../film/settings.toml", "-o", "again.gif"]) == 0
+    assert (here / "elsewhere/again.gif").read_bytes() == (here / "film.gif").read_bytes()
+    names = [path.name for path in (here / "film/frames").iterdir()]
+    for name in names:
+        assert (here / "elsewhere/again/frames" / name).read_bytes() == (here / "film/frames" / name).read_bytes()
+    before = (here / "film/settings.toml").read_bytes()
+    (here / "film.gif").unlink()
+    capsys.readouterr()
+    assert run(["morph", "--config", "../film/settings.toml"]) == 0  # finished, and written where it was
+    assert (here / "film.gif").read_bytes() == (here / "elsewhere/again.gif").read_bytes()
+    assert (here / "film/settings.toml").read_bytes() == before
+    assert run(["morph", "--config", "../film/settings.toml", "--fps", "10"]) == 0
+    assert tomllib.loads((here / "film/settings.toml").read_text())["film"]["fps"] == 10
+
+
+def test_what_is_typed_goes_before_a_settings_file(here: Path, model: Path) -> None:
+    (here / "own.toml").write_text(
+        f'model = {json.dumps(str(model))}\noutput = "own.gif"\nimages = ["a.png", "b.png"]\n'
+        'num_frames = 9\npreset = "draft"\nnoise = "0.3 0.5"\n'
+        '[words]\nprompt = ["a cat"]\nprompt_at = {"1/2" = "a lynx"}\n'
+    )
+    assert (
+        run(["morph", "--config", "own.toml", "--num-frames", "3", "--set", "bias=0", "--num-inference-steps", "2"])
+        == 0
+    )
+    settings = json.loads((here / "own/run.json").read_text())["settings"]
+    assert (settings["num_frames"], settings["noise"], settings["prompt"]) == (3, [0.3, 0.5], ["a cat"])
+    assert settings["prompt_at"] == {"0.5": "a lynx"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("num_frams = 9", "bad.toml: unknown setting 'num_frams'; did you mean num_frames?"),
+        ("[frames]\nsteps = 9", "bad.toml: unknown setting 'steps'; did you mean num_inference_steps?"),
+        ("[pictures]\nnum_frames = 9", "bad.toml: unknown setting 'pictures'"),
+        ("num_frames = ", "bad.toml is not a TOML file"),
+        ("num_frames = 2", "num_frames: "),
+        ("images = 5", "bad.toml: images is a text, or of images a list of texts, not 5"),
+    ],
+)
+def test_a_wrong_settings_file_gets_one_line(
+    here: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
+) -> None:
+    (here / "bad.toml").write_text(text)
+    images = [] if "images" in text else ["a.png", "b.png"]
+    assert run(["morph", *images, "-o", "film.gif", "--config", "bad.toml"]) == 2
+    check_line(capsys, message)

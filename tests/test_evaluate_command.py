@@ -16,13 +16,14 @@ from tiny import tiny_pipe
 from tiny_clip import save_tiny_clip
 
 from segue.cli.evaluate import evaluate
+from segue.cli.options import GroupedCommand
 from segue.engine.interpolator import Interpolator
 from segue.errors import SegueError
 from segue.evaluate.charts import Dot, interval_chart, line_chart, number
 from segue.models import clip
 
 app = typer.Typer()
-app.command()(evaluate)
+app.command(cls=GroupedCommand)(evaluate)
 
 
 @app.callback()

@@ -245,7 +245,7 @@ def test_another_model_needs_another_folder_and_says_why(made: Any, tmp_path: Pa
 def test_a_preset_goes_as_far_as_each_scheme_knows_it(segue: Counting, tmp_path: Path) -> None:
     (tmp_path / "pairs").mkdir()
     pairs = write_pairs(tmp_path / "pairs", 2)
-    settings = {**SETTINGS, "inversion_iterations": 0}
+    settings = {**SETTINGS, "inversion": 0}
     report = evaluate(
         segue,
         pairs,
@@ -424,7 +424,7 @@ def test_aligned_films_do_not_stand_beside_the_papers_table(segue: Counting, tmp
 
 def test_the_papers_preset_aligns_nothing_in_any_scheme(segue: Counting, tmp_path: Path) -> None:
     pairs = write_pairs(tmp_path, 2)
-    settings = {"num_frames": 3, "num_inference_steps": 2, "inversion_iterations": 0, "candidates": 1}
+    settings = {"num_frames": 3, "num_inference_steps": 2, "inversion": 0, "candidates": 1}
     output = tmp_path / "out"
     report = evaluate(
         segue, pairs, SCHEMES, output, networks=[network_named("pixels")], settings=settings, preset="paper"

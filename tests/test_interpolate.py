@@ -42,7 +42,7 @@ def test_the_first_and_the_last_frame_are_the_fitted_images(how: Any, tmp_path: 
     wide, tall = picture(0, (70, 40)), picture(1, (33, 90))
     told = pytest.warns(SegueWarning, match=r"^the keyframe at 0 loses 14 %, the keyframe at 1 loses 76 % at the edges")
     with told if how == "cover" else contextlib.nullcontext():
-        morph = film(tmp_path / "run", wide, tall, fit=how, width=48, height=32, background="navy")
+        morph = film(tmp_path / "run", wide, tall, fit=how, network_size="48x32", background="navy")
     assert morph.frames[0].tobytes() == fit(wide, (48, 32), how, "navy").tobytes()
     assert morph.frames[-1].tobytes() == fit(tall, (48, 32), how, "navy").tobytes()
     assert {frame.size for frame in morph.frames} == {(48, 32)}
@@ -74,8 +74,8 @@ def test_three_keyframes_and_a_loop(tmp_path: Path) -> None:
 
 def test_nine_frames_grown_to_seventeen_are_seventeen_made_at_once(tmp_path: Path) -> None:
     levels = (0.6, 0.5, 0.4, 0.3)
-    settings = {"noise_levels": levels, "num_inference_steps": 4, "batch_size": 4}
-    with pytest.warns(SegueWarning, match=r"noise_levels: the tree has 3 levels; not used: 0\.3"):
+    settings = {"noise": levels, "num_inference_steps": 4, "batch_size": 4}
+    with pytest.warns(SegueWarning, match=r"noise: the tree has 3 levels; not used: 0\.3"):
         film(tmp_path / "grown", num_frames=9, **settings)
     nine = contents(tmp_path / "grown", "frames/")
     calls: list[Progress] = []
@@ -107,7 +107,7 @@ def test_a_refined_film_that_grows_keeps_its_frames(
 
 
 def test_words_of_an_impossible_film_are_not_fitted(tmp_path: Path) -> None:
-    settings = {**QUICK, "num_frames": 3, "noise_levels": (0.5,), "inversion_iterations": 1}
+    settings = {**QUICK, "num_frames": 3, "noise": (0.5, 0.5), "inversion": 1}
     segue = Interpolator(tiny_pipe())
     segue(A, B, output=tmp_path / "run", **settings)
     before = contents(tmp_path / "run")
@@ -157,7 +157,7 @@ def test_a_finished_run_calls_no_network(tmp_path: Path, monkeypatch: pytest.Mon
         ({"noise": (0.3, 0.6)}, r"noise: \[0.3, 0.55\], now \[0.3, 0.6\]"),
         ({"num_frames": 6, "seed": 1}, "num_frames: 5, now 6; seed: 0, now 1"),
         ({"prompt": ("a cat", "a fox")}, r"prompt: \['a cat', 'a dog'\], now \['a cat', 'a fox'\]"),
-        ({"width": 48}, r"width: 32, now 48; size: 32 x 32, now 48 x 32"),
+        ({"network_size": "48x32"}, r"network_size: None, now '48x32'"),
         ({"zoom": (1.5,)}, r"zoom: \[1.0\], now \[1.5\]"),  # the keyframes' pixels change with it
         ({"seed": 1, "eta": 0.1, "solver": "ddim"}, "eta: 0.0, now 0.1; seed: 0, now 1; solver: 'dpm.*', now 'ddim'"),
     ],
@@ -194,7 +194,7 @@ def test_computing_settings_do_not_make_another_run(finished: Path) -> None:
 def test_frames_that_do_not_nest_are_told(finished: Path, tmp_path: Path) -> None:
     with pytest.raises(SegueError, match=r"now 6\); 5 frames grow to 9, 17, 33 and so on; choose another output"):
         film(finished, num_frames=6)
-    perceptual = {"spacing": "perceptual", "look": "pixels"}
+    perceptual = {"spacing": "perceptual:pixels"}
     film(tmp_path / "run", **perceptual)
     with pytest.raises(SegueError, match=r"now 9\); only films of the scheme branching with uniform spacing grow; "):
         film(tmp_path / "run", num_frames=9, **perceptual)
@@ -265,7 +265,7 @@ def test_a_run_killed_before_its_run_file_shows_the_new_images(tmp_path: Path, m
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"noise_levels": (0.5,)}, "5 frames need 2 noise levels"),
+        ({"num_frames": 17, "noise": (0.5, 0.4, 0.3)}, "17 frames need 4 noise levels"),
         ({"prompt": ("a", "b", "c")}, "3 prompts for 2 keyframes"),
         ({"prompt_at": {1.5: "x"}}, "prompt_at 1.5 lies outside the film"),
         ({"prompt_at": {0.5: " "}}, "prompt_at 0.5: an empty text"),
@@ -276,8 +276,8 @@ def test_a_run_killed_before_its_run_file_shows_the_new_images(tmp_path: Path, m
         ({"zoom": (1.5, 2.0)}, "zoom: 2 values for 1 gap between keyframes"),
         ({"pan": "0.3"}, "pan takes two numbers for a gap, as 0.5,0, not '0.3'"),
         ({"max_distance": 3.0}, "max_distance needs perceptual spacing"),
-        ({"look": "foo"}, "unknown feature network 'foo'"),
-        ({"look": "clip"}, "unknown feature network 'clip'; there are pixels, pocket, clip:NAME"),
+        ({"spacing": "perceptual:foo"}, "unknown feature network 'foo'"),
+        ({"spacing": "perceptual:clip"}, "unknown feature network 'clip'; there are pixels, pocket, clip:NAME"),
         ({"control_convention": "foo"}, "control_convention: input should be"),
         ({"pose": "nofile.json", "control_image": "a.png"}, "pose files and control_image do not go together"),
     ],
@@ -290,8 +290,8 @@ def test_impossible_settings_leave_nothing_behind(settings: dict[str, Any], mess
 
 def test_impossible_settings_do_not_overwrite_a_run(finished: Path) -> None:
     before = contents(finished)
-    with pytest.raises(SegueError, match="5 frames need 2 noise levels"):
-        film(finished, noise_levels=(0.5,), overwrite=True)
+    with pytest.raises(SegueError, match="17 frames need 4 noise levels"):
+        film(finished, num_frames=17, noise=(0.5, 0.4, 0.3), overwrite=True)
     assert contents(finished) == before
 
 
@@ -360,7 +360,7 @@ def test_fitted_words_are_kept_where_the_first_frame_fails(tmp_path: Path, monke
     with monkeypatch.context() as patched:
         patched.setattr(StableDiffusion, "denoise", failing(SegueError("it overflows")))
         with pytest.raises(SegueError, match=r"^it overflows; the film before this one stays until this one has a "):
-            film(tmp_path / "run", seed=9, inversion_iterations=1, overwrite=True)
+            film(tmp_path / "run", seed=9, inversion=1, overwrite=True)
     assert any("words" in name for name in contents(tmp_path / "run", ".new/"))
     film(tmp_path / "run", overwrite=True)
     assert contents(tmp_path / "run") == before
@@ -370,7 +370,7 @@ def test_what_is_wrong_with_a_solver_shows_before_the_words_are_fitted(tmp_path:
     pipe = tiny_pipe()
     pipe.scheduler = UniPCMultistepScheduler.from_config(pipe.scheduler.config)
     with pytest.raises(SegueError, match="cannot start at a noise point"):
-        Interpolator(pipe)(A, B, output=tmp_path / "run", **{**QUICK, "solver": "pipe", "inversion_iterations": 3})
+        Interpolator(pipe)(A, B, output=tmp_path / "run", **{**QUICK, "solver": "pipe", "inversion": 3})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -505,7 +505,7 @@ def begun_anew(run: Path, **settings: Any) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        film(run, seed=9, inversion_iterations=3, overwrite=True, callback=stop, **settings)
+        film(run, seed=9, inversion=3, overwrite=True, callback=stop, **settings)
 
 
 def test_a_run_that_was_to_be_overwritten_can_be_had_again(tmp_path: Path) -> None:
@@ -541,10 +541,10 @@ def test_an_error_of_another_command_changes_nothing_of_a_run_that_overwrites(
     with monkeypatch.context() as patched:
         patched.setattr(StableDiffusion, "predict", full)
         with pytest.raises(SegueError, match="the same command continues the film"):
-            film(tmp_path / "run", seed=9, inversion_iterations=3)
+            film(tmp_path / "run", seed=9, inversion=3)
     assert contents(tmp_path / "run") == before
-    film(tmp_path / "run", seed=9, inversion_iterations=3)
-    film(tmp_path / "fresh", seed=9, inversion_iterations=3)
+    film(tmp_path / "run", seed=9, inversion=3)
+    film(tmp_path / "fresh", seed=9, inversion=3)
     assert contents(tmp_path / "run") == contents(tmp_path / "fresh")
 
 
@@ -623,7 +623,7 @@ def test_a_temporary_run_lives_as_long_as_its_frames(monkeypatch: pytest.MonkeyP
     gc.collect()
     assert not path.exists()
     with pytest.raises(SegueError):
-        film(None, noise_levels=(0.5,))
+        film(None, num_frames=17, noise=(0.5, 0.4, 0.3))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,7 +1,6 @@
 import colorsys
 import random
 from collections.abc import Callable
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,11 @@ from segue.method.tree import FrameKey
 from segue.models.conditioning import TextConditioning
 from segue.models.stable_diffusion import StableDiffusion
 from segue.pictures.tensors import to_tensor
-from segue.settings.kinds import MorphSettings, checked
+from segue.settings.kinds import MorphSettings, checked, updated
 from segue.words.inversion import Inverted, augmented, denoising_loss, invert
 
 KEYS = [FrameKey(0), FrameKey(1), FrameKey(2)]
-FEW = MorphSettings(inversion_iterations=3, inversion_learning_rate=1e-2)
+FEW = MorphSettings(inversion=3, inversion_learning_rate=1e-2)
 
 
 def pictures(count: int = 3) -> list[Image.Image]:
@@ -105,7 +104,7 @@ def test_iterations_are_adam_on_the_gradient_of_the_drawn_losses(guidance: bool)
     """Against a loop written out: one loss at a time, the means over the draws summed over the keyframes."""
     backbone = StableDiffusion(tiny_pipe())
     latents, words = prepared(backbone, 2)
-    settings = replace(FEW, inversion_batch=2, inversion_guidance=guidance, guidance_scale=3.0)
+    settings = updated(FEW, {"inversion_batch": 2, "inversion_guidance": guidance, "guidance_scale": 3.0})
     found = invert(backbone, latents, words, settings, Noise(4), KEYS[:2])
 
     prompt, negative = words.prompt.clone().requires_grad_(), words.negative[:1].clone().requires_grad_()
@@ -137,7 +136,7 @@ def test_iterations_are_adam_on_the_gradient_of_the_drawn_losses(guidance: bool)
 def test_the_held_out_loss_falls() -> None:
     backbone = StableDiffusion(tiny_pipe())
     latents, words = prepared(backbone)
-    settings = replace(FEW, inversion_iterations=30, inversion_learning_rate=3e-2)
+    settings = updated(FEW, {"inversion": 30, "inversion_learning_rate": 3e-2})
     found = invert(backbone, latents, words, settings, Noise(0), KEYS)
 
     def held_out(words: TextConditioning) -> list[float]:
@@ -178,14 +177,14 @@ def test_the_negative_stays_where_it_is_not_fitted() -> None:
     backbone = StableDiffusion(tiny_pipe())
     _, words = prepared(backbone)
     for guidance in (False, True):
-        found = fitted(backbone, replace(FEW, inversion_negative=False, inversion_guidance=guidance))
+        found = fitted(backbone, updated(FEW, {"inversion_negative": False, "inversion_guidance": guidance}))
         assert torch.equal(found.words.negative, words.negative)
         assert not torch.equal(found.words.prompt, words.prompt)
 
 
 def test_a_keyframe_does_not_depend_on_the_others() -> None:
     backbone = StableDiffusion(tiny_pipe())
-    settings = replace(FEW, inversion_learning_rate=1e-3)
+    settings = updated(FEW, {"inversion_learning_rate": 1e-3})
     together, alone = fitted(backbone, settings).words, fitted(backbone, settings, count=1).words
     # Adam's first steps are of equal size whatever the gradient's, so rounding shows where it is near zero.
     assert float(((together.prompt[0] - alone.prompt[0]).abs() < 1e-5).float().mean()) > 0.99
@@ -233,7 +232,7 @@ def test_progress_is_told_after_each_iteration() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_masters_are_float32_over_a_network_of_half_precision(dtype: torch.dtype) -> None:
-    settings = replace(FEW, inversion_learning_rate=1e-5)  # lost at once in half precision
+    settings = updated(FEW, {"inversion_learning_rate": 1e-5})  # lost at once in half precision
     backbone = StableDiffusion(tiny_pipe())
     latents, words = prepared(backbone)
     whole = invert(backbone, latents, words, settings, Noise(0), KEYS).words
@@ -326,7 +325,7 @@ def test_what_was_touched_is_restored(
                 backbone,
                 latents,
                 words,
-                replace(FEW, inversion_augment=True),
+                updated(FEW, {"inversion_augment": True}),
                 Noise(0),
                 KEYS,
                 pictures=pictures(),
@@ -447,13 +446,13 @@ def test_augmentations_draw_from_the_keyframes_own_name(monkeypatch: pytest.Monk
         return seen[-1]
 
     monkeypatch.setattr(segue.words.inversion, "augmented", watched)
-    fitted(StableDiffusion(tiny_pipe()), replace(FEW, inversion_augment=True), pictures=pictures())
+    fitted(StableDiffusion(tiny_pipe()), updated(FEW, {"inversion_augment": True}), pictures=pictures())
     images = to_tensor(pictures())
     for step, found in enumerate(seen):
         for i, key in enumerate(KEYS):
             own = Noise(0).generator("augment", key, step=step)
             assert torch.equal(found[i : i + 1], real(images[i : i + 1], [own]))
-    assert len(seen) == FEW.inversion_iterations
+    assert len(seen) == FEW.inversion
 
 
 def test_augmentation_is_named_and_stays_in_range(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -469,12 +468,12 @@ def test_augmentation_is_named_and_stays_in_range(monkeypatch: pytest.MonkeyPatc
 
 def test_augmentation_encodes_the_changed_pictures_anew() -> None:
     backbone = StableDiffusion(tiny_pipe())
-    changed = fitted(backbone, replace(FEW, inversion_augment=True), pictures=pictures())
+    changed = fitted(backbone, updated(FEW, {"inversion_augment": True}), pictures=pictures())
     assert not torch.equal(changed.words.prompt, fitted(backbone).words.prompt)
-    again = fitted(backbone, replace(FEW, inversion_augment=True), pictures=pictures())
+    again = fitted(backbone, updated(FEW, {"inversion_augment": True}), pictures=pictures())
     assert torch.equal(changed.words.prompt, again.words.prompt)
     with pytest.raises(ValueError, match="needs the pictures of all 3 keyframes"):
-        fitted(backbone, replace(FEW, inversion_augment=True))
+        fitted(backbone, updated(FEW, {"inversion_augment": True}))
 
 
 # What is kept.
@@ -516,14 +515,14 @@ def test_whatever_determines_the_result_is_in_the_key(tmp_path: Path, monkeypatc
         {"backbone": StableDiffusion(other)},
         {"words": TextConditioning(words.prompt.flip(0), words.negative)},
         {"words": TextConditioning(words.prompt, words.negative + 1)},
-        {"settings": replace(FEW, inversion_iterations=4)},
-        {"settings": replace(FEW, inversion_learning_rate=1e-3)},
-        {"settings": replace(FEW, inversion_batch=2)},
-        {"settings": replace(FEW, inversion_timesteps="middle")},
-        {"settings": replace(FEW, inversion_augment=True)},
-        {"settings": replace(FEW, inversion_negative=False)},
-        {"settings": replace(FEW, inversion_guidance=True)},
-        {"settings": replace(FEW, inversion_guidance=True, guidance_scale=9.0)},
+        {"settings": updated(FEW, {"inversion": 4})},
+        {"settings": updated(FEW, {"inversion_learning_rate": 1e-3})},
+        {"settings": updated(FEW, {"inversion_batch": 2})},
+        {"settings": updated(FEW, {"inversion_timesteps": "middle"})},
+        {"settings": updated(FEW, {"inversion_augment": True})},
+        {"settings": updated(FEW, {"inversion_negative": False})},
+        {"settings": updated(FEW, {"inversion_guidance": True})},
+        {"settings": updated(FEW, {"inversion_guidance": True, "guidance_scale": 9.0})},
         {"noise": Noise(1)},
         {"keys": [FrameKey(0), FrameKey(1), FrameKey(3)]},
         {"pictures": pictures()[::-1]},
@@ -535,8 +534,8 @@ def test_whatever_determines_the_result_is_in_the_key(tmp_path: Path, monkeypatc
         assert files(**change) == i + 2, change
     # What does not matter makes no other result: the film's settings, guidance outside the loss, latents' rounding.
     same: list[dict[str, Any]] = [
-        {"settings": replace(FEW, num_frames=9)},
-        {"settings": replace(FEW, guidance_scale=9.0)},
+        {"settings": updated(FEW, {"num_frames": 9})},
+        {"settings": updated(FEW, {"guidance_scale": 9.0})},
         {"latents": latents + 1e-6},
     ]
     for change in same:
@@ -589,7 +588,7 @@ def test_an_interrupted_fit_goes_on_to_the_same_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, negative: bool
 ) -> None:
     backbone = StableDiffusion(tiny_pipe())
-    settings = replace(FEW, inversion_iterations=5, inversion_negative=negative)
+    settings = updated(FEW, {"inversion": 5, "inversion_negative": negative})
     unbroken = fitted(backbone, settings)
     monkeypatch.setattr(segue.words.inversion, "KEPT_SECONDS", 0.0)
 

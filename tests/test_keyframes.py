@@ -17,7 +17,7 @@ from segue.engine.keyframes import loaded, warn_of_crops
 from segue.errors import SegueError, SegueWarning
 from segue.pictures.images import film_size, network_size
 from segue.run.folder import RunFolder
-from segue.settings.kinds import MorphSettings
+from segue.settings.kinds import MorphSettings, checked
 
 CASES = Path(__file__).parent / "data" / "cases"
 POCKET = (128, 32)  # native size, and what its sides are multiples of
@@ -67,8 +67,8 @@ def test_a_film_tells_of_its_crops(tmp_path: Path) -> None:
 def test_a_huge_jpeg_is_read_no_smaller_than_twice_the_film(tmp_path: Path) -> None:
     Image.new("L", (4096, 4096), 128).save(tmp_path / "a.jpg", quality=10)
     images = [tmp_path / "a.jpg"] * 2
-    for settings, side in (({}, 2048), ({"size": "1400x1000"}, 4096), ({"height": 1440}, 4096)):
-        assert {found.size for found in loaded(images, MorphSettings(**settings))} == {(side, side)}
+    for settings, side in (({}, 2048), ({"size": "1400x1000"}, 4096), ({"network_size": "2048x1440"}, 4096)):
+        assert {found.size for found in loaded(images, checked(MorphSettings, settings))} == {(side, side)}
 
 
 def test_poses_and_points_count_the_pixels_of_a_picture_that_was_read_small(
@@ -78,7 +78,7 @@ def test_poses_and_points_count_the_pixels_of_a_picture_that_was_read_small(
     turned[0x0112] = 6
     Image.new("L", (8192, 4096), 128).save(tmp_path / "a.jpg", quality=10, exif=turned)
     monkeypatch.setattr("segue.engine.interpolator.read_given", lambda _settings, given, *_: given)
-    settings = MorphSettings(width=64, height=128)
+    settings = MorphSettings(network_size="64x128")
     _, _, given = interpolator()._prepare([tmp_path / "a.jpg", str(tmp_path / "a.jpg")], settings)
     sizes: Any = given
     assert sizes == [(4096, 8192)] * 2

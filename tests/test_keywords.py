@@ -1,6 +1,6 @@
-"""The keyword arguments that editors complete are the settings, and have their types.
+"""The keyword arguments that editors complete are the settings, with their types; docs/settings.md lists them.
 
-python tests/test_keywords.py && ruff format src      # writes them anew after settings have changed
+python tests/test_keywords.py && ruff format src      # writes both anew after settings have changed
 """
 
 import re
@@ -9,14 +9,17 @@ from typing import Any
 
 from segue.settings import keywords
 from segue.settings import kinds as settings
-from segue.settings.kinds import ComputeSettings, FilmSettings, MorphSettings, fields
+from segue.settings.kinds import ALL, GROUPS, ComputeSettings, FilmSettings, MorphSettings, fields
+from segue.settings.text import as_text, choices_of, shape_of
 
 FILE = Path(keywords.__file__)
+PAGE = Path(__file__).parent.parent / "docs" / "settings.md"
 WIDER = {  # what the settings' own readers take beside the field's type
     settings._several: {
         "tuple[str, ...]": "str | Sequence[str]",
         "tuple[float, ...]": "float | Sequence[float]",
     },
+    settings._range: {"tuple[float, ...]": "float | Sequence[float]"},
     settings._shifts: {"tuple[tuple[float, float], ...]": "tuple[float, float] | Sequence[tuple[float, float]]"},
     settings._name: {"str": "str | PathLike[str]"},
     settings._names: {"tuple[str, ...]": "str | PathLike[str] | Sequence[str | PathLike[str]]"},
@@ -51,6 +54,19 @@ def source() -> str:
     return "\n\n\n".join([head, *parts]) + "\n"
 
 
+def page() -> str:
+    """The page of all settings as it should be."""
+    parts = [PAGE.read_text().split("\n## ")[0].rstrip()]
+    for group, names in GROUPS.items():
+        rows = [f"## {group}", "", "| setting | default | |", "|---|---|---|"]
+        for name in names:
+            default = as_text(ALL[name].get_default(call_default_factory=True))
+            choices = f" ({', '.join(filter(None, choices_of(name)))})" if shape_of(name) == "choice" else ""
+            rows.append(f"| `{name}` | {default} | {(ALL[name].description or '').rstrip('.')}{choices} |")
+        parts.append("\n".join(rows))
+    return "\n\n".join(parts) + "\n"
+
+
 def plain(text: str) -> str:
     """Without what a formatter changes."""
     return re.sub(r",?\s+|[()]", "", text)
@@ -58,7 +74,9 @@ def plain(text: str) -> str:
 
 def test_they_are_the_settings() -> None:
     assert plain(FILE.read_text()) == plain(source())
+    assert PAGE.read_text() == page()
 
 
 if __name__ == "__main__":
     FILE.write_text(source())
+    PAGE.write_text(page())

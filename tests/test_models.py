@@ -26,7 +26,7 @@ from segue.models.fingerprint import fingerprint, parts_of
 from segue.models.hub import read
 from segue.models.loading import laid_out, load, locate
 from segue.models.stable_diffusion import StableDiffusion
-from segue.settings.kinds import model_differences
+from segue.settings.text import model_differences
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def networks(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Tiny feature networks of each kind, by the names that --look takes."""
+    """Tiny feature networks of each kind, by the names that --spacing perceptual: takes."""
     folder = tmp_path_factory.mktemp("networks")
     save_tiny_dinov2(folder / "dinov2")
     save_file(lpips_weights(alex=True), folder / "lpips.safetensors")
@@ -39,7 +39,7 @@ def networks(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 
 @pytest.fixture
 def film(clip: Path, tmp_path: Path) -> Morph:
-    settings = {**QUICK, "num_frames": 9, "spacing": "perceptual", "look": f"clip:{clip}"}
+    settings = {**QUICK, "num_frames": 9, "spacing": f"perceptual:clip:{clip}"}
     return interpolator()(picture(0), picture(1), **settings, output=tmp_path / "run")
 
 
@@ -61,14 +61,14 @@ def test_a_redo_keeps_the_decided_frames_and_undo_brings_all_back(film: Morph) -
 
 def test_nothing_is_decided_again(film: Morph, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("segue.engine.adapters.Look.__call__", lambda *_: pytest.fail("measured again"))
-    settings = {**QUICK, "num_frames": 9, "spacing": "perceptual", "look": f"clip:{clip}"}
+    settings = {**QUICK, "num_frames": 9, "spacing": f"perceptual:clip:{clip}"}
     again = interpolator()(picture(0), picture(1), **settings, output=film.path)
     assert again.keys == film.keys
 
 
 @pytest.mark.parametrize("kind", ["clip", "dinov2", "lpips", "pixels"])
 def test_the_network_that_is_named_decides(kind: str, networks: dict[str, str], tmp_path: Path) -> None:
-    settings = {**QUICK, "num_frames": 9, "spacing": "perceptual", "look": networks[kind]}
+    settings = {**QUICK, "num_frames": 9, "spacing": f"perceptual:{networks[kind]}"}
     film = interpolator()(picture(0), picture(1), **settings, output=tmp_path / "run")
     network = network_named(networks[kind])
     tree, made = PerceptualTree(1, 9, (0.55, 0.425, 0.3)), {FrameKey(0), FrameKey(1)}
@@ -80,48 +80,50 @@ def test_the_network_that_is_named_decides(kind: str, networks: dict[str, str], 
     while level := tree.next_level(made, distance):
         made |= {midpoint.key for midpoint in level}
     assert sorted(made) == list(film.keys)
-    assert film.distances() == pytest.approx(network.path(list(film.frames)).steps.tolist())
+    assert film.distances(networks[kind]) == pytest.approx(network.path(list(film.frames)).steps.tolist())
 
 
 def test_a_network_that_is_not_there_is_named_before_anything(tmp_path: Path) -> None:
     for name, fault in (("resnet", "unknown feature network 'resnet'"), ("lpips:gone.safetensors", "gone.safetensors")):
-        settings = {**QUICK, "spacing": "perceptual", "look": name}
+        settings = {**QUICK, "spacing": f"perceptual:{name}"}
         with pytest.raises(SegueError, match=fault):
             interpolator()(picture(0), picture(1), **settings, output=tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
 
 def test_a_largest_distance_stops_early(clip: Path) -> None:
-    settings = {**QUICK, "num_frames": 65, "spacing": "perceptual", "look": f"clip:{clip}", "max_distance": 9.0}
+    settings = {**QUICK, "num_frames": 65, "spacing": f"perceptual:clip:{clip}", "max_distance": 9.0}
     assert len(interpolator()(picture(0), picture(1), **settings)) == 2
 
 
 def test_even_timing_gives_the_time_to_what_changes(clip: Path, tmp_path: Path) -> None:
-    film = interpolator()(picture(0), picture(1), **QUICK, look=f"clip:{clip}")
-    shown = dict(film.timed(FilmSettings(timing="even", hold=0.0, seconds=0.4)))
-    distances = film.distances()
+    film = interpolator()(picture(0), picture(1), **QUICK)
+    shown = dict(film.timed(FilmSettings(easing=f"even:clip:{clip}", hold=0.0, seconds=0.4)))
+    distances = film.distances(f"clip:{clip}")
     assert len(distances) == 4
     # The middle frame is shown from the middle of the step before it to the middle of the step after it.
     assert shown[2] == pytest.approx((distances[1] + distances[2]) / 2 / sum(distances) * 0.4, rel=1e-3)
     assert sum(shown.values()) == pytest.approx(0.4)
-    film.save(tmp_path / "film", timing="even", hold=0.0, seconds=0.4, fps=200)
+    film.save(tmp_path / "film", easing=f"even:clip:{clip}", hold=0.0, seconds=0.4, fps=200)
     pictures = [path.read_bytes() for path in sorted((tmp_path / "film").iterdir())]
     ticks = [len(list(same)) for _, same in groupby(pictures)]
     assert np.cumsum(ticks) == pytest.approx(np.cumsum(list(shown.values())) * 200, abs=1.01)
     for kind in ("gif", "webp"):
-        with Image.open(film.save(tmp_path / f"film.{kind}", timing="even", hold=0.0, seconds=4, fps=50)) as image:
+        with Image.open(
+            film.save(tmp_path / f"film.{kind}", easing=f"even:clip:{clip}", hold=0.0, seconds=4, fps=50)
+        ) as image:
             lengths = [(frame.load(), frame.info["duration"])[1] / 1000 for frame in ImageSequence.Iterator(image)]
         assert np.cumsum(lengths) == pytest.approx(np.cumsum(list(shown.values())) * 10, abs=0.025)
 
 
 def test_the_seam_of_a_loop_is_timed_as_any_other_gap(clip: Path) -> None:
-    film = interpolator()(picture(0), picture(1), **QUICK, loop=True, look=f"clip:{clip}")
-    assert len(film) == len(film.distances()) == 8
+    film = interpolator()(picture(0), picture(1), **QUICK, loop=True)
+    assert len(film) == len(film.distances(f"clip:{clip}")) == 8
     apart = network_named(f"clip:{clip}").path([film.frames[7], film.frames[0]]).steps
-    assert film.distances()[-1] == pytest.approx(float(apart[0]))
+    assert film.distances(f"clip:{clip}")[-1] == pytest.approx(float(apart[0]))
     eased = [seconds for _, seconds in film.timed(FilmSettings(easing="ease-in-out", hold=0.0))]
     assert eased[:4] == pytest.approx(eased[4:])
     assert sum(eased) == pytest.approx(2 * 4 / 3)
-    there_and_back = film.timed(FilmSettings(timing="even", hold=0.0, boomerang=True))
+    there_and_back = film.timed(FilmSettings(easing=f"even:clip:{clip}", hold=0.0, boomerang=True))
     assert [number for number, _ in there_and_back] == [*range(8), 0, *range(7, 0, -1)]  # it turns where it began
     assert sum(seconds for _, seconds in there_and_back) == pytest.approx(4 * 4 / 3)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from segue.errors import SegueError, SegueWarning
-from segue.pictures.images import Fit, Source, common_size, film_size, fit, load, network_size, placement
+from segue.pictures.images import Fit, Source, check_network_size, film_size, fit, load, network_size, placement
 from segue.pictures.tensors import to_images, to_tensor
 
 
@@ -456,29 +456,16 @@ def image(width: int, height: int) -> Image.Image:
     return Image.new("RGB", (width, height))
 
 
-def test_common_size() -> None:
-    assert common_size([image(500, 333), image(9, 9)], 64) == (512, 320)
-    assert common_size([image(512, 512)], 64) == (512, 512)
-    assert common_size([image(10, 1000)], 64) == (64, 1024)
-    assert common_size([image(96, 96)], 64) == (128, 128)
-    assert common_size([image(4000, 3000)], 64, longest=768) == (768, 576)
-    assert common_size([image(30, 40)], 16, longest=512) == (384, 512)
-    assert common_size([image(400, 300)], 8, width=800) == (800, 600)
-    assert common_size([image(400, 300)], 64, height=320) == (448, 320)
-    assert common_size([image(400, 300)], 64, width=128, height=512) == (128, 512)
-    assert common_size([image(400, 300)], 64, width=256, longest=512) == (256, 192)
-
-
-def test_sizes_that_cannot_be() -> None:
-    images = [image(400, 300)]
-    with pytest.raises(SegueError, match=r"width 500 is no multiple of 64 .*; use 448 or 512"):
-        common_size(images, 64, width=500)
-    with pytest.raises(SegueError, match=r"height 20 is no multiple of 64 .*; use 64$"):
-        common_size(images, 64, height=20)
+def test_sizes_at_which_a_model_cannot_work() -> None:
+    check_network_size((128, 512), 64)
+    with pytest.raises(SegueError, match=r"width 500 is not a multiple of 64 .*; use 448 or 512"):
+        check_network_size((500, 64), 64)
+    with pytest.raises(SegueError, match=r"height 20 is not a multiple of 64 .*; use 64$"):
+        check_network_size((64, 20), 64)
     with pytest.raises(SegueError, match=r"width 20480 .*; use 16384$"):
-        common_size(images, 64, width=20480)
-    with pytest.raises(SegueError, match=r"64 x 64000 pixels, the most is 16384; set width or height"):
-        common_size([image(10, 10_000)], 64, width=64)
+        check_network_size((20480, 64), 64)
+    with pytest.raises(SegueError, match="frames of 16384 x 16384 pixels are too large"):
+        check_network_size((16384, 16384), 64)
 
 
 def test_a_model_works_at_about_its_own_area_in_the_shape_of_the_film() -> None:

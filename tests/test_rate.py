@@ -37,7 +37,7 @@ def film_of(folder: Path, places: list[Fraction], *, loop: bool = False, mode: s
     keys = [FrameKey.at(place) for place in places]
     for number, key in enumerate(keys):
         picture(number, len(keys), mode).save(folder / "frames" / f"{key.name}.png")
-    settings = {"loop": loop, "look": "pixels"}
+    settings = {"loop": loop}
     run = {"settings": settings, "size": SIZE, "keyframes": [], "model": {"name": "", "fingerprint": ""}}
     (folder / "run.json").write_text(json.dumps({**run, "batch_size": 1}))
     frames = [{"place": str(key.place), "name": key.name, "level": 0} for key in keys]
@@ -64,11 +64,11 @@ def read(path: Path) -> tuple[Any, list[np.ndarray[Any, Any]]]:
         return numbers, [frame.to_ndarray(format="rgba") for frame in frames]
 
 
-COMBINATIONS = itertools.product(["uniform", "even"], ["none", "dissolve", "motion"], [0.0, 0.02, 0.5, 0.77])
+COMBINATIONS = itertools.product(["linear", "even:pixels"], ["none", "dissolve", "motion"], [0.0, 0.02, 0.5, 0.77])
 
 
-@pytest.mark.parametrize(("timing", "smooth", "hold"), COMBINATIONS)
-def test_the_rate_of_the_file_is_fps(tmp_path: Path, timing: str, smooth: str, hold: float) -> None:
+@pytest.mark.parametrize(("easing", "smooth", "hold"), COMBINATIONS)
+def test_the_rate_of_the_file_is_fps(tmp_path: Path, easing: str, smooth: str, hold: float) -> None:
     film = film_of(tmp_path / "run", steps(6))
     variants: list[dict[str, Any]] = [
         {"fps": 24},
@@ -77,7 +77,7 @@ def test_the_rate_of_the_file_is_fps(tmp_path: Path, timing: str, smooth: str, h
         {"fps": 23.976, "seconds": 0.9},
     ]
     for number, extra in enumerate(variants):
-        settings, fps = {"timing": timing, "smooth": smooth, "hold": hold, **extra}, extra["fps"]
+        settings, fps = {"easing": easing, "smooth": smooth, "hold": hold, **extra}, extra["fps"]
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r"\d of 7 frames are left out")
             path = film.save(tmp_path / f"{number}.mp4", **settings)
@@ -157,10 +157,10 @@ def test_no_frame_is_left_out_silently(tmp_path: Path) -> None:
 
 def test_an_even_film_spends_its_ticks_on_what_changes(tmp_path: Path) -> None:
     film = film_of(tmp_path / "run", [Fraction(i, 8) for i in (0, 1, 2, 8)])
-    film.save(tmp_path / "pngs", fps=40, hold=0.0, seconds=2, timing="even")
+    film.save(tmp_path / "pngs", fps=40, hold=0.0, seconds=2, easing="even:pixels")
     shown = [path.read_bytes() for path in sorted((tmp_path / "pngs").iterdir())]
     ticks = [len(list(same)) for _, same in itertools.groupby(shown)]
-    way = np.array(film.distances()) / sum(film.distances()) * 80
+    way = np.array(film.distances("pixels")) / sum(film.distances("pixels")) * 80
     assert ticks == pytest.approx([way[0] / 2, (way[0] + way[1]) / 2, (way[1] + way[2]) / 2, way[2] / 2 + 1], abs=1.01)
 
 

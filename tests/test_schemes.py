@@ -225,7 +225,7 @@ def test_one_level_of_branching_is_diffusers_ddim_for_one_frame_at_a_time(
 ) -> None:
     """At t = 499 the grid of a tenth of the schedule, 499, 399, ..., 99, -1, is one that DDIMScheduler can walk."""
     run = tmp_path / "run"
-    one_level = {"branching": 4, "noise_levels": (0.499,), "num_inference_steps": 10, "prompt": PROMPTS[:2]}
+    one_level = {"branching": 4, "noise": (0.499, 0.499), "num_inference_steps": 10, "prompt": PROMPTS[:2]}
     interpolator(prediction)(picture(0), picture(1), output=run, **{**COMMON, **one_level})
     found = latents(run)
     plain = Plain(prediction)

@@ -1,6 +1,5 @@
 """Settings: bounds, one-line errors, JSON and back, presets."""
 
-import dataclasses
 import json
 import re
 import subprocess
@@ -12,30 +11,24 @@ import pytest
 
 from segue.errors import SegueError
 from segue.settings.kinds import (
-    PRESETS,
     SCHEMES,
     SOLVERS,
     ComputeSettings,
     FilmSettings,
     InversionSettings,
     MorphSettings,
-    as_json,
     checked,
-    differences,
     fields,
-    option_name,
-    preset_settings,
     updated,
-    with_preset,
-    without_effect,
 )
+from segue.settings.presets import PRESETS, preset_settings, with_preset, without_effect
+from segue.settings.text import as_json, as_text, differences, from_text, option_name, read_config, write_config
 
 KINDS = (InversionSettings, MorphSettings, ComputeSettings, FilmSettings)
 EVERYTHING: dict[str, Any] = {
     "num_frames": 9,
     "loop": True,
-    "noise": (0.25, 0.65),
-    "noise_levels": (0.6, 0.5, 0.4, 0.3),
+    "noise": (0.6, 0.5, 0.4, 0.3),
     "seed": 2**62,
     "solver": "ddim",
     "eta": 0.3,
@@ -43,7 +36,7 @@ EVERYTHING: dict[str, Any] = {
     "prompt_at": {0.5: "a lynx", 0.1 + 0.2: "x"},
     "candidates": 4,
     "rank_for": ("sharp",),
-    "width": 320,
+    "network_size": "320x240",
     "background": "#102030",
 }
 
@@ -54,7 +47,7 @@ def test_every_setting_has_a_help_text_and_a_default(kind: type[Any]) -> None:
         assert field.description, name
         assert field.description.endswith("."), name
         assert not field.is_required(), name
-    assert dataclasses.asdict(kind()) == {name: f.default_factory() if f.default_factory else f.default  # type: ignore[call-arg]
+    assert dict(kind()) == {name: f.default_factory() if f.default_factory else f.default  # type: ignore[call-arg]
                                           for name, f in fields(kind).items()}  # fmt: skip
 
 
@@ -66,7 +59,7 @@ def test_no_name_stands_for_two_settings() -> None:
 
 def test_the_defaults_are_the_designs() -> None:
     settings = MorphSettings()
-    assert (settings.num_frames, settings.noise, settings.noise_spacing) == (17, (0.30, 0.55), "linear")
+    assert (settings.num_frames, settings.noise) == (17, (0.30, 0.55))
     assert (settings.scheme, settings.branching, settings.bias, settings.seed) == ("branching", 2, 0, 0)
     assert (settings.candidates, settings.control_scale, settings.eta) == (1, 1.5, 0)
 
@@ -81,15 +74,19 @@ def test_the_defaults_are_the_designs() -> None:
         ({"noise": (0.3, 1.0)}, "noise: input should be less than 1, not 1.0"),
         ({"noise": (0.5, 0.3)}, "noise is a range from low to high, not from 0.5 to 0.3"),
         ({"noise": (0.3, float("nan"))}, "noise: .*finite"),
-        ({"noise": (0.3,)}, "noise: "),
-        ({"noise_levels": (0.5, 1.5)}, "noise_levels: input should be less than 1, not 1.5"),
+        ({"noise": ()}, "noise: "),
         (
-            {"noise_levels": (0.5,), "scheme": "interpolate-denoise"},
-            "noise_levels need the scheme branching, not inter",
+            {"noise": (0.5, 0.4, 0.3), "scheme": "interpolate-denoise"},
+            "noise: interpolate-denoise takes a range of two numbers, not 3 levels",
         ),
         ({"scheme": "morph"}, "scheme: input should be 'branching'.*not 'morph'"),
         ({"solver": "heun"}, "solver: .*not 'heun'"),
         ({"fram": 3}, "unknown setting 'fram'"),
+        ({"inversion_iterations": 3}, "unknown setting 'inversion_iterations'; did you mean inversion?"),
+        ({"spacing": "even"}, "spacing is uniform, perceptual or perceptual:NETWORK, not 'even'"),
+        ({"spacing": "uniform:pixels"}, "spacing is uniform"),
+        ({"spacing": "perceptual:foo"}, "unknown feature network 'foo'"),
+        ({"size": "big"}, "size: "),
         ({"prompt": ("a", " ")}, "prompt: an empty text"),
         ({"rank_for": "a cat"}, "rank_for and rank_against need candidates"),
         ({"rank_against": "a cat"}, "rank_for and rank_against need candidates"),
@@ -148,17 +145,15 @@ def test_a_class_of_settings_gives_one_line_too(build: Any, message: str) -> Non
 @pytest.mark.parametrize(
     ("kind", "values", "message"),
     [
-        (MorphSettings, {"inversion_batch": 8}, "--inversion-batch changes nothing without --inversion-iterations"),
-        (MorphSettings, {"pose": "off", "control_scale": 2}, "--control-scale changes nothing with --pose off"),
+        (MorphSettings, {"inversion_batch": 8}, "inversion_batch changes nothing without --inversion"),
+        (MorphSettings, {"pose": "off", "control_scale": 2}, "control_scale changes nothing with --pose off"),
         (
             MorphSettings,
             {"control_image": "a.png", "pose_hold": True},
-            "--pose-hold changes nothing beside --control-i",
+            "pose_hold changes nothing beside --control-i",
         ),
-        (MorphSettings, {"scheme": "interpolate", "noise": (0.2, 0.4)}, "--noise changes nothing with --scheme inter"),
-        (MorphSettings, {"noise_levels": 0.4, "noise": (0.2, 0.4)}, "--noise changes nothing beside --noise-levels"),
-        (MorphSettings, {"ranker": "a/clip"}, "--ranker changes nothing without --rank-for or --rank-against"),
-        (MorphSettings, {"motion_space": "latent"}, "--motion-space changes nothing where the camera does not move"),
+        (MorphSettings, {"scheme": "interpolate", "noise": (0.2, 0.4)}, "noise changes nothing with --scheme inter"),
+        (MorphSettings, {"ranker": "a/clip"}, "ranker changes nothing without --rank-for"),
     ],
 )
 def test_what_changes_nothing_is_told(kind: Any, values: dict[str, Any], message: str) -> None:
@@ -169,7 +164,7 @@ def test_what_changes_nothing_is_told(kind: Any, values: dict[str, Any], message
 
 def test_every_setting_can_have_an_effect() -> None:
     settings = {
-        "inversion_iterations": 3,
+        "inversion": 3,
         "candidates": 2,
         "rank_for": "x",
         "zoom": 2.0,
@@ -187,8 +182,8 @@ def test_files_may_be_paths() -> None:
 
 
 def test_one_value_for_all_gaps_needs_no_list() -> None:
-    one = checked(MorphSettings, {"zoom": 1.5, "rotate": 90, "pan": (0.5, 0), "noise_levels": 0.4})
-    assert (one.zoom, one.rotate, one.pan, one.noise_levels) == ((1.5,), (90.0,), ((0.5, 0.0),), (0.4,))
+    one = checked(MorphSettings, {"zoom": 1.5, "rotate": 90, "pan": (0.5, 0), "noise": 0.4})
+    assert (one.zoom, one.rotate, one.pan, one.noise) == ((1.5,), (90.0,), ((0.5, 0.0),), (0.4, 0.4))
     assert checked(MorphSettings, {"pan": "0.5,0"}).pan == checked(MorphSettings, {"pan": ["0.5,0"]}).pan == one.pan
     assert checked(MorphSettings, {"pan": [(0.5, 0), (1, 1)]}).pan == ((0.5, 0.0), (1.0, 1.0))
 
@@ -230,7 +225,7 @@ def test_presets_are_valid(name: str) -> None:
 def test_the_papers_preset() -> None:
     settings = checked(MorphSettings, preset_settings("paper"))
     assert (settings.solver, settings.num_inference_steps, settings.guidance_scale) == ("ddim", 200, 7.5)
-    assert (settings.inversion_iterations, settings.candidates, settings.noise) == (500, 8, (0.30, 0.55))
+    assert (settings.inversion, settings.candidates, settings.noise) == (500, 8, (0.30, 0.55))
     assert (settings.eta, settings.num_frames, settings.align, settings.detail) == (0, 17, False, 0)
     assert (settings.inversion_learning_rate, settings.control_scale) == (1e-4, 1.5)
     assert all((settings.negative_prompt, settings.rank_for, settings.rank_against))
@@ -259,6 +254,38 @@ def test_the_names_are_those_of_the_fields() -> None:
         assert checked(MorphSettings, {"scheme": scheme}).scheme == scheme
     for solver in SOLVERS:
         assert checked(MorphSettings, {"solver": solver}).solver == solver
+
+
+@pytest.mark.parametrize(
+    "values", [EVERYTHING, {}, {"pan": ((0.5, 0.0), (0.1, 0.2)), "zoom": (1.5, 2.0), "pose": "off"}]
+)
+def test_the_text_of_a_setting_is_read_as_it_was(values: dict[str, Any]) -> None:
+    settings = checked(MorphSettings, values)
+    read = {name: from_text(name, text) for name, value in settings if (text := as_text(value))}
+    assert checked(MorphSettings, read) == settings
+
+
+def test_lists_may_be_json_and_broken_ones_are_named() -> None:
+    assert from_text("noise", "[0.2, 0.4]") == from_text("noise", [0.2, 0.4]) == [0.2, 0.4]
+    assert from_text("prompt_at", '{"1/2": "a fox"}') == {0.5: "a fox"}
+    with pytest.raises(SegueError, match="noise: broken JSON"):
+        from_text("noise", "[0.2, ")
+
+
+def test_a_settings_file_gives_back_what_was_written(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    values = {**EVERYTHING, "noise": [0.6, 0.5, 0.4, 0.3], "points": str(tmp_path / "points.json"), "images": ["a.png"]}
+    odd = 'a "quoted" \\ text\twith \x7f and \n a line'
+    write_config(
+        tmp_path / "run/s.toml", {**as_json(MorphSettings(prompt=(odd,))), "images": ["a.png"]}, tmp_path / "run"
+    )
+    assert read_config(tmp_path / "run/s.toml")["prompt"] == [odd]
+    write_config(tmp_path / "run/s.toml", {**as_json(checked(MorphSettings, EVERYTHING)), **values}, tmp_path / "run")
+    assert 'points = "../points.json"' in (tmp_path / "run/s.toml").read_text()
+    read = read_config(tmp_path / "run/s.toml")
+    assert read.pop("images") == [str(Path("a.png").absolute())]
+    assert read["points"] == str(tmp_path / "points.json")
+    assert checked(MorphSettings, read) == checked(MorphSettings, {**EVERYTHING, "points": read["points"]})
 
 
 def test_settings_are_read_without_torch() -> None:

@@ -201,7 +201,7 @@ def test_guidance_without_a_prompt_is_told_once(tmp_path: Path) -> None:
         {"prompt": ("a cat",)},
         {"negative_prompt": "blurry"},
         {"prompt_at": {0.5: "a lynx"}},
-        {"inversion_iterations": 1},
+        {"inversion": 1},
         {"guidance_scale": 1.0},
         {"guidance_start": 0.5, "guidance_end": 0.5},
         {"scheme": "interpolate"},

@@ -35,7 +35,7 @@ SETTINGS: dict[str, Any] = {
     "num_frames": 5,
     "num_inference_steps": 2,
     "candidates": 2,
-    "inversion_iterations": 2,
+    "inversion": 2,
     "batch_size": 2,
     "prompt": "cat",
 }

@@ -77,7 +77,7 @@ class Film:
             "keep_candidates": chance.random() < 0.3,
         }
         if chance.random() < 0.2:
-            self.settings |= {"spacing": "perceptual", "look": "pixels"}
+            self.settings |= {"spacing": "perceptual:pixels"}
         self.steps: list[str] = []
         self.counted: list[Frames] = []
         self.undone: list[Frames] = []

@@ -1,10 +1,9 @@
 """A manifest becomes rows: for each film its images, settings and place, all checked before anything is made."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any
 
 from segue.batch.manifest import COLUMNS, Pair, faults_message, pairs_and_faults
 from segue.engine.inputs import check_files
@@ -14,16 +13,9 @@ from segue.files import check_apart, file_of
 from segue.pictures.files import digest_of_source
 from segue.pictures.images import shown_size
 from segue.run.schema import RUN_FILE
-from segue.settings.kinds import (
-    ComputeSettings,
-    FilmSettings,
-    ModelSettings,
-    MorphSettings,
-    as_json,
-    checked,
-    fields,
-    with_preset,
-)
+from segue.settings.kinds import ComputeSettings, FilmSettings, ModelSettings, MorphSettings, checked, fields
+from segue.settings.presets import with_preset
+from segue.settings.text import as_json, from_text, moved
 
 __all__ = ["KINDS", "NOTES", "TABLE", "Row", "check_output", "read_rows", "values_of"]
 
@@ -93,12 +85,12 @@ def read_rows(
     names = {name for kind in KINDS for name in fields(kind)} - set(COLUMNS)
     pairs, faults = pairs_and_faults(manifest, names, one_size=False)
     folder = manifest if manifest.is_dir() else manifest.parent
-    shared = _absolute(values, Path.cwd())
+    shared = moved(values, Path())
     rows = []
     taken = {output.absolute() / TABLE: "the batch's table"}  # what is written where
     for pair in pairs:
         try:
-            own = _absolute({name: _typed(name, value) for name, value in pair.settings.items()}, folder.absolute())
+            own = moved({name: from_text(name, value) for name, value in pair.settings.items()}, folder)
             given = values_of(pair, with_preset(preset, {**shared, **own}, model))
             _check(checked(MorphSettings, _of(given, MorphSettings)), pair)
             checked(ComputeSettings, _of(given, ComputeSettings))
@@ -185,41 +177,6 @@ def _of(values: Mapping[str, Any], kind: type[Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name in fields(kind)}
 
 
-def _absolute(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Values whose files do not depend on the folder that a worker stands in."""
-    placed = dict(values)
-    if isinstance(pose := values.get("pose"), str) and _is_files(pose):
-        placed["pose"] = ",".join(str(folder / name.strip()) for name in pose.split(","))
-    if isinstance(points := values.get("points"), str) and points:
-        placed["points"] = str(folder / points)
-    kind, colon, file = str(values.get("look", "")).partition(":")
-    if colon and (folder / file).exists():
-        placed["look"] = f"{kind}:{folder / file}"
-    images = values.get("control_image", ())
-    images = [images] if isinstance(images, str) else images
-    if isinstance(images, Sequence) and images and all(isinstance(image, str) for image in images):
-        placed["control_image"] = tuple(str(folder / image) for image in images)
-    return placed
-
-
 def _is_files(pose: str) -> bool:
     """Whether the setting ``pose`` names files."""
     return pose not in ("auto", "off", "")
-
-
-def _typed(name: str, value: Any) -> Any:
-    """What the settings take for a cell: JSON for lists and mappings, or numbers with spaces between, as 0.3 0.55."""
-    kind = next(kind for kind in KINDS if name in fields(kind))
-    origin = get_origin(fields(kind)[name].annotation)
-    if not isinstance(value, str) or origin not in (tuple, dict):
-        return value
-    if value.lstrip().startswith(("[", "{")):
-        try:
-            return json.loads(value)
-        except (ValueError, RecursionError) as error:
-            raise SegueError(f"{name}: broken JSON: {value[:80]!r}") from error
-    numbers = value.split()
-    try:
-        return [float(number) for number in numbers]
-    except ValueError:
-        return value

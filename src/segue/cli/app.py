@@ -20,7 +20,6 @@ from segue.errors import SegueError, heard
 from segue.film.outputs import check_film
 from segue.run.journal import Edit
 from segue.settings.kinds import (
-    PRESET_HELP,
     ComputeSettings,
     FilmSettings,
     LoadSettings,
@@ -29,6 +28,7 @@ from segue.settings.kinds import (
     checked,
     fields,
 )
+from segue.settings.presets import PRESET_HELP
 
 __all__ = ["app", "main", "run"]
 
@@ -43,19 +43,15 @@ app = typer.Typer(
 )
 
 Images = Annotated[
-    list[Path],
-    typer.Argument(
-        help="Two images or more, in the order of the film; clip.mp4@last is a video's last frame.", show_default=False
-    ),
+    list[Path] | None,
+    typer.Argument(help="Two images or more, in the order of the film; clip.mp4@last is a video's last frame."),
 ]
 Output = Annotated[
-    Path,
-    typer.Option(
-        "--output", "-o", help="The film: .mp4, .mov, .webm, .gif, .webp, or a folder for PNGs.", show_default=False
-    ),
+    Path | None,
+    typer.Option("--output", "-o", help="The film: .mp4, .mov, .webm, .gif, .webp, or a folder for PNGs."),
 ]
 Run = Annotated[Path, typer.Argument(help="A film that segue made, or its run folder.", show_default=False)]
-Preset = Annotated[Literal["paper", "balanced", "draft"], typer.Option(help=PRESET_HELP)]
+Preset = Annotated[Literal["paper", "balanced", "draft"] | None, typer.Option(help=PRESET_HELP)]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 Json = Annotated[bool, typer.Option("--json", help="Progress as JSON lines on standard output.")]
 PickOption = Annotated[bool, typer.Option("--pick", help="Pick each frame among its candidates by hand.")]
@@ -64,9 +60,9 @@ PickOption = Annotated[bool, typer.Option("--pick", help="Pick each frame among 
 @app.command(cls=GroupedCommand)
 @with_settings(ModelSettings, MorphSettings, ComputeSettings, FilmSettings)
 def morph(
-    images: Images,
-    output: Output,
-    preset: Preset = "balanced",
+    images: Images = None,
+    output: Output = None,
+    preset: Preset = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Begin anew over a run with other settings, and over files of others.")
     ] = False,
@@ -151,9 +147,9 @@ def redo(
 @app.command(cls=GroupedCommand)
 @with_settings(ModelSettings, MorphSettings)
 def invert(
-    images: Images,
-    output: Output,
-    preset: Preset = "balanced",
+    images: Images = None,
+    output: Output = None,
+    preset: Preset = None,
     quiet: Quiet = False,
     as_json: Json = False,
     **values: Any,
@@ -218,7 +214,7 @@ def pose(
 
 @app.command(cls=GroupedCommand)
 def check(
-    images: Images,
+    images: Images = None,
     model: Annotated[str | None, typer.Option(help=fields(ModelSettings)["model"].description)] = None,
     detector: Annotated[
         Literal["pocket", "blazepose", "rtmlib"] | None,
@@ -226,8 +222,8 @@ def check(
     ] = None,
 ) -> None:
     """Say before a film is made whether its shapes will move or fade, and why."""
-    if len(images) < 2:
-        raise SegueError(f"a film needs two images or more, not {len(images)}")
+    if images is None or len(images) < 2:
+        raise SegueError(f"a film needs two images or more, not {len(images or [])}")
     check_model(ModelSettings(model=model))
     check_there(images)
 

@@ -14,15 +14,8 @@ from segue.cli.display import Line, shown_as_lines
 from segue.cli.options import GroupedCommand, faults_as_lines, given, mode_of, with_settings
 from segue.cli.request import check_manifest, check_model
 from segue.engine.dialogue import duration
-from segue.settings.kinds import (
-    PRESET_HELP,
-    ComputeSettings,
-    FilmSettings,
-    ModelSettings,
-    MorphSettings,
-    checked,
-    updated,
-)
+from segue.settings.kinds import ComputeSettings, FilmSettings, ModelSettings, MorphSettings, checked, updated
+from segue.settings.presets import PRESET_HELP
 
 if TYPE_CHECKING:
     from segue.batch.crew import Crew
@@ -64,7 +57,7 @@ def batch(
     film: Annotated[
         Literal["mp4", "mov", "webm", "gif", "webp"], typer.Option(help="What the films are written as.")
     ] = "mp4",
-    preset: Annotated[Literal["paper", "balanced", "draft"], typer.Option(help=PRESET_HELP)] = "balanced",
+    preset: Annotated[Literal["paper", "balanced", "draft"] | None, typer.Option(help=PRESET_HELP)] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew over runs with other settings.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Progress as JSON lines on standard output.")] = False,
@@ -86,7 +79,7 @@ def batch(
     chosen = checked(ModelSettings, given(values, ModelSettings))
     check_model(chosen)
     with faults_as_lines():
-        rows = read_rows(pairs, output, settings, preset=preset, ending=f".{film}", model=chosen.model)
+        rows = read_rows(pairs, output, settings, preset=preset or "balanced", ending=f".{film}", model=chosen.model)
     chosen = updated(chosen, {"model": _placed(chosen.model), "controlnet": _placed(chosen.controlnet)})
     check_output(rows, output, overwrite=overwrite)
 

@@ -12,16 +12,9 @@ from segue.cli.options import faults_as_lines, given, mode_of, with_settings
 from segue.cli.request import check_manifest, check_model
 from segue.errors import SegueError
 from segue.method.perceptual import look_parts
-from segue.settings.kinds import (
-    PRESET_HELP,
-    SCHEMES,
-    ComputeSettings,
-    ModelSettings,
-    MorphSettings,
-    checked,
-    option_name,
-    with_preset,
-)
+from segue.settings.kinds import SCHEMES, ComputeSettings, ModelSettings, MorphSettings, checked
+from segue.settings.presets import PRESET_HELP, with_preset
+from segue.settings.text import option_name
 
 if TYPE_CHECKING:
     from segue.evaluate.compare import Comparison
@@ -61,7 +54,7 @@ def evaluate(
         bool,
         typer.Option("--convert", help="Convert published .pth weights: --convert FILE.pth ... -o FILE.safetensors."),
     ] = False,
-    preset: Annotated[Literal["paper", "balanced", "draft"], typer.Option(help=PRESET_HELP)] = "balanced",
+    preset: Annotated[Literal["paper", "balanced", "draft"] | None, typer.Option(help=PRESET_HELP)] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
     **values: Any,
 ) -> None:
@@ -76,7 +69,7 @@ def evaluate(
     elif compare:
         _compare(inputs, output, quiet)
     else:
-        _evaluate(inputs, output, schemes, network or ["pocket"], preset, values, quiet)
+        _evaluate(inputs, output, schemes, network or ["pocket"], preset or "balanced", values, quiet)
 
 
 def _evaluate(

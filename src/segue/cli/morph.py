@@ -16,14 +16,14 @@ from segue.engine.dialogue import Progress
 from segue.engine.interpolator import Interpolator
 from segue.errors import SegueError, warn
 from segue.film.morph import Morph
-from segue.film.writers import contact_sheet
 from segue.machine import limit_threads
 from segue.method.tree import FrameKey
 from segue.models.features.networks import network_kept
 from segue.run.folder import RunFolder
 from segue.run.journal import Edit
 from segue.run.schema import JOURNAL, RUN_FILE, read_part
-from segue.settings.kinds import FilmSettings, ModelSettings, checked, updated, without_effect
+from segue.settings.kinds import FilmSettings, ModelSettings, checked, updated
+from segue.settings.presets import without_effect
 
 __all__ = ["fit_words", "make_again", "make_film", "step"]
 
@@ -34,15 +34,15 @@ def make_film(asked: FilmRequest, *, pick: bool, mode: Mode) -> None:
     chooser = Asked(terminal_chooser(folder))
     with showing(_asking(mode, pick)) as show:
         segue = _loaded(asked.begun, asked.model)
-        if film.timing == "even":
-            network_kept(asked.settings.look)  # an error here, not when the frames are made
+        if film.even_network:
+            network_kept(film.even_network)  # an error here, not when the frames are made
         _tell_idle(asked)
         morph = segue(
             *asked.images,
             output=folder,
             overwrite=asked.overwrite,
             preset=asked.preset,
-            callback=_previewing(show, folder) if asked.computing.get("preview") else show,
+            callback=show,
             choose=chooser if pick else None,
             **asked.given,
             **asked.computing,
@@ -159,22 +159,7 @@ def _interpolator_of(asked: RunRequest) -> Interpolator:
         raise SegueError(f"{asked.folder} holds no run any more")
     model = data["model"]
     named = {"model": model["name"], "controlnet": model.get("controlnet")}
-    return _loaded(data, checked(ModelSettings, {**asdict(asked.loading), **named}))
-
-
-def _previewing(show: Any, folder: Path) -> Any:
-    """Also write a contact sheet of the finished frames whenever a level is complete."""
-    level = 0
-
-    def preview(progress: Progress) -> None:
-        nonlocal level
-        if progress.level > level:
-            level = progress.level
-            if level > 1:
-                contact_sheet(sorted((folder / "frames").glob("*.png")), folder / "contact-sheet.png")
-        show(progress)
-
-    return preview
+    return _loaded(data, checked(ModelSettings, {**dict(asked.loading), **named}))
 
 
 def _asking(mode: Mode, pick: bool) -> Mode:

@@ -1,28 +1,54 @@
 """The settings as options of the command line: names, types, defaults and help all come from ``settings``."""
 
 import inspect
+import re
 import sys
-import types
 import typing
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import typer
 from pydantic.fields import FieldInfo
 from typer.core import TyperCommand
 
 from segue.errors import SegueError
-from segue.settings.kinds import GROUPS, fields, meant, option_name, texts_by_place
+from segue.settings.kinds import ALL, GROUPS, RARE, MorphSettings, Settings, fields, hint, meant
+from segue.settings.text import as_text, from_text, option_name, read_config, shape_of
 
 __all__ = ["GroupedCommand", "faults_as_lines", "given", "mode_of", "with_settings"]
 
 Command = Callable[..., None]
+KEYWORD_ONLY = inspect.Parameter.KEYWORD_ONLY
 
-# The groups of the help, in their order; a setting of the images that ``GROUPS`` does not name is one of the frames'.
+SEVERAL = ("numbers", "texts", "places")
+METAVARS = {
+    "whole": "<int>",
+    "number": "<number>",
+    "numbers": "<number>...",
+    "text": "<text>",
+    "texts": "<text>",
+    "places": "<place=text>",
+    "size": "<WxH>",
+    "pan": "<x,y>...",
+}
+SOURCES: Mapping[str, Any] = {
+    "set": Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="<name=value>", help="Any other setting, also several times; docs/settings.md lists them."
+        ),
+    ],
+    "config": Annotated[
+        Path | None,
+        typer.Option("--config", help="TOML file of settings, such as a run folder's settings.toml.", metavar="<file>"),
+    ],
+}
+NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?(,[-+]?(\d+\.?\d*|\.\d+))?", re.IGNORECASE)
+
 _GROUP_OF = {name: group for group, names in GROUPS.items() for name in names}
-_OF_KIND = {"LoadSettings": "Model", "ModelSettings": "Model", "ComputeSettings": "Computing", "FilmSettings": "Film"}
-_ORDER = ("Options", *GROUPS, "Film", "Model", "Computing")
+_ORDER = ("Options", *GROUPS)
 
 
 class GroupedCommand(TyperCommand):
@@ -42,36 +68,56 @@ class GroupedCommand(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the words of the command line; an option that is unknown is refused with the one that is meant."""
+        several = {flag for parameter in self.params if _takes_numbers(parameter) for flag in parameter.opts}
         try:
-            return super().parse_args(ctx, args)
+            return super().parse_args(ctx, _one_by_one(args, several))
         except Exception as error:
             name = getattr(error, "option_name", None)
             if type(error).__name__ != "NoSuchOption" or not isinstance(name, str):
                 raise
-            known = {flag for parameter in self.params for flag in parameter.opts if flag.startswith("--")}
-            found = meant(name.lstrip("-").replace("-", "_"), {flag[2:].replace("-", "_") for flag in known})
+            typed = name.lstrip("-").removeprefix("no-").replace("-", "_")
+            known = {flag[2:].replace("-", "_") for p in self.params for flag in p.opts if flag.startswith("--")}
+            found = meant(typed, known)
             hint = f"; did you mean {option_name(found)}?" if found else f"; see segue {ctx.info_name} --help"
+            if "set" in known and typed in RARE:
+                hint = f"; it is a setting: --set {typed}=VALUE"
             raise SegueError(f"no such option {name}{hint}") from error
 
 
-def with_settings(*kinds: type[Any], hidden: Collection[str] = ()) -> Callable[[Command], Command]:
-    """Give a command an option for each field of the settings; it receives those that were given as keywords.
+def with_settings(*kinds: type[Settings], hidden: Collection[str] = ()) -> Callable[[Command], Command]:
+    """Give a command an option for each usual field of the settings, --set for the others, and --config.
 
-    The command takes them as ``**values``; an option that was not given does not appear there. Its help leaves out
-    those that are ``hidden``.
+    The command takes the values that were given as ``**values``, those of a settings file under those that were typed.
+    Its help leaves out those that are ``hidden``. Of its own parameters it takes ``images``, ``output`` and ``preset``
+    from the file where they are not typed.
     """
+    known = {name: field for kind in kinds for name, field in fields(kind).items()}
 
     def decorate(command: Command) -> Command:
         own = inspect.signature(command).parameters.values()
         named = [parameter for parameter in own if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
-        made = [_option(kind, name, field, name in hidden) for kind in kinds for name, field in _own_first(kind)]
+        made = [
+            _option(name, known[name], name in hidden)
+            for names in GROUPS.values()
+            for name in names
+            if name in known and name not in RARE
+        ]
+        if MorphSettings in kinds:
+            made += [inspect.Parameter(name, KEYWORD_ONLY, default=None, annotation=a) for name, a in SOURCES.items()]
 
         def run(**values: Any) -> None:
-            command(**{name: value for name, value in values.items() if name in explicit or value is not None})
+            config, words = values.pop("config", None), values.pop("set", None)
+            typed = {name: value for name, value in values.items() if name not in explicit and value is not None}
+            filed = read_config(config) if config else {}
+            taken = [name for name in filed if name in explicit and (name == "preset" or "images" in explicit)]
+            mine = {name: values[name] for name in explicit} | {n: filed[n] for n in taken if values[n] is None}
+            chosen = {name: value for name, value in filed.items() if name in known}
+            chosen |= {name: from_text(name, value) for name, value in typed.items()} | _settings_of(words or ())
+            command(**mine, **chosen)
 
         explicit = {parameter.name for parameter in named}
         hints = typing.get_type_hints(command, include_extras=True)
-        parameters = [p.replace(annotation=hints[p.name], kind=inspect.Parameter.KEYWORD_ONLY) for p in named] + made
+        parameters = [p.replace(annotation=hints[p.name], kind=KEYWORD_ONLY) for p in named] + made
         run.__name__, run.__doc__ = command.__name__, command.__doc__
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -80,14 +126,36 @@ def with_settings(*kinds: type[Any], hidden: Collection[str] = ()) -> Callable[[
     return decorate
 
 
-def given(values: Mapping[str, Any], kind: type[Any]) -> dict[str, Any]:
-    """Those of the given options that belong to one kind of settings, as its values."""
-    return {name: _value(name, value, fields(kind)[name]) for name, value in values.items() if name in fields(kind)}
+def given(values: Mapping[str, Any], kind: type[Settings]) -> dict[str, Any]:
+    """Those of the given values that belong to one kind of settings."""
+    return {name: value for name, value in values.items() if name in fields(kind)}
 
 
 def mode_of(quiet: bool, as_json: bool = False) -> Literal["live", "json", "quiet"]:
     """How a command shows its progress, by its options."""
     return "json" if as_json else "quiet" if quiet else "live"
+
+
+def _takes_numbers(parameter: Any) -> bool:
+    """Whether an option takes all numbers that follow it."""
+    return bool(parameter.multiple) and str(parameter.metavar or "").endswith("...")
+
+
+def _one_by_one(args: Sequence[str], several: Collection[str]) -> list[str]:
+    """The words of the command line with --noise 0.3 0.55 as --noise 0.3 --noise 0.55."""
+    found: list[str] = []
+    flag = ""
+    for word in args:
+        is_value = bool(found) and found[-1] == flag
+        if word in several:
+            flag = word
+        elif flag and not is_value:
+            if NUMBER.fullmatch(word):
+                found.append(flag)
+            else:
+                flag = ""
+        found.append(word)
+    return found
 
 
 @contextmanager
@@ -102,67 +170,35 @@ def faults_as_lines() -> Iterator[None]:
         raise typer.Exit(2) from error
 
 
-def _own_first(kind: type[Any]) -> list[tuple[str, FieldInfo]]:
-    """The fields of a kind of settings, those of its own before those that it inherits."""
-    return sorted(fields(kind).items(), key=lambda item: kind.__mro__.index(_owner(kind, item[0])))
-
-
-def _owner(kind: type[Any], name: str) -> type[Any]:
-    """The class that a field comes from."""
-    return next(base for base in reversed(kind.__mro__) if name in getattr(base, "__annotations__", {}))
-
-
-def _option(kind: type[Any], name: str, field: FieldInfo, hidden: bool) -> inspect.Parameter:
+def _option(name: str, field: FieldInfo, hidden: bool) -> inspect.Parameter:
     """The parameter of one field; None stands for "not given", so that a preset can fill it in."""
-    flag = option_name(name)
-    text = "; ".join(filter(None, [(field.description or "").rstrip("."), _shown_default(field)])) + "."
+    flag, shape = option_name(name), shape_of(name)
+    default = as_text(field.get_default(call_default_factory=True, validated_data={}))
+    shown = f"; default {default}" if default not in ("", "off", "0") else ""
     option = typer.Option(
-        f"{flag}/--no-{flag[2:]}" if field.annotation is bool else flag,
-        help=text,
+        f"{flag}/--no-{flag[2:]}" if shape == "flag" else flag,
+        help=f"{(field.description or '').rstrip('.')}{shown}.",
         show_default=False,
         hidden=hidden,
-        rich_help_panel=_GROUP_OF.get(name) or _OF_KIND.get(_owner(kind, name).__name__, "Frames"),
+        metavar=METAVARS.get(name) or METAVARS.get(shape),
+        rich_help_panel=_GROUP_OF[name],
     )
-    annotation = Annotated[_typed(field.annotation) | None, option]  # type: ignore[valid-type]
+    kinds: Mapping[str, Any] = {"flag": bool, "choice": field.annotation, **dict.fromkeys(SEVERAL, list[str])}
+    annotation = Annotated[kinds.get(shape, str) | None, option]  # type: ignore[valid-type]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
-def _typed(annotation: Any) -> Any:
-    """The type that the command line parses: a list of texts for texts and mappings, two numbers for a range."""
-    origin, args = get_origin(annotation), get_args(annotation)
-    if origin in (Union, types.UnionType):
-        return _typed(next(arg for arg in args if arg is not type(None)))
-    if origin is Literal:
-        return annotation
-    if origin is dict or (origin is tuple and args[-1] is Ellipsis):
-        return list[float] if origin is tuple and _typed(args[0]) is float else list[str]
-    if origin is tuple:
-        return tuple[float, float]
-    if origin is Annotated:
-        return _typed(args[0])
-    return annotation
-
-
-def _shown_default(field: FieldInfo) -> str:
-    """The default as a user would type it; nothing for an empty one."""
-    default = field.get_default(call_default_factory=True, validated_data={})
-    if default is None or default in ((), {}, "", False):
-        return ""
-    return f"default {_typed_in(default)}"
-
-
-def _typed_in(value: object) -> str:
-    """A value as it is typed on the command line: 0.3 0.55 for a range, 0,0 for a shift."""
-    if isinstance(value, tuple):
-        one_of_many = value[0] if isinstance(value[0], tuple) else None
-        return ",".join(map(_typed_in, one_of_many)) if one_of_many else " ".join(map(_typed_in, value))
-    if isinstance(value, float):
-        return f"{value:g}"
-    return "on" if value is True else str(value)
-
-
-def _value(name: str, value: Any, field: FieldInfo) -> Any:
-    """What the settings take for what was typed."""
-    if get_origin(field.annotation) is not dict:
-        return value
-    return texts_by_place(option_name(name), value)
+def _settings_of(words: Sequence[str]) -> dict[str, Any]:
+    """The settings of --set NAME=VALUE; of one that takes several, each adds to those before."""
+    found: dict[str, list[str]] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals:
+            raise SegueError(f"--set takes NAME=VALUE, such as bias=0.1, not '{word}'")
+        if name not in ALL:
+            raise SegueError(f"unknown setting '{name}'{hint(name, ALL)}")
+        found.setdefault(name, []).append(text)
+    return {
+        name: from_text(name, v if len(v) > 1 and shape_of(name) in SEVERAL else v[-1]) for name, v in found.items()
+    }

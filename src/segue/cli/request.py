@@ -19,16 +19,8 @@ from segue.method.tree import FrameKey
 from segue.models.checkpoints import check_controlnet, check_folder, named
 from segue.run.journal import History, events_of
 from segue.run.schema import JOURNAL, RUN_FILE, films_of, read_part
-from segue.settings.kinds import (
-    ComputeSettings,
-    FilmSettings,
-    InversionSettings,
-    LoadSettings,
-    ModelSettings,
-    MorphSettings,
-    checked,
-    with_preset,
-)
+from segue.settings.kinds import ComputeSettings, FilmSettings, LoadSettings, ModelSettings, MorphSettings, checked
+from segue.settings.presets import with_preset
 
 __all__ = [
     "FilmRequest",
@@ -96,21 +88,30 @@ class RunRequest:
 
 
 def film_request(
-    images: Sequence[Path], output: Path, values: Mapping[str, Any], *, preset: str, overwrite: bool = False
+    named: Sequence[str | Path] | None,
+    film_named: str | Path | None,
+    values: Mapping[str, Any],
+    *,
+    preset: str | None,
+    overwrite: bool = False,
 ) -> FilmRequest:
     """Check what a film is asked to be made of, and where to.
 
     Raises:
         SegueError: a setting, an image, another file, the output or the model is wrong.
     """
+    images, preset = [Path(image) for image in named or ()], preset or "balanced"
     model = checked(ModelSettings, given(values, ModelSettings))
-    own = given(values, MorphSettings) | given(values, InversionSettings)
+    own = given(values, MorphSettings)
     settings = checked(MorphSettings, with_preset(preset, own, model.model))
     film_given, computing = given(values, FilmSettings), given(values, ComputeSettings)
     film = checked(FilmSettings, film_given)
     checked(ComputeSettings, computing)
     if len(images) < 2:
         raise SegueError(f"a film needs two images or more, not {len(images)}")
+    if film_named is None:
+        raise SegueError("no output: --output names the film")
+    output = Path(film_named)
     check_film(output)
     folder = run_folder(output)
     for place in (output, folder):

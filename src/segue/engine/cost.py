@@ -42,7 +42,7 @@ def cost_of(task: Task, tree: Tree, settings: MorphSettings, backbone: Backbone,
             parts = detail.parts(level, sample)
             steps |= {(level.start if part.is_shared else i, part): each for part in parts}
     frames = sum(len(level.parents) for level in levels if level.is_final)
-    return Cost(0 if settings.spacing == "perceptual" else len(levels), frames, len(steps), sum(steps.values()))
+    return Cost(0 if settings.is_perceptual else len(levels), frames, len(steps), sum(steps.values()))
 
 
 def _planned(task: Task, tree: Tree, scheme: str) -> list[Level]:

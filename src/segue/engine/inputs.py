@@ -23,9 +23,8 @@ def check_inputs(images: Sequence[Path], settings: MorphSettings) -> None:
     with unheard():  # what is to be known is told when the film is made
         check_plan(settings, len(images))
         check_files(settings, [shown_size(image) for image in images])
-    if settings.size:
-        width, height = map(int, settings.size.split("x"))
-        film_size(pictures, (1, 1), (width, height))
+    if settings.film_size:
+        film_size(pictures, (1, 1), settings.film_size)
 
 
 def check_edit(folder: Path, edit: Edit) -> None:

@@ -8,7 +8,6 @@ A film is made in a run folder, and from nothing but that folder: ``__call__`` w
 ``make`` does what is missing. So making, continuing, growing, remaking and undoing are the same work.
 """
 
-import dataclasses
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -58,15 +57,9 @@ from segue.run.given import Given
 from segue.run.journal import Edit, Redo, Undo, as_edit
 from segue.run.start import BatchSize, begin, opened, remade, settings_of
 from segue.settings.keywords import MorphValues
-from segue.settings.kinds import (
-    ComputeSettings,
-    ModelSettings,
-    MorphSettings,
-    checked,
-    fields,
-    model_differences,
-    with_preset,
-)
+from segue.settings.kinds import ComputeSettings, ModelSettings, MorphSettings, checked, fields
+from segue.settings.presets import with_preset
+from segue.settings.text import model_differences
 
 __all__ = ["Callback", "Interpolator"]
 
@@ -122,7 +115,7 @@ class Interpolator:
     @classmethod
     def loaded(cls, settings: ModelSettings) -> Self:
         """``from_pretrained`` with settings."""
-        values = dataclasses.asdict(settings)
+        values = dict(settings)
         return cls.from_pretrained(values.pop("model"), **values)
 
     def __call__(
@@ -158,11 +151,11 @@ class Interpolator:
         prepared = self._prepare(sources, morph_settings)
         judge = judge_of(morph_settings)
         if morph_settings.scheme != "interpolate":
-            warn_of_noise(morph_settings.noise_levels or morph_settings.noise, aligned=morph_settings.align)
+            warn_of_noise(morph_settings.noise, aligned=morph_settings.align)
         if choose is None and not compute.keep_candidates:
             warn_of_candidates(morph_settings)
-        if morph_settings.spacing == "perceptual":
-            network_kept(morph_settings.look)  # an error here too
+        if morph_settings.is_perceptual:
+            network_kept(morph_settings.network)  # an error here too
         if output is not None and not str(output):
             raise SegueError("output is an empty name; leave it out for a temporary film")
         path = Path(tempfile.mkdtemp(prefix="segue-") if output is None else output)
@@ -264,8 +257,8 @@ class Interpolator:
     ) -> None:
         """Fit the words of a film to its keyframes, and make no frame; a later call makes the film with them."""
         morph_settings, compute = self._settings(preset, settings)
-        if not morph_settings.inversion_iterations:
-            raise SegueError("inversion_iterations is 0: nothing would be fitted; the paper uses 100 to 500")
+        if not morph_settings.inversion:
+            raise SegueError("inversion is 0: nothing would be fitted; the paper uses 100 to 500")
         sources = _sources(images)
         prepared = self._prepare(sources, morph_settings)
         with RunFolder(Path(output)) as run:

@@ -22,10 +22,10 @@ from segue.method.schemes import Seen, Sight
 from segue.method.tree import FrameKey
 from segue.models.backbone import Backbone
 from segue.pictures.alpha import Floats, continued, lifted
-from segue.pictures.images import MOST_LONGEST, Source, common_size, film_size, fit, load, network_size
+from segue.pictures.images import MOST_LONGEST, Source, check_network_size, film_size, fit, load, network_size
 from segue.pictures.tensors import to_images, to_tensor
 from segue.run.folder import RunFolder
-from segue.settings.kinds import MorphSettings
+from segue.settings.kinds import MorphSettings, size_of
 
 __all__ = [
     "Keyframes",
@@ -100,8 +100,7 @@ def loaded(images: Sequence[Source], settings: MorphSettings) -> list[Image.Imag
     """
     if len(images) < 2:
         raise SegueError(f"a film needs two images or more, not {len(images)}")
-    asked = map(int, settings.size.split("x")) if settings.size else (settings.width or 0, settings.height or 0)
-    longest = max(MOST_LONGEST, *asked)  # of the film
+    longest = max(MOST_LONGEST, *(settings.film_size or (0, 0)))
     return [load(image, background=settings.background, least=2 * longest) for image in images]
 
 
@@ -109,13 +108,13 @@ def sizes(
     pictures: Sequence[Image.Image], settings: MorphSettings, backbone: Backbone
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """The sizes (width, height) of the film, and of the images that the model works on."""
-    if settings.width or settings.height:
-        size = common_size(pictures, backbone.multiple_of, settings.width, settings.height)
-        return size, size
-    asked = settings.size and tuple(map(int, settings.size.split("x")))
-    wanted = (asked[0], asked[1]) if asked else pictures[0].size
-    network = network_size(wanted, backbone.native_size, backbone.multiple_of)
-    return film_size(pictures, network, (asked[0], asked[1]) if asked else None), network
+    asked = settings.film_size
+    if settings.network_size:
+        network = size_of(settings.network_size)
+        check_network_size(network, backbone.multiple_of)
+    else:
+        network = network_size(asked or pictures[0].size, backbone.native_size, backbone.multiple_of)
+    return film_size(pictures, network, asked), network
 
 
 def fitted(pictures: Sequence[Image.Image], settings: MorphSettings, size: tuple[int, int]) -> list[Image.Image]:
@@ -265,8 +264,6 @@ def sight_of(
 
 def camera(settings: MorphSettings, keyframes: Mapping[FrameKey, Image.Image], backbone: Backbone) -> Seen:
     """How the moving camera, which does not bend, sees the parents of a frame."""
-    if settings.motion_space == "latent":
-        return partial(seen, motion_of(settings))
     images = {key: to_tensor([keyframe])[0] for key, keyframe in keyframes.items()}
     return PixelSpace(motion_of(settings), images, backbone.encode, partial(backbone.decode, screened=False))
 

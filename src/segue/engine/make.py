@@ -93,11 +93,11 @@ def make(backbone: Backbone, name: str, run: RunFolder, hooks: Hooks) -> None:
         noise,
         blend,
         sight,
-        noise_range=(*settings.noise, settings.noise_spacing),
+        noise_range=settings.noise_range,
         bias=settings.bias,
         retroactive=settings.retroactive,
         noise_of=partial(noise_of, run),
-        distance=Look(run, settings.look),
+        distance=Look(run, settings.network),
         leads=leading.__contains__,
     )
     scheme = scheme_named(settings.scheme)(task)

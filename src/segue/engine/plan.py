@@ -25,7 +25,7 @@ def tree_of(settings: MorphSettings, pairs: int, grown: Sequence[int], aligned: 
 
     In ``aligned`` gaps noise follows a frame's place, not the level in which it is made.
     """
-    if settings.spacing == "perceptual":
+    if settings.is_perceptual:
         levels = _levels(settings, settings.num_frames)
         return PerceptualTree(pairs, settings.num_frames, levels, settings.max_distance, aligned)
     stages = tuple(
@@ -49,10 +49,10 @@ def check_plan(settings: MorphSettings, keyframes: int) -> None:
     for name in ("zoom", "pan", "rotate"):
         if len(values := getattr(settings, name)) > gaps:
             raise SegueError(f"{name}: {len(values)} values for {_counted(gaps, 'gap')} between keyframes")
-    if settings.noise_levels and settings.spacing == "uniform":
+    if len(settings.noise) > 2 and not settings.is_perceptual:
         depth = UniformTree.depth(settings.steps + 1, settings.branching)
-        if unused := settings.noise_levels[depth:]:  # a film that grows needs them
-            text = f"noise_levels: the tree has {_counted(depth, 'level')}; not used: {', '.join(map(str, unused))}"
+        if unused := settings.noise[depth:]:  # a film that grows needs them
+            text = f"noise: the tree has {_counted(depth, 'level')}; not used: {', '.join(map(str, unused))}"
             warn(text)
     tree_of(settings, gaps, [])
 
@@ -63,10 +63,9 @@ def _counted(count: int, noun: str) -> str:
 
 def _levels(settings: MorphSettings, num_frames: int) -> tuple[float, ...]:
     """The noise level of each level of the tree."""
-    if settings.noise_levels:
-        return settings.noise_levels
-    depth = UniformTree.depth(num_frames, settings.branching)
-    return noise_levels(depth, *settings.noise, settings.noise_spacing)
+    if len(settings.noise) > 2:
+        return settings.noise
+    return noise_levels(UniformTree.depth(num_frames, settings.branching), *settings.noise_range)
 
 
 def noise_of(run: "RunFolder", midpoint: Midpoint) -> float:

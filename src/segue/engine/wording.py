@@ -91,7 +91,7 @@ def wording(
         elif not any(texts["prompts"]):
             _warn_of_guidance(settings)
     path = cache(lambda: _path(backbone, run, settings, texts["prompts"], keyframes, latents, report))
-    if settings.inversion_iterations:
+    if settings.inversion:
         path()
     # Prompts that are only embedded are so when they are first needed: a finished film needs none.
     return Words(backbone, run, lambda place: path()(place), settings.negative_prompt)
@@ -99,7 +99,7 @@ def wording(
 
 def _warn_of_guidance(settings: MorphSettings) -> None:
     """Warn of guidance if no keyframe has a prompt and there are no other words that it could follow."""
-    has_words = settings.negative_prompt.strip() or settings.prompt_at or settings.inversion_iterations
+    has_words = settings.negative_prompt.strip() or settings.prompt_at or settings.inversion
     guides = settings.guidance_scale > 1 and settings.guidance_start < settings.guidance_end
     if guides and not has_words and settings.scheme != "interpolate":
         warn(f"guidance_scale {settings.guidance_scale:g} has no prompt to follow: give --prompt, or --captioner")
@@ -118,7 +118,7 @@ def _path(
     count = len(keyframes)
     with backbone.evaluating():
         words: Any = backbone.embed(texts, [settings.negative_prompt] * count)
-    if settings.inversion_iterations:
+    if settings.inversion:
         inverted = invert(
             backbone,
             torch.stack([latents[FrameKey(i)] for i in range(count)]),

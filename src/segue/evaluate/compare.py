@@ -13,7 +13,7 @@ from segue.evaluate.charts import number
 from segue.evaluate.page import contrast, document, grid
 from segue.evaluate.results import Difference, Report, key_of
 from segue.evaluate.statistics import paired_interval
-from segue.settings.kinds import differences, model_differences
+from segue.settings.text import differences, model_differences
 
 __all__ = ["Comparison", "comparison_of", "comparison_page"]
 

@@ -36,7 +36,9 @@ from segue.files import write_bytes, write_json
 from segue.models.features.distances import Array
 from segue.models.features.networks import Network
 from segue.pictures.files import digest_of_source
-from segue.settings.kinds import MorphSettings, as_json, checked, differences, model_differences, with_preset
+from segue.settings.kinds import MorphSettings, checked
+from segue.settings.presets import with_preset
+from segue.settings.text import as_json, differences, model_differences
 
 __all__ = ["Stage", "evaluate"]
 
@@ -160,7 +162,7 @@ class _Clock:
 def _job(parts: Mapping[str, str], pair: Pair, settings: Mapping[str, Any], digest_of: Callable[[Path], str]) -> _Job:
     """What one film is made from, as plain values that can be compared."""
     values = values_of(pair, settings)
-    images = {name: value for name, value in values.items() if name in MorphSettings.__dataclass_fields__}
+    images = {name: value for name, value in values.items() if name in MorphSettings.model_fields}
     recipe = {
         "settings": as_json(checked(MorphSettings, images)),
         "parts": parts,

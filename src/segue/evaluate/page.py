@@ -22,7 +22,7 @@ SHOWN = (
     "solver",
     "num_inference_steps",
     "guidance_scale",
-    "inversion_iterations",
+    "inversion",
     "seed",
 )
 OURS = ("align", "detail")  # what the paper's films do not have
@@ -186,7 +186,7 @@ def _paper(report: Report) -> str:
         return (
             "<h2>Beside the paper's table 1</h2>"
             f"<p>Not comparable: these films have {_ours(report.settings)}, which the paper's do not. "
-            "An evaluation with <code>--no-align --detail 0</code> shows the table here.</p>"
+            "An evaluation with <code>--no-align --set detail=0</code> shows the table here.</p>"
         )
     measured = [network for measure, network in report.columns if measure == "fid"]
     network = next((n for n in measured if n.startswith("inception")), next(iter(measured), ""))

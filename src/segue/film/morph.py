@@ -35,9 +35,10 @@ from segue.method.timing import (
 from segue.method.tree import FrameKey
 from segue.models.features.networks import network_kept
 from segue.pictures.alpha import laid_on
-from segue.run.schema import FILMS_FILE, RUN_FILE, films_of, read_part
+from segue.run.schema import FILMS_FILE, RUN_FILE, SETTINGS_FILE, films_of, read_part
 from segue.settings.keywords import FilmValues
-from segue.settings.kinds import FilmSettings, as_json, updated
+from segue.settings.kinds import FilmSettings, updated
+from segue.settings.text import as_json, read_config, write_config
 
 __all__ = ["Frames", "Morph"]
 
@@ -182,18 +183,17 @@ class Morph:
         """
         return on_screen(self._timeline(film))
 
-    def distances(self) -> list[float]:
-        """How far apart neighbours look to the film's feature network (its setting ``look``), the seam of a loop last.
+    def distances(self, network: str = "pocket") -> list[float]:
+        """How far apart neighbours look to a feature network, the seam of a loop last.
 
         They are measured once, and kept in the run folder.
         """
         paths = [*self.frames.paths, *self.frames.paths[: self._is_loop]]
-        look = str(_read(self.path, RUN_FILE)["settings"]["look"])
         digests = [f"{path.name} {path.stat().st_mtime_ns}" for path in paths]
         known = read_part(self.path, "distances.json") or {}
-        if (known.get("look"), known.get("frames")) != (look, digests):
-            apart = network_kept(look).path(Frames(paths, on="white")).steps.tolist()
-            known = {"look": look, "frames": digests, "distances": apart}
+        if (known.get("network"), known.get("frames")) != (network, digests):
+            apart = network_kept(network).path(Frames(paths, on="white")).steps.tolist()
+            known = {"network": network, "frames": digests, "distances": apart}
             write_json(self.path / "distances.json", known)
         return [float(distance) for distance in known["distances"]]
 
@@ -208,8 +208,9 @@ class Morph:
 
     def _ways(self, film: FilmSettings) -> list[float]:
         """The seconds from each frame to the next; each gap between keyframes on its own."""
-        count, easing = len(self) - 1 + self._is_loop, easing_named(film.easing)
-        distances = self.distances() if film.timing == "even" else [1.0] * count
+        count, network = len(self) - 1 + self._is_loop, film.even_network
+        easing = easing_named("linear" if network else film.easing)
+        distances = self.distances(network) if network else [1.0] * count
         ends = [i for i, flag in enumerate(self.keyframe_flags) if flag]
         ways: list[float] = []
         for left, right in pairwise(dict.fromkeys([*ends, count])):  # a loop's last gap ends where the film does
@@ -233,6 +234,9 @@ class Morph:
         known = read_part(self.path, FILMS_FILE) or {}
         films = {**known, os.path.relpath(Path(path).absolute(), self.path): as_json(film)}
         write_json(self.path / FILMS_FILE, films)
+        config = self.path / SETTINGS_FILE
+        kept = read_config(config) if config.exists() else {}
+        write_config(config, {**kept, "output": str(path), **as_json(film)}, self.path)
 
     def films(self) -> dict[Path, FilmSettings]:
         """The films that were written of this run, with their settings."""

@@ -21,7 +21,7 @@ from torch import Tensor
 from segue.errors import SegueError
 from segue.method.blend import slerp
 from segue.method.diffusion import CLEAN, NoisePoint, diffuse
-from segue.method.tree import Distance, FrameKey, Midpoint, NoiseSpacing, Tree, UniformTree, noise_levels
+from segue.method.tree import Distance, FrameKey, Midpoint, Tree, UniformTree, noise_levels
 
 __all__ = ["Blend", "Latents", "Level", "NamedNoise", "Sample", "Scheme", "Seen", "Sight", "Task", "scheme_named"]
 
@@ -117,7 +117,7 @@ class Task:
         noise: named noise.
         blend: the noisy latent between two parents (B, C, h, w), by their noise, its point and the right one's weight.
         sight: how parents are seen from another frame.
-        noise_range: the lower and upper end of the noise levels, and their spacing, for the schemes with stacks.
+        noise_range: the lower and upper end of the noise levels, for the schemes with stacks.
         bias: moves the weight of midpoints next to a keyframe towards it.
         retroactive: blend older frames again in denoise-interpolate-denoise.
         distance: how far apart two finished frames look.
@@ -131,7 +131,7 @@ class Task:
     noise: NamedNoise
     blend: Blend
     sight: Sight = field(default_factory=Sight)
-    noise_range: tuple[float, float, NoiseSpacing] = (0.30, 0.55, "linear")
+    noise_range: tuple[float, float] = (0.30, 0.55)
     bias: float = 0.0
     retroactive: bool = False
     distance: Distance = lambda _a, _b: 0.0
@@ -308,8 +308,7 @@ class _Stacks:
 
 def _stacks(task: Task, count: int, *, shared: bool) -> _Stacks:
     """Stacks over that many noise points, spaced over the noise range."""
-    low, high, spacing = task.noise_range
-    levels = noise_levels(count, low, high, spacing)
+    levels = noise_levels(count, *task.noise_range)
     return _Stacks(task, tuple(task.point(f) for f in reversed(levels)), shared)
 
 

@@ -72,7 +72,7 @@ def easing_named(text: str) -> Bezier:
         x1, y1, x2, y2 = (float(number) for number in text.split(","))
     except ValueError:
         names = ", ".join(EASINGS)
-        raise SegueError(f"easing is one of {names}, or four numbers such as 0.42,0,0.58,1, not '{text}'") from None
+        raise SegueError(f"easing is one of {names}, even, or four numbers as 0.42,0,0.58,1, not '{text}'") from None
     if not all(0 <= number <= 1 for number in (x1, y1, x2, y2)):
         raise SegueError(f"easing: the four numbers lie between 0 and 1, not {text}")
     return Bezier(x1, y1, x2, y2)

@@ -7,8 +7,7 @@ is complete. A gap is split at its middle index; the weight of the blend follows
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import sqrt
-from typing import Literal, Protocol
+from typing import Protocol
 
 from segue.errors import SegueError
 
@@ -17,7 +16,6 @@ __all__ = [
     "FrameKey",
     "GrownTree",
     "Midpoint",
-    "NoiseSpacing",
     "Tree",
     "UniformTree",
     "around",
@@ -26,8 +24,6 @@ __all__ = [
     "level_at",
     "noise_levels",
 ]
-
-NoiseSpacing = Literal["linear", "convex", "concave"]
 
 
 @dataclass(frozen=True, order=True)
@@ -220,16 +216,11 @@ def grows(before: int, after: int, branching: int = 2) -> bool:
     return before < after and gap == after - 1
 
 
-def noise_levels(count: int, low: float, high: float, spacing: NoiseSpacing = "linear") -> tuple[float, ...]:
-    """Noise levels of a tree of ``count`` levels, the first (largest) first, over the range from low to high.
-
-    With x = 0 at the deepest level and 1 at the first, f = low + (high - low) g(x), where g is x (linear), x^2
-    (convex) or sqrt(x) (concave). A single level uses the upper end.
-    """
-    curve: dict[str, Callable[[float], float]] = {"linear": float, "convex": lambda x: x * x, "concave": sqrt}
+def noise_levels(count: int, low: float, high: float) -> tuple[float, ...]:
+    """Evenly spaced noise levels of a tree of ``count`` levels, the first (largest) first; a single one is ``high``."""
     if count <= 1:
         return (high,) * count
-    return tuple(low + (high - low) * curve[spacing](1 - i / (count - 1)) for i in range(count))
+    return tuple(low + (high - low) * (1 - i / (count - 1)) for i in range(count))
 
 
 def level_at(key: FrameKey, branching: int = 2) -> int:

@@ -30,7 +30,7 @@ __all__ = [
     "Fit",
     "Placement",
     "Source",
-    "common_size",
+    "check_network_size",
     "digest",
     "film_size",
     "fit",
@@ -130,52 +130,17 @@ def fit(image: Image.Image, size: tuple[int, int], how: Fit = "cover", backgroun
     return image.resize(size, Image.Resampling.LANCZOS, box=box)
 
 
-def common_size(
-    images: Sequence[Image.Image],
-    multiple_of: int,
-    width: int | None = None,
-    height: int | None = None,
-    longest: int | None = None,
-) -> tuple[int, int]:
-    """The size (width, height) of the film of some keyframes: that of the first, each side to the nearest multiple.
-
-    Args:
-        images: the keyframes; the first one gives the aspect ratio.
-        multiple_of: both sides are multiples of this.
-        width: the width in pixels; without a height, the height follows from the aspect ratio.
-        height: the height in pixels, likewise.
-        longest: bring the longer side to this, where neither width nor height is given.
-
-    Raises:
-        SegueError: width or height is no such multiple or too large, or follows as too large from the other one; or
-            both make more pixels than Pillow reads.
-    """
-    for name, side in (("width", width), ("height", height)):
-        if side is not None and (side % multiple_of or not 0 < side <= MOST_SIDE):
+def check_network_size(size: tuple[int, int], multiple_of: int) -> None:
+    """SegueError where a model cannot work at a size (width, height), or Pillow would not read its pictures again."""
+    for name, side in zip(("width", "height"), size, strict=True):
+        if side % multiple_of or side > MOST_SIDE:
             below = min(side, MOST_SIDE) // multiple_of * multiple_of
             near = [str(n) for n in (below, below + multiple_of) if 0 < n <= MOST_SIDE]
-            raise SegueError(
-                f"{name} {side} is no multiple of {multiple_of} up to {MOST_SIDE}; use {' or '.join(near)}"
-            )
-    first = images[0]
-    if width and not height:
-        scale = width / first.width
-    elif height and not width:
-        scale = height / first.height
-    else:
-        scale = longest / max(first.size) if longest else 1.0
-    size = (
-        width or _nearest(first.width * scale, multiple_of),
-        height or _nearest(first.height * scale, multiple_of),
-    )
-    if max(size) > MOST_SIDE:
-        raise SegueError(
-            f"the film would be {size[0]} x {size[1]} pixels, the most is {MOST_SIDE}; set width or height"
-        )
+            what = f"network_size: {name} {side} is not a multiple of {multiple_of} up to {MOST_SIDE}"
+            raise SegueError(f"{what}; use {' or '.join(near)}")
     most = Image.MAX_IMAGE_PIXELS
-    if most and size[0] * size[1] > most:  # Pillow would write such frames, and not read them again
+    if most and size[0] * size[1] > most:
         raise SegueError(f"frames of {size[0]} x {size[1]} pixels are too large; the most is {most} pixels in all")
-    return size
 
 
 MOST_LONGEST = 1024  # pixels of a film's longer side, unless more are asked for
@@ -228,11 +193,6 @@ def film_size(
 def digest(picture: Image.Image) -> str:
     """A digest of a picture's size and pixels."""
     return hashlib.sha256(repr(picture.size).encode() + np.asarray(picture).tobytes()).hexdigest()
-
-
-def _nearest(side: float, multiple: int) -> int:
-    """The nearest multiple, at least one."""
-    return max(1, math.floor(side / multiple + 0.5)) * multiple
 
 
 def _colour(text: str) -> tuple[int, int, int] | None:

@@ -1,6 +1,7 @@
 """The run folder: everything that was made, written as it is finished, each file whole or not at all.
 
 run.json        what determines the images: settings, keyframes, model, versions
+settings.toml   what segue morph --config makes the film of
 journal.jsonl   choices and remakes, one line each, appended only
 state.json      the film's frames as they now are
 frames/         the film's frames, named by their place: 000.2500000.png
@@ -32,7 +33,7 @@ from segue.lock import lock
 from segue.method.tree import FrameKey
 from segue.pictures.alpha import laid_on
 from segue.run.journal import Event, History, event_to_json, events_of
-from segue.run.schema import JOURNAL, RUN_FILE, read_part
+from segue.run.schema import JOURNAL, RUN_FILE, SETTINGS_FILE, read_part
 
 __all__ = ["RunFolder"]
 
@@ -44,6 +45,7 @@ COMPRESSION = 3  # of PNGs: a third less time than the usual 6, for a tenth more
 WRITERS = 8  # pictures that are compressed and written at the same time
 PARTS = (  # what a run folder holds beside its run file and its lock
     JOURNAL,
+    SETTINGS_FILE,
     "state.json",
     "tree.json",
     "prompts.json",

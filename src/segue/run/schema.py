@@ -12,9 +12,10 @@ from segue.errors import SegueError
 from segue.files import read_json
 from segue.settings.kinds import FilmSettings, MorphSettings, checked
 
-__all__ = ["FILMS_FILE", "JOURNAL", "RUN_FILE", "films_of", "read_part", "sizes_of"]
+__all__ = ["FILMS_FILE", "JOURNAL", "RUN_FILE", "SETTINGS_FILE", "films_of", "read_part", "sizes_of"]
 
 RUN_FILE = "run.json"
+SETTINGS_FILE = "settings.toml"
 FILMS_FILE = "films.json"
 JOURNAL = "journal.jsonl"
 

@@ -5,19 +5,22 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from segue.errors import SegueError
+from segue.files import file_of
 from segue.method.tree import FrameKey, grows
 from segue.pictures.alpha import ground_for
 from segue.pictures.images import digest
 from segue.run.folder import RunFolder
 from segue.run.given import Given, keep_given
 from segue.run.journal import Attempt, Edit, Remake, whole
-from segue.run.schema import RUN_FILE, sizes_of
-from segue.settings.kinds import MorphSettings, as_json, checked, differences, model_differences
+from segue.run.schema import RUN_FILE, SETTINGS_FILE, sizes_of
+from segue.settings.kinds import MorphSettings, checked
+from segue.settings.text import as_json, differences, model_differences, write_config
 
 NO_FILES: tuple[object, ...] = ([], "", "auto", "off")
 
@@ -99,6 +102,14 @@ def begin(
         if there is None or not run.frame(FrameKey(i)).exists():
             run.save_keyframe(FrameKey(i), keyframe)
     keep_given(run, given)
+    are_files = all(file_of(Path(source)).exists() for source in sources)
+    config = {
+        "images": list(sources) if are_files else None,
+        **fresh["settings"],
+        **{"model" if name == "name" else name: model.get(name) for name in ("name", "controlnet", "dtype")},
+        "batch_size": frames,
+    }
+    write_config(run.path / SETTINGS_FILE, config, run.place)
     run.write(RUN_FILE, {**fresh, "grown": grown, "batch_size": frames, "versions": _versions()})
 
 
@@ -192,7 +203,7 @@ def _changes(there: Mapping[str, Any], fresh: Mapping[str, Any]) -> dict[str, st
             changed["model"] = f"model: {name}, now {now} with other weights, adapters or settings: {parts}"
     before, after = ([keyframe["pixels"] for keyframe in data["keyframes"]] for data in (there, fresh))
     sources = [[keyframe["source"] for keyframe in data["keyframes"]] for data in (there, fresh)]
-    explained = changed.keys() & {"size", "network", "width", "height", "fit", "background", "zoom", "pan", "rotate"}
+    explained = changed.keys() & {"size", "network", "network_size", "fit", "background", "zoom", "pan", "rotate"}
     if before != after and not (explained and sources[0] == sources[1]):
         names = ["/".join(named) for named in sources]
         changed["keyframes"] = f"keyframes: {names[0]}, now {names[1]}" + (

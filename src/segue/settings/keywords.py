@@ -10,7 +10,7 @@ __all__ = ["FilmValues", "MorphValues"]
 class MorphValues(TypedDict, total=False):
     """Keyword arguments that make frames: the fields of MorphSettings and ComputeSettings."""
 
-    inversion_iterations: int
+    inversion: int
     inversion_learning_rate: float
     inversion_batch: int
     inversion_timesteps: Literal["all", "middle"]
@@ -26,9 +26,7 @@ class MorphValues(TypedDict, total=False):
         "denoise-interpolate-denoise",
         "denoise-interpolate-denoise-unshared",
     ]
-    noise: tuple[float, float]
-    noise_spacing: Literal["linear", "convex", "concave"]
-    noise_levels: float | Sequence[float]
+    noise: float | Sequence[float]
     branching: int
     bias: float
     retroactive: bool
@@ -60,25 +58,21 @@ class MorphValues(TypedDict, total=False):
     control_end: float
     control_convention: Literal["controlnet1.0", "controlnet1.1", "thick"] | None
     size: str | None
-    width: int | None
-    height: int | None
+    network_size: str | None
     fit: Literal["cover", "contain", "stretch"]
     background: str
     refine: int
-    spacing: Literal["uniform", "perceptual"]
+    spacing: str
     max_distance: float
-    look: str
     zoom: float | Sequence[float]
     pan: tuple[float, float] | Sequence[tuple[float, float]]
     rotate: float | Sequence[float]
-    motion_space: Literal["pixel", "latent"]
     colour_match: float
     align: bool
     points: str | PathLike[str]
     detail: float
     batch_size: int
     keep_candidates: bool
-    preview: bool
 
 
 class FilmValues(TypedDict, total=False):
@@ -88,7 +82,6 @@ class FilmValues(TypedDict, total=False):
     seconds: float | None
     hold: float
     boomerang: bool
-    timing: Literal["uniform", "even"]
     easing: str
     smooth: Literal["none", "dissolve", "motion"]
     quality: int

@@ -5,18 +5,13 @@ Those that determine the images (MorphSettings), those of computing (ComputeSett
 a different run. This module imports no torch.
 """
 
-import dataclasses
-import json
-import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from difflib import get_close_matches
-from functools import wraps
 from numbers import Real
 from os import PathLike
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from segue.errors import SegueError
@@ -25,10 +20,9 @@ from segue.method.timing import easing_named
 from segue.method.tree import grows
 
 __all__ = [
-    "ALIASES",
+    "ALL",
     "GROUPS",
-    "PRESETS",
-    "PRESET_HELP",
+    "RARE",
     "SCHEMES",
     "SOLVERS",
     "ComputeSettings",
@@ -37,28 +31,14 @@ __all__ = [
     "LoadSettings",
     "ModelSettings",
     "MorphSettings",
-    "as_json",
+    "Settings",
     "checked",
-    "differences",
     "fields",
+    "hint",
     "meant",
-    "model_differences",
-    "option_name",
-    "preset_settings",
-    "texts_by_place",
+    "size_of",
     "updated",
-    "with_preset",
-    "without_effect",
 ]
-
-SCHEMES = (
-    "branching",
-    "interpolate",
-    "interpolate-denoise",
-    "denoise-interpolate-denoise",
-    "denoise-interpolate-denoise-unshared",
-)
-SOLVERS = ("dpm++", "ddim", "euler", "pipe")
 
 Scheme = Literal[
     "branching",
@@ -68,11 +48,19 @@ Scheme = Literal[
     "denoise-interpolate-denoise-unshared",
 ]
 Solver = Literal["dpm++", "ddim", "euler", "pipe"]
+SCHEMES: tuple[str, ...] = get_args(Scheme)
+SOLVERS: tuple[str, ...] = get_args(Solver)
 
 
 def _several(value: object) -> object:
     """One text or number stands for a list of one."""
     return (value,) if isinstance(value, str | Real) else value
+
+
+def _range(value: object) -> object:
+    """One number stands for a range from itself to itself."""
+    values = _several(value)
+    return values * 2 if isinstance(values, list | tuple) and len(values) == 1 else values
 
 
 def _names(value: object) -> object:
@@ -105,48 +93,53 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 Shift = tuple[Annotated[float, Field(ge=-5, le=5)], Annotated[float, Field(ge=-5, le=5)]]
 Shifts = Annotated[tuple[Shift, ...], BeforeValidator(_shifts)]
 Fraction01 = Annotated[float, Field(gt=0, lt=1)]
-Levels = Annotated[tuple[Fraction01, ...], BeforeValidator(_several)]
+Levels = Annotated[tuple[Fraction01, ...], BeforeValidator(_range)]
+SIZE = r"^[1-9]\d{0,4}x[1-9]\d{0,4}$"
 Factors = Annotated[tuple[Annotated[float, Field(gt=0.05, lt=20)], ...], BeforeValidator(_several)]
 Angles = Annotated[tuple[Annotated[float, Field(ge=-360, le=360)], ...], BeforeValidator(_several)]
 
-_CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+class Settings(BaseModel):
+    """What all settings share: they do not change once they are made, and what is wrong is told in one line."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def __init__(self, **values: Any) -> None:
+        """Settings from values by name.
+
+        Raises:
+            SegueError: an unknown name or a wrong value.
+        """
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise SegueError(_one_line(error, type(self))) from error
 
 
-@dataclass(frozen=True, config=_CONFIG)
-class LoadSettings:
+class LoadSettings(Settings):
     """How a checkpoint is loaded."""
 
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
-        default=None, description="Precision; what the device does well if not given."
+        default=None, description="Precision; by default what suits the device."
     )
-    device: str | None = Field(default=None, description="cpu, cuda, cuda:1, mps; the best there is if not given.")
-    low_memory: bool = Field(
-        default=False, description="Offload networks that do not compute; one frame at a time, in tiles."
-    )
+    device: str | None = Field(default=None, description="cpu, cuda, cuda:1 or mps; by default the best available.")
+    low_memory: bool = Field(default=False, description="Offload idle networks; make one frame at a time, in tiles.")
 
 
-@dataclass(frozen=True, config=_CONFIG)
 class ModelSettings(LoadSettings):
     """Which checkpoint is loaded, and how; names and folders as ``Interpolator.from_pretrained`` takes them."""
 
     model: str | None = Field(
-        default=None, description="Checkpoint: hub name or folder; the embedded pocket if not given."
+        default=None, description="Checkpoint: hub name or folder; by default the built-in pocket."
     )
-    controlnet: str | None = Field(
-        default=None, description="ControlNet: hub name or folder; pocket's own with pocket."
-    )
+    controlnet: str | None = Field(default=None, description="ControlNet: hub name or folder; pocket has its own.")
 
 
-@dataclass(frozen=True, config=_CONFIG)
-class InversionSettings:
+class InversionSettings(Settings):
     """Textual inversion (DESIGN section 3, "Text"; the paper's section 4.2)."""
 
-    inversion_iterations: int = Field(
-        default=0,
-        ge=0,
-        le=10_000,
-        description="Iterations of textual inversion; 0 leaves the prompts as they are. "
-        "With pocket 50 at a rate of 1e-2, which brings frames no nearer (docs/words.md).",
+    inversion: int = Field(
+        default=0, ge=0, le=10_000, description="Steps of textual inversion; 0 leaves the prompts as they are."
     )
     inversion_learning_rate: float = Field(default=1e-4, gt=0, le=1, description="Adam's step size in the inversion.")
     inversion_batch: int = Field(
@@ -166,24 +159,19 @@ class InversionSettings:
     )
 
 
-@dataclass(frozen=True, config=_CONFIG)
 class MorphSettings(InversionSettings):
     """Everything that determines the images."""
 
     num_frames: int = Field(
         default=17, ge=3, le=1025, description="Frames from one keyframe to the next, both included."
     )
-    loop: bool = Field(default=False, description="Go back from the last keyframe to the first.")
-    scheme: Scheme = Field(default="branching", description="The way in which the frames between are made.")
-    noise: tuple[Fraction01, Fraction01] = Field(
+    loop: bool = Field(default=False, description="Return from the last keyframe to the first.")
+    scheme: Scheme = Field(default="branching", description="Method that makes the frames in between.")
+    noise: Levels = Field(
         default=(0.30, 0.55),
-        description="Range of noise levels, from the deepest level of the tree to the first. With pocket 0.2 0.2.",
-    )
-    noise_spacing: Literal["linear", "convex", "concave"] = Field(
-        default="linear", description="Spacing of the noise levels over their range."
-    )
-    noise_levels: Levels = Field(
-        default=(), description="An explicit noise level for each level of the tree, first level first."
+        min_length=2,
+        description="Noise range, from the last tree level to the first (with pocket 0.2 0.2), "
+        "or one number per level, first to last.",
     )
     branching: int = Field(default=2, ge=2, le=64, description="Into how many parts a level splits each gap.")
     bias: float = Field(
@@ -195,17 +183,17 @@ class MorphSettings(InversionSettings):
     retroactive: bool = Field(
         default=False, description="Blend older frames again in denoise-interpolate-denoise, as the released code does."
     )
-    seed: int = Field(default=0, ge=0, lt=2**63, description="Seed of all randomness.")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="Random seed.")
 
-    solver: Solver = Field(default="dpm++", description="The solver that denoises.")
+    solver: Solver = Field(default="dpm++", description="Solver that denoises.")
     num_inference_steps: int = Field(
         default=28,
         ge=1,
         le=1000,
-        description="Denoising steps over the whole schedule; a frame takes its share. With pocket 25.",
+        description="Denoising steps over the whole schedule (with pocket 25).",
     )
     guidance_scale: float = Field(
-        default=5.0, ge=0, le=100, description="Strength of classifier-free guidance. With pocket 1, which is none."
+        default=5.0, ge=0, le=100, description="Strength of classifier-free guidance (with pocket 1, which is none)."
     )
     guidance_start: float = Field(
         default=0.0, ge=0, le=1, description="Share of the denoising at which guidance begins."
@@ -215,10 +203,10 @@ class MorphSettings(InversionSettings):
     )
     eta: float = Field(default=0.0, ge=0, le=1, description="Share of fresh noise in each step of ddim.")
 
-    prompt: Texts = Field(default=(), description="One prompt for all keyframes, or one for each.")
+    prompt: Texts = Field(default=(), description="Prompt for all keyframes, or one for each.")
     negative_prompt: str = Field(default="", description="What the frames should not show.")
     prompt_at: dict[float, str] = Field(
-        default_factory=dict, description="Prompts for places between the keyframes, as 0.5=TEXT or 1.25=TEXT."
+        default_factory=dict, description="Prompt for a place between keyframes, as 0.5=TEXT or 1.25=TEXT."
     )
     captioner: str | None = Field(
         default=None, description="Model that writes prompts where none is given: pocket, blip, a name, or none."
@@ -231,14 +219,14 @@ class MorphSettings(InversionSettings):
         default=1,
         ge=1,
         le=64,
-        description="Candidates for a frame at the first level; one fewer at each level, least 3.",
+        description="Candidates per frame at the first level; one fewer at each level, at least 3.",
     )
-    rank_for: Texts = Field(default=(), description="Prompts that the best candidate resembles.")
-    rank_against: Texts = Field(default=(), description="Prompts that the best candidate does not resemble.")
+    rank_for: Texts = Field(default=(), description="Prompt that the best candidate resembles.")
+    rank_against: Texts = Field(default=(), description="Prompt that the best candidate does not resemble.")
     ranker: str | None = Field(default=None, description="CLIP model that ranks; pocket's own if not given.")
 
     pose: Name = Field(
-        default="auto", description="auto, off, or OpenPose JSON files of the keyframes, separated by commas."
+        default="auto", description="auto, off, or the keyframes' OpenPose JSON files, separated by commas."
     )
     pose_detector: Literal["pocket", "blazepose", "rtmlib"] | None = Field(
         default=None, description="The detector of poses; pocket for drawn figures, else blazepose, if not given."
@@ -253,7 +241,7 @@ class MorphSettings(InversionSettings):
         default=False, description="Translate a drawing without a detected person to a photograph first."
     )
     control_image: Names = Field(
-        default=(), description="Control images of another kind than poses, one for each keyframe."
+        default=(), description="Control image of another kind than poses, one for each keyframe."
     )
     control_scale: float = Field(
         default=1.5, ge=0, le=10, description="Strength of the ControlNet in the middle of a gap; 1 at the keyframes."
@@ -267,23 +255,19 @@ class MorphSettings(InversionSettings):
     )
 
     size: str | None = Field(
+        default=None, pattern=SIZE, description="Frame size, as WxH; by default the keyframes' own, up to 1024 pixels."
+    )
+    network_size: str | None = Field(
         default=None,
-        pattern=r"^[1-9]\d{0,4}x[1-9]\d{0,4}$",
-        description="Size of the frames as WxH; the keyframes' own, up to 1024 pixels, if not given. "
-        "The model works at the size that it was made for.",
-    )
-    width: int | None = Field(
-        default=None, ge=8, le=16384, description="Width in pixels at which the model works, and of the frames."
-    )
-    height: int | None = Field(
-        default=None, ge=8, le=16384, description="Height in pixels at which the model works, and of the frames."
+        pattern=SIZE,
+        description="Size at which the model works, as WxH; by default near the one that it was trained at.",
     )
     fit: Literal["cover", "contain", "stretch"] = Field(
-        default="cover", description="How keyframes are fitted to the frames' size."
+        default="cover", description="How keyframes are fitted to the frame size."
     )
     background: str = Field(
         default="white",
-        description="Colour behind transparent pixels and around fitted ones; transparent makes frames with alpha.",
+        description="Colour behind transparent pixels and around fitted keyframes; transparent keeps alpha.",
     )
 
     refine: int = Field(
@@ -292,39 +276,30 @@ class MorphSettings(InversionSettings):
         le=64,
         description="Split each step of the finished tree again, at low noise: 4 for 4 times the steps.",
     )
-    spacing: Literal["uniform", "perceptual"] = Field(
-        default="uniform", description="Equal steps, or more frames where neighbours look farther apart."
+    spacing: str = Field(
+        default="uniform",
+        description="uniform, or perceptual[:NETWORK]: more frames where neighbours differ more.",
     )
     max_distance: float = Field(
         default=0.0, ge=0, description="With perceptual spacing, neighbours nearer than this get no frame between them."
     )
-    look: str = Field(
-        default="pocket",
-        description="Feature network that tells how far apart two frames look: pocket, pixels, clip:NAME, dinov2, "
-        "inception:FILE, lpips:FILE.",
-    )
     zoom: Factors = Field(
         default=(1.0,),
         min_length=1,
-        description="Factor by which the camera zooms in over a gap; one, or one for each gap.",
+        description="Camera zoom factor per gap.",
     )
     pan: Shifts = Field(
         default=((0.0, 0.0),),
         min_length=1,
-        description="Way of the camera over a gap, in widths and heights, as 0.5,0.",
+        description="Camera pan per gap, in frame widths and heights, as 0.5,0.",
     )
     rotate: Angles = Field(
-        default=(0.0,), min_length=1, description="Degrees by which the picture turns clockwise over a gap."
-    )
-    motion_space: Literal["pixel", "latent"] = Field(
-        default="pixel", description="Move the parents' pictures (exact), or their latents (quicker, coarser)."
+        default=(0.0,), min_length=1, description="Degrees that the picture turns clockwise, per gap."
     )
     colour_match: float = Field(
         default=0.0, ge=0, le=1, description="How strongly frames follow the coarse colours between their keyframes."
     )
-    align: bool = Field(
-        default=True, description="Bring keyframes into correspondence, so that shapes move instead of fading."
-    )
+    align: bool = Field(default=True, description="Align the keyframes, so that shapes move instead of fading.")
     points: Name = Field(
         default="", description="JSON file of places that correspond in neighbouring keyframes (docs/films.md)."
     )
@@ -332,10 +307,12 @@ class MorphSettings(InversionSettings):
         default=1.0, ge=0, le=1, description="How much of what the model loses of the keyframes is given back."
     )
 
-    def __post_init__(self) -> None:
-        low, high = self.noise
-        if low > high:
-            raise SegueError(f"noise is a range from low to high, not from {low} to {high}")
+    def model_post_init(self, _context: Any, /) -> None:
+        """Check what no field can tell by itself."""
+        if len(self.noise) == 2 and self.noise[0] > self.noise[1]:
+            raise SegueError(f"noise is a range from low to high, not from {self.noise[0]} to {self.noise[1]}")
+        if len(self.noise) > 2 and self.scheme != "branching":
+            raise SegueError(f"noise: {self.scheme} takes a range of two numbers, not {len(self.noise)} levels")
         if (self.rank_for or self.rank_against) and self.candidates == 1:
             raise SegueError("rank_for and rank_against need candidates to choose from: set candidates to 2 or more")
         if self.control_start > self.control_end:
@@ -346,7 +323,12 @@ class MorphSettings(InversionSettings):
             )
         if any(not text.strip() for text in self.prompt):
             raise SegueError("prompt: an empty text; leave the prompt out to have one found")
-        if self.spacing == "perceptual" and (self.scheme != "branching" or self.branching != 2):
+        kind, colon, network = self.spacing.partition(":")
+        if kind not in ("uniform", "perceptual") or (colon and kind == "uniform"):
+            raise SegueError(f"spacing is uniform, perceptual or perceptual:NETWORK, not '{self.spacing}'")
+        if colon:
+            look_parts(network)
+        if self.is_perceptual and (self.scheme != "branching" or self.branching != 2):
             raise SegueError("perceptual spacing needs the scheme branching, with branching 2")
         if self.refine > 1 and not self.can_grow:
             raise SegueError("refine needs the scheme branching with uniform spacing")
@@ -354,30 +336,46 @@ class MorphSettings(InversionSettings):
             raise SegueError(f"refine is a power of branching ({self.branching}), not {self.refine}")
         if self.points and not self.align:
             raise SegueError("points needs align, which is off")
-        if self.size and (self.width or self.height):
-            raise SegueError("size stands for the frames' width and height; give either size, or width and height")
         if self.moves and (self.loop or self.scheme != "branching"):
             raise SegueError("zoom, pan and rotate need the scheme branching, and no loop")
         if self.candidates > 1 and self.scheme != "branching":
             raise SegueError(f"candidates need the scheme branching, not {self.scheme}")
-        if self.noise_levels and self.scheme != "branching":
-            raise SegueError(f"noise_levels need the scheme branching, not {self.scheme}, which takes noise")
         if self.bias and self.scheme != "branching":
             raise SegueError(f"bias needs the scheme branching, not {self.scheme}")
         if self.retroactive and not self.scheme.startswith("denoise-interpolate-denoise"):
             raise SegueError(f"retroactive needs the scheme denoise-interpolate-denoise, not {self.scheme}")
-        if self.max_distance and self.spacing != "perceptual":
+        if self.max_distance and not self.is_perceptual:
             raise SegueError("max_distance needs perceptual spacing: set spacing to perceptual")
         if self.control_image and self.pose not in ("auto", "off"):
             raise SegueError("pose files and control_image do not go together: the ControlNet takes one of them")
-        look_parts(self.look)
         if self.eta and self.solver != "ddim":
             raise SegueError(f"eta needs the solver ddim, not {self.solver}")
 
     @property
     def can_grow(self) -> bool:
         """Whether all frames of a smaller film are frames of a larger one."""
-        return self.scheme == "branching" and self.spacing == "uniform"
+        return self.scheme == "branching" and not self.is_perceptual
+
+    @property
+    def is_perceptual(self) -> bool:
+        """Whether there are more frames where neighbours look farther apart."""
+        return self.spacing != "uniform"
+
+    @property
+    def network(self) -> str:
+        """The feature network that tells how far apart two frames look."""
+        return self.spacing.partition(":")[2] or "pocket"
+
+    @property
+    def film_size(self) -> tuple[int, int] | None:
+        """The size (width, height) of the frames that is asked for."""
+        asked = self.size or self.network_size
+        return size_of(asked) if asked else None
+
+    @property
+    def noise_range(self) -> tuple[float, float]:
+        """The least and the greatest noise level."""
+        return min(self.noise), max(self.noise)
 
     @property
     def is_transparent(self) -> bool:
@@ -404,118 +402,64 @@ class MorphSettings(InversionSettings):
         return max(self.candidates - level, min(3, self.candidates))
 
 
-@dataclass(frozen=True, config=_CONFIG)
-class ComputeSettings:
+class ComputeSettings(Settings):
     """How the images are computed; none of these makes a different run."""
 
     batch_size: int = Field(default=0, ge=0, le=1024, description="Frames in one batch; 0 finds it from free memory.")
     keep_candidates: bool = Field(default=False, description="Keep the pictures of all candidates on disk.")
-    preview: bool = Field(default=False, description="Write a contact sheet after each level.")
 
 
-@dataclass(frozen=True, config=_CONFIG)
-class FilmSettings:
+class FilmSettings(Settings):
     """How the frames become a film; changing these costs no network call."""
 
-    fps: float = Field(default=24.0, ge=0.1, le=240, description="Frames per second of the file; pictures repeat.")
+    fps: float = Field(default=24.0, ge=0.1, le=240, description="Frames per second of the file.")
     seconds: float | None = Field(
         default=None,
         gt=0,
         le=3600,
-        description="Seconds from one keyframe to the next; 1.33, or as long as its frames take at fps, if not given.",
+        description="Seconds per gap; by default 1.33, or as long as its frames take at fps.",
     )
-    hold: float = Field(default=0.5, ge=0, le=60, description="Seconds for which each keyframe is held.")
-    boomerang: bool = Field(default=False, description="Play the film forth and back.")
-    timing: Literal["uniform", "even"] = Field(
-        default="uniform", description="Show all frames equally long, or so that the film moves evenly to the eye."
-    )
+    hold: float = Field(default=0.5, ge=0, le=60, description="Seconds that each keyframe stays on screen.")
+    boomerang: bool = Field(default=False, description="Play forwards, then backwards.")
     easing: str = Field(
         default="linear",
-        description="Speed over each gap: linear, ease-in, ease-out, ease-in-out, or a Bezier curve as 0.42,0,0.58,1.",
+        description="Speed over each gap: linear, ease-in, ease-out, ease-in-out, a Bezier curve as 0.42,0,0.58,1, "
+        "or even[:NETWORK].",
     )
     smooth: Literal["none", "dissolve", "motion"] = Field(
         default="none",
-        description="Fill the film's rate with dissolves, or with pictures along the motion, instead of repeats.",
+        description="Fill the time between frames with dissolves, or with pictures along the motion.",
     )
     quality: int = Field(
         default=18, ge=0, le=51, description="Quality of .mp4, .webm and .webp: 0 is the best, 51 the worst."
     )
 
-    def __post_init__(self) -> None:
-        easing_named(self.easing)
+    def model_post_init(self, _context: Any, /) -> None:
+        """Check what no field can tell by itself."""
+        if self.even_network is None:
+            easing_named(self.easing)
+        else:
+            look_parts(self.even_network)
+
+    @property
+    def even_network(self) -> str | None:
+        """The feature network to which the film moves evenly; None where it does not."""
+        kind, _, network = self.easing.partition(":")
+        return (network or "pocket") if kind == "even" else None
 
 
-_POSES = {"pose_detector", "pose_matching", "pose_hold", "pose_via_photo"}
-_CONTROL = {"control_scale", "control_flat", "control_start", "control_end", "control_convention"}
-_DENOISING = {
-    "noise",
-    "noise_spacing",
-    "solver",
-    "num_inference_steps",
-    "guidance_scale",
-    "guidance_start",
-    "guidance_end",
-}
-_INVERSION = {name for name in InversionSettings.__annotations__ if name != "inversion_iterations"}
-
-# Settings that change nothing beside others: which, where, and in words.
-_IDLE: Mapping[type[Any], Sequence[tuple[set[str], Callable[[Any], bool], str]]] = {
-    MorphSettings: (
-        (_INVERSION, lambda s: not s.inversion_iterations, "without --inversion-iterations"),
-        (_POSES | _CONTROL, lambda s: s.pose == "off" and not s.control_image, "with --pose off"),
-        (_POSES | {"control_convention"}, lambda s: bool(s.control_image), "beside --control-image"),
-        (_DENOISING, lambda s: s.scheme == "interpolate", "with --scheme interpolate, which denoises nothing"),
-        ({"noise", "noise_spacing"}, lambda s: bool(s.noise_levels), "beside --noise-levels"),
-        ({"ranker"}, lambda s: not (s.rank_for or s.rank_against), "without --rank-for or --rank-against"),
-        ({"motion_space"}, lambda s: not s.moves, "where the camera does not move"),
-        ({"bias"}, lambda s: s.align, "with --align, where frames are made straight from the keyframes"),
-        ({"motion_space"}, lambda s: s.align and s.moves, "with --align, which moves pictures"),
-    ),
+ALL: Mapping[str, FieldInfo] = {
+    name: field
+    for kind in (MorphSettings, FilmSettings, ModelSettings, ComputeSettings)
+    for name, field in kind.model_fields.items()
 }
 
-PRESET_HELP = (
-    "Values to begin with: draft for a first look, balanced, or paper, slow and as published; "
-    "paper aligns nothing, and ranks 8 candidates of a frame."
-)
-PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "paper": {
-        "solver": "ddim",
-        "num_inference_steps": 200,
-        "guidance_scale": 7.5,
-        "inversion_iterations": 500,
-        "candidates": 8,
-        "noise": (0.30, 0.55),
-        "negative_prompt": "blurry, distorted, deformed, low quality, text",
-        "rank_for": ("a sharp, detailed picture of high quality",),
-        "rank_against": ("a blurry, distorted picture of low quality",),
-        "align": False,
-        "detail": 0.0,
-    },
-    "balanced": {},
-    "draft": {"num_inference_steps": 16, "num_frames": 9},
-}
-# What pocket does best with, measured over the benchmark's pairs (docs/benchmarks.md); presets take precedence.
-POCKET: Mapping[str, Any] = {"noise": (0.20, 0.20), "num_inference_steps": 25, "guidance_scale": 1.0}
-
-# The settings of the images by what they are about, for the help and the studio.
+# The settings by what they are about, for the help, the studio and settings files.
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "Frames": (
-        "num_frames",
-        "loop",
-        "seed",
-        "size",
-        "width",
-        "height",
-        "fit",
-        "background",
-        "align",
-        "points",
-        "detail",
-        "colour_match",
-        "spacing",
-        "max_distance",
-        "look",
-        "refine",
+        *("num_frames", "loop", "seed", "size", "network_size", "fit", "background"),
+        *("scheme", "noise", "branching", "bias", "retroactive", "refine", "spacing", "max_distance"),
+        *("align", "points", "detail", "colour_match", "candidates", "rank_for", "rank_against", "ranker"),
     ),
     "Words": (
         "prompt",
@@ -523,39 +467,31 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "prompt_at",
         "captioner",
         "embedding_blend",
-        *InversionSettings.__annotations__,
+        *InversionSettings.model_fields,
     ),
-    "Denoising": (
-        "scheme",
-        "noise",
-        "noise_spacing",
-        "noise_levels",
-        "branching",
-        "bias",
-        "retroactive",
-        "solver",
-        "num_inference_steps",
-        "guidance_scale",
-        "guidance_start",
-        "guidance_end",
-        "eta",
-    ),
-    "Candidates": ("candidates", "rank_for", "rank_against", "ranker"),
     "Poses and control": (
-        "pose",
-        "pose_detector",
-        "pose_matching",
-        "pose_hold",
-        "pose_via_photo",
-        "control_image",
-        "control_scale",
-        "control_flat",
-        "control_start",
-        "control_end",
-        "control_convention",
+        *("pose", "pose_detector", "pose_matching", "pose_hold", "pose_via_photo"),
+        *("control_image", "control_scale", "control_flat", "control_start", "control_end", "control_convention"),
     ),
-    "Camera": ("zoom", "pan", "rotate", "motion_space"),
+    "Camera": ("zoom", "pan", "rotate"),
+    "Film": tuple(FilmSettings.model_fields),
+    "Model": (
+        *("model", "controlnet", "solver", "num_inference_steps"),
+        *("guidance_scale", "guidance_start", "guidance_end", "eta"),
+    ),
+    "Computing": ("device", "dtype", "low_memory", *ComputeSettings.model_fields),
 }
+# Those that the help leaves out; --set NAME=VALUE, settings files and the library take them.
+RARE = frozenset(
+    {
+        *("network_size", "branching", "bias", "retroactive", "refine", "max_distance", "points", "detail"),
+        *("colour_match", "rank_against", "ranker", "embedding_blend"),
+        *(name for name in InversionSettings.model_fields if name != "inversion"),
+        *("pose_detector", "pose_matching", "pose_hold", "pose_via_photo"),
+        *("control_scale", "control_flat", "control_start", "control_end", "control_convention"),
+        *("guidance_start", "guidance_end", "eta", "quality", "batch_size", "keep_candidates"),
+    }
+)
 # What people who know other programs type, and what it is called here.
 ALIASES: Mapping[str, str] = {
     "steps": "num_inference_steps",
@@ -574,19 +510,27 @@ ALIASES: Mapping[str, str] = {
     "num_images_per_prompt": "candidates",
     "callback_on_step_end": "callback",
     "resolution": "size",
+    "width": "size",
+    "height": "size",
+    "inversion_iterations": "inversion",
+    "noise_levels": "noise",
+    "timing": "easing",
+    "look": "spacing",
     "checkpoint": "model",
     "framerate": "fps",
 }
-
-Settings = TypeVar(
-    "Settings", LoadSettings, ModelSettings, InversionSettings, MorphSettings, ComputeSettings, FilmSettings
-)
+Kind = TypeVar("Kind", bound=Settings)
 
 
-def fields(kind: type[Any]) -> dict[str, FieldInfo]:
+def fields(kind: type[Settings]) -> dict[str, FieldInfo]:
     """The fields of a settings class by name, with default, bounds and description."""
-    found: dict[str, FieldInfo] = kind.__pydantic_fields__
-    return found
+    return kind.model_fields
+
+
+def size_of(text: str) -> tuple[int, int]:
+    """Width and height of a size as 640x480."""
+    width, _, height = text.partition("x")
+    return int(width), int(height)
 
 
 def meant(name: str, known: Collection[str]) -> str | None:
@@ -597,96 +541,14 @@ def meant(name: str, known: Collection[str]) -> str | None:
     return next(iter(get_close_matches(name, known, 1, 0.75)), None)
 
 
-def option_name(field: str) -> str:
-    """The command line's name of a setting: --num-frames for num_frames."""
-    return "--" + field.replace("_", "-")
-
-
-def texts_by_place(name: str, lines: Sequence[str]) -> dict[float, str]:
-    """What lines of PLACE=TEXT say, where a place is typed as 0.5 or 1/2.
-
-    Raises:
-        SegueError: a line is something else, or a place has two texts; the message begins with ``name``.
-    """
-    found: dict[float, str] = {}
-    for line in lines:
-        typed, equals, text = line.partition("=")
-        over, slash, under = typed.partition("/")
-        try:
-            place = float(over) / float(under if slash else 1)
-        except (ValueError, ZeroDivisionError):
-            place = math.nan
-        if not equals or not math.isfinite(place):
-            example = '0.5="a red fox" or 1/2="a red fox"'
-            raise SegueError(f"{name} takes PLACE=TEXT, such as {example}, not '{line}'")
-        if place in found:
-            raise SegueError(f"{name} has two texts for the place {place:g}")
-        found[place] = text.strip()
-    return found
-
-
-def checked(kind: type[Settings], values: Mapping[str, Any]) -> Settings:
+def checked(kind: type[Kind], values: Mapping[str, Any]) -> Kind:
     """Settings from values by name; SegueError with one line for an unknown name or a wrong value."""
     return kind(**values)
 
 
-def updated(settings: Settings, values: Mapping[str, Any]) -> Settings:
+def updated(settings: Kind, values: Mapping[str, Any]) -> Kind:
     """The settings with some values changed, checked anew."""
-    return checked(
-        type(settings), {**{f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}, **values}
-    )
-
-
-def without_effect(settings: MorphSettings, names: Collection[str]) -> list[str]:
-    """A line for each of the named settings that changes nothing beside the others: which, and why."""
-    found = [(sorted(idle & set(names)), why) for idle, is_idle, why in _IDLE[type(settings)] if is_idle(settings)]
-    return [f"{option_name(name)} changes nothing {why}" for idle, why in found for name in idle]
-
-
-def preset_settings(name: str, model: str | None = None) -> Mapping[str, Any]:
-    """The values that a preset sets for a model, the embedded one if not given; SegueError for an unknown preset."""
-    if not isinstance(name, str) or name not in PRESETS:
-        raise SegueError(f"unknown preset '{name}'; there are {', '.join(PRESETS)}")
-    return {**(POCKET if model in (None, "pocket") else {}), **PRESETS[name]}
-
-
-def with_preset(name: str, values: Mapping[str, Any], model: str | None = None) -> dict[str, Any]:
-    """The values of a preset for a model under those that are given; without its candidates where none can be made."""
-    preset = dict(preset_settings(name, model))
-    if values.get("scheme", "branching") != "branching" or values.get("candidates") == 1:
-        for idle in ("candidates", "rank_for", "rank_against"):
-            preset.pop(idle, None)
-    return {**preset, **values}
-
-
-def as_json(settings: InversionSettings | MorphSettings | ComputeSettings | FilmSettings) -> dict[str, Any]:
-    """The settings as plain JSON values by name; ``checked`` reads them back."""
-    values: dict[str, Any] = json.loads(TypeAdapter(type(settings)).dump_json(settings))
-    return values
-
-
-def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """What differs between two settings as JSON, one text each: "num_frames: 17, now 33"."""
-    return [
-        f"{name}: {before.get(name)!r}, now {after.get(name)!r}"
-        for name in sorted({*before, *after})
-        if before.get(name) != after.get(name)
-    ]
-
-
-def model_differences(before: Mapping[str, str], after: Mapping[str, str]) -> str:
-    """What differs between the parts of two models: "the VAE scaling factor was 0.18215, is 0.13025"."""
-    if not before:
-        return "it is not known what differs"
-    changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
-    if "scheduler" in changed:  # of another class, which has settings of its own
-        changed = [name for name in changed if not name.startswith("scheduler ")]
-    texts = []
-    for name in changed:
-        old, now = before.get(name, "not set"), after.get(name, "not set")
-        is_digest = name.endswith((" weights", " adapters", " settings"))
-        texts.append(f"the {name} differ" if is_digest else f"the {name} was {old}, is {now}")
-    return ", ".join(texts)
+    return type(settings)(**{**dict(settings), **values})
 
 
 def _one_line(error: ValidationError, kind: type[Any]) -> str:
@@ -698,32 +560,15 @@ def _one_line(error: ValidationError, kind: type[Any]) -> str:
     if isinstance(cause, SegueError):
         return str(cause)
     if fault["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        known = [*fields(kind), *(["callback"] if kind is MorphSettings else [])]
-        return f"unknown setting '{name}'{_hint(name, known)}"
+        known = [*kind.model_fields, *(["callback"] if kind is MorphSettings else [])]
+        return f"unknown setting '{name}'{hint(name, known)}"
     message = fault["msg"][0].lower() + fault["msg"][1:]
     return f"{name}: {message}, not {fault['input']!r}"
 
 
-def _hint(name: str, known: Collection[str]) -> str:
+def hint(name: str, known: Collection[str]) -> str:
     """What an unknown setting is called here, in words; nothing where it is not known."""
     if found := meant(name, known):
         return f"; did you mean {found}?"
     own = ALIASES.get(name, name)
-    return f"; {own} is the film's: save(path, {own}=...)" if own in fields(FilmSettings) else ""
-
-
-def _faults_in_one_line(build: Callable[..., None]) -> Callable[..., None]:
-    """A class's ``__init__`` that raises SegueError where pydantic finds a fault."""
-
-    @wraps(build)
-    def checking(self: Any, *arguments: Any, **values: Any) -> None:
-        try:
-            build(self, *arguments, **values)
-        except ValidationError as error:
-            raise SegueError(_one_line(error, type(self))) from error
-
-    return checking
-
-
-for _kind in (LoadSettings, ModelSettings, InversionSettings, MorphSettings, ComputeSettings, FilmSettings):
-    setattr(_kind, "__init__", _faults_in_one_line(_kind.__init__))  # noqa: B010 - mypy refuses the plain assignment
+    return f"; {own} is the film's: save(path, {own}=...)" if own in FilmSettings.model_fields else ""

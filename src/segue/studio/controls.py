@@ -3,30 +3,20 @@
 Names, defaults, bounds and help come from ``settings``; a control's value is read as the command line reads an option.
 """
 
-import math
 import shlex
-import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 from pydantic.fields import FieldInfo
 
 from segue.errors import SegueError
 from segue.run.journal import Edit, Remake
-from segue.settings.kinds import (
-    GROUPS,
-    FilmSettings,
-    MorphSettings,
-    as_json,
-    checked,
-    fields,
-    option_name,
-    preset_settings,
-    texts_by_place,
-)
+from segue.settings.kinds import GROUPS, RARE, FilmSettings, MorphSettings, checked, fields
+from segue.settings.presets import preset_settings
+from segue.settings.text import as_json, as_text, choices_of, from_text, option_name, shape_of
 
 __all__ = ["SHOWN", "Control", "check_public", "command_line", "controls", "groups", "read", "remake_line", "shown"]
 
@@ -39,7 +29,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "points": (),
     "captioner": ("pocket", "none"),
     "ranker": ("pocket",),
-    "look": ("pocket",),
+    "spacing": ("uniform", "perceptual", "perceptual:pocket"),
 }
 
 
@@ -50,13 +40,13 @@ class Control:
     Attributes:
         name: the setting.
         kind: "flag", "choice", "whole", "number", "text" or "lines" (one value a line).
-        label: the command line's name.
+        label: the command line's name, or the library's of what it takes by --set.
         help: the setting's help.
         choices: of a choice; "" stands for none.
     """
 
     name: str
-    kind: Literal["flag", "choice", "whole", "number", "text", "lines"]
+    kind: str
     label: str
     help: str
     choices: tuple[str, ...] = ()
@@ -71,42 +61,17 @@ def groups() -> dict[str, tuple[str, ...]]:
     """The folded controls by group."""
     left = [name for name in fields(MorphSettings) if name not in (*SHOWN, *ELSEWHERE)]
     found = {group: tuple(name for name in names if name in left) for group, names in GROUPS.items()}
-    rest = tuple(name for name in left if not any(name in names for names in found.values()))
-    return {**found, "More": rest} if rest else found
+    return {group: names for group, names in found.items() if names}
 
 
-def shown(name: str, value: Any, kind: type[Any] = MorphSettings) -> Any:
+def shown(name: str, value: Any) -> Any:
     """A setting's value as its control shows it."""
-    control = controls(kind)[name]
-    if control.kind == "lines":
-        if isinstance(value, dict):
-            value = [f"{_typed(float(place))}={text}" for place, text in value.items()]
-        return "\n".join(_typed(item) for item in value)
-    if isinstance(value, tuple | list):
-        return " ".join(_typed(item) for item in value)
-    return "" if value is None and control.kind in ("choice", "text") else value
+    return value if shape_of(name) in ("flag", "whole", "number") else as_text(value)
 
 
-def read(name: str, value: Any, kind: type[Any] = MorphSettings) -> Any:
-    """What the settings take for a control's value; None where it is empty and the default holds.
-
-    Raises:
-        SegueError: numbers are asked for and something else is there.
-    """
-    control = controls(kind)[name]
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return None
-    if control.kind == "whole":
-        number = float(value)
-        if not math.isfinite(number) or number != int(number):
-            raise SegueError(f"{name}: a whole number, not {value}")
-        return int(number)
-    if control.kind == "lines":
-        lines = [line.strip() for line in str(value).splitlines() if line.strip()]
-        return texts_by_place(name, lines) if get_origin(fields(kind)[name].annotation) is dict else tuple(lines)
-    if get_origin(fields(kind)[name].annotation) is tuple:
-        return _numbers(name, str(value))
-    return value
+def read(name: str, value: Any) -> Any:
+    """What the settings take for a control's value; None where it is empty and the default holds."""
+    return None if value is None or (isinstance(value, str) and not value.strip()) else from_text(name, value)
 
 
 def check_public(values: Mapping[str, Any]) -> None:
@@ -119,6 +84,8 @@ def check_public(values: Mapping[str, Any]) -> None:
         if (value := values.get(name)) and value not in words:
             said = f"only {' or '.join(words)}" if words else "nothing"
             raise SegueError(f"{name}: a shared studio takes {said} here, no files or models by name")
+    if str(values.get("easing", "")).partition(":")[2] not in ("", "pocket"):
+        raise SegueError("easing: a shared studio takes no other network than pocket, no files or models by name")
 
 
 def command_line(
@@ -155,7 +122,7 @@ def remake_line(output: str, run: Path, remake: Remake, earlier: Sequence[Remake
             "--noise": edit.noise,
             "--pose": None if edit.pose is None else str(run / edit.pose),
         }
-        words += [word for option, value in named.items() if value is not None for word in (option, _typed(value))]
+        words += [word for option, value in named.items() if value is not None for word in (option, as_text(value))]
         if edit == Edit() and any(other.frame == remake.frame for other in earlier):
             words.append("--reset")  # without it the frame would keep what it had of its own
     return shlex.join(words)
@@ -166,55 +133,18 @@ def _place(place: Fraction) -> str:
     return f"{place}" if place.denominator > 1 else f"{float(place)}"
 
 
-def _option(field: str, value: Any) -> list[str]:
+def _option(name: str, value: Any) -> list[str]:
     """One setting as it is typed."""
-    flag = option_name(field)
-    if isinstance(value, bool):
+    shape, flag = shape_of(name), option_name(name)
+    lines = as_text(value).split("\n") if shape in ("texts", "places") else [as_text(value)]
+    if name in RARE:
+        return [word for line in lines for word in ("--set", f"{name}={line}")]
+    if shape == "flag":
         return [flag if value else f"--no-{flag[2:]}"]
-    if isinstance(value, dict):
-        return [word for place, text in value.items() for word in (flag, f"{place}={text}")]
-    if isinstance(value, list):
-        is_range = get_origin(fields(MorphSettings)[field].annotation) is tuple and field == "noise"
-        items = [_typed(item) for item in value]
-        return [flag, *items] if is_range else [word for item in items for word in (flag, item)]
-    return [flag, _typed(value)]
+    return [flag, *lines[0].split()] if shape == "numbers" else [word for line in lines for word in (flag, line)]
 
 
 def _control(name: str, field: FieldInfo) -> Control:
-    label, text = option_name(name), field.description or ""
-    annotation = _plain(field.annotation)
-    if annotation is bool:
-        return Control(name, "flag", label, text)
-    if get_origin(annotation) is Literal:
-        optional = type(None) in get_args(field.annotation)
-        return Control(name, "choice", label, text, (*([""] if optional else []), *get_args(annotation)))
-    if annotation is int:
-        return Control(name, "whole", label, text)
-    if annotation is float:
-        return Control(name, "number", label, text)
-    is_texts = get_origin(annotation) is dict or (get_origin(annotation) is tuple and get_args(annotation)[0] is str)
-    return Control(name, "lines" if is_texts else "text", label, text)
-
-
-def _plain(annotation: Any) -> Any:
-    """An annotation without None and Annotated."""
-    if get_origin(annotation) is Annotated:
-        return _plain(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, types.UnionType):
-        return _plain(next(part for part in get_args(annotation) if part is not type(None)))
-    return annotation
-
-
-def _typed(value: Any) -> str:
-    if isinstance(value, tuple | list):
-        return ",".join(_typed(item) for item in value)
-    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)  # all digits of a number
-
-
-def _numbers(name: str, text: str) -> tuple[Any, ...]:
-    """Numbers with spaces between; "0.5,0" is a pair."""
-    try:
-        items = [tuple(float(part) for part in word.split(",")) for word in text.split()]
-    except ValueError:
-        raise SegueError(f"{name}: numbers with spaces between them, not '{text}'") from None
-    return tuple(item if len(item) > 1 else item[0] for item in items)
+    shape, label = shape_of(name), name if name in RARE else option_name(name)
+    kind = {"numbers": "text", "texts": "lines", "places": "lines"}.get(shape, shape)
+    return Control(name, kind, label, field.description or "", choices_of(name) if kind == "choice" else ())

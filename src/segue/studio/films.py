@@ -12,18 +12,11 @@ from segue.film.morph import Morph
 from segue.method.tree import FrameKey, grows
 from segue.run.folder import RunFolder
 from segue.run.schema import RUN_FILE
-from segue.settings.kinds import (
-    ComputeSettings,
-    FilmSettings,
-    MorphSettings,
-    as_json,
-    checked,
-    differences,
-    model_differences,
-)
+from segue.settings.kinds import ComputeSettings, FilmSettings, MorphSettings, checked
+from segue.settings.text import as_json, differences, model_differences
 from segue.studio import pose_editor
 from segue.studio.change import edit_of, frame_at
-from segue.studio.controls import command_line, read, remake_line
+from segue.studio.controls import check_public, command_line, read, remake_line
 from segue.studio.download import written
 from segue.studio.jobs import Job
 from segue.studio.session import Session
@@ -58,7 +51,9 @@ def make_film(session: Session, values: Mapping[str, Any], preset: str = "balanc
         if name == session.tables.name:
             film = film_settings(path, session.data["film"])
         else:  # as that of the film that was last on the page, and what is typed over it
-            film = checked(FilmSettings, {**session.data["film"], **_film_values(session.data["film_controls"])})
+            film = checked(
+                FilmSettings, {**session.data["film"], **_film_values(session, session.data["film_controls"])}
+            )
         pictures = [session.keyframes.path(keyframe) for keyframe in fresh]
         if path == session.studio.opened and (path / RUN_FILE).is_file():
             pictures = [path / "frames" / f"{FrameKey(i).name}.png" for i in range(len(fresh))]
@@ -119,7 +114,7 @@ def step(session: Session, *, back: bool) -> None:
 
 def rewrite_film(session: Session, values: Mapping[str, Any]) -> None:
     """Write the film anew with other settings of the film; costs no network call."""
-    settings = checked(FilmSettings, _film_values(values))
+    settings = checked(FilmSettings, _film_values(session, values))
     path = _finished(session.view()).path
     with session.lock:
         session.studio.queue.check(session.name)
@@ -251,7 +246,9 @@ def _place(session: Session, name: str) -> Path:
     return session.folder / "films" / name
 
 
-def _film_values(controls: Mapping[str, Any]) -> dict[str, Any]:
+def _film_values(session: Session, controls: Mapping[str, Any]) -> dict[str, Any]:
     """What the controls of the film say; what is empty is the default."""
-    found = {name: read(name, value, FilmSettings) for name, value in controls.items()}
-    return {name: value for name, value in found.items() if value is not None}
+    found = {name: setting for name, value in controls.items() if (setting := read(name, value)) is not None}
+    if session.studio.public:
+        check_public(found)
+    return found

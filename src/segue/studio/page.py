@@ -10,7 +10,9 @@ from typing import Any
 import gradio as gr
 
 from segue.errors import SegueError
-from segue.settings.kinds import PRESET_HELP, PRESETS, FilmSettings, MorphSettings, as_json, preset_settings
+from segue.settings.kinds import FilmSettings, MorphSettings
+from segue.settings.presets import PRESET_HELP, PRESETS, preset_settings
+from segue.settings.text import as_json
 from segue.studio.controls import SHOWN, Control, controls, groups, shown
 from segue.studio.films import make_film, rewrite_film
 from segue.studio.serve import visitor_of
@@ -145,12 +147,12 @@ def _place(name: str) -> None:
 def _shown(kind: type[Any], given: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What the controls show of settings, the defaults where none are given."""
     values = {**as_json(kind()), **(given or {})}
-    return {name: shown(name, values[name], kind) for name in controls(kind)}
+    return {name: shown(name, values[name]) for name in controls(kind)}
 
 
 def _component(control: Control, kind: type[Any]) -> Any:
     """Gradio's component for a control."""
-    value = shown(control.name, as_json(kind())[control.name], kind)
+    value = shown(control.name, as_json(kind())[control.name])
     common = {"label": control.label, "info": control.help, "value": value}
     match control.kind:
         case "flag":

@@ -20,15 +20,9 @@ from segue.errors import SegueError
 from segue.files import read_json, write_json
 from segue.method.tree import FrameKey
 from segue.run.schema import RUN_FILE
-from segue.settings.kinds import (
-    ComputeSettings,
-    MorphSettings,
-    as_json,
-    checked,
-    differences,
-    preset_settings,
-    with_preset,
-)
+from segue.settings.kinds import ComputeSettings, MorphSettings, checked
+from segue.settings.presets import preset_settings, with_preset
+from segue.settings.text import as_json, differences
 from segue.studio.controls import check_public, controls, read, shown
 from segue.studio.jobs import Job, Queue
 from segue.studio.keyframes import MOST, Keyframes

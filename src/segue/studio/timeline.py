@@ -120,7 +120,7 @@ class RunView:
             return own
         settings = self.settings
         depth = UniformTree.depth(settings.num_frames, settings.branching)
-        levels = settings.noise_levels or noise_levels(depth, *settings.noise, settings.noise_spacing)
+        levels = settings.noise if len(settings.noise) > 2 else noise_levels(depth, *settings.noise_range)
         level = level_at(slot.key, settings.branching) if settings.align else slot.level
         return levels[min(level, len(levels) - 1)]
 
@@ -153,7 +153,7 @@ class RunView:
     def _planned(self) -> Iterable[tuple[FrameKey, int, tuple[FrameKey, ...]]]:
         """The frames of the fixed tree."""
         settings = self.settings
-        if settings.spacing != "uniform":
+        if settings.is_perceptual:
             return
         seen: set[FrameKey] = set()  # a film that is refined has the frames of the coarse one first
         for num_frames in sorted({settings.num_frames, settings.steps + 1}):
@@ -165,7 +165,7 @@ class RunView:
 
     def _there(self) -> Iterable[FrameKey]:
         """The frames whose pictures are there, where the tree is decided on the way."""
-        if self.settings.spacing == "uniform":
+        if not self.settings.is_perceptual:
             return
         for path in (self.path / "frames").glob("*.png"):
             pair, _, position = path.stem.partition(".")

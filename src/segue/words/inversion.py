@@ -115,7 +115,7 @@ def invert(
     Warns:
         SegueWarning: a kept result is damaged; it is made again.
     """
-    if settings.inversion_iterations == 0:
+    if settings.inversion == 0:
         return Inverted(words, [])
     if settings.inversion_augment and len(pictures) != len(keys):
         raise ValueError(f"augmentation needs the pictures of all {len(keys)} keyframes, not {len(pictures)}")
@@ -194,7 +194,7 @@ def _fitted(
     elements = latents[0].numel()
     losses = _begun(unfinished, masters, adam) if unfinished else []
     kept = time.monotonic()
-    for i in range(len(losses), settings.inversion_iterations):
+    for i in range(len(losses), settings.inversion):
         if images is not None:
             with torch.no_grad():
                 latents = backbone.encode(augmented(images, [noise.generator("augment", key, step=i) for key in keys]))
@@ -221,7 +221,7 @@ def _fitted(
             _keep_unfinished(unfinished, masters, adam, losses)
             kept = time.monotonic()
         if progress:
-            progress(i + 1, settings.inversion_iterations)
+            progress(i + 1, settings.inversion)
     fitted = negative.detach().expand(len(keys), -1, -1).clone() if settings.inversion_negative else words.negative
     return Inverted(replace(words, prompt=prompt.detach(), negative=fitted), losses)
 
