@@ -27,11 +27,12 @@ from diffusers import (
 from diffusers.configuration_utils import FrozenDict
 from diffusers.models.attention_processor import AttnProcessor
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from notices import SegueWarning
 from tiny import tiny_controlnet, tiny_pipe
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPImageProcessorPil
 
-from segue.errors import SegueError, SegueWarning
+from segue.errors import SegueError
 from segue.method.blend import slerp
 from segue.method.diffusion import CLEAN, NoisePoint, diffuse
 from segue.models.backbone import Backbone, Sampling

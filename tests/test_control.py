@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from notices import SegueWarning
 from PIL import Image, ImageOps
 from tiny import tiny_controlnet, tiny_pipe
 
 from segue import Edit, FrameKey, Interpolator, MorphSettings, SegueError
 from segue.engine.control import control_at, find_poses, read_given, scale_at, tell_unguided
 from segue.engine.dialogue import AcceptRest, Again
-from segue.errors import SegueWarning
 from segue.models.conditioning import Control
 from segue.pictures.images import fit, load
 from segue.pose.drawing import draw

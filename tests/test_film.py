@@ -10,9 +10,10 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from notices import SegueWarning
 from PIL import Image, ImageSequence
 
-from segue.errors import SegueError, SegueWarning
+from segue.errors import SegueError
 from segue.film.outputs import check_film
 from segue.film.writers import contact_sheet, sheet, write_film
 

@@ -17,13 +17,14 @@ import numpy as np
 import pytest
 import torch
 from diffusers import LCMScheduler, TCDScheduler, UniPCMultistepScheduler
+from notices import SegueWarning
 from PIL import Image
 from shapes import QUICK, contents, interpolator, latents, picture
 from tiny import tiny_controlnet, tiny_pipe
 
 from segue.engine.dialogue import Progress
 from segue.engine.interpolator import Interpolator
-from segue.errors import SegueError, SegueWarning
+from segue.errors import SegueError
 from segue.method.tree import FrameKey
 from segue.models.stable_diffusion import StableDiffusion
 from segue.pictures.images import fit

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from colours import assert_right
+from notices import SegueWarning
 from PIL import Image
 from shapes import QUICK, interpolator, picture
 from test_stills import write
 
 from segue.engine.keyframes import loaded, warn_of_crops
-from segue.errors import SegueError, SegueWarning
+from segue.errors import SegueError
 from segue.pictures.images import film_size, network_size
 from segue.run.folder import RunFolder
 from segue.settings.kinds import MorphSettings

@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from notices import SegueWarning
 from PIL import Image
 from tiny import tiny_pipe
 
 from segue import Interpolator
 from segue.engine.keyframes import PixelSpace, shown
-from segue.errors import SegueWarning
 from segue.method.camera import seen, warp
 from segue.method.motion import Motion, goes_beyond
 from segue.method.tree import FrameKey
@@ -121,9 +121,7 @@ def fine(latents: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.interpolate(latents, scale_factor=2, mode="bilinear", align_corners=False)
 
 
-@pytest.mark.filterwarnings(
-    "ignore:noise 0.001:segue.errors.SegueWarning", "ignore:keyframes 0, 1:segue.errors.SegueWarning"
-)
+@pytest.mark.filterwarnings("ignore:noise 0.001:notices.SegueWarning", "ignore:keyframes 0, 1:notices.SegueWarning")
 def test_a_zoom_of_a_picture_into_itself_is_the_plain_zoom_within_the_autoencoders_error() -> None:
     segue = Interpolator.from_pretrained(dtype="float32", device="cpu")
     given = picture(128, 128)

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from colours import DISC, GREY, assert_right
+from notices import SegueWarning
 from PIL import Image
 
-from segue.errors import SegueError, SegueWarning
+from segue.errors import SegueError
 from segue.files import file_of
 from segue.pictures.files import digest_of_source
 from segue.pictures.images import load, shown_size

@@ -13,9 +13,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from notices import SegueWarning
 from PIL import Image, ImageCms
 
-from segue.errors import SegueError, SegueWarning
+from segue.errors import SegueError
 from segue.pictures.images import Fit, Source, common_size, film_size, fit, load, network_size, placement
 from segue.pictures.tensors import to_images, to_tensor
 

@@ -10,10 +10,11 @@ from typing import Any, Literal
 import av
 import numpy as np
 import pytest
+from notices import SegueWarning
 from PIL import Image
 
 from segue import FilmSettings, Morph
-from segue.errors import SegueError, SegueWarning
+from segue.errors import SegueError
 from segue.method.tree import FrameKey
 from segue.pictures.alpha import laid_on
 

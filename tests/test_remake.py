@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from notices import SegueWarning
 from shapes import QUICK, contents, interpolator, latents, picture
 
 from segue.engine.dialogue import AcceptRest, Again, Candidates, Pick
-from segue.errors import SegueError, SegueWarning
+from segue.errors import SegueError
 from segue.film.morph import Morph
 from segue.method.tree import FrameKey
 from segue.models.stable_diffusion import StableDiffusion

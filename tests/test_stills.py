@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from colours import DISC, GREY, disc
+from notices import SegueWarning
 from PIL import Image
 
-from segue.errors import SegueError, SegueWarning
+from segue.errors import SegueError
 from segue.pictures.images import load
 
 OTHER = (60, 80, 200)  # in the middle of the last frame

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from notices import SegueWarning
 from PIL import Image
 from shapes import QUICK, picture
 from tiny import tiny_controlnet, tiny_pipe
@@ -13,7 +14,7 @@ from tiny import tiny_controlnet, tiny_pipe
 import segue.engine.wording
 from segue.engine.dialogue import Progress
 from segue.engine.interpolator import Interpolator
-from segue.errors import SegueError, SegueWarning
+from segue.errors import Notice, SegueError
 from segue.models.backbone import Sampling
 from segue.models.conditioning import Control, TextConditioning, cut
 from segue.models.stable_diffusion import StableDiffusion
@@ -161,12 +162,11 @@ def caption_as(monkeypatch: pytest.MonkeyPatch, *found: Caption) -> list[int]:
 
 def film(path: Path, **settings: Any) -> tuple[list[Progress], list[str]]:
     """Make a film of two pictures without prompts: its progress, and what it warns of."""
-    seen: list[Progress] = []
-    with warnings.catch_warnings(record=True) as noted:
-        warnings.simplefilter("always", SegueWarning)
-        values = {**QUICK, "num_frames": 3, "prompt": (), **settings}
-        Interpolator(tiny_pipe())(picture(0), picture(1), output=path, callback=seen.append, **values)
-    return seen, [str(note.message) for note in noted]
+    seen: list[Progress | Notice] = []
+    values = {**QUICK, "num_frames": 3, "prompt": (), **settings}
+    Interpolator(tiny_pipe())(picture(0), picture(1), output=path, callback=seen.append, **values)
+    progress = [each for each in seen if isinstance(each, Progress)]
+    return progress, [each.text for each in seen if isinstance(each, Notice)]
 
 
 def test_captions_are_told_before_anything_is_computed_and_kept(

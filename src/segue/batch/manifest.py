@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from segue.errors import SegueError, unheard
+from segue.errors import SegueError, heard
 from segue.files import file_of, read_text
 from segue.pictures.images import LEAST_SIDE, load, shown_size
 from segue.pose.keypoints import Pose
@@ -260,7 +260,7 @@ def _is_file(path: Path) -> bool:
 def _size(file: Path, place: str, faults: list[str], *, whole: bool) -> tuple[int, int] | None:
     """Width and height of an image as it is shown; None where it cannot be read, to its end if ``whole``."""
     try:
-        with unheard():  # warnings are told when the film is made
+        with heard():  # warnings are told when the film is made
             if whole:
                 load(file, least=LEAST_SIDE)
             return shown_size(file)

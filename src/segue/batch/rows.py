@@ -9,7 +9,7 @@ from typing import Any, get_origin
 from segue.batch.manifest import COLUMNS, Pair, faults_message, pairs_and_faults
 from segue.engine.inputs import check_files
 from segue.engine.plan import check_plan
-from segue.errors import SegueError, unheard
+from segue.errors import SegueError, heard
 from segue.files import check_apart, file_of
 from segue.pictures.files import digest_of_source
 from segue.pictures.images import shown_size
@@ -170,7 +170,7 @@ def values_of(pair: Pair, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check(settings: MorphSettings, pair: Pair) -> None:
     """SegueError where settings do not fit a film of two images, or a file that they name is missing or broken."""
-    with unheard():  # warnings are told when the row is made
+    with heard():  # warnings are told when the row is made
         check_plan(settings, 2)
         check_files(settings, [shown_size(image) for image in (pair.a, pair.b)])
 

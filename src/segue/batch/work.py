@@ -13,7 +13,7 @@ import torch
 from segue.batch.rows import Row
 from segue.engine.dialogue import Progress
 from segue.engine.interpolator import Interpolator
-from segue.errors import SegueError, heard
+from segue.errors import Notice, SegueError, heard
 from segue.film.morph import Morph
 from segue.lock import InUseError
 from segue.machine import free_cached, is_out_of_memory
@@ -69,7 +69,7 @@ def make_row(
     *,
     overwrite: bool = False,
     batch_size: int = 0,
-    callback: Callable[[Progress], None] | None = None,
+    callback: Callable[[Progress | Notice], None] | None = None,
 ) -> Morph:
     """Make the film of a row in its run folder, and write its file; what is made already is not made again."""
     values = {**row.values, **({"batch_size": batch_size} if batch_size else {})}
@@ -111,12 +111,14 @@ class Loaded:
         """
         begun = time.monotonic()
 
-        def callback(progress: Progress) -> None:
-            if progress.frame is not None:
+        def callback(told: Progress | Notice) -> None:
+            if isinstance(told, Notice):
+                say(told.text)
+            elif told.frame is not None:
                 frame()
 
         try:
-            with heard(say):
+            with heard(callback):
                 morph = make_row(
                     self.segue, order.row, overwrite=order.overwrite, batch_size=order.batch_size, callback=callback
                 )

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from segue.cli.batch import BatchCommand, batch
-from segue.cli.display import Mode
+from segue.cli.display import Mode, print_notice
 from segue.cli.evaluate import evaluate
 from segue.cli.options import GroupedCommand, mode_of, with_settings
 from segue.cli.request import check_model, check_step, check_there, film_request, frame_named, run_request
@@ -269,7 +269,7 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command; its exit code."""
     try:
-        with heard(lambda text: print(f"segue: {text}", file=sys.stderr)):
+        with heard(print_notice):
             result = app(arguments, standalone_mode=False)
     except SegueError as error:
         print(f"segue: {_line(error)}", file=sys.stderr)

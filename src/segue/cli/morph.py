@@ -14,14 +14,14 @@ from segue.cli.pick import Asked, terminal_chooser
 from segue.cli.request import FilmRequest, RunRequest
 from segue.engine.dialogue import Progress
 from segue.engine.interpolator import Interpolator
-from segue.errors import SegueError, warn
+from segue.errors import Notice, SegueError, warn
 from segue.film.morph import Morph
 from segue.film.writers import contact_sheet
 from segue.machine import limit_threads
 from segue.method.tree import FrameKey
 from segue.models.features.networks import network_kept
 from segue.run.folder import RunFolder
-from segue.run.journal import Edit
+from segue.run.journal import Edit, events_of
 from segue.run.schema import JOURNAL, RUN_FILE, read_part
 from segue.settings.kinds import FilmSettings, ModelSettings, checked, updated, without_effect
 
@@ -106,22 +106,17 @@ def _added(folder: Path, key: FrameKey, edit: Edit) -> Edit:
 
 @contextmanager
 def _telling(folder: Path) -> Iterator[None]:
-    """Say of a remake that is interrupted, or fails, what becomes of it, if it was begun."""
-    journal = folder / JOURNAL
-    before = journal.stat().st_size if journal.exists() else 0
+    """Say of a remake that is interrupted or fails what becomes of it, once the journal has it."""
     text = "the frame is made by the film's segue morph command, or by the next remake; segue undo takes it back"
-
-    def is_noted() -> bool:
-        return journal.exists() and journal.stat().st_size > before
-
+    before = events_of(folder / JOURNAL)
     try:
         yield
     except KeyboardInterrupt:
-        if is_noted():
+        if events_of(folder / JOURNAL) != before:
             print(f"segue: {text}", file=sys.stderr)
         raise
     except SegueError as error:
-        raise SegueError(f"{error}; {text}" if is_noted() else str(error)) from error
+        raise (SegueError(f"{error}; {text}") if events_of(folder / JOURNAL) != before else error) from error
 
 
 def _tell_idle(asked: FilmRequest) -> None:
@@ -166,13 +161,13 @@ def _previewing(show: Any, folder: Path) -> Any:
     """Also write a contact sheet of the finished frames whenever a level is complete."""
     level = 0
 
-    def preview(progress: Progress) -> None:
+    def preview(told: Progress | Notice) -> None:
         nonlocal level
-        if progress.level > level:
-            level = progress.level
+        if isinstance(told, Progress) and told.level > level:
+            level = told.level
             if level > 1:
                 contact_sheet(sorted((folder / "frames").glob("*.png")), folder / "contact-sheet.png")
-        show(progress)
+        show(told)
 
     return preview
 

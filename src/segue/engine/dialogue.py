@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
 from PIL import Image
 
-from segue.errors import SegueError
+from segue.errors import SegueError, heard
 from segue.method.tree import FrameKey
 from segue.run.journal import Edit, as_edit, whole
 
@@ -23,7 +26,12 @@ __all__ = [
     "best",
     "describe",
     "duration",
+    "telling",
 ]
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -186,3 +194,15 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def telling(work: Callable[P, T]) -> Callable[P, T]:
+    """Let the ``callback`` of a method, if one is given, have each Notice of its work."""
+
+    @wraps(work)
+    def told(*args: P.args, **values: P.kwargs) -> T:
+        callback: Any = values.get("callback")
+        with heard(callback) if callback else nullcontext():
+            return work(*args, **values)
+
+    return told

@@ -25,7 +25,7 @@ from segue.engine.control import (
     tell_unguided,
 )
 from segue.engine.cost import sampling_of
-from segue.engine.dialogue import Chooser, Progress
+from segue.engine.dialogue import Chooser, Progress, telling
 from segue.engine.keyframes import (
     encode_keyframes,
     fitted,
@@ -43,7 +43,7 @@ from segue.engine.plan import (
 )
 from segue.engine.rank import Judge, judge_of
 from segue.engine.wording import wording
-from segue.errors import SegueError
+from segue.errors import Notice, SegueError
 from segue.film.morph import Morph
 from segue.machine import within_memory
 from segue.method.tree import FrameKey
@@ -70,7 +70,7 @@ from segue.settings.kinds import (
 
 __all__ = ["Callback", "Interpolator"]
 
-Callback = Callable[[Progress], None]
+Callback = Callable[[Progress | Notice], None]
 
 
 class Interpolator:
@@ -124,6 +124,7 @@ class Interpolator:
         values = dataclasses.asdict(settings)
         return cls.from_pretrained(values.pop("model"), **values)
 
+    @telling
     def __call__(
         self,
         *images: Source | Sequence[Source],
@@ -142,7 +143,8 @@ class Interpolator:
                 continued, a finished one recognised, one with fewer frames grown.
             overwrite: begin anew where the folder holds a run with other settings.
             preset: values to begin with: "paper", "balanced" or "draft".
-            callback: is handed a Progress after each step, such as a ``Bar``; in a notebook a Bar if not given.
+            callback: is handed a Progress after each step and each Notice, such as a ``Bar``, which is the default in a
+                notebook; without a callback, notices go to the log "segue".
             choose: picks among the candidates of each frame.
             settings: any field of MorphSettings and ComputeSettings.
 
@@ -185,6 +187,7 @@ class Interpolator:
                 shutil.rmtree(path, ignore_errors=True)
             raise
 
+    @telling
     @within_memory()
     def make(
         self,
@@ -208,6 +211,7 @@ class Interpolator:
         with self.backbone.evaluating():
             make(self.backbone, self.name, run, hooks)
 
+    @telling
     def remake(
         self,
         output: str | PathLike[str],
@@ -262,6 +266,7 @@ class Interpolator:
         """Take the last undo of a film back."""
         return self._step(output, Redo(), compute, callback)
 
+    @telling
     @within_memory()
     def invert(
         self,

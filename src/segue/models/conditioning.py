@@ -89,7 +89,7 @@ def cut(tokenizer: Any, prompt: str, written: Callable[[str], str] = lambda text
         written: how a text is written for the tokenizer, where it is not as it stands.
 
     Warns:
-        SegueWarning: something is lost; the warning shows it.
+        Notice: something is lost; it shows what.
     """
     window = tokenizer.model_max_length
 

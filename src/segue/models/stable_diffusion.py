@@ -148,7 +148,7 @@ class StableDiffusion:
         """SegueError where the pipe, as it is now, cannot make a film with a solver; nothing is computed.
 
         Warns:
-            SegueWarning: the pipe's scheduler is one of few-step checkpoints, and another solver is used.
+            Notice: the pipe's scheduler is one of few-step checkpoints, and another solver is used.
         """
         _check_family(self.pipe)
         self._check_controlnets()
@@ -196,7 +196,7 @@ class StableDiffusion:
         Images of more than ``TILED_PIXELS`` are decoded in tiles, which diffusers blends into each other.
 
         Warns:
-            SegueWarning: the safety checker has blacked out images.
+            Notice: the safety checker has blacked out images.
         """
         vae = self.pipe.vae
         with self.evaluating(), _tiled(vae, z.shape[-2] * z.shape[-1] * self.latent_scale**2):
@@ -214,7 +214,7 @@ class StableDiffusion:
     def embed(self, prompts: Sequence[str], negative_prompts: Sequence[str]) -> TextConditioning:
         """Prompts and as many negative prompts to a batch of embeddings, as the pipe encodes them.
 
-        A text that is longer than the encoder's window is cut between words, with a SegueWarning that shows
+        A text that is longer than the encoder's window is cut between words, with a Notice that shows
         what is lost.
         """
         if len(prompts) != len(negative_prompts):

@@ -7,14 +7,17 @@ Of a TIFF, such as a DNG or a pyramid, that is the largest; of an animation or a
 import hashlib
 import io
 import struct
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import RLock
 from typing import IO, TYPE_CHECKING, Any
 
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
-from segue.errors import SegueError, unheard
+from segue.errors import SegueError
 from segue.files import file_and_frame, file_of
 
 if TYPE_CHECKING:
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MOST_PIXELS", "Opened", "digest_of_source", "frame_note", "open_picture"]
 
+_FILTERS = RLock()
 MOST_PIXELS = 256_000_000  # of a picture that is read
 
 _LAYERED = ("HEIF", "MPO", "PSD")  # formats with several pictures in a file that are no animations
@@ -66,7 +70,7 @@ def open_picture(source: Path) -> Opened:
             raise SegueError(f"{path} is no ordinary file")
         if path.stat().st_size == 0:
             raise SegueError(f"{path} is empty")
-        with unheard():
+        with pillow_quiet():
             found = _opened(path, which)
     except FileNotFoundError as error:
         raise SegueError(f"{path}: there is no such file") from error
@@ -84,6 +88,14 @@ def open_picture(source: Path) -> Opened:
             f"{path} is too large: {width} x {height} pixels; the most are {MOST_PIXELS // 10**6} megapixels"
         )
     return found
+
+
+@contextmanager
+def pillow_quiet() -> Iterator[None]:
+    """Without Pillow's warnings: Python keeps one list of filters for all threads, so one at a time is in here."""
+    with _FILTERS, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def frame_note(image: Image.Image, name: str) -> str:

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageOps
 
-from segue.errors import SegueError, SegueWarning, unheard, warn
-from segue.pictures.files import frame_note, open_picture
+from segue.errors import SegueError, warn
+from segue.pictures.files import frame_note, open_picture, pillow_quiet
 from segue.pictures.srgb import profile_of, to_srgb
 
 __all__ = [
@@ -54,7 +54,7 @@ def load(source: Source, background: str = "white", *, least: int | None = None)
 
     Rotated as its EXIF says; its colours brought to plain sRGB by ``srgb``, without any information beside its pixels;
     transparency laid on the background; of 16 bits the upper 8, rounded; of several pictures in a file the one that
-    ``files`` says, of several frames the first, with a SegueWarning.
+    ``files`` says, of several frames the first, with a Notice.
 
     Args:
         source: a path, also ``clip.mp4@last``; a PIL image, which stays as it is; or an array (H, W), (H, W, 1),
@@ -272,7 +272,7 @@ def _read(image: Image.Image, name: str, note: str, least: int | None) -> Image.
         profile = profile_of(image, name)
         if least and image.format in ("JPEG", "MPO"):
             image.draft(None, (least, least))
-        with unheard():
+        with pillow_quiet():
             upright = ImageOps.exif_transpose(image)
         plain = to_srgb(upright, profile, name)
     if note:
@@ -287,8 +287,6 @@ def _decoding(name: str) -> Iterator[None]:
         yield
     except SegueError as error:
         raise SegueError(f"{name} {error}") from error
-    except SegueWarning:  # where warnings are errors
-        raise
     except Exception as error:  # decoders raise whatever they like: OSError, SyntaxError, struct.error, ...
         raise SegueError(f"{name} is damaged: {' '.join(str(error).split())}") from error
 

@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from segue.engine.dialogue import Progress
-from segue.errors import SegueError, heard
+from segue.errors import Notice, SegueError, heard
 
-__all__ = ["Job", "Queue", "Stopped"]
+__all__ = ["Job", "Queue", "Report", "Stopped"]
 
 State = Literal["waiting", "running", "paused", "done", "failed", "stopped"]
-Work = Callable[[Callable[[Progress], None]], None]
+Report = Callable[[Progress | Notice], None]
+Work = Callable[[Report], None]
 
 
 class Stopped(Exception):  # noqa: N818 - no error: the user asked for it
@@ -129,9 +130,16 @@ class Queue:
     def _do(self, job: Job) -> None:
         """Do one job to whatever end."""
         found: list[str] = []
+
+        def report(told: Progress | Notice) -> None:
+            if isinstance(told, Notice):
+                found.append(told.text)
+            else:
+                self._report(job, told)
+
         try:
-            with heard(found.append):
-                job.work(lambda progress: self._report(job, progress))
+            with heard(report):
+                job.work(report)
         except Stopped:
             job.message = job.message or "Stopped. Continue goes on where it was."
             job.state = "stopped"

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from segue.errors import SegueError, unheard
+from segue.errors import SegueError, heard
 from segue.files import writing
 from segue.pictures.images import load
 
@@ -41,7 +41,7 @@ class Keyframes:
         with self._lock:
             if len(self.entries) >= MOST:
                 raise SegueError(f"{MOST} keyframes are the most; remove one first")
-            with unheard():
+            with heard():
                 try:
                     picture = load(data)
                 except SegueError as error:

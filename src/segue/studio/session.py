@@ -38,7 +38,7 @@ from segue.studio import pose_editor
 from segue.studio.change import edit_of, frame_at
 from segue.studio.controls import check_public, command_line, controls, read, remake_line, shown
 from segue.studio.download import written
-from segue.studio.jobs import Job, Queue
+from segue.studio.jobs import Job, Queue, Report
 from segue.studio.keyframes import MOST, Keyframes
 from segue.studio.tables import NEW, Table, Tables
 from segue.studio.timeline import RunView, written_at
@@ -253,7 +253,7 @@ class Session:
             if (path / RUN_FILE).is_file() and name == (self.studio.opened or path).name and self.studio.opened == path:
                 pictures = [path / "frames" / f"{FrameKey(i).name}.png" for i in range(len(fresh))]
 
-            def work(report: Callable[[Progress], None]) -> None:
+            def work(report: Report) -> None:
                 report(Progress("model"))
                 chosen = {name: getattr(settings, name) for name in as_json(settings)}
                 morph = self.studio.model(*pictures, output=path, keep_candidates=True, callback=report, **chosen)
@@ -295,7 +295,7 @@ class Session:
         edit = edit_of(view, key, change, self.folder / "poses") if candidate is None else None
         path, film = view.path, self._film_settings(view.path)
 
-        def work(report: Callable[[Progress], None]) -> None:
+        def work(report: Report) -> None:
             report(Progress("model"))
             segue = self.studio.model
             if edit and edit.pose and not segue.backbone.controlnets:
@@ -316,7 +316,7 @@ class Session:
             raise SegueError("there is no undo to take back")
         film = self._film_settings(view.path)
 
-        def work(report: Callable[[Progress], None]) -> None:
+        def work(report: Report) -> None:
             report(Progress("model"))
             segue = self.studio.model
             morph = (segue.undo if back else segue.redo)(view.path, compute=KEEP, callback=report)
@@ -442,11 +442,11 @@ class Session:
         """Those of a new film: of the film that was last on the page, and what is typed over them."""
         return checked(FilmSettings, {**self.data["film"], **_film_values(self.data["film_controls"])})
 
-    def _continued(self, path: Path) -> Callable[[Callable[[Progress], None]], None]:
+    def _continued(self, path: Path) -> Callable[[Report], None]:
         """Make what is missing of a run, and write its film."""
         film = self._film_settings(path)
 
-        def work(report: Callable[[Progress], None]) -> None:
+        def work(report: Report) -> None:
             report(Progress("model"))
             segue = self.studio.model
             with RunFolder(path) as run:
@@ -459,7 +459,7 @@ class Session:
 
         return work
 
-    def _film(self, morph: Morph, report: Callable[[Progress], None], film: FilmSettings) -> None:
+    def _film(self, morph: Morph, report: Report, film: FilmSettings) -> None:
         """Write the film and its contact sheet, and remember the film's settings for a remake; keep the film before."""
         report(Progress("film", total=len(morph)))
         output = self.output(morph.path)
@@ -472,7 +472,7 @@ class Session:
         morph.contact_sheet(morph.path / "contact-sheet.png")
         morph.remember(output, film)
 
-    def _add(self, title: str, work: Callable[[Callable[[Progress], None]], None], film: str) -> None:
+    def _add(self, title: str, work: Callable[[Report], None], film: str) -> None:
         job = Job(self.name, title, work, film)
         self.studio.queue.add(job)
         self.job = job

@@ -113,7 +113,7 @@ def invert(
         SegueError: a loss is not finite (an overflow in float16).
 
     Warns:
-        SegueWarning: a kept result is damaged; it is made again.
+        Notice: a kept result is damaged; it is made again.
     """
     if settings.inversion_iterations == 0:
         return Inverted(words, [])
