@@ -41,7 +41,7 @@ from segue.method.tree import FrameKey
 from segue.studio.timeline import RunView
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")]
 
 ROOT = Path(__file__).parents[1]
 SHOTS = ROOT / "docs" / "studio" if os.environ.get("STUDIO_SCREENSHOTS") else None
