@@ -507,7 +507,7 @@ def test_rows_whose_names_meet_are_told_before_anything(tmp_path: Path) -> None:
     path.write_text("name,a,b\nx,a.png,b.png\nx.gif,a.png,b.png\nbatch.csv,a.png,b.png\n")
     with pytest.raises(SegueError) as caught:
         read_rows(path, tmp_path / "out", SETTINGS, preset="draft", ending=".gif")
-    assert "x.gif would also be the film of x; name it otherwise" in str(caught.value)
+    assert "x.gif would also be the film of x; rename it" in str(caught.value)
     assert "batch.csv would also be the batch's table" in str(caught.value)
 
 

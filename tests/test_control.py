@@ -331,7 +331,7 @@ def test_that_nobody_guides_people_is_told_once_before_anything_is_made(
     with pytest.warns(SegueWarning) as caught, pytest.raises(KeyboardInterrupt):
         alone(ASTRONAUT, ASTRONAUT, **SETTINGS, output=tmp_path / "run")
     assert [str(warning.message) for warning in caught if issubclass(warning.category, SegueWarning)] == [
-        "people are in the keyframes, and no ControlNet guides how they move; name one with controlnet, or pose off"
+        "people are in the keyframes, but no ControlNet guides how they move; name one with controlnet, or pose off"
     ]
 
 

@@ -438,7 +438,7 @@ def test_the_papers_preset_aligns_nothing_in_any_scheme(segue: Counting, tmp_pat
 
 def test_folders_that_are_no_evaluation(tmp_path: Path) -> None:
     (tmp_path / "proj" / "films").mkdir(parents=True)  # a folder of films is no evaluation
-    with pytest.raises(SegueError, match="holds other files and no evaluation"):
+    with pytest.raises(SegueError, match="holds other files but no evaluation"):
         check_report(tmp_path / "proj")
     with pytest.raises(SegueError, match=r"films\.csv would replace .*films\.csv"):
         check_report(tmp_path / "new", [tmp_path / "new" / "films.csv"])

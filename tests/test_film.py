@@ -303,7 +303,7 @@ def test_check_film(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SegueError, match="file is a file; a film can end in"):
         check_film(tmp_path / "file")
-    with pytest.raises(SegueError, match="file is no folder"):
+    with pytest.raises(SegueError, match="file is not a folder"):
         check_film(tmp_path / "file" / "a.mp4")
     photos = tmp_path / "photos"
     photos.mkdir()

@@ -140,5 +140,5 @@ def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
     (tmp_path / "run" / "run.json").read_bytes().decode()  # the file itself is UTF-8
     again = interpolator()(name, picture(1), output=tmp_path / "run", **settings)
     assert len(again.frames) == 3
-    with pytest.raises(SegueError, match="the name of an output has to be UTF-8"):
+    with pytest.raises(SegueError, match="the name of an output must be UTF-8"):
         interpolator()(name, picture(1), output=os.fsdecode(os.fsencode(tmp_path) + b"/\xe9"), **settings)

@@ -138,7 +138,9 @@ def test_transparent_palette_and_transparent_colour(tmp_path: Path) -> None:
 
 
 def test_an_unknown_colour_names_the_option() -> None:
-    with pytest.raises(SegueError, match=r"background: 'mauvish' is no colour; use a name such as white, or #rrggbb"):
+    with pytest.raises(
+        SegueError, match=r"background: 'mauvish' is not a colour; use a name such as white, or #rrggbb"
+    ):
         load(noise(8, 8), "mauvish")
 
 
@@ -292,18 +294,18 @@ def refused(source: Source) -> str:
 
 def test_no_picture(tmp_path: Path) -> None:
     gone = tmp_path / "gone.png"
-    assert refused(gone) == f"{gone}: there is no such file"
-    assert refused(tmp_path / "a" / "gone.png") == f"{tmp_path}/a/gone.png: there is no such file"
+    assert refused(gone) == f"{gone}: no such file"
+    assert refused(tmp_path / "a" / "gone.png") == f"{tmp_path}/a/gone.png: no such file"
     assert refused(tmp_path) == f"{tmp_path} is a folder, not a picture"
     text = tmp_path / "text.png"
     text.write_text("I am no picture.\n" * 100)
-    assert refused(text).startswith(f"{text} is no picture that can be read")
+    assert refused(text).startswith(f"{text} is not a picture that can be read")
     empty = tmp_path / "empty.jpg"
     empty.touch()
     assert refused(empty) == f"{empty} is empty"
     pipe = tmp_path / "pipe.png"
     os.mkfifo(pipe)
-    assert refused(pipe) == f"{pipe} is no ordinary file"
+    assert refused(pipe) == f"{pipe} is not a regular file"
     inside = text / "a.png"
     assert refused(inside) == f"{inside} cannot be read: Not a directory"
 
@@ -332,8 +334,8 @@ def test_damage_in_the_middle_of_a_png(tmp_path: Path) -> None:
 def test_too_small(tmp_path: Path) -> None:
     path = tmp_path / "dot.png"
     Image.new("RGB", (1, 1)).save(path)
-    assert refused(path) == f"{path} is too small: 1 x 1 pixels, the least is 8 x 8"
-    assert refused(Image.new("RGB", (100, 7))) == "the image is too small: 100 x 7 pixels, the least is 8 x 8"
+    assert refused(path) == f"{path} is too small: 1 x 1 pixels, the minimum is 8 x 8"
+    assert refused(Image.new("RGB", (100, 7))) == "the image is too small: 100 x 7 pixels, the minimum is 8 x 8"
     assert load(Image.new("RGB", (8, 8))).size == (8, 8)
 
 
@@ -347,7 +349,7 @@ def bomb(width: int, height: int) -> bytes:
 def test_a_decompression_bomb(tmp_path: Path, side: int) -> None:
     path = tmp_path / "bomb.png"
     path.write_bytes(bomb(side, side))
-    assert refused(path) == f"{path} is too large: {side} x {side} pixels; the most are 256 megapixels"
+    assert refused(path) == f"{path} is too large: {side} x {side} pixels; the limit is 256 megapixels"
 
 
 def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -472,9 +474,9 @@ def test_common_size() -> None:
 
 def test_sizes_that_cannot_be() -> None:
     images = [image(400, 300)]
-    with pytest.raises(SegueError, match=r"width 500 is no multiple of 64 .*; use 448 or 512"):
+    with pytest.raises(SegueError, match=r"width 500 is not a multiple of 64 .*; use 448 or 512"):
         common_size(images, 64, width=500)
-    with pytest.raises(SegueError, match=r"height 20 is no multiple of 64 .*; use 64$"):
+    with pytest.raises(SegueError, match=r"height 20 is not a multiple of 64 .*; use 64$"):
         common_size(images, 64, height=20)
     with pytest.raises(SegueError, match=r"width 20480 .*; use 16384$"):
         common_size(images, 64, width=20480)

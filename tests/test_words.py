@@ -119,7 +119,7 @@ def test_a_prompt_that_fits_is_left_alone() -> None:
 def test_a_long_prompt_is_cut_between_words_and_what_is_lost_is_shown() -> None:
     tokenizer = tiny_pipe().tokenizer
     text = "abcd  " * 18 + "xyz rest of it"
-    with pytest.warns(SegueWarning, match="longer than the 77 tokens of the text encoder; lost is: rest of it$"):
+    with pytest.warns(SegueWarning, match="longer than the 77 tokens of the text encoder; cut off: rest of it$"):
         kept, lost = cut(tokenizer, text)
     assert kept == "abcd  " * 18 + "xyz"
     assert lost == "rest of it"
@@ -127,7 +127,7 @@ def test_a_long_prompt_is_cut_between_words_and_what_is_lost_is_shown() -> None:
 
 def test_a_word_that_is_too_long_by_itself_is_cut_within() -> None:
     tokenizer = tiny_pipe().tokenizer
-    with pytest.warns(SegueWarning, match="lost is: y{5} more$"):
+    with pytest.warns(SegueWarning, match="cut off: y{5} more$"):
         assert cut(tokenizer, "x" * 75 + "y" * 5 + " more") == ("x" * 75, "yyyyy more")
 
 

@@ -90,7 +90,7 @@ class Loaded:
 
     @classmethod
     def load(cls, model: ModelSettings, threads: int) -> Self:
-        """Load a model; SegueError where it cannot be.
+        """Load a model; raises SegueError if it cannot be.
 
         Args:
             model: which checkpoint, and how it is loaded.

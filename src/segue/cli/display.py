@@ -30,9 +30,9 @@ class Line:
     """Where some work is, in words.
 
     Attributes:
-        text: beside the live bar; empty where there is only news.
+        text: beside the live bar; empty if there is only news.
         done, total: the bar; no total where it is not known.
-        plain: the line where the output is no terminal; ``text`` if not given.
+        plain: the line where the output is not a terminal; ``text`` if not given.
         part: a plain line is printed at once when it changes, else every few seconds.
         news: what a user should know at once, and should stay.
     """

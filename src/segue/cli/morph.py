@@ -49,7 +49,7 @@ def make_film(asked: FilmRequest, *, pick: bool, mode: Mode) -> None:
         )
         _write(morph, asked.output, film, show)
         if pick and not chooser.count and not all(morph.keyframe_flags):
-            text = "all frames were chosen before, so nobody was asked"
+            text = "all frames were already chosen, so there was nothing to pick"
             warn(f"{text}; segue remake --frame N --pick asks about one again")
     _done(morph, asked.output, mode)
 
@@ -100,7 +100,7 @@ def _added(folder: Path, key: FrameKey, edit: Edit) -> Edit:
     if "pose" in kept:
         kept["pose"] = folder.absolute() / str(kept["pose"])
     if kept:
-        warn(f"frame {key} keeps its own {' and '.join(kept)}; segue remake --reset gives up what it has of its own")
+        warn(f"frame {key} keeps its own {' and '.join(kept)}; segue remake --reset removes them")
     return replace(edit, **kept)
 
 
@@ -141,7 +141,7 @@ def _rewrite(morph: Morph, asked: RunRequest, show: Any) -> Path:
 
 
 def _loaded(run: Mapping[str, Any] | None, model: ModelSettings) -> Interpolator:
-    """The model; in the precision that a run was begun with, where there is one, unless another is asked for."""
+    """The model; in the precision that a run was begun with, if there is one, unless another is asked for."""
     begun = run["model"].get("dtype") if run else None
     limit_threads()
     return Interpolator.loaded(updated(model, {"dtype": model.dtype or begun}))
@@ -151,7 +151,7 @@ def _interpolator_of(asked: RunRequest) -> Interpolator:
     """The model that a run was made with, loaded as asked."""
     data = read_part(asked.folder, RUN_FILE)
     if data is None:
-        raise SegueError(f"{asked.folder} holds no run any more")
+        raise SegueError(f"{asked.folder} no longer holds a run")
     model = data["model"]
     named = {"model": model["name"], "controlnet": model.get("controlnet")}
     return _loaded(data, checked(ModelSettings, {**asdict(asked.loading), **named}))

@@ -18,7 +18,7 @@ __all__ = ["check_edit", "check_files", "check_images", "check_inputs", "check_n
 
 
 def check_inputs(images: Sequence[Path], settings: MorphSettings) -> None:
-    """SegueError where an image, or another file that settings name, is wrong, or the settings do not fit them."""
+    """Raise SegueError if an image, or another file that settings name, is wrong, or the settings do not fit them."""
     pictures = check_images(images, settings.background)
     with heard():  # what is to be known is told when the film is made
         check_plan(settings, len(images))
@@ -29,7 +29,7 @@ def check_inputs(images: Sequence[Path], settings: MorphSettings) -> None:
 
 
 def check_edit(folder: Path, edit: Edit) -> None:
-    """SegueError where the pose file of an edit in a run cannot be read."""
+    """Raise SegueError if the pose file of an edit in a run cannot be read."""
     run = read_part(folder, RUN_FILE)
     if edit.pose is not None and run is not None:
         width, height = run["size"]
@@ -37,7 +37,7 @@ def check_edit(folder: Path, edit: Edit) -> None:
 
 
 def check_images(images: Sequence[Path], background: str = "white") -> list[Image.Image]:
-    """The pictures of files; SegueError where one cannot be read."""
+    """The pictures of files; raises SegueError if one cannot be read."""
     with heard():
         return [load(image, background=background, least=LEAST_SIDE) for image in images]
 
@@ -61,6 +61,6 @@ def check_files(settings: MorphSettings, sizes: Sequence[tuple[int, int]]) -> No
 
 
 def check_number(paths: Sequence[str], setting: str, count: int) -> None:
-    """SegueError for a wrong number of files."""
+    """Raise SegueError for a wrong number of files."""
     if len(paths) != count:
         raise SegueError(f"{setting}: {len(paths)} files for {count} keyframes; give one for each")

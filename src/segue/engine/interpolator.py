@@ -334,7 +334,7 @@ class Interpolator:
             return {"name": self.name, "fingerprint": self.backbone.fingerprint(), "parts": parts, **self._loaded}
 
     def _same_model(self, run: RunFolder, data: Mapping[str, Any]) -> None:
-        """SegueError where a run was made with another model than this."""
+        """Raise SegueError if a run was made with another model than this."""
         model = data["model"]
         if model["fingerprint"] != self.backbone.fingerprint():
             here, there = (f" in {m['dtype']}" if m.get("dtype") else "" for m in (self._loaded, model))
@@ -357,7 +357,7 @@ class Interpolator:
             if isinstance(event, Undo) and run.history.undoable is None:
                 raise SegueError(f"{run.path} has nothing to undo")
             if isinstance(event, Redo) and not run.history.redoable:
-                raise SegueError(f"{run.path} has no undo to take back")
+                raise SegueError(f"{run.path} has nothing to redo")
             run.record(event)
             self.make(run, compute, callback=callback)
             return Morph(run.path)
@@ -379,7 +379,7 @@ def _sources(images: Sequence[Source | Sequence[Source]]) -> list[Source]:
     """The images of a call, given one by one or in one list."""
     if len(images) == 1 and isinstance(images[0], list | tuple):
         return list(images[0])
-    return list(images)  # type: ignore[arg-type] # what is no picture is refused where it is read
+    return list(images)  # type: ignore[arg-type] # what is not a picture is refused where it is read
 
 
 def _report(callback: Callback | None) -> Callback:

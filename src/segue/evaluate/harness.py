@@ -208,7 +208,7 @@ def _texts(settings: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _record(path: Path, job: _Job, output: Path) -> dict[str, Any] | None:
-    """What is known of a film that is there; None where it is to be made; SegueError where it is another one."""
+    """What is known of a film that is there; None if it is to be made; raises SegueError if it is another one."""
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         before, frames = record["recipe"], record["frames"]
@@ -224,7 +224,7 @@ def _record(path: Path, job: _Job, output: Path) -> dict[str, Any] | None:
             "poses": "pose files or control images with other content",
         }
         changes += [text for name, text in names.items() if before.get(name) != job.recipe[name]]
-        raise SegueError(f"{path} stands for a film made otherwise ({'; '.join(changes)}); choose another output")
+        raise SegueError(f"{path} is for a film made with other settings ({'; '.join(changes)}); choose another output")
     return record if all((output / name).is_file() for name in frames.values()) else None
 
 
@@ -277,7 +277,7 @@ def _pictures(film: Film) -> list[Image.Image]:
 
 
 def _stored(path: Path, stamp: Mapping[str, str]) -> tuple[dict[str, Array], float] | None:
-    """Arrays that were kept, and the seconds they took; None where there are none of that stamp."""
+    """Arrays that were kept, and the seconds they took; None if there are none of that stamp."""
     try:
         with safe_open(path, framework="numpy") as file:
             known = file.metadata() or {}

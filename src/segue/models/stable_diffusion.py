@@ -145,7 +145,7 @@ class StableDiffusion:
         return int(size if isinstance(size, int) else 64) * self.latent_scale
 
     def check(self, sampling: Sampling) -> None:
-        """SegueError where the pipe, as it is now, cannot make a film with a solver; nothing is computed.
+        """Raise SegueError if the pipe, as it is now, cannot make a film with a solver; nothing is computed.
 
         Warns:
             Notice: the pipe's scheduler is one of few-step checkpoints, and another solver is used.
@@ -154,8 +154,8 @@ class StableDiffusion:
         self._check_controlnets()
         own = type(self.pipe.scheduler).__name__
         if own in FEW_STEP and sampling.solver != "pipe":
-            text = f"the pipe's {own} is not used, but the solver {sampling.solver}"
-            warn(f"{text}, with which checkpoints made for few steps look wrong; solver pipe uses the pipe's own")
+            text = f"the pipe's {own} is replaced by the solver {sampling.solver}"
+            warn(f"{text}; checkpoints made for few steps look wrong with it; solver pipe keeps the pipe's own")
         Leg(self.schedule, self.point(0.5), CLEAN, sampling, self.pipe.scheduler)
 
     def _check_controlnets(self) -> None:
@@ -514,7 +514,7 @@ def _check_family(pipe: Any) -> None:
         StableDiffusionControlNetImg2ImgPipeline,
     )
     if not isinstance(pipe, family):
-        raise SegueError(f"{kind} is not of the Stable Diffusion 1.x or 2.x family, which is what is supported")
+        raise SegueError(f"{kind} is not of the Stable Diffusion 1.x or 2.x family, the only one supported")
     missing = [part for part in ("vae", "unet", "text_encoder", "tokenizer") if getattr(pipe, part, None) is None]
     if missing:
         raise SegueError(f"the {kind} lacks its {' and '.join(missing)}")

@@ -155,7 +155,7 @@ def common_size(
             below = min(side, MOST_SIDE) // multiple_of * multiple_of
             near = [str(n) for n in (below, below + multiple_of) if 0 < n <= MOST_SIDE]
             raise SegueError(
-                f"{name} {side} is no multiple of {multiple_of} up to {MOST_SIDE}; use {' or '.join(near)}"
+                f"{name} {side} is not a multiple of {multiple_of} up to {MOST_SIDE}; use {' or '.join(near)}"
             )
     first = images[0]
     if width and not height:
@@ -170,11 +170,11 @@ def common_size(
     )
     if max(size) > MOST_SIDE:
         raise SegueError(
-            f"the film would be {size[0]} x {size[1]} pixels, the most is {MOST_SIDE}; set width or height"
+            f"the film would be {size[0]} x {size[1]} pixels, the limit is {MOST_SIDE}; set width or height"
         )
     most = Image.MAX_IMAGE_PIXELS
     if most and size[0] * size[1] > most:  # Pillow would write such frames, and not read them again
-        raise SegueError(f"frames of {size[0]} x {size[1]} pixels are too large; the most is {most} pixels in all")
+        raise SegueError(f"frames of {size[0]} x {size[1]} pixels are too large; the limit is {most} pixels in all")
     return size
 
 
@@ -243,7 +243,7 @@ def _colour(text: str) -> tuple[int, int, int] | None:
         return ImageColor.getrgb(text)[:3]
     except ValueError as error:
         raise SegueError(
-            f"background: '{text}' is no colour; use a name such as white, #rrggbb, or transparent"
+            f"background: '{text}' is not a colour; use a name such as white, #rrggbb, or transparent"
         ) from error
 
 
@@ -267,7 +267,7 @@ def _read(image: Image.Image, name: str, note: str, least: int | None) -> Image.
     """A new picture of an open one, of the frame at which it stands: upright, L, LA, RGB or RGBA in plain sRGB."""
     width, height = image.size
     if min(width, height) < LEAST_SIDE:
-        raise SegueError(f"{name} is too small: {width} x {height} pixels, the least is {LEAST_SIDE} x {LEAST_SIDE}")
+        raise SegueError(f"{name} is too small: {width} x {height} pixels, the minimum is {LEAST_SIDE} x {LEAST_SIDE}")
     with _decoding(name):
         profile = profile_of(image, name)
         if least and image.format in ("JPEG", "MPO"):
@@ -309,9 +309,7 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
     array = array.reshape(shape)
     if np.issubdtype(array.dtype, np.floating):
         if not (array.min() >= 0 and array.max() <= 1):
-            raise SegueError(
-                "the array has values outside 0 to 1; a picture of floats lies in it, one of uint8 in 0 to 255"
-            )
+            raise SegueError("the array has values outside 0 to 1; floats must be within 0 to 1, uint8 within 0 to 255")
         array = np.rint(array.astype(np.float64) * 255).astype(np.uint8)
     if array.dtype != np.uint8:
         raise SegueError(f"the array is of {array.dtype}; a picture is of uint8 (0 to 255) or of floats (0 to 1)")

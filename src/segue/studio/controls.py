@@ -88,7 +88,7 @@ def shown(name: str, value: Any, kind: type[Any] = MorphSettings) -> Any:
 
 
 def read(name: str, value: Any, kind: type[Any] = MorphSettings) -> Any:
-    """What the settings take for a control's value; None where it is empty and the default holds.
+    """What the settings take for a control's value; None if it is empty and the default holds.
 
     Raises:
         SegueError: numbers are asked for and something else is there.

@@ -93,7 +93,7 @@ class Queue:
         self._thread: threading.Thread | None = None
 
     def add(self, job: Job) -> None:
-        """Let a job wait for its turn; SegueError where too many wait, or its owner has one that is not ended."""
+        """Let a job wait for its turn; raises SegueError if too many wait, or its owner has one that is not ended."""
         with self._wake:
             self.check(job.owner)
             waiting = [other for other in self._jobs if other.is_open]
@@ -141,7 +141,7 @@ class Queue:
             with heard(report):
                 job.work(report)
         except Stopped:
-            job.message = job.message or "Stopped. Continue goes on where it was."
+            job.message = job.message or "Stopped. Continue resumes it."
             job.state = "stopped"
         except SegueError as error:
             job.message = " ".join(str(error).split())
@@ -159,7 +159,7 @@ class Queue:
         job.progress = progress
         while not job._go.wait(0.2):
             if any(other.state == "waiting" for other in list(self._jobs)):
-                job.message = "Others were waiting, so the paused film was put aside. Continue goes on where it was."
+                job.message = "Other films were waiting, so the paused one was stopped. Continue resumes it."
                 raise Stopped
         if job._stop:
             raise Stopped

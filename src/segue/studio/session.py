@@ -209,7 +209,7 @@ class Session:
         return self.runs().get(self.tables.name)
 
     def view(self) -> RunView:
-        """The run on the table; SegueError where there is none."""
+        """The run on the table; raises SegueError if there is none."""
         if self.run is None:
             raise SegueError("no film is begun yet; add two pictures and make one")
         return RunView(self.run)
@@ -227,7 +227,7 @@ class Session:
                     count = RunView(path).keyframes
                     self.data["film"] = as_json(self._film_settings(path))
             if count > MOST:
-                raise SegueError(f"{name} has {count} keyframes; {MOST} are the most on this page")
+                raise SegueError(f"{name} has {count} keyframes; this page takes at most {MOST}")
             self.tables.lay(name, keep=not self._is_as_made())
             self.save()
 
@@ -243,7 +243,7 @@ class Session:
         """Make a film of the keyframes: continue, grow or begin a run, and let it wait for its turn."""
         with self.lock:
             if len(self.keyframes) < 2:
-                raise SegueError("a film needs two pictures or more; add them above")
+                raise SegueError("a film needs at least two pictures; add them above")
             settings = self.settings(values, preset)
             fresh = self.keyframes.copies()
             name = self._same(settings, fresh) or self._new_name()
@@ -313,7 +313,7 @@ class Session:
         if back and view.history.undoable is None:
             raise SegueError("there is nothing to undo")
         if not back and not view.history.redoable:
-            raise SegueError("there is no undo to take back")
+            raise SegueError("there is nothing to redo")
         film = self._film_settings(view.path)
 
         def work(report: Report) -> None:
@@ -422,7 +422,7 @@ class Session:
         try:
             settings = self.settings(self.data["controls"], self.data["preset"])
             return not differences(as_json(RunView(path).settings), as_json(settings))
-        except SegueError:  # what is typed is no setting, or the run is damaged
+        except SegueError:  # what is typed is not a setting, or the run is damaged
             return False
 
     def _captioner(self) -> str | None:
