@@ -146,7 +146,7 @@ def test_captions_in_one_line() -> None:
     ):
         assert prompts_of(found) == ["", ""]
         assert describe_captions(found) == (
-            f"captions are not sure enough to steer the film: {texts}; prompts stay empty; describe the pictures with --prompt"
+            f"captions are not sure enough to steer the film: {texts}; prompts stay empty; give your own with --prompt"
         )
     assert prompts_of([cat, tiger]) == ["cat face, noto", "tiger face, noto"]
     assert describe_captions([Caption(""), Caption("")]) == describe_captions([]) == ""

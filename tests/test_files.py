@@ -146,9 +146,7 @@ def test_a_full_disk_refuses_lines() -> None:
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "gone"
-    with pytest.raises(
-        SegueError, match=re.escape(f"{folder / 'a'} cannot be written: there is not a folder {folder}")
-    ):
+    with pytest.raises(SegueError, match=re.escape(f"{folder / 'a'} cannot be written: there is no folder {folder}")):
         write_text(folder / "a", "")
 
 

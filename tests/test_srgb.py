@@ -192,7 +192,7 @@ def test_hdr_is_refused_by_name(tmp_path: Path, transfer: int) -> None:
     for path in paths:
         with pytest.raises(SegueError) as caught:
             load(path)
-        said = f"{path} is an HDR picture, {HDR[transfer]}, which is not supported; save it in SDR, as sRGB"
+        said = f"{path} is an HDR picture, {HDR[transfer]}, which is not supported; save it as sRGB"
         assert str(caught.value) == said
 
 

@@ -71,7 +71,7 @@ def morph(
         bool,
         typer.Option(
             "--overwrite",
-            help="Start over if the folder holds a run with other settings, or files that segue did not make.",
+            help="Replace a run with other settings, and files not made by segue.",
         ),
     ] = False,
     pick: PickOption = False,
@@ -102,9 +102,7 @@ def remake(
     seed: Annotated[int | None, typer.Option(help="The frame's own seed.")] = None,
     noise: Annotated[float | None, typer.Option(help="The frame's own noise level.")] = None,
     pose: Annotated[Path | None, typer.Option(help="The frame's own pose, an OpenPose JSON file.")] = None,
-    reset: Annotated[
-        bool, typer.Option("--reset", help="Reset the frame's own words, seed, noise level and pose.")
-    ] = False,
+    reset: Annotated[bool, typer.Option("--reset", help="Reset the frame's words, seed, noise and pose.")] = False,
     candidate: Annotated[int | None, typer.Option(help="Show this candidate instead of making new ones.")] = None,
     pick: PickOption = False,
     quiet: Quiet = False,

@@ -56,9 +56,7 @@ def batch(
     ],
     workers: Annotated[
         int | None,
-        typer.Option(
-            min=1, max=1024, help="How many films to make at once; by default one per GPU, or one without a GPU."
-        ),
+        typer.Option(min=1, max=1024, help="Films to make at once; one per GPU, else one."),
     ] = None,
     ray: Annotated[
         str | None,

@@ -76,9 +76,7 @@ class Coded:
             _UnknownColoursError: they stand for nothing that is known.
         """
         if self.transfer in _HDR:
-            raise SegueError(
-                f"is an HDR picture, {_HDR[self.transfer]}, which is not supported; save it in SDR, as sRGB"
-            )
+            raise SegueError(f"is an HDR picture, {_HDR[self.transfer]}, which is not supported; save it as sRGB")
         curve = _curve(self.transfer)
         primaries = _PRIMARIES.get(1 if self.primaries == _UNSPECIFIED else self.primaries)
         if curve is None or primaries is None:

@@ -84,9 +84,7 @@ def guidance(
         pairs = tuple((i, j) for i, j in match(left, right, matching) if _shared(left.people[i], right.people[j]).any())
     message = _message(pairs, counts, names)
     if given and (message or not pairs):
-        raise SegueError(
-            message or f"pose: nobody was found in {names[0]} and {names[1]}; leave out --pose, or set it to off"
-        )
+        raise SegueError(message or f"pose: nobody was found in {names[0]} and {names[1]}; leave out --pose")
     return Guidance(pairs, message if pairs or not message else f"{message}: made without poses between them")
 
 

@@ -111,7 +111,7 @@ def describe_captions(found: Sequence[Caption]) -> str:
     if any(prompts_of(found)):
         return f"captions: {', '.join(texts)}"
     listed = ", ".join(texts)
-    return f"captions are not sure enough to steer the film: {listed}; prompts stay empty; describe the pictures with --prompt"
+    return f"captions are not sure enough to steer the film: {listed}; prompts stay empty; give your own with --prompt"
 
 
 def nearest_captions(pictures: Sequence[Image.Image], folder: Path) -> list[Caption]:
