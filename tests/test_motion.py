@@ -123,7 +123,7 @@ def fine(latents: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.filterwarnings("ignore:noise 0.001:notices.SegueWarning", "ignore:keyframes 0, 1:notices.SegueWarning")
 def test_a_zoom_of_a_picture_into_itself_is_the_plain_zoom_within_the_autoencoders_error() -> None:
-    segue = Interpolator.from_pretrained(dtype="float32", device="cpu")
+    interpolator = Interpolator.from_pretrained(dtype="float32", device="cpu")
     given = picture(128, 128)
     settings: dict[str, Any] = {
         "num_frames": 5,
@@ -136,11 +136,14 @@ def test_a_zoom_of_a_picture_into_itself_is_the_plain_zoom_within_the_autoencode
     }
     errors = {}
     for space in ("pixel", "latent"):
-        film = segue(given, given, **settings, motion_space=space)
+        film = interpolator(given, given, **settings, motion_space=space)
         plain = [shown(Motion(zoom=(2.0,)), key.place, given) for key in film.keys]
         errors[space] = apart(list(film.frames)[1:-1], plain[1:-1])
-    with segue.backbone.evaluating():
-        through = [to_images(segue.backbone.decode(segue.backbone.encode(to_tensor([one]))))[0] for one in plain[1:-1]]
+    with interpolator.backbone.evaluating():
+        through = [
+            to_images(interpolator.backbone.decode(interpolator.backbone.encode(to_tensor([one]))))[0]
+            for one in plain[1:-1]
+        ]
     autoencoders = apart(through, plain[1:-1])
     assert errors["pixel"] < 1.25 * autoencoders
     assert errors["pixel"] < errors["latent"]
@@ -165,16 +168,18 @@ def test_warp_by_nothing_changes_nothing() -> None:
 
 
 def test_a_camera_that_sees_beyond_a_keyframe_is_told() -> None:
-    segue = Interpolator(tiny_pipe())
+    interpolator = Interpolator(tiny_pipe())
     for zoom, pan in ((0.5, (0.0, 0.0)), (1.0, (0.3, 0.0))):
         with pytest.warns(SegueWarning, match="beyond the edges of the keyframe at 1, where their picture is mirrored"):
-            segue(picture(), picture(), num_frames=3, num_inference_steps=2, prompt="a", zoom=(zoom,), pan=(pan,))
+            interpolator(
+                picture(), picture(), num_frames=3, num_inference_steps=2, prompt="a", zoom=(zoom,), pan=(pan,)
+            )
     assert not goes_beyond(Motion(zoom=(2.0,), pan=((0.25, -0.25),)), Fraction(1), 1.5)
     assert goes_beyond(Motion(rotate=(10.0,)), Fraction(1), 1.5)
 
 
 def test_keyframes_of_a_moving_film_are_seen_through_the_camera() -> None:
-    segue = Interpolator(tiny_pipe())
-    morph = segue(picture(), picture(), num_frames=3, num_inference_steps=2, prompt="a", zoom=(2.0,))
+    interpolator = Interpolator(tiny_pipe())
+    morph = interpolator(picture(), picture(), num_frames=3, num_inference_steps=2, prompt="a", zoom=(2.0,))
     assert np.array_equal(np.asarray(morph.frames[0]), np.asarray(picture()))
     assert np.array_equal(np.asarray(morph.frames[2]), np.asarray(shown(Motion(zoom=(2.0,)), Fraction(1), picture())))

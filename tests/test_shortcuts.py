@@ -13,7 +13,7 @@ from shapes import QUICK, interpolator, picture
 from tiny import tiny_controlnet, tiny_pipe
 from torch import Tensor, nn
 
-from segue import threads
+from segue import machine
 from segue.engine.interpolator import Interpolator
 from segue.machine import allowed_cpus, limit_threads
 from segue.models import loading, stable_diffusion
@@ -232,7 +232,7 @@ def test_a_containers_quota(text: str, allowed: int | None, tmp_path: Path) -> N
 def test_threads_are_limited_unless_they_are_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cpu.max").write_text("100000 100000")
     taken: list[int] = []
-    monkeypatch.setattr(threads, "QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(machine, "QUOTA", tmp_path / "cpu.max")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     monkeypatch.setattr(torch, "set_num_threads", taken.append)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")

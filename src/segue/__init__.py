@@ -2,8 +2,8 @@
 
 from segue import Interpolator
 
-segue = Interpolator.from_pretrained()
-morph = segue("cat.png", "tiger.png", num_frames=17, seed=0)
+interpolator = Interpolator.from_pretrained()
+morph = interpolator("cat.png", "tiger.png", num_frames=17, seed=0)
 morph.save("morph.mp4")
 """
 

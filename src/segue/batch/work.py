@@ -64,7 +64,7 @@ class Result:
 
 
 def make_row(
-    segue: Interpolator,
+    interpolator: Interpolator,
     row: Row,
     *,
     overwrite: bool = False,
@@ -73,7 +73,7 @@ def make_row(
 ) -> Morph:
     """Make the film of a row in its run folder, and write its file; what is made already is not made again."""
     values = {**row.values, **({"batch_size": batch_size} if batch_size else {})}
-    morph = segue(*row.images, output=row.folder, overwrite=overwrite, callback=callback, **values)
+    morph = interpolator(*row.images, output=row.folder, overwrite=overwrite, callback=callback, **values)
     if row.film is not None:
         film = checked(FilmSettings, row.film_values)
         morph.save(row.film, film)
@@ -85,8 +85,8 @@ def make_row(
 class Loaded:
     """A model that was loaded once, and makes row after row."""
 
-    def __init__(self, segue: Interpolator) -> None:
-        self.segue = segue
+    def __init__(self, interpolator: Interpolator) -> None:
+        self.interpolator = interpolator
 
     @classmethod
     def load(cls, model: ModelSettings, threads: int) -> Self:
@@ -120,7 +120,11 @@ class Loaded:
         try:
             with heard(callback):
                 morph = make_row(
-                    self.segue, order.row, overwrite=order.overwrite, batch_size=order.batch_size, callback=callback
+                    self.interpolator,
+                    order.row,
+                    overwrite=order.overwrite,
+                    batch_size=order.batch_size,
+                    callback=callback,
                 )
         except Exception as error:
             return failed(error, order.row, time.monotonic() - begun)

@@ -126,10 +126,10 @@ def _evaluate(
     from segue.models.features.networks import network_named
 
     seen = [network_named(name, model.device or _device()) for name in dict.fromkeys(networks)]
-    segue = Interpolator.loaded(model)
+    interpolator = Interpolator.loaded(model)
     with locked(output, NOTES, "evaluation"), shown_as_lines(mode_of(quiet), _line, unit="films") as show:
         report = measure(
-            segue,
+            interpolator,
             pairs,
             chosen,
             output,

@@ -33,11 +33,11 @@ def make_film(asked: FilmRequest, *, pick: bool, mode: Mode) -> None:
     folder, film = asked.folder, asked.film
     chooser = Asked(terminal_chooser(folder))
     with showing(_asking(mode, pick)) as show:
-        segue = _loaded(asked.begun, asked.model)
+        interpolator = _loaded(asked.begun, asked.model)
         if film.timing == "even":
             network_kept(asked.settings.look)  # an error here, not when the frames are made
         _tell_idle(asked)
-        morph = segue(
+        morph = interpolator(
             *asked.images,
             output=folder,
             overwrite=asked.overwrite,
@@ -58,9 +58,9 @@ def fit_words(asked: FilmRequest, *, mode: Mode) -> None:
     """Fit the words of a film to its keyframes, and make no frame."""
     folder = asked.folder
     with showing(mode) as show:
-        segue = _loaded(asked.begun, asked.model)
+        interpolator = _loaded(asked.begun, asked.model)
         _tell_idle(asked)
-        segue.invert(*asked.images, output=folder, preset=asked.preset, callback=show, **asked.given)
+        interpolator.invert(*asked.images, output=folder, preset=asked.preset, callback=show, **asked.given)
     if mode == "json":
         print(json.dumps({"stage": "done", "run": str(folder)}))
     elif mode != "quiet":
@@ -75,10 +75,10 @@ def make_again(
     with showing(_asking(mode, pick)) as show:
         if edit is not None and edit != Edit():
             edit = _added(folder, key, edit)
-        segue = _interpolator_of(asked)
+        interpolator = _interpolator_of(asked)
         chooser = terminal_chooser(folder) if pick else None
         with _telling(folder):
-            morph = segue.remake(folder, key, edit, candidate=candidate, callback=show, choose=chooser)
+            morph = interpolator.remake(folder, key, edit, candidate=candidate, callback=show, choose=chooser)
         written = _rewrite(morph, asked, show)
     _done(morph, written, mode)
 
@@ -86,8 +86,8 @@ def make_again(
 def step(asked: RunRequest, *, redo: bool, mode: Mode) -> None:
     """Undo the last remake, or take the last undo back, and write the film anew."""
     with showing(mode) as show:
-        segue = _interpolator_of(asked)
-        morph = (segue.redo if redo else segue.undo)(asked.folder, callback=show)
+        interpolator = _interpolator_of(asked)
+        morph = (interpolator.redo if redo else interpolator.undo)(asked.folder, callback=show)
         written = _rewrite(morph, asked, show)
     _done(morph, written, mode)
 

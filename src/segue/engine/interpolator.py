@@ -1,7 +1,7 @@
 """The method, top-down: keyframes in, a film's frames out.
 
-    segue = Interpolator.from_pretrained()
-    morph = segue("cat.png", "tiger.png", num_frames=17, seed=0)
+    interpolator = Interpolator.from_pretrained()
+    morph = interpolator("cat.png", "tiger.png", num_frames=17, seed=0)
     morph.save("morph.mp4")
 
 A film is made in a run folder, and from nothing but that folder: ``__call__`` writes settings and keyframes there,

@@ -65,7 +65,7 @@ Callback = Callable[[Stage], None]
 
 
 def evaluate(
-    segue: Interpolator,
+    interpolator: Interpolator,
     pairs: Sequence[Pair],
     schemes: Sequence[str],
     output: Path,
@@ -78,7 +78,7 @@ def evaluate(
     """Measure schemes on pairs.
 
     Args:
-        segue: the model that makes the films.
+        interpolator: the model that makes the films.
         pairs: what ``read_pairs`` gives.
         schemes: names of schemes.
         output: the folder of the evaluation; one that holds another evaluation of the same settings is added to.
@@ -94,9 +94,9 @@ def evaluate(
         SegueError: a setting is wrong, or the folder holds films that were made with other settings.
     """
     begun, clock, report = time.perf_counter(), _Clock(), callback or (lambda _stage: None)
-    parts = dict(segue.backbone.parts())
-    model = {"name": segue.name, "fingerprint": segue.backbone.fingerprint(), "parts": parts}
-    by_scheme = [with_preset(preset, {**(settings or {}), "scheme": scheme}, segue.name) for scheme in schemes]
+    parts = dict(interpolator.backbone.parts())
+    model = {"name": interpolator.name, "fingerprint": interpolator.backbone.fingerprint(), "parts": parts}
+    by_scheme = [with_preset(preset, {**(settings or {}), "scheme": scheme}, interpolator.name) for scheme in schemes]
     digest_of = cache(digest_of_source)  # of files that several films are made of
     jobs = [_job(parts, pair, of_scheme, digest_of) for of_scheme in by_scheme for pair in pairs]
 
@@ -105,7 +105,7 @@ def evaluate(
     # Make the films.
     films = []
     for i, job in enumerate(jobs, 1):
-        film, kept = _film(segue, job, output, clock)
+        film, kept = _film(interpolator, job, output, clock)
         films.append(film)
         report(Stage("films", job.scheme, job.pair.name, i, len(jobs), kept))
 
@@ -171,7 +171,7 @@ def _job(parts: Mapping[str, str], pair: Pair, settings: Mapping[str, Any], dige
     return _Job(pair, settings["scheme"], values, recipe)
 
 
-def _film(segue: Interpolator, job: _Job, output: Path, clock: _Clock) -> tuple[Film, bool]:
+def _film(interpolator: Interpolator, job: _Job, output: Path, clock: _Clock) -> tuple[Film, bool]:
     """One film, made where it is not there; and whether it was there."""
     record_path = output / "films" / job.scheme / f"{job.pair.name}.json"
     record = _record(record_path, job, output)
@@ -179,7 +179,7 @@ def _film(segue: Interpolator, job: _Job, output: Path, clock: _Clock) -> tuple[
     if record is None:
         with clock.measuring("films") as seconds:
             folder = output / "runs" / job.scheme / job.pair.name
-            morph = make_row(segue, Row(job.pair.name, (job.pair.a, job.pair.b), folder, job.values))
+            morph = make_row(interpolator, Row(job.pair.name, (job.pair.a, job.pair.b), folder, job.values))
             frames = {str(key.place): path for key, path in zip(morph.keys, morph.frames.paths, strict=True)}
             record = {
                 "recipe": job.recipe,

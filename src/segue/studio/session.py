@@ -297,12 +297,12 @@ class Session:
 
         def work(report: Report) -> None:
             report(Progress("model"))
-            segue = self.studio.model
-            if edit and edit.pose and not segue.backbone.controlnets:
+            interpolator = self.studio.model
+            if edit and edit.pose and not interpolator.backbone.controlnets:
                 raise SegueError("this model has no ControlNet, so a pose changes nothing; start with --controlnet")
             if edit and edit.pose:
                 pose_editor.prepare(path, view.keyframes, view.pose_size)
-            morph = segue.remake(path, key, edit, candidate=candidate, compute=KEEP, callback=report)
+            morph = interpolator.remake(path, key, edit, candidate=candidate, compute=KEEP, callback=report)
             self._film(morph, report, film)
 
         self._add(f"Making frame {key} again", work, path.name)
@@ -318,8 +318,8 @@ class Session:
 
         def work(report: Report) -> None:
             report(Progress("model"))
-            segue = self.studio.model
-            morph = (segue.undo if back else segue.redo)(view.path, compute=KEEP, callback=report)
+            interpolator = self.studio.model
+            morph = (interpolator.undo if back else interpolator.redo)(view.path, compute=KEEP, callback=report)
             self._film(morph, report, film)
 
         self._add("Undoing" if back else "Restoring", work, view.path.name)
@@ -448,13 +448,15 @@ class Session:
 
         def work(report: Report) -> None:
             report(Progress("model"))
-            segue = self.studio.model
+            interpolator = self.studio.model
             with RunFolder(path) as run:
                 there = (run.read(RUN_FILE) or {}).get("model", {})
-                if there.get("fingerprint") != segue.model["fingerprint"]:
-                    parts = model_differences(there.get("parts", {}), segue.model["parts"])
-                    raise SegueError(f"{path.name} was made with {there.get('name')}, not with {segue.name}: {parts}")
-                segue.make(run, KEEP, callback=report)
+                if there.get("fingerprint") != interpolator.model["fingerprint"]:
+                    parts = model_differences(there.get("parts", {}), interpolator.model["parts"])
+                    raise SegueError(
+                        f"{path.name} was made with {there.get('name')}, not with {interpolator.name}: {parts}"
+                    )
+                interpolator.make(run, KEEP, callback=report)
             self._film(Morph(path), report, film)
 
         return work
