@@ -15,7 +15,18 @@ from torch import Tensor
 
 from segue.engine.interpolator import Interpolator
 from segue.method import align as align_module
-from segue.method.align import Correspondence, Match, align, grid, is_plain, place_of, sampled, transport, unbend
+from segue.method.align import (
+    Correspondence,
+    Match,
+    align,
+    distance_moved,
+    grid,
+    is_plain,
+    place_of,
+    sampled,
+    transport,
+    unbend,
+)
 from segue.method.bend import Bends
 from segue.method.motion import Motion
 from segue.method.tree import FrameKey
@@ -385,3 +396,13 @@ def test_a_field_of_nothing() -> None:
     still = Correspondence(torch.zeros(2, 32, 32), torch.zeros(2, 32, 32))
     assert still.confidence == 1
     assert not unbend(still.left, 0.5).any()
+
+
+def test_distances_are_in_widths_and_of_subjects_alone() -> None:
+    """A square moves by 0.3 widths and 0.8 heights, which are 0.4 widths; the other picture's does not move."""
+    picture = torch.ones(3, 64, 128)
+    picture[:, 20:40, 30:50] = -1
+    shape = align(picture, picture).left.shape
+    moved = torch.tensor([0.6, 1.6])[:, None, None].expand(shape).clone()
+    moved[:, :, shape[2] // 2 :] = 9  # of the background
+    assert distance_moved(Correspondence(moved, moved * 0), picture, picture) == pytest.approx(0.25)

@@ -3,9 +3,7 @@
 import copy
 import math
 import pickle
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -28,7 +26,7 @@ from diffusers.configuration_utils import FrozenDict
 from diffusers.models.attention_processor import AttnProcessor
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from notices import SegueWarning
-from tiny import tiny_controlnet, tiny_pipe
+from tiny import batch_sizes, tiny_controlnet, tiny_pipe
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPImageProcessorPil
 
@@ -79,17 +77,6 @@ def with_controls(words: TextConditioning, *scales: list[float]) -> TextConditio
     size = len(words)
     controls = (Control(rand(size, 3, 64, 64, seed=i), torch.tensor(scale)) for i, scale in enumerate(scales))
     return TextConditioning(words.prompt, words.negative, tuple(controls))
-
-
-@contextmanager
-def batches(network: nn.Module) -> Iterator[list[int]]:
-    """The batch sizes of a network's calls."""
-    seen: list[int] = []
-    handle = network.register_forward_pre_hook(lambda _, arguments: seen.append(len(arguments[0])))
-    try:
-        yield seen
-    finally:
-        handle.remove()
 
 
 # Forward diffusion
@@ -251,7 +238,7 @@ def test_eta_takes_the_noise_of_each_step(backbone: StableDiffusion, words: Text
 def test_guidance_is_one_call_and_equals_two(pipe: Any, backbone: StableDiffusion, words: TextConditioning) -> None:
     start, z = backbone.point(0.3), randn(5, 4, 8, 8)
     once = sampling("ddim", 1, guidance=6.0)
-    with batches(pipe.unet) as seen:
+    with batch_sizes(pipe.unet) as seen:
         got = backbone.denoise(z, words, start, sampling=once)
     assert seen == [10]
     with torch.no_grad():
@@ -259,7 +246,7 @@ def test_guidance_is_one_call_and_equals_two(pipe: Any, backbone: StableDiffusio
         positive = pipe.unet(z, 300, encoder_hidden_states=words.prompt).sample
     eps = negative + 6.0 * (positive - negative)
     assert torch.allclose(got, (z - start.sigma * eps) / start.alpha, atol=1e-4)
-    with batches(pipe.unet) as seen:
+    with batch_sizes(pipe.unet) as seen:
         backbone.denoise(z, words, start, sampling=sampling("ddim", 1, guidance=1.0))
     assert seen == [5]
 
@@ -329,7 +316,7 @@ def test_control_scales_per_sample_equal_diffusers_own(pipe: Any, words: TextCon
 
 def test_a_control_of_strength_zero_is_not_computed(controlled: StableDiffusion, words: TextConditioning) -> None:
     start, z = controlled.point(0.3), randn(5, 4, 8, 8)
-    with batches(controlled.controlnets[0]) as seen:
+    with batch_sizes(controlled.controlnets[0]) as seen:
         got = controlled.denoise(z, with_controls(words, [0.0] * 5), start, sampling=sampling("ddim", 8))
     assert seen == []
     assert torch.equal(got, controlled.denoise(z, words, start, sampling=sampling("ddim", 8)))
@@ -339,7 +326,7 @@ def test_control_acts_in_its_share_of_the_leg(controlled: StableDiffusion, words
     start, z, conditioning = controlled.point(0.499), randn(5, 4, 8, 8), with_controls(words, [1.0] * 5)
     for begin, end, calls in ((0.0, 1.0, 10), (0.0, 0.5, 5), (0.75, 1.0, 2), (0.2, 0.6, 4), (0.0, 0.0, 0)):
         options = sampling("ddim", 20, control_start=begin, control_end=end)
-        with batches(controlled.controlnets[0]) as seen:
+        with batch_sizes(controlled.controlnets[0]) as seen:
             controlled.denoise(z, conditioning, start, sampling=options)
         assert seen == [10] * calls
 

@@ -333,7 +333,7 @@ def test_that_nobody_guides_people_is_told_once_before_anything_is_made(
     def stopped(*_args: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(alone, "_make", stopped)
+    monkeypatch.setattr("segue.engine.interpolator.make", stopped)
     with pytest.warns(SegueWarning) as caught, pytest.raises(KeyboardInterrupt):
         alone(ASTRONAUT, ASTRONAUT, **SETTINGS, output=tmp_path / "run")
     assert [str(warning.message) for warning in caught if issubclass(warning.category, SegueWarning)] == [

@@ -16,14 +16,14 @@ from tiny import tiny_controlnet, tiny_pipe
 from tiny_clip import save_tiny_clip
 
 from segue.batch.manifest import Pair, read_pairs
-from segue.cli.evaluate import schemes_named
+from segue.cli.evaluate import print_comparison, schemes_named
 from segue.engine.interpolator import Interpolator
 from segue.errors import SegueError
 from segue.evaluate import measures
-from segue.evaluate.compare import comparison_of, comparison_page, comparison_tables
+from segue.evaluate.compare import comparison_of, comparison_page
 from segue.evaluate.harness import Stage, evaluate
-from segue.evaluate.report import _evenly, check_report, write_report
-from segue.evaluate.results import Film, Measured, Report, _set_values, read_report
+from segue.evaluate.report import check_report, pick_evenly, write_report
+from segue.evaluate.results import Film, Measured, Report, read_report, set_values
 from segue.evaluate.statistics import mean_interval
 from segue.method.tree import FrameKey
 from segue.models.features.networks import Network, network_named
@@ -286,8 +286,8 @@ def test_films_of_different_lengths_have_no_set_values() -> None:
         )
         for pair, frames in zip(pairs, (5, 5, 6), strict=True)
     ]
-    assert set(_set_values(films[:2], "x")) >= {"fid", "kid"}
-    assert _set_values(films, "x") == {}
+    assert set(set_values(films[:2], "x")) >= {"fid", "kid"}
+    assert set_values(films, "x") == {}
 
 
 def test_a_stopped_evaluation_continues(made: Any, interpolator: Counting, tmp_path: Path) -> None:
@@ -403,7 +403,7 @@ def test_a_sheet_for_each_pair_has_a_row_for_each_scheme(page: str, made: Any) -
             left = 190 + 96 * column
             assert np.abs(pixels[98 * row : 98 * row + 96, left : left + 96] - expected).mean() < 12
     assert pixels[20:76, :180].min() < 60, "the name of the scheme"
-    assert [_evenly(count, 9) for count in (5, 17)] == [[0, 1, 2, 3, 4], [0, 2, 4, 6, 8, 10, 12, 14, 16]]
+    assert [pick_evenly(count, 9) for count in (5, 17)] == [[0, 1, 2, 3, 4], [0, 2, 4, 6, 8, 10, 12, 14, 16]]
     # One scheme less makes other sheets; the same ones are not written again.
     fewer = replace(report, schemes=("interpolate",), films=[f for f in report.films if f.scheme == "interpolate"])
     write_report(fewer, output)
@@ -483,7 +483,7 @@ def moved(report: Report, by: float) -> Report:
     return replace(report, films=films, settings={**report.settings, "guidance_scale": 9.0})
 
 
-def test_compare(made: Any) -> None:
+def test_compare(made: Any, capsys: pytest.CaptureFixture[str]) -> None:
     report = made[0]
     comparison = comparison_of(report, moved(report, 2.5), ("A", "B"))
     assert comparison.changes == ("guidance_scale: 5.0, now 9.0",)
@@ -494,8 +494,10 @@ def test_compare(made: Any) -> None:
     assert by_measure["interpolate", "jump", "pixels"].value == 0
     fid = by_measure["branching", "fid", "pixels"]
     assert (fid.value, fid.low) == (0, None)
-    text = list(comparison_tables(comparison))
-    assert text[:2] == ["B against A, 3 pairs", "  guidance_scale: 5.0, now 9.0"]
+    print_comparison(comparison)
+    text = capsys.readouterr().out
+    assert text.startswith("B against A, 3 pairs\n  guidance_scale: 5.0, now 9.0\nbranching")
+    assert "2.50 to 2.50 *" in text
     page = comparison_page(comparison)
     assert "+2.50" in page
     assert "http" not in page

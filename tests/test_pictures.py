@@ -138,7 +138,8 @@ def test_transparent_palette_and_transparent_colour(tmp_path: Path) -> None:
 
 
 def test_an_unknown_colour_names_the_option() -> None:
-    with pytest.raises(SegueError, match=r"background: 'mauvish' is not a colour; use a name such as white"):
+    message = "'mauvish' is not a colour; use a name such as white, #rrggbb, or transparent"
+    with pytest.raises(SegueError, match=message):
         load(noise(8, 8), "mauvish")
 
 

@@ -13,7 +13,7 @@ from benchmarks.refusals import COMMANDS, prepare
 from segue.cli.app import run
 from segue.errors import SegueError
 from segue.film.outputs import ENDINGS
-from segue.film.writers import _WRITERS
+from segue.film.writers import WRITERS
 from segue.settings.kinds import (
     ALIASES,
     GROUPS,
@@ -81,7 +81,7 @@ def test_no_file_needs_an_operating_system() -> None:
 
 
 def test_the_endings_are_those_that_can_be_written() -> None:
-    assert set(ENDINGS) == set(_WRITERS)
+    assert set(ENDINGS) == set(WRITERS)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,6 @@
 """What saves work and memory must not change the images: guidance intervals, tiles, batches, low memory."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from shapes import QUICK, interpolator, picture
-from tiny import tiny_controlnet, tiny_pipe
-from torch import Tensor, nn
+from tiny import batch_sizes, tiny_controlnet, tiny_pipe
+from torch import Tensor
 
 from segue import machine
 from segue.engine.interpolator import Interpolator
@@ -29,17 +27,6 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-@contextmanager
-def rows(module: nn.Module) -> Iterator[list[int]]:
-    """The rows of each call of a network."""
-    seen: list[int] = []
-    handle = module.register_forward_pre_hook(lambda _module, arguments: seen.append(len(arguments[0])))
-    try:
-        yield seen
-    finally:
-        handle.remove()
-
-
 @pytest.fixture(scope="module")
 def backbone() -> StableDiffusion:
     return StableDiffusion(tiny_pipe())
@@ -55,7 +42,7 @@ def words(backbone: StableDiffusion) -> TextConditioning:
 
 def denoised(backbone: StableDiffusion, words: TextConditioning, **options: Any) -> tuple[Tensor, list[int]]:
     sampling = Sampling(**{**vars(SAMPLING), **options})
-    with rows(backbone.pipe.unet) as seen:
+    with batch_sizes(backbone.pipe.unet) as seen:
         return backbone.denoise(randn(2, 4, 4, 4), words, backbone.point(0.5), sampling=sampling), seen
 
 
@@ -95,7 +82,7 @@ def test_unguided_steps_keep_their_controls(words: TextConditioning) -> None:
 
 def test_the_settings_reach_the_sampling(tmp_path: Path) -> None:
     unet: Any = interpolator().backbone.pipe.unet  # type: ignore[attr-defined]
-    with rows(unet) as seen:
+    with batch_sizes(unet) as seen:
         interpolator()(
             picture(0), picture(1), output=tmp_path / "a", guidance_end=0.0, align=False, detail=0.0, **QUICK
         )
@@ -172,7 +159,7 @@ def test_a_run_that_is_older_than_a_setting_is_continued(tmp_path: Path) -> None
     data = json.loads(file.read_text())
     del data["settings"]["guidance_start"]
     file.write_text(json.dumps(data))
-    with rows(interpolator().backbone.pipe.unet) as seen:  # type: ignore[attr-defined]
+    with batch_sizes(interpolator().backbone.pipe.unet) as seen:  # type: ignore[attr-defined]
         interpolator()(picture(0), picture(1), output=tmp_path / "a", **QUICK)
     assert not seen
     with pytest.raises(Exception, match=r"guidance_start: 0.0, now 0.5"):

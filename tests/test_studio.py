@@ -25,10 +25,20 @@ from segue.settings.kinds import FilmSettings, ModelSettings, MorphSettings, as_
 from segue.studio import pose_editor
 from segue.studio.change import frame_at
 from segue.studio.controls import Control, command_line, controls, groups, read, shown
+from segue.studio.films import (
+    command_lines,
+    download_film,
+    film_before,
+    make_film,
+    remake_frame,
+    resume_film,
+    rewrite_film,
+    step,
+)
 from segue.studio.jobs import Job, Queue
 from segue.studio.panel import frame_panel, table
 from segue.studio.session import Session, Studio
-from segue.studio.timeline import RunView, again
+from segue.studio.timeline import RunView, again, film_of
 
 FAST: dict[str, Any] = {"num_frames": 5, "num_inference_steps": 4, "guidance_scale": 1.0, "width": 64, "height": 64}
 MIDDLE = FrameKey(0, Fraction(1, 2))
@@ -68,7 +78,7 @@ def ended(session: Session) -> Session:
 
 
 def made(session: Session, **values: Any) -> Session:
-    session.make({**FAST, **values})
+    make_film(session, {**FAST, **values})
     ended(session)
     assert session.job
     assert (session.job.state, session.job.message) == ("done", "")
@@ -85,7 +95,7 @@ def test_a_film_is_a_run_of_the_command_line(film: Session, tmp_path: Path) -> N
     assert film.run
     view = RunView(film.run)
     assert view.is_finished
-    assert film.output(film.run).exists()
+    assert film_of(film.run).exists()
     sources = [keyframe["source"] for keyframe in view.data["keyframes"]]
     own = tiny_model()(*sources, output=tmp_path / "own", candidates=2, **FAST)
     for path in own.frames.paths:
@@ -150,37 +160,37 @@ def test_only_the_frame_and_its_descendants_change(film: Session) -> None:
     panel = frame_panel(film, quarter)
     assert [candidate["number"] for candidate in panel["candidates"]] == [0, 1]
     other = next(candidate["number"] for candidate in panel["candidates"] if not candidate["chosen"])
-    film.remake("1/4", {"candidate": other})
+    remake_frame(film, "1/4", {"candidate": other})
     ended(film)
     after = {path.name: path.read_bytes() for path in (film.run / "frames").glob("*.png")}
     assert {name for name in after if after[name] != before[name]} == {f"{quarter.name}.png"}
     assert [c["number"] for c in frame_panel(film, quarter)["candidates"]] == [0, 1]
-    film.step(back=True)
+    step(film, back=True)
     ended(film)
     assert before == {path.name: path.read_bytes() for path in (film.run / "frames").glob("*.png")}
 
 
 def test_a_pose_of_its_own(film: Session) -> None:
     people = pose_editor.as_points(pose_editor.standing((64, 64)))
-    film.remake("1/2", {"pose": people})
+    remake_frame(film, "1/2", {"pose": people})
     ended(film)
     assert film.job
     assert film.job.state == "done"
     assert "nobody in the keyframe at 0" in film.job.message
-    film.step(back=True)
+    step(film, back=True)
     ended(film)
-    film.remake("1/4", {"pose": people})
+    remake_frame(film, "1/4", {"pose": people})
     ended(film)
     assert not film.job.message  # the frame has its pose, and no frame is made from it
     panel = frame_panel(film, FrameKey(0, Fraction(1, 4)))
     assert (panel["pose_of"], panel["pose"]) == ("own", people)
-    words = shlex.split(film.commands()[-1])
+    words = shlex.split(command_lines(film)[-1])
     assert Path(words[words.index("--pose") + 1]).is_file()
-    film.step(back=True)
+    step(film, back=True)
     ended(film)
     assert frame_panel(film, FrameKey(0, Fraction(1, 4)))["pose_of"] == "none"
     with pytest.raises(SegueError, match="a pose is people"):
-        film.remake("1/4", {"pose": [[[1, 2, 3]]]})
+        remake_frame(film, "1/4", {"pose": [[[1, 2, 3]]]})
 
 
 def test_everything_is_there_again_in_a_new_server(film: Session) -> None:
@@ -197,27 +207,27 @@ def test_downloads(film: Session) -> None:
 
     ticks = round(24 * (0.5 + 4 / 3 + 0.5))
     for kind in ("mp4", "mov", "webm"):
-        with av.open(str(film.download(kind))) as container:
+        with av.open(str(download_film(film, kind))) as container:
             assert len(list(container.decode(video=0))) == ticks
     for kind in ("gif", "webp"):
-        with Image.open(film.download(kind)) as image:
+        with Image.open(download_film(film, kind)) as image:
             assert image.n_frames == 5  # type: ignore[attr-defined]
-    with zipfile.ZipFile(film.download("png")) as archive:
+    with zipfile.ZipFile(download_film(film, "png")) as archive:
         assert sorted(archive.namelist()) == [f"{i:04d}.png" for i in range(ticks)]
     with pytest.raises(SegueError, match="no download"):
-        film.download("exe")
+        download_film(film, "exe")
 
 
 def test_the_film_before_the_last_change_is_kept(film: Session) -> None:
     assert film.run
-    now = film.output(film.run).read_bytes()
-    film.remake("1/4", {"seed": "5"})
+    now = film_of(film.run).read_bytes()
+    remake_frame(film, "1/4", {"seed": "5"})
     ended(film)
-    assert film.output(film.run).read_bytes() != now
-    assert film.before(film.run).read_bytes() == now
-    film.step(back=True)
+    assert film_of(film.run).read_bytes() != now
+    assert film_before(film, film.run).read_bytes() == now
+    step(film, back=True)
     ended(film)
-    assert film.output(film.run).read_bytes() == now
+    assert film_of(film.run).read_bytes() == now
 
 
 def test_other_settings_begin_another_film(film: Session) -> None:
@@ -241,7 +251,7 @@ def test_other_settings_begin_another_film(film: Session) -> None:
 def test_a_shared_page_names_no_files_and_no_models(tmp_path: Path, name: str, value: str) -> None:
     session = begun(tiny_studio(tmp_path / "root", public=True), tmp_path)
     with pytest.raises(SegueError, match=f"^{name}: a shared studio"):
-        session.make({**FAST, name: value})
+        make_film(session, {**FAST, name: value})
     assert not session.runs()
     assert session.settings({**FAST, "pose": "off", "look": "pocket"}, "balanced").pose == "off"
 
@@ -254,7 +264,7 @@ def test_a_preset_goes_as_far_as_a_scheme_knows_it(tmp_path: Path) -> None:
 def test_stop_and_continue(tmp_path: Path) -> None:
     session = begun(tiny_studio(tmp_path / "root"), tmp_path)
     seen: list[Progress] = []
-    session.make(FAST)
+    make_film(session, FAST)
     assert session.job
     report = session.studio.queue._report
 
@@ -269,7 +279,7 @@ def test_stop_and_continue(tmp_path: Path) -> None:
     session.studio.queue._report = report  # type: ignore[method-assign]
     if session.job.state == "stopped":  # the film may have been done before the patch
         assert not RunView(session.run or Path()).is_finished
-        session.resume()
+        resume_film(session)
         ended(session)
     assert session.job.state == "done"
     assert RunView(session.run or Path()).is_finished
@@ -284,12 +294,12 @@ def test_a_lost_model_leaves_a_message_and_a_run_to_go_on_with(tmp_path: Path) -
 
     studio.load = lost
     session = begun(studio, tmp_path)
-    session.make(FAST)
+    make_film(session, FAST)
     ended(session)
     assert session.job
     assert (session.job.state, session.job.message) == ("failed", "the checkpoint nobody/nothing is not there")
     studio.load = good
-    session.resume()
+    resume_film(session)
     ended(session)
     assert session.job.state == "done"
 
@@ -319,7 +329,7 @@ def test_crop_and_order_and_prompts(tmp_path: Path) -> None:
     assert [keyframe["id"] for keyframe in session.data["keyframes"]] == [second, first]
     assert session.describe(first) == "a red dot"
     with pytest.raises(SegueError, match="keyframe 1 has no prompt"):
-        session.make(FAST)
+        make_film(session, FAST)
     session.keyframes.word(second, "a blue dot")
     assert session.settings(FAST, "draft").prompt == ("a blue dot", "a red dot")
     with pytest.raises(SegueError, match="crop"):
@@ -338,7 +348,7 @@ def test_an_example_begins_anew_with_the_quickest_settings(tmp_path: Path) -> No
 
 
 def test_the_opened_run_names_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from segue.cli.studio import _loader
+    from segue.cli.studio import loader_of
 
     loaded: list[tuple[Any, ...]] = []
     monkeypatch.setattr(
@@ -348,9 +358,9 @@ def test_the_opened_run_names_the_model(tmp_path: Path, monkeypatch: pytest.Monk
     model = {"name": "a/model", "fingerprint": "f", "controlnet": "a/control", "dtype": "bfloat16"}
     run = {"settings": {}, "size": [8, 8], "keyframes": [], "model": model, "batch_size": 1}
     (tmp_path / "run.json").write_text(json.dumps(run))
-    _loader(tmp_path, ModelSettings(device="cpu"))()
-    _loader(tmp_path, ModelSettings(model="another", low_memory=True))()
-    _loader(None, ModelSettings())()
+    loader_of(tmp_path, ModelSettings(device="cpu"))()
+    loader_of(tmp_path, ModelSettings(model="another", low_memory=True))()
+    loader_of(None, ModelSettings())()
     assert loaded == [
         (("a/model",), {"controlnet": "a/control", "dtype": "bfloat16", "device": "cpu", "low_memory": False}),
         (("another",), {"controlnet": None, "dtype": None, "device": None, "low_memory": True}),
@@ -362,7 +372,7 @@ def test_the_page_is_told_of_a_model_that_loads(tmp_path: Path) -> None:
     studio, gate = tiny_studio(tmp_path / "root"), threading.Event()
     studio.load = lambda: (gate.wait(20), tiny_model())[1]
     session = begun(studio, tmp_path)
-    session.make(FAST)
+    make_film(session, FAST)
     _until(lambda: bool(session.job and session.job.progress))
     begin = time.monotonic()
     assert "loading the model" in table(studio.session("a" * 32))["job"]["text"]
@@ -407,10 +417,10 @@ def test_a_run_of_the_command_line_is_opened_and_changed(tmp_path: Path) -> None
     session = tiny_studio(tmp_path / "root", opened=tmp_path / "morph").session("c" * 32)
     assert session.run == tmp_path / "morph"
     assert [keyframe["name"] for keyframe in session.data["keyframes"]] == ["red.png", "blue.png"]
-    session.remake("1/2", {"seed": "7"})
+    remake_frame(session, "1/2", {"seed": "7"})
     ended(session)
     assert RunView(tmp_path / "morph").history.edit(MIDDLE).seed == 7
-    assert "--frame 1/2 --seed 7" in session.commands()[1]
+    assert "--frame 1/2 --seed 7" in command_lines(session)[1]
 
 
 def test_a_film_keeps_the_settings_that_it_was_written_with(tmp_path: Path) -> None:
@@ -420,8 +430,8 @@ def test_a_film_keeps_the_settings_that_it_was_written_with(tmp_path: Path) -> N
     morph.save(tmp_path / "morph.mp4", slow)
     morph.remember(tmp_path / "morph.mp4", slow)
     session = tiny_studio(tmp_path / "root", opened=tmp_path / "morph").session("c" * 32)
-    assert "--fps 3 --hold 0.7" in session.commands()[0]
-    session.remake("1/2", {"seed": "7"})
+    assert "--fps 3 --hold 0.7" in command_lines(session)[0]
+    remake_frame(session, "1/2", {"seed": "7"})
     ended(session)
     assert films_of(tmp_path / "morph") == {tmp_path / "morph.mp4": slow}
 
@@ -429,11 +439,11 @@ def test_a_film_keeps_the_settings_that_it_was_written_with(tmp_path: Path) -> N
     for source in reversed(sources):
         session.keyframes.add(source, source.name)
     made(session)
-    session.film({"fps": "8"})
+    rewrite_film(session, {"fps": "8"})
     ended(session)
-    assert "--fps 8" in session.commands()[0]
+    assert "--fps 8" in command_lines(session)[0]
     session.open("morph")
-    assert "--fps 3 --hold 0.7" in session.commands()[0]
+    assert "--fps 3 --hold 0.7" in command_lines(session)[0]
     assert session.data["film"]["fps"] == 3
 
 
@@ -442,7 +452,7 @@ def test_a_frame_keeps_its_words_beside_a_pose_and_gives_them_up_when_they_are_e
     quarter = FrameKey(0, Fraction(1, 4))
 
     def edited(change: dict[str, Any]) -> Edit:
-        film.remake("1/4", change)
+        remake_frame(film, "1/4", change)
         ended(film)
         return film.view().history.edit(quarter)
 
@@ -453,9 +463,9 @@ def test_a_frame_keeps_its_words_beside_a_pose_and_gives_them_up_when_they_are_e
     assert edited({}).prompt == "a fox"  # other noise alone
     assert edited(empty) == Edit(pose=posed.pose)
     assert edited({"pose": []}) == Edit()  # nothing of its own is left
-    assert film.commands()[-1].endswith("--frame 1/4 --reset")
+    assert command_lines(film)[-1].endswith("--frame 1/4 --reset")
     for _ in range(5):
-        film.step(back=True)
+        step(film, back=True)
         ended(film)
 
 
@@ -519,7 +529,7 @@ def test_a_film_of_which_nothing_is_made_can_be_shown_again(tmp_path: Path) -> N
     studio = tiny_studio(tmp_path / "root")
     studio.load = lost
     session = begun(studio, tmp_path)
-    session.make(FAST)
+    make_film(session, FAST)
     ended(session)
     assert not session.runs()
     session.new()
@@ -531,7 +541,7 @@ def test_a_film_of_which_nothing_is_made_can_be_shown_again(tmp_path: Path) -> N
 
 
 def test_a_damaged_run_leaves_a_way_out(tmp_path: Path) -> None:
-    from segue.cli.studio import _opened
+    from segue.cli.studio import check_run
 
     session = made(begun(tiny_studio(tmp_path / "root"), tmp_path))
     assert session.run
@@ -542,7 +552,7 @@ def test_a_damaged_run_leaves_a_way_out(tmp_path: Path) -> None:
     assert "run.json" in table(session)["fault"]
     assert len(session.keyframes) == 2
     with pytest.raises(SegueError, match=r"run\.json"):
-        _opened(session.run)
+        check_run(session.run)
     made(session)
     assert (session.data["run"], table(session)["fault"]) == ("film-2", "")
 
@@ -606,21 +616,21 @@ def test_what_belongs_to_another_table_goes_there(tmp_path: Path) -> None:
 
 def test_a_film_is_written_with_the_film_settings_of_when_it_was_asked_for(tmp_path: Path) -> None:
     session = made(begun(tiny_studio(tmp_path / "root"), tmp_path))
-    session.film({"fps": "24"})
+    rewrite_film(session, {"fps": "12"})
     ended(session)
     gate = threading.Event()
     session.studio.queue.add(Job("b" * 32, "Work", lambda _report: _wait(gate)))
-    session.make({**FAST, "seed": 1})
+    make_film(session, {**FAST, "seed": 1})
     session.open("film-1")
     with pytest.raises(SegueError, match="still being made"):
-        session.film({"fps": "3"})
-    assert "--fps 24" in session.commands()[0]
+        rewrite_film(session, {"fps": "3"})
+    assert "--fps 12" in command_lines(session)[0]
     session.open("film-2")
     session.data["film"] = as_json(FilmSettings(fps=5))  # as another film that is laid does
     gate.set()
     ended(session)
     assert session.run
-    assert [film.fps for film in films_of(session.run).values()] == [24]
+    assert [film.fps for film in films_of(session.run).values()] == [12]
     session.tables.keep("film_controls", {"hold": "0.25"})
     made(session, seed=2)  # what is typed goes with the film that is made of it
     assert session.run
@@ -662,27 +672,27 @@ def test_a_captioner_that_is_only_typed_describes(tmp_path: Path) -> None:
 def test_a_make_that_changes_nothing_leaves_the_film_before(tmp_path: Path) -> None:
     session = made(begun(tiny_studio(tmp_path / "root"), tmp_path))
     assert session.run
-    first = session.output(session.run).read_bytes()
-    session.remake("1/2", {"seed": "7"})
+    first = film_of(session.run).read_bytes()
+    remake_frame(session, "1/2", {"seed": "7"})
     ended(session)
     made(session)
-    assert session.output(session.run).read_bytes() != first
-    assert session.before(session.run).read_bytes() == first
+    assert film_of(session.run).read_bytes() != first
+    assert film_before(session, session.run).read_bytes() == first
 
 
 def test_a_film_whose_writing_was_cut_off_is_continued(tmp_path: Path) -> None:
     session = made(begun(tiny_studio(tmp_path / "root"), tmp_path))
     assert table(session)["run"]["written"]
     assert session.run
-    output = session.output(session.run)
+    output = film_of(session.run)
     for is_begun in (False, True):
         if is_begun:  # a remake was made, and the film shows what was there before
             os.utime(output, (0, 0))
         else:
             (session.run / "films.json").unlink()
         assert not table(session)["run"]["written"]
-        assert session.download("mp4") != output  # which may show what the run was before
-        session.resume()
+        assert download_film(session, "mp4") != output  # which may show what the run was before
+        resume_film(session)
         ended(session)
         assert table(session)["run"]["written"]
 

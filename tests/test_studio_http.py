@@ -231,10 +231,12 @@ def test_other_sites_and_hosts_cannot_act(server: Server) -> None:
     assert server.raw("/studio/act/format", "f" * 32, "POST", b"{}")[0] == 400
 
 
-def test_a_full_disk_leaves_a_message(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_arguments: object, **_others: object) -> None:
-        raise OSError(28, os.strerror(28))
+def full(*_arguments: object, **_others: object) -> None:
+    """What the operating system says on a full disk."""
+    raise OSError(28, os.strerror(28))
 
+
+def test_a_full_disk_leaves_a_message(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("segue.studio.session.write_json", full)
     status, body = server.raw(
         "/studio/act/prompt",
@@ -247,9 +249,6 @@ def test_a_full_disk_leaves_a_message(server: Server, monkeypatch: pytest.Monkey
 
 
 def test_a_download_on_a_full_disk_leaves_a_message(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_arguments: object, **_others: object) -> None:
-        raise OSError(28, os.strerror(28))
-
     monkeypatch.setattr("segue.studio.download.shutil.make_archive", full)
     status, body = server.raw("/download/png")
     assert status == 400

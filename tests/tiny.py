@@ -1,5 +1,7 @@
 """Tiny real networks in the shape of Stable Diffusion: random weights, the same for the same seed, built at once."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -7,7 +9,7 @@ from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, StableDiffu
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-__all__ = ["tiny_controlnet", "tiny_pipe"]
+__all__ = ["batch_sizes", "tiny_controlnet", "tiny_pipe", "tiny_tokenizer"]
 
 
 def tiny_pipe(
@@ -17,7 +19,7 @@ def tiny_pipe(
 
     The networks are in evaluation mode and float32; the scheduler is DDIM with Stable Diffusion's schedule.
     """
-    tokenizer = _tokenizer()
+    tokenizer = tiny_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         text_encoder = CLIPTextModel(
@@ -85,8 +87,19 @@ def tiny_controlnet(pipe: StableDiffusionPipeline, seed: int = 0) -> ControlNetM
     return controlnet.eval()
 
 
-def _tokenizer() -> CLIPTokenizer:
+def tiny_tokenizer() -> CLIPTokenizer:
     """A tokenizer of letters: each character is a token, with a mark at the end of a word."""
     letters = sorted({chr(code) for code in range(33, 127)})
     tokens = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     return CLIPTokenizer(vocab={token: number for number, token in enumerate(tokens)}, merges=[], model_max_length=77)
+
+
+@contextmanager
+def batch_sizes(network: nn.Module) -> Iterator[list[int]]:
+    """The batch size of each call of a network in here."""
+    seen: list[int] = []
+    handle = network.register_forward_pre_hook(lambda _network, arguments: seen.append(len(arguments[0])))
+    try:
+        yield seen
+    finally:
+        handle.remove()

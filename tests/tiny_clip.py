@@ -4,14 +4,14 @@ from pathlib import Path
 
 import torch
 import transformers
-from tiny import _tokenizer
+from tiny import tiny_tokenizer
 
 __all__ = ["save_tiny_clip"]
 
 
 def save_tiny_clip(folder: Path, seed: int = 0) -> Path:
     """Save a CLIP with 16 dimensions that sees 32 x 32 pixels and reads letters; returns the folder."""
-    tokenizer = _tokenizer()
+    tokenizer = tiny_tokenizer()
     size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     marks = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     config = transformers.CLIPConfig(

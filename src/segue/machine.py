@@ -14,7 +14,9 @@ from segue.errors import SegueError
 __all__ = [
     "allowed_cpus",
     "best_dtype",
+    "cpu_has",
     "device_of",
+    "dtype_named",
     "free_cached",
     "free_memory",
     "is_out_of_memory",
@@ -98,6 +100,11 @@ def cpu_has(extension: str) -> bool:
 
 
 def dtype_named(name: str | torch.dtype) -> torch.dtype:
+    """The precision of a name.
+
+    Raises:
+        SegueError: no network computes in it here.
+    """
     if isinstance(name, torch.dtype):
         return name
     if name not in ("float32", "bfloat16", "float16"):

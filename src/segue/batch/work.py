@@ -20,7 +20,7 @@ from segue.machine import free_cached, is_out_of_memory
 from segue.run.schema import RUN_FILE
 from segue.settings.kinds import FilmSettings, ModelSettings, checked
 
-__all__ = ["Loaded", "Order", "Result", "make_row"]
+__all__ = ["Loaded", "Order", "Result", "failed", "make_row"]
 
 
 @dataclass(frozen=True)

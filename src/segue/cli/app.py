@@ -30,7 +30,7 @@ from segue.settings.kinds import (
     fields,
 )
 
-__all__ = ["app", "main"]
+__all__ = ["app", "main", "run"]
 
 STOPPED = 130  # the exit code of a process that was interrupted
 CONTINUED = dict.fromkeys(("morph", "invert", "batch", "evaluate"), "; run the same command again to continue")
@@ -229,7 +229,7 @@ def check(
         typer.Option(help=fields(MorphSettings)["pose_detector"].description),
     ] = None,
 ) -> None:
-    """Say before a film is made how far its images are apart, and which settings to change."""
+    """Say before a film is made whether its shapes will move or fade, and why."""
     if len(images) < 2:
         raise SegueError(f"a film needs at least two images, not {len(images)}")
     check_model(ModelSettings(model=model))
@@ -239,9 +239,9 @@ def check(
 
     check_images(images)
 
-    from segue.cli.check import check_films
+    from segue.cli.check import print_gaps
 
-    check_films(images, detector=detector, model=model)
+    print_gaps(images, detector=detector, model=model)
 
 
 app.command(cls=BatchCommand)(batch)

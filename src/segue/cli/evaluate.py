@@ -24,9 +24,10 @@ from segue.settings.kinds import (
 )
 
 if TYPE_CHECKING:
+    from segue.evaluate.compare import Comparison
     from segue.evaluate.harness import Stage
 
-__all__ = ["evaluate", "schemes_named"]
+__all__ = ["evaluate", "print_comparison", "schemes_named"]
 
 NOT_HERE = ("scheme", "loop")  # an evaluation says them in another way
 
@@ -144,9 +145,7 @@ def _evaluate(
 
 
 def _compare(inputs: list[Path], output: Path | None, quiet: bool) -> None:
-    from rich.console import Console
-
-    from segue.evaluate.compare import comparison_of, comparison_page, comparison_tables
+    from segue.evaluate.compare import comparison_of, comparison_page
     from segue.evaluate.results import read_report
     from segue.files import check_writable, write_text
 
@@ -159,12 +158,41 @@ def _compare(inputs: list[Path], output: Path | None, quiet: bool) -> None:
     first, second = (read_report(path) for path in inputs)
     comparison = comparison_of(first, second, (str(inputs[0]), str(inputs[1])))
     if not quiet:
-        console = Console(width=None if sys.stdout.isatty() else 120)
-        for part in comparison_tables(comparison):
-            console.print(part, highlight=False, markup=False)
+        print_comparison(comparison)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         write_text(output, comparison_page(comparison))
+
+
+def print_comparison(comparison: "Comparison") -> None:
+    """Print what differs between two evaluations, and a table of the measures for each scheme."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from segue.evaluate.catalogue import measure_named
+    from segue.evaluate.charts import number
+
+    first, second = comparison.names
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, markup=False)
+    console.print(f"{second} against {first}, {comparison.pairs} pairs")
+    for change in comparison.changes or ("the same settings and model",):
+        console.print(f"  {change}")
+    for scheme in dict.fromkeys(row[0] for row in comparison.rows):
+        table = Table(title=scheme, title_justify="left")
+        table.add_column("measure")
+        for heading in (first, second, "difference", "95 % interval"):
+            table.add_column(heading, justify="right")
+        for _, before, after, found in (row for row in comparison.rows if row[0] == scheme):
+            network = f" ({found.network})" if found.network else ""
+            interval = "" if found.low is None else f"{number(found.low)} to {number(found.high)}"
+            table.add_row(
+                f"{measure_named(found.measure).label}{network}",
+                number(before),
+                number(after),
+                number(found.value),
+                interval + (" *" if found.is_clear else ""),
+            )
+        console.print(table)
 
 
 def _convert(inputs: list[Path], output: Path | None, quiet: bool) -> None:

@@ -18,7 +18,7 @@ from segue.settings.kinds import ModelSettings, checked, updated
 if TYPE_CHECKING:
     from segue.studio.session import Studio
 
-__all__ = ["application", "examples", "studio"]
+__all__ = ["application", "check_run", "examples", "loader_of", "size_of", "studio"]
 
 HOST = "127.0.0.1"
 EXAMPLES = {"cat and tiger": ("cat.png", "tiger.png"), "apple and moon": ("apple.png", "moon.png")}
@@ -43,7 +43,7 @@ def studio(
     if password is not None and len(password) < 8:
         raise SegueError("--password: at least 8 characters")
     most = size_of(max_upload)
-    opened = _opened(run)
+    opened = check_run(run)
     model = checked(ModelSettings, values)
     check_model(model)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -57,7 +57,7 @@ def studio(
 
     made = Studio(
         folder.absolute(),
-        _loader(opened, model),
+        loader_of(opened, model),
         _describe,
         opened,
         examples(),
@@ -110,7 +110,7 @@ def size_of(text: str) -> int:
     return int(float(found[1]) * {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}[found[2]])
 
 
-def _opened(run: Path | None) -> Path | None:
+def check_run(run: Path | None) -> Path | None:
     """The run folder that a film or a folder stands for; it may be begun here."""
     from segue.film.outputs import run_folder
     from segue.run.schema import RUN_FILE, read_part
@@ -138,7 +138,7 @@ def _begun(run: Path | None) -> Mapping[str, str | None]:
     return data["model"] if data else {}
 
 
-def _loader(run: Path | None, given: ModelSettings) -> Callable[[], Any]:
+def loader_of(run: Path | None, given: ModelSettings) -> Callable[[], Any]:
     """What loads the model: the one that is given, or else the one that the opened run was made with."""
 
     def load() -> Any:

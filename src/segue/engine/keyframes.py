@@ -35,6 +35,7 @@ __all__ = [
     "encode_keyframes",
     "fitted",
     "images_of",
+    "lifting",
     "loaded",
     "read_keyframes",
     "shown",

@@ -6,7 +6,6 @@ from html import escape
 from typing import Any
 
 import numpy as np
-from rich.table import Table
 
 from segue.errors import SegueError
 from segue.evaluate.catalogue import SET_MEASURES, measure_named
@@ -16,7 +15,7 @@ from segue.evaluate.results import Difference, Report, key_of
 from segue.evaluate.statistics import paired_interval
 from segue.settings.kinds import differences, model_differences
 
-__all__ = ["Comparison", "comparison_of", "comparison_page", "comparison_tables"]
+__all__ = ["Comparison", "comparison_of", "comparison_page"]
 
 
 @dataclass(frozen=True)
@@ -101,29 +100,6 @@ def _of_other(pairs: Sequence[str]) -> str:
     return f"; other pictures, prompts or poses: {shown}" if pairs else ""
 
 
-def comparison_tables(comparison: Comparison) -> Iterator[str | Table]:
-    """The comparison for a terminal: lines and a table for each scheme."""
-    first, second = comparison.names
-    yield f"{second} against {first}, {comparison.pairs} pairs"
-    yield from (f"  {change}" for change in comparison.changes or ("the same settings and model",))
-    for scheme in dict.fromkeys(row[0] for row in comparison.rows):
-        table = Table(title=scheme, title_justify="left")
-        table.add_column("measure")
-        for heading in (first, second, "difference", "95 % interval"):
-            table.add_column(heading, justify="right")
-        for _, before, after, found in (row for row in comparison.rows if row[0] == scheme):
-            network = f" ({found.network})" if found.network else ""
-            interval = "" if found.low is None else f"{number(found.low)} to {number(found.high)}"
-            table.add_row(
-                f"{measure_named(found.measure).label}{network}",
-                number(before),
-                number(after),
-                number(found.value),
-                interval + (" *" if _is_clear(found) else ""),
-            )
-        yield table
-
-
 def comparison_page(comparison: Comparison) -> str:
     """The comparison as one HTML page."""
     first, second = map(escape, comparison.names)
@@ -181,7 +157,3 @@ def _rows(
 
 def _or_nan(value: float | None) -> float:
     return float("nan") if value is None else value
-
-
-def _is_clear(found: Difference) -> bool:
-    return found.low is not None and found.high is not None and (found.low > 0 or found.high < 0)

@@ -109,7 +109,7 @@ def contrast(found: Difference | None) -> str:
     sign = "+" if found.value > 0 else ""
     if found.low is None or found.high is None:
         return f"<td>{sign}{number(found.value)}</td>"
-    clear = "clear" if found.low > 0 or found.high < 0 else "even"
+    clear = "clear" if found.is_clear else "even"
     interval = f"<small>{number(found.low)} to {number(found.high)}</small>"
     return f'<td class="{clear}">{sign}{number(found.value)}{interval}</td>'
 

@@ -24,7 +24,7 @@ from segue.evaluate.page import page_of
 from segue.evaluate.results import NOTES, REPORT_FILE, Cell, FilmReport, Report
 from segue.files import check_apart, write_bytes, write_json, write_text
 
-__all__ = ["check_report", "write_report"]
+__all__ = ["check_report", "pick_evenly", "write_report"]
 
 TABLES = ("report.csv", "films.csv")
 PAGE = "report.html"
@@ -94,7 +94,9 @@ def _strip(film: FilmReport, output: Path) -> str:
 
 def _sheet(films: Sequence[FilmReport], output: Path) -> None:
     """The films of a pair below each other, as the paper compares schemes: up to 9 frames of each, evenly chosen."""
-    rows = {film.scheme: [output / film.frames[i] for i in _evenly(len(film.frames), SHEET_FRAMES)] for film in films}
+    rows = {
+        film.scheme: [output / film.frames[i] for i in pick_evenly(len(film.frames), SHEET_FRAMES)] for film in films
+    }
     path = output / "sheets" / f"{films[0].pair}.jpg"
     schemes = ", ".join(rows).encode()
     if _is_current(path, [frame for frames in rows.values() for frame in frames]):
@@ -112,7 +114,7 @@ def _sheet(films: Sequence[FilmReport], output: Path) -> None:
     _write(path, whole, format="JPEG", quality=SHEET_QUALITY, comment=schemes)
 
 
-def _evenly(count: int, most: int) -> list[int]:
+def pick_evenly(count: int, most: int) -> list[int]:
     """So many numbers of 0 to count - 1, evenly, both ends among them; all if there are no more."""
     chosen = min(count, most)
     return [round(i * (count - 1) / max(chosen - 1, 1)) for i in range(chosen)]

@@ -27,7 +27,20 @@ from segue.evaluate.statistics import (
 )
 from segue.models.features.distances import Array, SequencePath, path_of_features
 
-__all__ = ["Cell", "Difference", "Film", "FilmReport", "Measured", "Report", "key_of", "read_report", "report_of"]
+__all__ = [
+    "NOTES",
+    "REPORT_FILE",
+    "Cell",
+    "Difference",
+    "Film",
+    "FilmReport",
+    "Measured",
+    "Report",
+    "key_of",
+    "read_report",
+    "report_of",
+    "set_values",
+]
 
 REPORT_FILE = "report.json"
 NOTES = ".evaluation"  # the folder of the lock, by which an evaluation that is not finished is known
@@ -125,6 +138,11 @@ class Difference:
     low: float | None
     high: float | None
     pairs: int
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval does not hold zero."""
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
 @dataclass(frozen=True)
@@ -269,7 +287,7 @@ def _over_sets(
     cells: list[Cell] = []
     contrasts: list[Difference] = []
     for network in networks:
-        found = {scheme: _set_values(films, network) for scheme, films in by_scheme.items()}
+        found = {scheme: set_values(films, network) for scheme, films in by_scheme.items()}
         pairs = len(next(iter(by_scheme.values())))
         for scheme, of_scheme in found.items():
             cells += [
@@ -297,7 +315,7 @@ def _has_set_values(films: Sequence[Measured], network: str) -> bool:
     return len(films) > 1 and len(counts) == 1 and min(counts) > 2
 
 
-def _set_values(films: Sequence[Measured], network: str) -> dict[str, tuple[float, Array]]:
+def set_values(films: Sequence[Measured], network: str) -> dict[str, tuple[float, Array]]:
     """FID, FID over all frames and KID of one scheme, each with its values where pairs are left out."""
     if not _has_set_values(films, network):
         return {}

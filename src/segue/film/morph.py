@@ -84,6 +84,10 @@ class Morph:
     A notebook shows the film itself.
     """
 
+    path: Path
+    keys: tuple[FrameKey, ...]
+    frames: Frames
+
     def __init__(self, path: str | PathLike[str], *, temporary: bool = False) -> None:
         """Open the finished run in a folder; a temporary folder is removed when its frames are gone."""
         self.path = path = Path(path).absolute()

@@ -68,7 +68,7 @@ def _graph(size: tuple[int, int]) -> Graph:
     if min(size) < SMALLEST:
         raise SegueError(
             f"smooth motion needs frames of {SMALLEST} x {SMALLEST} pixels or more, not {size[0]} x {size[1]}; "
-            "smooth dissolve takes any size"
+            "smooth dissolve takes any size size"
         )
     graph = Graph()
     # One second of its clock is a tick of the film.

@@ -27,7 +27,7 @@ from segue.film.outputs import check_film, ending_of
 from segue.method.timing import frame_rate
 from segue.pictures.alpha import Array, continued, laid_on
 
-__all__ = ["Frame", "contact_sheet", "sheet", "write_film"]
+__all__ = ["WRITERS", "Frame", "contact_sheet", "sheet", "write_film"]
 
 Frame: TypeAlias = Image.Image | str | os.PathLike[str]
 
@@ -233,7 +233,7 @@ def _write_pngs(folder: Path, film: Film) -> None:
         number += ticks
 
 
-_WRITERS: dict[str, Callable[[Path, Film], None]] = {
+WRITERS: dict[str, Callable[[Path, Film], None]] = {
     ".mp4": _write_mp4,
     ".mov": _write_mov,
     ".webm": _write_webm,
@@ -245,7 +245,7 @@ _WRITERS: dict[str, Callable[[Path, Film], None]] = {
 def _writer(path: Path) -> Callable[[Path, Film], None] | None:
     """What writes a film of that ending; None for a folder of PNGs."""
     ending = ending_of(path)
-    return _WRITERS[ending] if ending else None
+    return WRITERS[ending] if ending else None
 
 
 def _encode(

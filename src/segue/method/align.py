@@ -28,7 +28,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["Correspondence", "Match", "align", "grid", "is_plain", "place_of", "resized", "sampled", "unbend"]
+__all__ = [
+    "Correspondence",
+    "Match",
+    "align",
+    "distance_moved",
+    "grid",
+    "is_plain",
+    "place_of",
+    "resized",
+    "sampled",
+    "unbend",
+]
 
 CELLS = 32  # along each side of a square picture; as many in all for others
 PLACE, COLOUR, FEATURES, KNOWN = 0.25, 0.4, 0.5, 2.0  # weights of the cost; colours are in [-1, 1]
@@ -100,6 +111,17 @@ def align(
         sure * _through(_continued(back, b), known[:, 1], _moved(known[:, 0], to_right)),
         sure,
     )
+
+
+def distance_moved(found: Correspondence, left: Tensor, right: Tensor) -> float:
+    """How far the subjects of two pictures (3, H, W) move over the gap: the mean over both, in widths of a picture."""
+    moves = []
+    for image, field in ((left, found.left), (right, found.right)):
+        mass = _means(_subject(image)[None], _shape(image))[:, 0]
+        across, down = (field / 2).flatten(1)
+        far = torch.hypot(across, down * image.shape[1] / image.shape[2])
+        moves.append(float((mass * far).sum() / mass.sum()))
+    return sum(moves) / 2
 
 
 def transport(

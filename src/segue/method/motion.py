@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Motion", "goes_beyond", "shown_place"]
+__all__ = ["Matrix", "Motion", "goes_beyond", "shown_place"]
 
 Value = TypeVar("Value")
 Matrix = NDArray[np.float64]

@@ -23,7 +23,7 @@ from segue.method.blend import slerp
 from segue.method.diffusion import CLEAN, NoisePoint, diffuse
 from segue.method.tree import Distance, FrameKey, Midpoint, NoiseSpacing, Tree, UniformTree, noise_levels
 
-__all__ = ["Blend", "Latents", "Level", "NamedNoise", "Sample", "Scheme", "Sight", "Task", "scheme_named"]
+__all__ = ["Blend", "Latents", "Level", "NamedNoise", "Sample", "Scheme", "Seen", "Sight", "Task", "scheme_named"]
 
 Latents = Mapping[FrameKey, Tensor]  # one latent each, (C, h, w)
 Seen = Callable[[FrameKey, Sequence[tuple[FrameKey, Tensor]]], Sequence[Tensor]]

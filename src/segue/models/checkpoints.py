@@ -15,6 +15,7 @@ from typing import Any
 from segue.errors import SegueError
 
 __all__ = [
+    "CONFIG",
     "INDEX",
     "KNOWN",
     "Known",

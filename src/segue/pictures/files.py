@@ -141,9 +141,11 @@ def _by_pillow(path: Path) -> Image.Image:
 
 
 def _still(path: Path, which: "Which | None") -> Opened:
-    from segue.pictures.stills import read_still  # PyAV, which pictures do not need, takes its time
+    still = None
+    if _is_video(_head(path)):
+        from segue.pictures.stills import read_still  # PyAV, which pictures do not need, takes its time
 
-    still = read_still(path, which or "first")
+        still = read_still(path, which or "first")
     if still is None:
         raise SegueError(f"{path} is not a picture that can be read (PNG, JPEG, WebP, AVIF, GIF, TIFF, ...) or a video")
     return Opened(still, "" if which else f"{path} is a video; its first frame is used, {path.name}@last is its last")
@@ -152,6 +154,14 @@ def _still(path: Path, which: "Which | None") -> Opened:
 def _head(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(64)
+
+
+def _is_video(head: bytes) -> bool:
+    """Whether a file begins as those of video containers do."""
+    boxes = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
+    return head[4:8] in boxes or head.startswith(
+        (b"\x1aE\xdf\xa3", b"RIFF", b"\0\0\1", b"OggS", b"FLV", b"0&\xb2u", b"G")
+    )
 
 
 def _is_heic(head: bytes) -> bool:

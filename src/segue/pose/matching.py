@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from segue.errors import SegueError
 from segue.pose.keypoints import Person, Pose
 
-__all__ = ["MATCHINGS", "Guidance", "Matching", "area", "guidance", "match", "smallest_total"]
+__all__ = ["MATCHINGS", "Guidance", "Matching", "guidance", "match", "smallest_total"]
 
 Matching = Literal["largest", "left-to-right", "nearest"]
 MATCHINGS: tuple[Matching, ...] = get_args(Matching)
@@ -47,7 +47,7 @@ def match(left: Pose, right: Pose, matching: Matching = "largest") -> Pairs:
     Raises:
         SegueError: an unknown matching.
     """
-    ranks: dict[str, Callable[[Person], float]] = {"largest": lambda person: -area(person), "left-to-right": _middle}
+    ranks: dict[str, Callable[[Person], float]] = {"largest": lambda person: -_area(person), "left-to-right": _middle}
     if matching in ranks:
         return tuple(sorted(zip(_ranked(left, ranks[matching]), _ranked(right, ranks[matching]), strict=False)))
     if matching == "nearest":
@@ -155,7 +155,7 @@ def _ranked(pose: Pose, rank: Callable[[Person], float]) -> list[int]:
     return sorted(range(len(pose.people)), key=lambda i: rank(pose.people[i]))
 
 
-def area(person: Person) -> float:
+def _area(person: Person) -> float:
     """The area around a person's keypoints, in square pixels."""
     left, top, right, bottom = person.box
     return (right - left) * (bottom - top)

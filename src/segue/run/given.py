@@ -14,7 +14,7 @@ from segue.pictures.images import digest
 from segue.pose.keypoints import Pose, as_openpose
 from segue.run.folder import RunFolder
 
-__all__ = ["Given", "keep_given", "matches_of"]
+__all__ = ["Given", "keep_given", "matches_of", "pose_file"]
 
 
 POINTS = "points.json"
@@ -63,4 +63,5 @@ def _match(places: Sequence[Sequence[float]]) -> Match:
 
 
 def pose_file(run: RunFolder, index: int) -> Path:
+    """Where a run keeps the pose of a keyframe."""
     return run.path / "pose" / f"{FrameKey(index).name}.json"

@@ -28,7 +28,7 @@ from segue.settings.kinds import (
     texts_by_place,
 )
 
-__all__ = ["SHOWN", "Control", "check_public", "command_line", "controls", "read", "remake_line", "shown"]
+__all__ = ["SHOWN", "Control", "check_public", "command_line", "controls", "groups", "read", "remake_line", "shown"]
 
 SHOWN = ("num_frames", "loop", "seed")  # beside the presets; everything else is folded away
 ELSEWHERE = ("prompt",)  # each keyframe has its own box

@@ -12,6 +12,7 @@ import gradio as gr
 from segue.errors import SegueError
 from segue.settings.kinds import PRESET_HELP, PRESETS, FilmSettings, MorphSettings, as_json, preset_settings
 from segue.studio.controls import SHOWN, Control, controls, groups, shown
+from segue.studio.films import make_film, rewrite_film
 from segue.studio.serve import visitor_of
 from segue.studio.session import Session, Studio
 
@@ -92,12 +93,12 @@ def page(studio: Studio) -> Any:
 
         def making(request: gr.Request, film: str, chosen: str, *values: Any) -> tuple[str, str]:
             session = _session(studio, request)
-            said = _said(session, film, lambda: session.make(dict(zip(made, values, strict=True)), chosen))
+            said = _said(session, film, lambda: make_film(session, dict(zip(made, values, strict=True)), chosen))
             return said, film if said else session.tables.name
 
         def writing(request: gr.Request, film: str, *values: Any) -> str:
             session = _session(studio, request)
-            return _said(session, film, lambda: session.film(dict(zip(filmed, values, strict=True))))
+            return _said(session, film, lambda: rewrite_film(session, dict(zip(filmed, values, strict=True))))
 
         def loading(request: gr.Request) -> list[Any]:
             session = _session(studio, request)

@@ -7,9 +7,10 @@ from segue.engine.dialogue import describe
 from segue.errors import SegueError
 from segue.method.tree import FrameKey
 from segue.studio import pose_editor
+from segue.studio.films import command_lines, film_before
 from segue.studio.jobs import Job
 from segue.studio.session import Session
-from segue.studio.timeline import RunView, Slot, again, written_at
+from segue.studio.timeline import RunView, Slot, again, film_of, written_at
 
 __all__ = ["frame_panel", "table"]
 
@@ -25,7 +26,7 @@ def table(session: Session) -> dict[str, Any]:
         ],
         "job": _job(session, session.job),
         "cleared": session.tables.cleared,
-        "films": [{"name": name, "url": _film(session, path)} for name, path in session.films().items()],
+        "films": [{"name": name, "url": _film(path)} for name, path in session.films().items()],
         "run": run,
         "fault": fault,
         "begun": session.tables.name,
@@ -77,27 +78,27 @@ def _run_of(session: Session) -> tuple[dict[str, Any] | None, str]:
         return None, f"{path} is damaged ({type(error).__name__}: {error})"
 
 
-def _film(session: Session, path: Path | None) -> str | None:
+def _film(path: Path | None) -> str | None:
     """The address of a run's film; None where none is written."""
-    stamp = written_at(session.output(path)) if path else 0
-    return _url("film", path.name, session.output(path).name, stamp=stamp) if path and stamp else None
+    stamp = written_at(film_of(path)) if path else 0
+    return _url("film", path.name, film_of(path).name, stamp=stamp) if path and stamp else None
 
 
 def _run(session: Session, view: RunView) -> dict[str, Any]:
     slots = view.slots()
-    before, path = session.before(view.path), _path(view)
+    before, path = film_before(session, view.path), _path(view)
     return {
         "name": view.path.name,
         "finished": view.is_finished,
-        "written": session.is_written(view),
+        "written": view.is_written,
         "size": list(view.size),
         "frames": [_slot(view, slot, number, path) for number, slot in enumerate(slots)],
         "levels": max((slot.level for slot in slots), default=-1) + 1,
         "undo": view.history.undoable is not None,
         "redo": view.history.redoable,
-        "film": _film(session, view.path),
+        "film": _film(view.path),
         "before": _url("before", view.path.name, before.name, stamp=written_at(before)) if before.exists() else None,
-        "commands": session.commands(),
+        "commands": command_lines(session),
         "loop": view.settings.loop,
     }
 

@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from segue.errors import SegueError
 from segue.studio.change import frame_at
 from segue.studio.download import FORMATS
+from segue.studio.films import download_film, remake_frame, resume_film, rewrite_film, step
 from segue.studio.panel import frame_panel, table
 from segue.studio.session import Session, Studio
 
@@ -64,11 +65,11 @@ UNLOCKED = ("describe", "pause", "stop")  # of these, what takes long or must no
 ON_TABLE: Mapping[str, Action] = {
     "clear": lambda session, _body: session.clear(),
     "bring_back": lambda session, _body: session.bring_back(),
-    "resume": lambda session, _body: session.resume(),
-    "remake": lambda session, body: session.remake(str(body["place"]), body["change"]),
-    "undo": lambda session, _body: session.step(back=True),
-    "redo": lambda session, _body: session.step(back=False),
-    "film": lambda session, body: session.film(body["values"]),
+    "resume": lambda session, _body: resume_film(session),
+    "remake": lambda session, body: remake_frame(session, str(body["place"]), body["change"]),
+    "undo": lambda session, _body: step(session, back=True),
+    "redo": lambda session, _body: step(session, back=False),
+    "film": lambda session, body: rewrite_film(session, body["values"]),
 }
 
 
@@ -139,7 +140,7 @@ def api(studio: Studio, most_bytes: int) -> FastAPI:
     @app.get("/download/{kind}")
     def download(request: Request, kind: str, film: str | None = None) -> FileResponse:
         session = _session(studio, request)
-        path = session.download(kind, film)
+        path = download_film(session, kind, film)
         return FileResponse(path, filename=f"{film or session.tables.name}-{FORMATS[kind]}")
 
     @app.get("/studio/page/{name}")

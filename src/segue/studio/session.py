@@ -1,4 +1,4 @@
-"""A visitor of the studio: the pictures given, the films begun, and everything that can be done with them.
+"""A visitor of the studio: the pictures given, the films begun, and which of them is on the table.
 
 What a visitor has lies in a folder of their own: ``studio.json`` and ``keyframes/`` are the studio's, ``films/`` has a
 run folder and a film for each, as the command line would write them. Nothing else is kept, so a reload or a new server
@@ -7,7 +7,7 @@ finds everything there.
 
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,33 +15,25 @@ from typing import Any
 
 from PIL import Image
 
-from segue.engine.dialogue import Progress
 from segue.engine.interpolator import Interpolator
 from segue.errors import SegueError
-from segue.files import read_json, write_bytes, write_json
-from segue.film.morph import Morph
-from segue.method.tree import FrameKey, grows
-from segue.run.folder import RunFolder
-from segue.run.schema import RUN_FILE, films_of
+from segue.files import read_json, write_json
+from segue.method.tree import FrameKey
+from segue.run.schema import RUN_FILE
 from segue.settings.kinds import (
     ComputeSettings,
-    FilmSettings,
     MorphSettings,
     as_json,
     checked,
     differences,
-    model_differences,
     preset_settings,
     with_preset,
 )
-from segue.studio import pose_editor
-from segue.studio.change import edit_of, frame_at
-from segue.studio.controls import check_public, command_line, controls, read, remake_line, shown
-from segue.studio.download import written
-from segue.studio.jobs import Job, Queue, Report
+from segue.studio.controls import check_public, controls, read, shown
+from segue.studio.jobs import Job, Queue
 from segue.studio.keyframes import MOST, Keyframes
 from segue.studio.tables import NEW, Table, Tables
-from segue.studio.timeline import RunView, written_at
+from segue.studio.timeline import RunView, film_settings
 
 __all__ = ["Session", "Studio"]
 
@@ -190,7 +182,7 @@ class Session:
             self.tables.bring_back()
             self.save()
 
-    # Films.
+    # Runs.
 
     def runs(self) -> dict[str, Path]:
         """All run folders of the visitor, by name."""
@@ -225,7 +217,7 @@ class Session:
             with suppress(SegueError):  # a damaged film is shown as far as it is known, with what is wrong with it
                 if path:
                     count = RunView(path).keyframes
-                    self.data["film"] = as_json(self._film_settings(path))
+                    self.data["film"] = as_json(film_settings(path, self.data["film"]))
             if count > MOST:
                 raise SegueError(f"{name} has {count} keyframes; this page takes at most {MOST}")
             self.tables.lay(name, keep=not self._is_as_made())
@@ -239,32 +231,6 @@ class Session:
         values = {**given, "prompt": self.keyframes.prompts()}
         return checked(MorphSettings, with_preset(preset, values, self.studio.model_name))
 
-    def make(self, values: Mapping[str, Any], preset: str = "balanced") -> None:
-        """Make a film of the keyframes: continue, grow or begin a run, and let it wait for its turn."""
-        with self.lock:
-            if len(self.keyframes) < 2:
-                raise SegueError("a film needs at least two pictures; add them above")
-            settings = self.settings(values, preset)
-            fresh = self.keyframes.copies()
-            name = self._same(settings, fresh) or self._new_name()
-            path = self.runs().get(name) or self._place(name)
-            film = self._film_settings(path) if name == self.tables.name else self._typed_film_settings()
-            pictures = [self.keyframes.path(keyframe) for keyframe in fresh]
-            if (path / RUN_FILE).is_file() and name == (self.studio.opened or path).name and self.studio.opened == path:
-                pictures = [path / "frames" / f"{FrameKey(i).name}.png" for i in range(len(fresh))]
-
-            def work(report: Report) -> None:
-                report(Progress("model"))
-                chosen = {name: getattr(settings, name) for name in as_json(settings)}
-                morph = self.studio.model(*pictures, output=path, keep_candidates=True, callback=report, **chosen)
-                self._film(morph, report, film)
-
-            self._add("Making the film", work, name)
-            if name != self.tables.name:
-                self.data |= {"run": name, "film": as_json(film), "film_controls": {}}
-            self.data["begun"][name] = fresh
-            self.tables.keep("controls", values, preset=preset)
-
     def pause(self) -> None:
         """Hold the job at its next step."""
         if self.job:
@@ -274,109 +240,6 @@ class Session:
         """End the job at its next step; what is finished stays."""
         if self.job:
             self.job.stop()
-
-    def resume(self) -> None:
-        """Go on with a paused job, or with a run that is not finished."""
-        if self.job and self.job.state == "paused":
-            self.job.resume()
-            return
-        path = self.run
-        if path is None:  # begun, and ended before anything was written
-            self.make(self.data["controls"], self.data["preset"])
-            return
-        if (path / RUN_FILE).exists():
-            self._add("Continuing", self._continued(path), path.name)
-
-    def remake(self, place: str, change: Mapping[str, Any]) -> None:
-        """Make a frame again: another candidate, or a new attempt under its own prompt, seed, noise or pose."""
-        view, key = self.view(), frame_at(place)
-        view.frame(key)
-        candidate = None if change.get("candidate") is None else int(change["candidate"])
-        edit = edit_of(view, key, change, self.folder / "poses") if candidate is None else None
-        path, film = view.path, self._film_settings(view.path)
-
-        def work(report: Report) -> None:
-            report(Progress("model"))
-            interpolator = self.studio.model
-            if edit and edit.pose and not interpolator.backbone.controlnets:
-                raise SegueError("this model has no ControlNet, so a pose changes nothing; start with --controlnet")
-            if edit and edit.pose:
-                pose_editor.prepare(path, view.keyframes, view.pose_size)
-            morph = interpolator.remake(path, key, edit, candidate=candidate, compute=KEEP, callback=report)
-            self._film(morph, report, film)
-
-        self._add(f"Making frame {key} again", work, path.name)
-
-    def step(self, *, back: bool) -> None:
-        """Undo the last remake, or take the last undo back."""
-        view = self.view()
-        if back and view.history.undoable is None:
-            raise SegueError("there is nothing to undo")
-        if not back and not view.history.redoable:
-            raise SegueError("there is nothing to redo")
-        film = self._film_settings(view.path)
-
-        def work(report: Report) -> None:
-            report(Progress("model"))
-            interpolator = self.studio.model
-            morph = (interpolator.undo if back else interpolator.redo)(view.path, compute=KEEP, callback=report)
-            self._film(morph, report, film)
-
-        self._add("Undoing" if back else "Restoring", work, view.path.name)
-
-    def film(self, values: Mapping[str, Any]) -> None:
-        """Write the film anew with other settings of the film; costs no network call."""
-        settings = checked(FilmSettings, _film_values(values))
-        view = self.view()
-        if not view.is_finished:
-            raise SegueError("the film is not finished; continue it first")
-        with self.lock:
-            self.studio.queue.check(self.name)
-            morph = Morph(view.path)
-            morph.remember(self.output(view.path), settings)  # at once, for the page's command line
-            self._add("Writing the film", lambda report: self._film(morph, report, settings), view.path.name)
-            self.data |= {"film": as_json(settings), "film_controls": {}}
-            self.save()
-
-    def download(self, kind: str, film: str | None = None) -> Path:
-        """A film, the one on the table if none is named, as a file of a kind of ``download.FORMATS``."""
-        path = self.runs().get(self.tables.name if film is None else film)
-        if path is None:
-            raise SegueError("there is no such film")
-        view = RunView(path)
-        if not view.is_finished:
-            raise SegueError("the film is not finished; continue it first")
-        if kind == "mp4" and self.output(view.path).exists() and self.is_written(view):
-            return self.output(view.path)
-        folder = self.folder / "downloads" / view.path.name
-        folder.mkdir(parents=True, exist_ok=True)
-        return written(Morph(view.path), kind, folder, self._film_settings(view.path))
-
-    def commands(self) -> list[str]:
-        """The command lines that make the same film."""
-        view = self.view()
-        output = str(self.output(view.path))
-        sources = [keyframe["source"] for keyframe in view.data["keyframes"]]
-        lines = [command_line(sources, output, view.settings, self._film_settings(view.path), view.data["model"])]
-        remakes = view.history.remakes
-        return lines + [remake_line(output, view.path, remake, remakes[:i]) for i, remake in enumerate(remakes)]
-
-    def output(self, path: Path) -> Path:
-        """The film of a run."""
-        return path.with_name(f"{path.name}.mp4")
-
-    def is_written(self, view: RunView) -> bool:
-        """Whether the film shows what its run now is: its writing was not cut off."""
-        output = self.output(view.path)
-        return bool(films_of(view.path)) and (
-            not output.exists() or written_at(output) >= written_at(view.path / "state.json")
-        )
-
-    def before(self, path: Path) -> Path:
-        """The film of a run as it was before its last change."""
-        return self.folder / "before" / self.output(path).name
-
-    # Parts.
 
     def save(self) -> None:
         """Write what the visitor has on the table."""
@@ -432,99 +295,11 @@ class Session:
             check_public({"captioner": given})
         return None if given is None else str(given)
 
-    def _film_settings(self, path: Path) -> FilmSettings:
-        """Those that the film of a run was written with; else those of the film that was last on the page."""
-        films = films_of(path)
-        written = films.get(self.output(path).absolute(), next(iter(films.values()), None))
-        return written or checked(FilmSettings, self.data["film"])
-
-    def _typed_film_settings(self) -> FilmSettings:
-        """Those of a new film: of the film that was last on the page, and what is typed over them."""
-        return checked(FilmSettings, {**self.data["film"], **_film_values(self.data["film_controls"])})
-
-    def _continued(self, path: Path) -> Callable[[Report], None]:
-        """Make what is missing of a run, and write its film."""
-        film = self._film_settings(path)
-
-        def work(report: Report) -> None:
-            report(Progress("model"))
-            interpolator = self.studio.model
-            with RunFolder(path) as run:
-                there = (run.read(RUN_FILE) or {}).get("model", {})
-                if there.get("fingerprint") != interpolator.model["fingerprint"]:
-                    parts = model_differences(there.get("parts", {}), interpolator.model["parts"])
-                    raise SegueError(
-                        f"{path.name} was made with {there.get('name')}, not with {interpolator.name}: {parts}"
-                    )
-                interpolator.make(run, KEEP, callback=report)
-            self._film(Morph(path), report, film)
-
-        return work
-
-    def _film(self, morph: Morph, report: Report, film: FilmSettings) -> None:
-        """Write the film and its contact sheet, and remember the film's settings for a remake; keep the film before."""
-        report(Progress("film", total=len(morph)))
-        output = self.output(morph.path)
-        was = output.read_bytes() if output.exists() else None
-        morph.save(output, film)
-        if was is not None and was != output.read_bytes():
-            before = self.before(morph.path)
-            before.parent.mkdir(exist_ok=True)
-            write_bytes(before, was)
-        morph.contact_sheet(morph.path / "contact-sheet.png")
-        morph.remember(output, film)
-
-    def _add(self, title: str, work: Callable[[Report], None], film: str) -> None:
-        job = Job(self.name, title, work, film)
-        self.studio.queue.add(job)
-        self.job = job
-
-    def _same(self, settings: MorphSettings, keyframes: Sequence[Mapping[str, Any]]) -> str | None:
-        """The run on the table, where these settings and keyframes continue or grow it."""
-        name = self.tables.name
-        if name == NEW or self.data["begun"].get(name) != keyframes:
-            return None
-        path = self.runs().get(name)
-        if path is None:
-            return name
-        try:
-            before, after = as_json(RunView(path).settings), as_json(settings)
-        except SegueError:  # it is damaged, so another one is begun
-            return None
-        if not differences(before, after):
-            return name
-        is_more = {**before, "num_frames": after["num_frames"]} == after and settings.scheme == "branching"
-        if is_more and grows(before["num_frames"], after["num_frames"], settings.branching):
-            return name
-        return None
-
-    def _new_name(self) -> str:
-        """The name of the next film."""
-        opened = self.studio.opened
-        if opened and not (opened / RUN_FILE).exists() and opened.name not in self.tables.waiting:
-            return opened.name
-        number = 1
-        while (self.folder / "films" / f"film-{number}").exists() or f"film-{number}" in self.data["begun"]:
-            number += 1
-        return f"film-{number}"
-
-    def _place(self, name: str) -> Path:
-        if self.studio.opened and name == self.studio.opened.name:
-            return self.studio.opened
-        (self.folder / "films").mkdir(parents=True, exist_ok=True)
-        return self.folder / "films" / name
-
 
 def _as_controls(settings: MorphSettings) -> dict[str, Any]:
     """What the page's controls show of settings; the prompts stand at the keyframes."""
     values = as_json(settings)
     return {name: shown(name, values[name]) for name in controls()}
-
-
-def _film_values(controls: Mapping[str, Any]) -> dict[str, Any]:
-    """What the controls of the film say; what is empty is the default."""
-    found = {name: read(name, value, FilmSettings) for name, value in controls.items()}
-    return {name: value for name, value in found.items() if value is not None}
 
 
 def _stored(file: Path) -> dict[str, Any]:

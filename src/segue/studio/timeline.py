@@ -14,10 +14,10 @@ from typing import Any
 from segue.errors import SegueError
 from segue.method.tree import FrameKey, UniformTree, level_at, noise_levels
 from segue.run.journal import History, event_from_json
-from segue.run.schema import RUN_FILE, read_part
-from segue.settings.kinds import MorphSettings, checked
+from segue.run.schema import RUN_FILE, films_of, read_part
+from segue.settings.kinds import FilmSettings, MorphSettings, checked
 
-__all__ = ["RunView", "Slot", "again", "ancestors", "written_at"]
+__all__ = ["RunView", "Slot", "again", "ancestors", "film_of", "film_settings", "written_at"]
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,14 @@ class RunView:
         """Whether everything that was asked for is made."""
         state = written_at(self.path / "state.json")
         return bool(state) and state >= max(written_at(self.path / RUN_FILE), written_at(self.path / "journal.jsonl"))
+
+    @property
+    def is_written(self) -> bool:
+        """Whether the film shows what the run now is: its writing was not cut off."""
+        film = film_of(self.path)
+        return bool(films_of(self.path)) and (
+            not film.exists() or written_at(film) >= written_at(self.path / "state.json")
+        )
 
     def slots(self) -> list[Slot]:
         """All frames in order, those still to be made included (where the tree is known beforehand)."""
@@ -196,3 +204,15 @@ def written_at(path: Path) -> int:
         return path.stat().st_mtime_ns
     except OSError:
         return 0
+
+
+def film_of(path: Path) -> Path:
+    """The film of a run."""
+    return path.with_name(f"{path.name}.mp4")
+
+
+def film_settings(path: Path, otherwise: Mapping[str, Any]) -> FilmSettings:
+    """The settings that the film of a run was written with; others where it was not written yet."""
+    films = films_of(path)
+    written = films.get(film_of(path).absolute(), next(iter(films.values()), None))
+    return written or checked(FilmSettings, otherwise)
