@@ -54,7 +54,7 @@ def test_nearest_goes_by_the_keypoints_that_both_have() -> None:
 
 
 def test_an_unknown_matching_is_refused() -> None:
-    with pytest.raises(SegueError, match="'tallest' is unknown; there are largest, left-to-right, nearest"):
+    with pytest.raises(SegueError, match="'tallest' is unknown; choose from largest, left-to-right, nearest"):
         match(pose(), pose(), "tallest")  # type: ignore[arg-type]
 
 

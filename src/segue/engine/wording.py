@@ -79,7 +79,7 @@ def wording(
         report: is handed the captions that were found, and each iteration of textual inversion.
 
     Warns:
-        SegueWarning: guidance has nothing to follow.
+        Notice: guidance has nothing to follow.
     """
     texts = run.read("prompts.json") or {}
     if "prompts" not in texts:
