@@ -479,7 +479,7 @@ def test_sizes_that_cannot_be() -> None:
         common_size(images, 64, height=20)
     with pytest.raises(SegueError, match=r"width 20480 .*; use 16384$"):
         common_size(images, 64, width=20480)
-    with pytest.raises(SegueError, match=r"64 x 64000 pixels, the most is 16384; set width or height"):
+    with pytest.raises(SegueError, match=r"64 x 64000 pixels, the limit is 16384; set width or height"):
         common_size([image(10, 10_000)], 64, width=64)
 
 
