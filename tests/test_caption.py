@@ -216,7 +216,7 @@ def test_files_that_are_missing_or_do_not_fit(pocket: Path) -> None:
     with pytest.raises(SegueError, match="holds 6 vectors for 2 captions"):
         captions(pictures(), "pocket")
     (pocket / "captions.safetensors").write_bytes(b"damaged")
-    with pytest.raises(SegueError, match=r"captions\.safetensors holds no caption vectors"):
+    with pytest.raises(SegueError, match=r"captions\.safetensors has no caption vectors"):
         captions(pictures(), "pocket")
     (pocket / "captions.txt").write_text("\n")
     with pytest.raises(SegueError, match=r"captions\.txt has no captions"):

@@ -135,11 +135,11 @@ def test_remake_undo_redo(here: Path, model: Path, capsys: pytest.CaptureFixture
         (["remake", "film.mp4", "--frame", "1/4", "--candidate", "7"], "has candidates 0 to 3, not 7"),
         (["remake", "film.mp4", "--frame", "1/4", "--noise", "1.5"], "noise level lies between 0 and 1"),
         (["remake", "film.mp4", "--frame", "1/4", "--seed", "-1"], "seed lies between 0 and"),
-        (["remake", "film.mp4", "--frame", "1/4", "--reset", "--noise", "0.5"], "--reset gives up"),
-        (["remake", "film.mp4", "--frame", "1/4", "--reset", "--candidate", "0"], "--reset gives up"),
+        (["remake", "film.mp4", "--frame", "1/4", "--reset", "--noise", "0.5"], "--reset removes"),
+        (["remake", "film.mp4", "--frame", "1/4", "--reset", "--candidate", "0"], "--reset removes"),
         (["remake", "film.mp4", "--frame", "1/4", "--pick", "--candidate", "0"], "it cannot be combined with --pick"),
-        (["redo", "film.mp4"], "no undo to take back"),
-        (["undo", "nothing.mp4"], "nothing.mp4 is no film"),
+        (["redo", "film.mp4"], "nothing to redo"),
+        (["undo", "nothing.mp4"], "nothing.mp4 is not a film"),
     ):
         assert run(command) == 2
         assert message in capsys.readouterr().err
@@ -163,7 +163,7 @@ def test_a_redo_adds_to_what_the_frame_has_of_its_own(
     assert run(["remake", "film.mp4", "--frame", "1/2", "--prompt", "dog", "--seed", "9"]) == 0
     capsys.readouterr()
     assert run(["remake", "film.mp4", "--frame", "1/2", "--noise", "0.5", "--seed", "3"]) == 0
-    assert "segue: frame 0.5 keeps its own prompt; segue remake --reset gives up" in capsys.readouterr().err
+    assert "segue: frame 0.5 keeps its own prompt; segue remake --reset removes" in capsys.readouterr().err
     assert own() == Edit(prompt="dog", seed=3, noise=0.5)
     assert run(["remake", "film.mp4", "--frame", "1/2", "--reset"]) == 0
     assert own() == Edit()

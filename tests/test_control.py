@@ -100,7 +100,9 @@ def test_given_poses_are_in_the_run_before_it_is_one(
     interpolator(*keyframes, **settings, output=run)
     assert kept == [[standing(5), standing(35)]]
     (run / "pose/001.0000000.json").unlink()
-    with pytest.raises(SegueError, match=r"001\.0000000\.json is not there; the command that began the film writes"):
+    with pytest.raises(
+        SegueError, match=r"001\.0000000\.json is missing; run the command that began the film to write"
+    ):
         interpolator.remake(run, FrameKey(0, Fraction(1, 4)))
     interpolator(*keyframes, **settings, output=run)
 

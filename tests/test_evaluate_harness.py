@@ -465,10 +465,10 @@ def test_folders_that_are_no_evaluation(tmp_path: Path) -> None:
         check_report(tmp_path / "file")
     with pytest.raises(SegueError, match="no evaluation"):
         check_report(tmp_path)
-    with pytest.raises(SegueError, match="is no evaluation"):
+    with pytest.raises(SegueError, match="is not an evaluation"):
         read_report(tmp_path)
     (tmp_path / "report.json").write_text('{"version": "0"}')
-    with pytest.raises(SegueError, match="no report of this version"):
+    with pytest.raises(SegueError, match="not a report of this version"):
         read_report(tmp_path)
 
 

@@ -198,7 +198,7 @@ def test_what_is_no_manifest(folder: Path, tmp_path: Path) -> None:
     for path, text in (
         (folder / "none.jsonl", "cannot be read"),
         (folder / "cat.png", "it is neither UTF-8 nor UTF-16 text"),
-        (lines(folder), "holds no pairs"),
+        (lines(folder), "has no pairs"),
     ):
         with pytest.raises(SegueError, match=text):
             read_pairs(path)

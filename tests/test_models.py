@@ -314,7 +314,7 @@ def test_what_is_no_controlnet(saved: Path, tmp_path: Path) -> None:
     assert refused(saved / "whole", controlnet=other) == (
         f"{other} is a AutoencoderKL, not a ControlNet of Stable Diffusion 1.x or 2.x"
     )
-    assert "is no ControlNet: it has no config.json" in refused(saved / "whole", controlnet=saved / "whole")
+    assert "is not a ControlNet: it has no config.json" in refused(saved / "whole", controlnet=saved / "whole")
     pickled = tmp_path / "pickled"
     shutil.copytree(saved / "controlnet", pickled)
     (pickled / "diffusion_pytorch_model.safetensors").rename(pickled / "diffusion_pytorch_model.bin")

@@ -61,7 +61,7 @@ def test_no_refusal_and_no_help_imports_torch(tmp_path: Path) -> None:
         "2 frames": "num_frames: input should be greater than or equal to 3, not '2'",
         "missing pose": "a.json: No such file",
         "unknown model": "unknown model 'nowhere'",
-        "unknown device": "device 'gpu' is not there",
+        "unknown device": "device 'gpu' is not available",
         "remake of no frame": "film has no frame 99",
         "nothing to undo": "film has nothing to undo",
         "studio's port": "less than or equal to 65535",

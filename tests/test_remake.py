@@ -74,7 +74,7 @@ def test_undo_and_redo_to_the_byte(run: Path) -> None:
         assert frames(run) == shown[there]
         assert (run / "state.json").read_bytes() == states[there]
     segue.remake(run, at(6))
-    with pytest.raises(SegueError, match="no undo to take back"):
+    with pytest.raises(SegueError, match="nothing to redo"):
         segue.redo(run)
     segue.undo(run)
     segue.undo(run)

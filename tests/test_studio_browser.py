@@ -571,7 +571,7 @@ def test_what_is_no_picture_or_too_large_leaves_a_message_and_the_table(
     for name, text in (
         ("notes.png", "notes.png is not a picture"),
         ("bomb.png", "bomb.png is too large"),
-        ("big.png", "big.png: too large: the most is 1 MB; make the picture smaller"),
+        ("big.png", "big.png: too large: the limit is 1 MB; make the picture smaller"),
     ):
         page.set_input_files("input[type=file]", tmp_path / name)
         page.wait_for_function(f"() => document.querySelector('#sg-notice').textContent.includes('{text}')")

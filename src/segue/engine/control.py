@@ -249,7 +249,7 @@ def find_poses(
         return
     if settings.pose != "auto":
         missing = next(file for file in files if not file.exists())
-        raise SegueError(f"{missing} is not there; run the command that began the film to write it again")
+        raise SegueError(f"{missing} is missing; run the command that began the film to write it again")
     find = detector_of(settings.pose_detector)
     for file, keyframe, original in zip(files, keyframes, shown, strict=True):
         pose = find(original)

@@ -23,7 +23,7 @@ from segue.files import file_and_frame, file_of
 if TYPE_CHECKING:
     from segue.pictures.stills import Which
 
-__all__ = ["MOST_PIXELS", "Opened", "digest_of_source", "frame_note", "open_picture"]
+__all__ = ["MOST_PIXELS", "Opened", "digest_of_source", "frame_note", "open_picture", "pillow_quiet"]
 
 _FILTERS = RLock()
 MOST_PIXELS = 256_000_000  # of a picture that is read
