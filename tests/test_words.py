@@ -184,7 +184,7 @@ def test_captions_are_told_before_anything_is_computed_and_kept(
     assert calls == [2], "a film that goes on keeps its captions"
 
 
-NO_PROMPT = "guidance_scale 5 has no prompt to follow: give --prompt, or --captioner"
+NO_PROMPT = "guidance_scale 5 has no prompt to follow: give --prompt, or a captioner"
 
 
 def test_guidance_without_a_prompt_is_told_once(tmp_path: Path) -> None:
