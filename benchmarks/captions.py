@@ -1,4 +1,4 @@
-"""How often is the nearest of pocket's captions right, by how sure it is? Sets SURE_ENOUGH in ``segue/caption.py``.
+"""How often is the nearest of pocket's captions right, by how sure it is? For SURE_ENOUGH in segue.words.captions.
 
     python benchmarks/captions.py [--photographs FOLDER]
 

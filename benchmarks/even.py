@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--look", default="pocket", help="the feature network of spacing and timing")
     parser.add_argument("--network", action="append", help="measured with, also several times; --look and pixels else")
     arguments = parser.parse_args()
-    segue = Interpolator.from_pretrained()
+    interpolator = Interpolator.from_pretrained()
     networks = [network_named(name) for name in dict.fromkeys(arguments.network or [arguments.look, "pixels"])]
     pairs = read_pairs(arguments.pairs)
     pairs = pairs[:: max(1, len(pairs) // (arguments.limit or len(pairs)))][: arguments.limit]
@@ -62,11 +62,11 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for pair in pairs:
         begun = time.monotonic()
-        even = made(segue, pair, uniform / pair.name)
+        even = made(interpolator, pair, uniform / pair.name)
         folder = arguments.output / "perceptual" / pair.name
-        spaced = made(segue, pair, folder, spacing=f"perceptual:{arguments.look}")
+        spaced = made(interpolator, pair, folder, spacing=f"perceptual:{arguments.look}")
         assert len(even) == len(spaced), f"{pair.name}: {len(even)} and {len(spaced)} frames"
-        plain = unfaded(segue, even)
+        plain = unfaded(interpolator, even)
         for network in networks:
             rows.append(
                 {"pair": pair.name, "network": network.name, **measured(network, even, spaced, plain, arguments.look)}
@@ -86,12 +86,12 @@ def main() -> None:
         print("\n".join(answers(columns)), end="\n\n")
 
 
-def made(segue: Interpolator, pair: Pair, output: Path, **settings: Any) -> Morph:
+def made(interpolator: Interpolator, pair: Pair, output: Path, **settings: Any) -> Morph:
     """A film of a pair at the defaults; one that is finished is taken as it is."""
     if (output / "state.json").exists():
         return Morph(output)
     prompts = [text for text in (pair.prompt_a, pair.prompt_b) if text]
-    return segue(pair.a, pair.b, prompt=prompts, pose="off", output=output, **settings)
+    return interpolator(pair.a, pair.b, prompt=prompts, pose="off", output=output, **settings)
 
 
 def measured(
@@ -108,16 +108,16 @@ def measured(
     }
 
 
-def unfaded(segue: Interpolator, morph: Morph) -> list[Image.Image]:
+def unfaded(interpolator: Interpolator, morph: Morph) -> list[Image.Image]:
     """The film's frames as the decoder gives them, without the fade."""
-    with RunFolder(morph.path) as run, segue.backbone.evaluating():
+    with RunFolder(morph.path) as run, interpolator.backbone.evaluating():
         frames_made = (run.read("state.json") or {})["frames"]
         recipes = {FrameKey.at(Fraction(f["place"])): f["recipe"] for f in frames_made if not f["keyframe"]}
         frames = []
         for key, frame in zip(morph.keys, morph.frames, strict=True):
             latent = run.latent(recipes[key]) if key in recipes else None
             shown = to_tensor([frame])[0]
-            decoded = None if latent is None else segue.backbone.decode(latent[None])[0]
+            decoded = None if latent is None else interpolator.backbone.decode(latent[None])[0]
             image = shown if decoded is None else enlarged(decoded, shown.shape[1:])
             frames += to_images(image[None])
         return frames

@@ -86,9 +86,9 @@ COLUMNS = ("sharp", "cover", "breaks", "jump", "ppl")
 
 def make(pairs: Sequence[Mapping[str, Any]], folder: Path, settings: Mapping[str, Any]) -> None:
     """A film of each pair, by what a user gets who gives nothing but two pictures."""
-    segue = Interpolator.from_pretrained()
+    interpolator = Interpolator.from_pretrained()
     for pair in pairs:
-        segue(PAIRS / pair["a"], PAIRS / pair["b"], output=folder / pair["name"], num_frames=17, **settings)
+        interpolator(PAIRS / pair["a"], PAIRS / pair["b"], output=folder / pair["name"], num_frames=17, **settings)
 
 
 def frames_of(run: Path) -> list[Image.Image]:

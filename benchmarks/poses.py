@@ -50,11 +50,11 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=50)
     parser.add_argument("--output", type=Path, help="a JSON file for the numbers of each pair")
     arguments = parser.parse_args()
-    segue, clip, detect = Interpolator.from_pretrained(), Clip.load(), detector_of("pocket")
+    interpolator, clip, detect = Interpolator.from_pretrained(), Clip.load(), detector_of("pocket")
     rows: list[dict[str, dict[str, float]]] = []
     for number in range(FIRST, FIRST + arguments.pairs):
         with tempfile.TemporaryDirectory() as folder:
-            rows.append(measured(segue, clip, detect, number, Path(folder)))
+            rows.append(measured(interpolator, clip, detect, number, Path(folder)))
         print(number - FIRST + 1, json.dumps(rows[-1]), flush=True)
     if arguments.output:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,9 @@ def main() -> None:
     Console(width=110).print(table)
 
 
-def measured(segue: Interpolator, clip: Clip, detect: Detect, number: int, folder: Path) -> dict[str, dict[str, float]]:
+def measured(
+    interpolator: Interpolator, clip: Clip, detect: Detect, number: int, folder: Path
+) -> dict[str, dict[str, float]]:
     """One pair's films with and without poses, measured."""
     rng = np.random.default_rng([SEED, 10**6 + number])
     who = drawing.character(rng)
@@ -90,7 +92,7 @@ def measured(segue: Interpolator, clip: Clip, detect: Detect, number: int, folde
     found: dict[str, dict[str, float]] = {}
     for which, pose in (("without", "off"), ("with", ",".join(map(str, files)))):
         settings: dict[str, Any] = {"num_frames": NUM_FRAMES, "prompt": prompts, "pose": pose}
-        morph = segue(*pictures, **settings)
+        morph = interpolator(*pictures, **settings)
         frames = list(zip(morph.keys, morph.frames, strict=True))
         followed = [follows(detect(image), path(key.place)) for key, image in frames if not key.is_keyframe]
         images = [image for _, image in frames]

@@ -48,7 +48,7 @@ VIEWS: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 def main() -> None:
     arguments = parsed()
-    segue = Interpolator.from_pretrained(arguments.model, dtype=arguments.dtype, device=arguments.device)
+    interpolator = Interpolator.from_pretrained(arguments.model, dtype=arguments.dtype, device=arguments.device)
     clip = Clip.load(arguments.ranker)
     judge = Judge(clip, arguments.rank_for, arguments.rank_against)
     pairs = read_pairs(arguments.pairs)
@@ -65,7 +65,7 @@ def main() -> None:
         row: dict[str, Any] = {"seed": seed}
         for kind, options in (("unranked", {}), ("ranked", ranking)):
             begun = time.perf_counter()
-            frames = [film(segue, pair, arguments.num_frames, seed, options) for pair in pairs]
+            frames = [film(interpolator, pair, arguments.num_frames, seed, options) for pair in pairs]
             row[f"{kind}_seconds"] = (time.perf_counter() - begun) / len(pairs)
             row[kind] = {
                 view: float(np.mean([judge([change(f) for f in middle]) for middle in frames]))
@@ -102,9 +102,11 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def film(segue: Interpolator, pair: Pair, num_frames: int, seed: int, options: dict[str, Any]) -> list[Image.Image]:
+def film(
+    interpolator: Interpolator, pair: Pair, num_frames: int, seed: int, options: dict[str, Any]
+) -> list[Image.Image]:
     """The middle frames of a film of a pair."""
-    morph = segue(pair.a, pair.b, num_frames=num_frames, seed=seed, prompt=pair.prompts or (), **options)
+    morph = interpolator(pair.a, pair.b, num_frames=num_frames, seed=seed, prompt=pair.prompts or (), **options)
     return [f for f, key in zip(morph.frames, morph.keys, strict=True) if 0.25 <= key.position <= 0.75]
 
 

@@ -128,8 +128,10 @@ def measure_start(options: Options) -> Table:
         begun = time.perf_counter()
         start_command("--help").wait()
         rounds.append((time.perf_counter() - begun, *cold, *warm))
-    segue = Interpolator.from_pretrained()
-    films = [time_work(partial(make_film, segue, options.num_frames, seed)) for seed in range(options.rounds + 1)]
+    interpolator = Interpolator.from_pretrained()
+    films = [
+        time_work(partial(make_film, interpolator, options.num_frames, seed)) for seed in range(options.rounds + 1)
+    ]
     seconds = [*map(statistics.median, zip(*rounds, strict=True)), statistics.median(films[1:])]
     help_, cold_first, cold_all, warm_first, warm_all, loaded = (f"{value:.2f} s" for value in seconds)
     rows = [
@@ -220,8 +222,8 @@ def watch(parts: Mapping[str, Sequence[tuple[Any, str]]], device: torch.device) 
 
 def measure_shares(options: Options) -> Table:
     """A film with the model loaded, by its parts."""
-    segue = Interpolator.from_pretrained(device=options.device)
-    pipe = pipe_of(segue)
+    interpolator = Interpolator.from_pretrained(device=options.device)
+    pipe = pipe_of(interpolator)
     parts: dict[str, list[tuple[Any, str]]] = {
         "unet": [(pipe.unet, "forward")],
         "vae": [(pipe.vae, "encode"), (pipe.vae, "decode")],
@@ -230,11 +232,11 @@ def measure_shares(options: Options) -> Table:
         FILES: [(RunFolder, name) for name in ("save_image", "save_latents", "write", "settle")]
         + [(morph, "write_film")],
     }
-    make_film(segue, options.num_frames)  # warm up
+    make_film(interpolator, options.num_frames)  # warm up
     rounds = []
     for seed in range(options.rounds):
         with watch(parts, pipe.device) as calls:
-            seconds = time_work(partial(make_film, segue, options.num_frames, seed), pipe.device)
+            seconds = time_work(partial(make_film, interpolator, options.num_frames, seed), pipe.device)
         rounds.append([seconds, *(part.seconds / seconds for part in calls.values())])
     seconds, *shares = map(statistics.median, zip(*rounds, strict=True))
     counts = [[str(len(part.spans)), str(part.samples)] for part in calls.values()]
@@ -295,19 +297,23 @@ def film_by_paper(pipe: Any, procedure: Procedure, size: int = 128, seed: int = 
     return transcribe(pipe, (first, last), PROMPTS, "", procedure, noise)
 
 
-def film_by_engine(segue: Interpolator, procedure: Procedure, **settings: Any) -> Tensor:
+def film_by_engine(interpolator: Interpolator, procedure: Procedure, **settings: Any) -> Tensor:
     """The same frames by the engine."""
     shared = {name: getattr(procedure, name) for name in ("num_frames", "noise", "guidance_scale")}
-    return frames_between(segue, KEYFRAMES, PROMPTS, **{"size": 128, **shared, **settings})
+    return frames_between(interpolator, KEYFRAMES, PROMPTS, **{"size": 128, **shared, **settings})
 
 
 def frames_between(
-    segue: Interpolator, keyframes: Sequence[Path | Image.Image], prompts: Sequence[str], size: int, **settings: Any
+    interpolator: Interpolator,
+    keyframes: Sequence[Path | Image.Image],
+    prompts: Sequence[str],
+    size: int,
+    **settings: Any,
 ) -> Tensor:
     """The frames between two keyframes, (F, 3, H, W), without poses, alignment and detail, which the paper has not."""
     published: dict[str, Any] = {"pose": "off", "align": False, "detail": 0.0, "network_size": f"{size}x{size}"}
     with tempfile.TemporaryDirectory() as folder:
-        made = segue(*keyframes, output=Path(folder) / "run", prompt=tuple(prompts), **{**published, **settings})
+        made = interpolator(*keyframes, output=Path(folder) / "run", prompt=tuple(prompts), **{**published, **settings})
         return to_tensor(list(made.frames)[1:-1])
 
 
@@ -321,7 +327,7 @@ def distance(a: Tensor, b: Tensor) -> float:
 
 def measure_solvers(options: Options) -> Table:
     """How far the frames of each solver are from those of DDIM at 500 steps, all from the same noise."""
-    segue = Interpolator.from_pretrained(device=options.device)
+    interpolator = Interpolator.from_pretrained(device=options.device)
     count, steps, reference_steps = (1, STEPS[:2], 20) if options.quick else (12, STEPS, 500)
     pairs = read_pairs(ROOT / "benchmarks" / "pairs" / "manifest.jsonl")
     film = {"num_frames": 7, "noise": (0.30, 0.55), "guidance_scale": MorphSettings().guidance_scale}
@@ -329,13 +335,13 @@ def measure_solvers(options: Options) -> Table:
     def make(solver: str, num_inference_steps: int, seed: int = 0) -> Tensor:
         settings = {**film, "solver": solver, "num_inference_steps": num_inference_steps, "seed": seed}
         chosen = pairs[:: len(pairs) // count][:count]
-        return torch.cat([frames_between(segue, (p.a, p.b), p.prompts or (), 128, **settings) for p in chosen])
+        return torch.cat([frames_between(interpolator, (p.a, p.b), p.prompts or (), 128, **settings) for p in chosen])
 
     reference = make("ddim", reference_steps)
     seeds = distance(reference, make("ddim", reference_steps, seed=1))
     rows, near = [], []
     for number in steps:
-        with watch({"unet": [(pipe_of(segue).unet, "forward")]}, pipe_of(segue).device) as calls:
+        with watch({"unet": [(pipe_of(interpolator).unet, "forward")]}, pipe_of(interpolator).device) as calls:
             apart = {solver: distance(reference, make(solver, number)) / seeds for solver in SOLVERS}
         samples = calls["unet"].samples // len(SOLVERS) // count
         rows.append([str(number), str(samples), *(f"{value:.3f}" for value in apart.values())])
@@ -349,13 +355,13 @@ def measure_solvers(options: Options) -> Table:
 
 def measure_lengths(options: Options) -> Table:
     """Films of pocket at the default settings, from the shortest to the longest."""
-    segue = Interpolator.from_pretrained(device=options.device)
-    pipe = pipe_of(segue)
-    make_film(segue, 5)  # warm up
+    interpolator = Interpolator.from_pretrained(device=options.device)
+    pipe = pipe_of(interpolator)
+    make_film(interpolator, 5)  # warm up
     lengths, times, rows = (5, 9) if options.quick else (17, 33, 65, 129, 257), [], []
     for num_frames in lengths:
         with watch({"unet": [(pipe.unet, "forward")]}, pipe.device) as calls, peak_memory(pipe.device) as memory:
-            times.append(time_work(partial(make_film, segue, num_frames), pipe.device))
+            times.append(time_work(partial(make_film, interpolator, num_frames), pipe.device))
         rows.append([str(num_frames), str(calls["unet"].samples), f"{times[-1]:.1f}", *memory])
     slope, start = np.polyfit(lengths, times, 1)
     farthest = np.abs((slope * np.array(lengths) + start) / times - 1).max()
@@ -389,10 +395,10 @@ def measure_real_size(options: Options) -> Table:
             pipe.unet(noisy, torch.tensor(500, device=device), encoder_hidden_states=text)
 
     def make_three() -> None:
-        frames_between(segue, colours, ["a cat"], size, num_frames=3, num_inference_steps=3)
+        frames_between(interpolator, colours, ["a cat"], size, num_frames=3, num_inference_steps=3)
 
     colours = [Image.new("RGB", (size, size), colour) for colour in ("navy", "orange")]
-    segue = Interpolator(pipe, name="random weights")
+    interpolator = Interpolator(pipe, name="random weights")
     step_bare()  # warm up
     turns = [(time_work(step_bare, device), time_work(step_engine, device)) for _ in range(options.rounds)]
     bare, engine = (statistics.median(seconds) for seconds in zip(*turns, strict=True))
@@ -411,16 +417,16 @@ def measure_real_size(options: Options) -> Table:
 # What all of them use.
 
 
-def make_film(segue: Interpolator, num_frames: int, seed: int = 0) -> None:
+def make_film(interpolator: Interpolator, num_frames: int, seed: int = 0) -> None:
     """A film of the example pictures at the default settings, with its file."""
     with tempfile.TemporaryDirectory() as folder:
         options: dict[str, Any] = {"num_frames": num_frames, "seed": seed, "prompt": PROMPTS}
-        segue(*KEYFRAMES, output=Path(folder) / "run", **options).save(Path(folder) / "film.mp4")
+        interpolator(*KEYFRAMES, output=Path(folder) / "run", **options).save(Path(folder) / "film.mp4")
 
 
-def pipe_of(segue: Interpolator) -> Any:
+def pipe_of(interpolator: Interpolator) -> Any:
     """The pipe that an interpolator works with."""
-    return segue.backbone.pipe  # type: ignore[attr-defined]
+    return interpolator.backbone.pipe  # type: ignore[attr-defined]
 
 
 def now(device: torch.device) -> float:

@@ -48,11 +48,11 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=12, help="so many, spread over the manifest")
     parser.add_argument("--num-frames", type=int, default=9)
     arguments = parser.parse_args()
-    segue = Interpolator.from_pretrained()
+    interpolator = Interpolator.from_pretrained()
     pairs = read_pairs(arguments.pairs)
     rows = []
     for pair in pairs[:: max(1, len(pairs) // arguments.pictures)][: arguments.pictures]:
-        found = errors(segue, pair, arguments.num_frames)
+        found = errors(interpolator, pair, arguments.num_frames)
         rows.append({"picture": pair.a.name, **found})
         print(pair.a.name, ", ".join(f"{name} {value:.2f}" for name, value in found.items()), flush=True)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
@@ -63,9 +63,9 @@ def main() -> None:
     Console(width=110).print(table(rows))
 
 
-def errors(segue: Interpolator, pair: Pair, num_frames: int) -> dict[str, float]:
+def errors(interpolator: Interpolator, pair: Pair, num_frames: int) -> dict[str, float]:
     """The errors of one picture's films."""
-    side = segue.backbone.native_size
+    side = interpolator.backbone.native_size
     picture = fit(load(pair.a), (side, side), "cover", "white")
     motion, places = Motion(zoom=(ZOOM,)), [Fraction(i, num_frames - 1) for i in range(1, num_frames - 1)]
     plain = [shown(motion, place, picture) for place in places]
@@ -73,12 +73,12 @@ def errors(segue: Interpolator, pair: Pair, num_frames: int) -> dict[str, float]
     def film(**settings: Any) -> list[Image.Image]:
         prompt = pair.prompt_a or "a picture"
         values = {"prompt": prompt, "pose": "off", "num_frames": num_frames, "align": False, "detail": 0.0, **settings}
-        morph = segue(picture, picture, **values)
+        morph = interpolator(picture, picture, **values)
         return list(morph.frames)[1:-1]
 
     moving: dict[str, Any] = {"zoom": (ZOOM,)}
 
-    found = {"autoencoder": apart([through(segue, one) for one in plain], plain)}
+    found = {"autoencoder": apart([through(interpolator, one) for one in plain], plain)}
     found["faded at 0.001"] = apart(film(noise=FAINT, detail=1.0, **moving), plain)
     found["pixel at 0.001"] = apart(film(noise=FAINT, **moving), plain)
     found["pixel"] = apart(film(**moving), plain)
@@ -86,10 +86,10 @@ def errors(segue: Interpolator, pair: Pair, num_frames: int) -> dict[str, float]
     return found
 
 
-def through(segue: Interpolator, picture: Image.Image) -> Image.Image:
+def through(interpolator: Interpolator, picture: Image.Image) -> Image.Image:
     """A picture through the autoencoder, and nothing else."""
-    with segue.backbone.evaluating():
-        return to_images(segue.backbone.decode(segue.backbone.encode(to_tensor([picture]))))[0]
+    with interpolator.backbone.evaluating():
+        return to_images(interpolator.backbone.decode(interpolator.backbone.encode(to_tensor([picture]))))[0]
 
 
 def apart(frames: Sequence[Image.Image], wanted: Sequence[Image.Image]) -> float:

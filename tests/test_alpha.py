@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from notices import SegueWarning
 from PIL import Image, ImageDraw
 from shapes import QUICK, contents, interpolator, picture
 
-from segue.errors import SegueError, SegueWarning
+from segue.errors import SegueError
 from segue.method.tree import FrameKey
 from segue.pictures.alpha import continued, ground_for, laid_on, lifted
 from segue.run.folder import RunFolder

@@ -25,11 +25,12 @@ from diffusers import (
 from diffusers.configuration_utils import FrozenDict
 from diffusers.models.attention_processor import AttnProcessor
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from notices import SegueWarning
 from tiny import batch_sizes, tiny_controlnet, tiny_pipe
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPImageProcessorPil
 
-from segue.errors import SegueError, SegueWarning
+from segue.errors import SegueError
 from segue.method.blend import slerp
 from segue.method.diffusion import CLEAN, NoisePoint, diffuse
 from segue.models.backbone import Backbone, Sampling
@@ -614,7 +615,7 @@ def test_a_scheduler_that_is_exchanged_later_counts() -> None:
     expected = again.denoise(z, words, start, sampling=sampling(steps=4))
     assert torch.equal(backbone.denoise(z, words, start, sampling=sampling(steps=4)), expected)
     pipe.scheduler = DDPMScheduler(beta_schedule="sigmoid")
-    with pytest.raises(SegueError, match="the noise schedule 'sigmoid' is none that segue knows"):
+    with pytest.raises(SegueError, match="the noise schedule 'sigmoid' is unknown to segue"):
         backbone.check(sampling())
 
 
@@ -639,7 +640,7 @@ def test_a_learnt_token_of_several_vectors_counts_as_so_many() -> None:
     backbone = StableDiffusion(pipe)
     text = "<cat> <cat> " + "dog " * 14 + "END"
     assert len(pipe.tokenizer(text).input_ids) < 77
-    with pytest.warns(SegueWarning, match="longer than the 77 tokens of the text encoder; lost is: .*END$"):
+    with pytest.warns(SegueWarning, match="longer than the 77 tokens of the text encoder; cut off: .*END$"):
         backbone.embed([text], [""])
     short = backbone.embed(["a <cat> here"], ["bad"])
     expected = pipe.encode_prompt(["a <cat> here"], torch.device("cpu"), 1, True, ["bad"])

@@ -282,7 +282,7 @@ def test_each_film_equals_that_of_a_single_run_and_is_made_once(
     assert run(arguments) == 0
     for i, own in enumerate([{}, {"seed": 5, "num_frames": 3}, {}]):
         images = (tmp_path / f"p{i}-a.png", tmp_path / f"p{i}-b.png")
-        loaded.segue(*images, output=tmp_path / f"single{i}", **{**SETTINGS, **own})
+        loaded.interpolator(*images, output=tmp_path / f"single{i}", **{**SETTINGS, **own})
         assert frames(tmp_path / "out" / f"p{i}") == frames(tmp_path / f"single{i}")
         with Image.open(tmp_path / "out" / f"p{i}.gif") as film:
             assert film.format == "GIF"
@@ -467,7 +467,7 @@ def test_a_row_whose_worker_is_lost_is_tried_again_the_same_way(tmp_path: Path, 
 
 def test_a_row_that_runs_out_of_memory_is_tried_with_half_the_batch(tmp_path: Path, loaded: Loaded) -> None:
     row = rows_of(tmp_path, 1)[0]
-    make_row(loaded.segue, row)  # a run whose batches are of 2
+    make_row(loaded.interpolator, row)  # a run whose batches are of 2
     result = failed(MemoryError("no room"), row, 1.0)
     assert (result.cause, result.batch_size) == ("memory", 2)
     crew = Here(loaded, answers(Event(0, "result", result=replace(result, batch_size=8))))
@@ -519,7 +519,7 @@ def test_rows_whose_names_meet_are_told_before_anything(tmp_path: Path) -> None:
     path.write_text("name,a,b\nx,a.png,b.png\nx.gif,a.png,b.png\nbatch.csv,a.png,b.png\n")
     with pytest.raises(SegueError) as caught:
         read_rows(path, tmp_path / "out", SETTINGS, preset="draft", ending=".gif")
-    assert "x.gif would also be the film of x; name it otherwise" in str(caught.value)
+    assert "x.gif would also be the film of x; rename it" in str(caught.value)
     assert "batch.csv would also be the batch's table" in str(caught.value)
 
 
@@ -608,7 +608,7 @@ def test_a_row_made_apart_comes_back_as_if_it_were_made_here(tmp_path: Path, loa
 
 
 def test_workers_are_processes_of_their_own_and_may_die(tmp_path: Path, loaded: Loaded) -> None:
-    loaded.segue.backbone.pipe.save_pretrained(tmp_path / "model")  # type: ignore[attr-defined]
+    loaded.interpolator.backbone.pipe.save_pretrained(tmp_path / "model")  # type: ignore[attr-defined]
     model = ModelSettings(model=str(tmp_path / "model"), dtype="float32", device="cpu")
     rows = rows_of(tmp_path, 3)
     crew = Processes([model], threads=1)
@@ -626,8 +626,10 @@ def test_workers_are_processes_of_their_own_and_may_die(tmp_path: Path, loaded: 
     assert killed
     assert sorted((o.name, o.state) for o in outcomes) == [(row.name, "made") for row in rows]
     assert sum(o.attempts for o in outcomes) == 4
-    segue = Interpolator.from_pretrained(tmp_path / "model", dtype="float32", device="cpu")  # as the workers load it
+    interpolator = Interpolator.from_pretrained(
+        tmp_path / "model", dtype="float32", device="cpu"
+    )  # as the workers load it
     for row in rows:
         single = tmp_path / f"single-{row.name}"
-        segue(*row.images, output=single, **SETTINGS)
+        interpolator(*row.images, output=single, **SETTINGS)
         assert frames(row.folder) == frames(single)

@@ -43,7 +43,7 @@ def test_a_row_on_ray_equals_that_of_a_single_run_and_survives_its_worker(
     assert killed
     assert [(o.name, o.state) for o in outcomes] == [(row.name, "made") for row in rows]
     assert sum(o.attempts for o in outcomes) == 3
-    segue = Interpolator.from_pretrained(tmp_path / "model", dtype="float32", device="cpu")
+    interpolator = Interpolator.from_pretrained(tmp_path / "model", dtype="float32", device="cpu")
     for row in rows:
-        make_row(segue, replace(row, folder=tmp_path / f"single-{row.name}", film=None))
+        make_row(interpolator, replace(row, folder=tmp_path / f"single-{row.name}", film=None))
         assert frames(row.folder) == frames(tmp_path / f"single-{row.name}")

@@ -146,7 +146,7 @@ def test_captions_in_one_line() -> None:
     ):
         assert prompts_of(found) == ["", ""]
         assert describe_captions(found) == (
-            f"captions are not sure enough to steer the film: {texts}; prompts stay empty, --prompt says what is shown"
+            f"captions are not sure enough to steer the film: {texts}; prompts stay empty; give your own with --prompt"
         )
     assert prompts_of([cat, tiger]) == ["cat face, noto", "tiger face, noto"]
     assert describe_captions([Caption(""), Caption("")]) == describe_captions([]) == ""
@@ -195,7 +195,7 @@ def test_a_written_caption_is_the_models(blip: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_captioners_that_are_not_there(pocket: Path, tmp_path: Path) -> None:
-    with pytest.raises(SegueError, match="is not there; a captioning model is given by its folder or its name"):
+    with pytest.raises(SegueError, match="does not exist; give a captioning model by its folder or hub name"):
         captions(pictures(), str(tmp_path / "none-here"))
     with pytest.raises(SegueError, match="cannot be loaded as a captioning model"):
         captions(pictures(), str(pocket / "clip"))
@@ -216,10 +216,10 @@ def test_files_that_are_missing_or_do_not_fit(pocket: Path) -> None:
     with pytest.raises(SegueError, match="holds 6 vectors for 2 captions"):
         captions(pictures(), "pocket")
     (pocket / "captions.safetensors").write_bytes(b"damaged")
-    with pytest.raises(SegueError, match=r"captions\.safetensors holds no caption vectors"):
+    with pytest.raises(SegueError, match=r"captions\.safetensors has no caption vectors"):
         captions(pictures(), "pocket")
     (pocket / "captions.txt").write_text("\n")
-    with pytest.raises(SegueError, match=r"captions\.txt holds no captions"):
+    with pytest.raises(SegueError, match=r"captions\.txt has no captions"):
         captions(pictures(), "pocket")
     (pocket / "captions.txt").unlink()
     with pytest.raises(SegueError, match=r"captions\.txt cannot be read"):

@@ -135,11 +135,11 @@ def test_remake_undo_redo(here: Path, model: Path, capsys: pytest.CaptureFixture
         (["remake", "film.mp4", "--frame", "1/4", "--candidate", "7"], "has candidates 0 to 3, not 7"),
         (["remake", "film.mp4", "--frame", "1/4", "--noise", "1.5"], "noise level lies between 0 and 1"),
         (["remake", "film.mp4", "--frame", "1/4", "--seed", "-1"], "seed lies between 0 and"),
-        (["remake", "film.mp4", "--frame", "1/4", "--reset", "--noise", "0.5"], "--reset gives up"),
-        (["remake", "film.mp4", "--frame", "1/4", "--reset", "--candidate", "0"], "--reset gives up"),
-        (["remake", "film.mp4", "--frame", "1/4", "--pick", "--candidate", "0"], "it does not go with --pick"),
-        (["redo", "film.mp4"], "no undo to take back"),
-        (["undo", "nothing.mp4"], "nothing.mp4 is no film"),
+        (["remake", "film.mp4", "--frame", "1/4", "--reset", "--noise", "0.5"], "--reset removes"),
+        (["remake", "film.mp4", "--frame", "1/4", "--reset", "--candidate", "0"], "--reset removes"),
+        (["remake", "film.mp4", "--frame", "1/4", "--pick", "--candidate", "0"], "it cannot be combined with --pick"),
+        (["redo", "film.mp4"], "nothing to redo"),
+        (["undo", "nothing.mp4"], "nothing.mp4 is not a film"),
     ):
         assert run(command) == 2
         assert message in capsys.readouterr().err
@@ -163,7 +163,7 @@ def test_a_redo_adds_to_what_the_frame_has_of_its_own(
     assert run(["remake", "film.mp4", "--frame", "1/2", "--prompt", "dog", "--seed", "9"]) == 0
     capsys.readouterr()
     assert run(["remake", "film.mp4", "--frame", "1/2", "--noise", "0.5", "--seed", "3"]) == 0
-    assert "segue: frame 0.5 keeps its own prompt; segue remake --reset gives up" in capsys.readouterr().err
+    assert "segue: frame 0.5 keeps its own prompt; segue remake --reset removes" in capsys.readouterr().err
     assert own() == Edit(prompt="dog", seed=3, noise=0.5)
     assert run(["remake", "film.mp4", "--frame", "1/2", "--reset"]) == 0
     assert own() == Edit()
@@ -178,7 +178,7 @@ def test_a_film_that_segue_did_not_make_is_not_replaced(
     before = tree(here)
     for output in ("precious.mp4", "shots"):
         assert run(["morph", "a.png", "b.png", "-o", output, "--model", str(model), *FRAMES]) == 2
-        check_line(capsys, f"{output} is there, and no film of ")
+        check_line(capsys, f"{output} exists and is not a film of ")
     assert tree(here) == before
     assert run(["morph", "a.png", "b.png", "-o", "precious.mp4", "--model", str(model), *FRAMES, "--overwrite"]) == 0
     for _ in range(2):  # which is its own from now on
@@ -186,7 +186,7 @@ def test_a_film_that_segue_did_not_make_is_not_replaced(
     (here / "precious.gif").write_text("precious")
     capsys.readouterr()
     assert run(["morph", "a.png", "b.png", "-o", "precious.gif", "--model", str(model), *FRAMES]) == 2
-    check_line(capsys, "precious.gif is there, and no film of precious; choose another output")
+    check_line(capsys, "precious.gif exists and is not a film of precious; choose another output")
     assert (here / "precious.gif").read_text() == "precious"
 
 
@@ -210,7 +210,7 @@ def test_nobody_is_asked_about_a_finished_film(here: Path, model: Path, capsys: 
     command = ["morph", "a.png", "b.png", "-o", "film.mp4", "--model", str(model), "--candidates", "2", *FRAMES]
     assert run(command) == 0
     assert run([*command, "--pick"]) == 0
-    assert "segue: all frames were chosen before, so nobody was asked; segue remake" in capsys.readouterr().err
+    assert "segue: all frames were already chosen, so there was nothing to pick; segue " in capsys.readouterr().err
 
 
 def test_the_candidates_of_a_preset_stay_when_nobody_picks_any_more(
@@ -388,7 +388,7 @@ def test_an_interrupt_says_how_to_go_on(
 
     monkeypatch.setattr(make, "make_film", interrupt)
     assert run(["morph", "a.png", "b.png", "-o", "film.mp4"]) == 130
-    check_line(capsys, "stopped; the same command continues where it was")
+    check_line(capsys, "stopped; run the same command again to continue")
 
 
 def test_an_interrupted_redo_is_told_of_once_it_is_begun(

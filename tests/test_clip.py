@@ -79,14 +79,14 @@ def test_loading_by_default_is_pockets(folder: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("break_it", "message"),
     [
-        (lambda folder: (folder / "model.safetensors").unlink(), "holds no .safetensors weights"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "has no .safetensors weights"),
         (lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"), "is a pickle"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"no"), "cannot be loaded as a CLIP"),
         (lambda folder: (folder / "config.json").unlink(), "cannot be loaded as a CLIP"),
         (lambda folder: (folder / "config.json").write_text("{"), "cannot be loaded as a CLIP"),
         (lambda folder: (folder / "config.json").write_text(json.dumps({"model_type": "bert"})), "of type bert"),
         (lambda folder: (folder / "preprocessor_config.json").unlink(), "cannot be loaded as a CLIP"),
-        (lambda folder: shutil.rmtree(folder), "is not there"),
+        (lambda folder: shutil.rmtree(folder), "does not exist"),
     ],
 )
 def test_what_is_no_clip_is_named_in_one_line(

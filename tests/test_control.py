@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from notices import SegueWarning
 from PIL import Image, ImageOps
 from tiny import tiny_controlnet, tiny_pipe
 
 from segue import Edit, FrameKey, Interpolator, MorphSettings, SegueError
 from segue.engine.control import control_at, find_poses, read_given, scale_at, tell_unguided
 from segue.engine.dialogue import AcceptRest, Again
-from segue.errors import SegueWarning
 from segue.models.conditioning import Control
 from segue.pictures.images import fit, load
 from segue.pose.drawing import draw
@@ -37,7 +37,7 @@ def standing(x: float, people: int = 1) -> Pose:
 
 
 @pytest.fixture
-def segue() -> Interpolator:
+def interpolator() -> Interpolator:
     pipe = tiny_pipe()
     return Interpolator(pipe, controlnet=tiny_controlnet(pipe))
 
@@ -68,10 +68,10 @@ def test_the_control_is_the_drawn_skeleton_and_nobody_has_no_influence() -> None
     assert float(control_at(None, "controlnet1.1", (64, 64), torch.tensor([1.5])).scale) == 0
 
 
-def test_given_poses_guide_the_frames(segue: Interpolator, keyframes: list[Image.Image], tmp_path: Path) -> None:
+def test_given_poses_guide_the_frames(interpolator: Interpolator, keyframes: list[Image.Image], tmp_path: Path) -> None:
     paths = files(tmp_path, standing(5), standing(35))
-    plain = segue(*keyframes, **SETTINGS, pose="off")
-    guided = segue(*keyframes, **SETTINGS, pose=paths, output=tmp_path / "run")
+    plain = interpolator(*keyframes, **SETTINGS, pose="off")
+    guided = interpolator(*keyframes, **SETTINGS, pose=paths, output=tmp_path / "run")
     assert not np.array_equal(np.asarray(plain.frames[2]), np.asarray(guided.frames[2]))
     assert (tmp_path / "run/pose/000.0000000.json").exists()
     # The run needs its own folder only: without the files it continues all the same.
@@ -79,13 +79,13 @@ def test_given_poses_guide_the_frames(segue: Interpolator, keyframes: list[Image
         Path(path).unlink()
     (tmp_path / "run/frames/000.5000000.png").unlink()
     with pytest.raises(SegueError, match=r"pose-0\.json"):
-        segue(*keyframes, **SETTINGS, pose=paths, output=tmp_path / "other")
-    again = segue.remake(tmp_path / "run", FrameKey(0, Fraction(1, 4)))
+        interpolator(*keyframes, **SETTINGS, pose=paths, output=tmp_path / "other")
+    again = interpolator.remake(tmp_path / "run", FrameKey(0, Fraction(1, 4)))
     assert np.array_equal(np.asarray(again.frames[2]), np.asarray(guided.frames[2]))
 
 
 def test_given_poses_are_in_the_run_before_it_is_one(
-    segue: Interpolator, keyframes: list[Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    interpolator: Interpolator, keyframes: list[Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A kill at any moment leaves no run that would go and look for poses that were given."""
     run, settings = tmp_path / "run", {**SETTINGS, "pose": files(tmp_path, standing(5), standing(35))}
@@ -97,12 +97,14 @@ def test_given_poses_are_in_the_run_before_it_is_one(
         write(folder, name, content)
 
     monkeypatch.setattr(RunFolder, "write", noted)
-    segue(*keyframes, **settings, output=run)
+    interpolator(*keyframes, **settings, output=run)
     assert kept == [[standing(5), standing(35)]]
     (run / "pose/001.0000000.json").unlink()
-    with pytest.raises(SegueError, match=r"001\.0000000\.json is not there; the command that began the film writes"):
-        segue.remake(run, FrameKey(0, Fraction(1, 4)))
-    segue(*keyframes, **settings, output=run)
+    with pytest.raises(
+        SegueError, match=r"001\.0000000\.json is missing; run the command that began the film to write"
+    ):
+        interpolator.remake(run, FrameKey(0, Fraction(1, 4)))
+    interpolator(*keyframes, **settings, output=run)
 
 
 def test_a_pose_file_without_a_size_is_of_its_picture(keyframes: list[Image.Image], tmp_path: Path) -> None:
@@ -132,48 +134,50 @@ def test_control_images_are_seen_through_the_camera(keyframes: list[Image.Image]
 
 
 def test_files_with_other_content_are_another_film(
-    segue: Interpolator, keyframes: list[Image.Image], tmp_path: Path
+    interpolator: Interpolator, keyframes: list[Image.Image], tmp_path: Path
 ) -> None:
     paths = files(tmp_path, standing(5), standing(35))
-    segue(*keyframes, **SETTINGS, pose=paths, output=tmp_path / "run")
-    segue(*keyframes, **{**SETTINGS, "num_frames": 9}, pose=paths, output=tmp_path / "run")  # grown
+    interpolator(*keyframes, **SETTINGS, pose=paths, output=tmp_path / "run")
+    interpolator(*keyframes, **{**SETTINGS, "num_frames": 9}, pose=paths, output=tmp_path / "run")  # grown
     kept = (tmp_path / "run/pose/001.0000000.json").read_text()
     files(tmp_path, standing(5), standing(20))
     with pytest.raises(SegueError, match="pose: files with other content"):
-        segue(*keyframes, **{**SETTINGS, "num_frames": 9}, pose=paths, output=tmp_path / "run")
+        interpolator(*keyframes, **{**SETTINGS, "num_frames": 9}, pose=paths, output=tmp_path / "run")
     assert (tmp_path / "run/pose/001.0000000.json").read_text() == kept
     image = str(tmp_path / "hint.png")
     Image.new("RGB", (64, 64), "white").save(image)
-    segue(*keyframes, **SETTINGS, control_image=[image] * 2, output=tmp_path / "hinted")
+    interpolator(*keyframes, **SETTINGS, control_image=[image] * 2, output=tmp_path / "hinted")
     Image.new("RGB", (64, 64), "black").save(image)
     with pytest.raises(SegueError, match="control_image: files with other content"):
-        segue(*keyframes, **SETTINGS, control_image=[image] * 2, output=tmp_path / "hinted")
+        interpolator(*keyframes, **SETTINGS, control_image=[image] * 2, output=tmp_path / "hinted")
 
 
-def test_a_pose_of_its_own_changes_a_frame(segue: Interpolator, keyframes: list[Image.Image], tmp_path: Path) -> None:
+def test_a_pose_of_its_own_changes_a_frame(
+    interpolator: Interpolator, keyframes: list[Image.Image], tmp_path: Path
+) -> None:
     paths = files(tmp_path, standing(5), standing(35))
-    before = segue(*keyframes, **SETTINGS, pose=paths, output=tmp_path / "run")
+    before = interpolator(*keyframes, **SETTINGS, pose=paths, output=tmp_path / "run")
     frames = [np.asarray(frame) for frame in before.frames]
     standing(2).save(tmp_path / "own.json")
     key = FrameKey(0, Fraction(1, 4))
-    after = segue.remake(tmp_path / "run", key, Edit(pose=str(tmp_path / "own.json"), seed=0))
+    after = interpolator.remake(tmp_path / "run", key, Edit(pose=str(tmp_path / "own.json"), seed=0))
     changed = [not np.array_equal(a, np.asarray(b)) for a, b in zip(frames, after.frames, strict=True)]
     assert changed == [False, True, False, False, False]
 
 
 def test_people_of_an_edit_who_are_not_guided_are_told(
-    segue: Interpolator, keyframes: list[Image.Image], tmp_path: Path
+    interpolator: Interpolator, keyframes: list[Image.Image], tmp_path: Path
 ) -> None:
-    segue(*keyframes, **SETTINGS, pose=files(tmp_path, standing(5), standing(35)), output=tmp_path / "run")
+    interpolator(*keyframes, **SETTINGS, pose=files(tmp_path, standing(5), standing(35)), output=tmp_path / "run")
     standing(2, people=2).save(tmp_path / "two.json")
     with pytest.warns(SegueWarning, match=r"1 of 2 people in the pose given at 0\.5 is not guided"):
-        segue.remake(tmp_path / "run", FrameKey(0, Fraction(1, 2)), Edit(pose=str(tmp_path / "two.json")))
+        interpolator.remake(tmp_path / "run", FrameKey(0, Fraction(1, 2)), Edit(pose=str(tmp_path / "two.json")))
     with pytest.warns(SegueWarning):
-        segue.remake(tmp_path / "run", FrameKey(0, Fraction(3, 4)))
+        interpolator.remake(tmp_path / "run", FrameKey(0, Fraction(3, 4)))
 
 
 def test_a_pose_of_its_own_bends_the_path_of_descendants_only(
-    segue: Interpolator, keyframes: list[Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    interpolator: Interpolator, keyframes: list[Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scaled: list[FrameKey] = []
     drawn: dict[FrameKey, Pose | None] = {}
@@ -189,14 +193,16 @@ def test_a_pose_of_its_own_bends_the_path_of_descendants_only(
     monkeypatch.setattr("segue.engine.control.scale_at", scale)
     monkeypatch.setattr("segue.engine.control.control_at", control)
     settings = {**SETTINGS, "num_frames": 9, "pose": files(tmp_path, standing(5), standing(35))}
-    segue(*keyframes, **settings, output=tmp_path / "run")
+    interpolator(*keyframes, **settings, output=tmp_path / "run")
     before = dict(drawn)
     standing(2).save(tmp_path / "own.json")
-    edited = segue.remake(tmp_path / "run", FrameKey(0, Fraction(1, 4)), Edit(pose=str(tmp_path / "own.json"), seed=0))
+    edited = interpolator.remake(
+        tmp_path / "run", FrameKey(0, Fraction(1, 4)), Edit(pose=str(tmp_path / "own.json"), seed=0)
+    )
     frames = [np.asarray(frame) for frame in edited.frames]
     for folder in ("frames", "pictures", "latents"):
         shutil.rmtree(tmp_path / "run" / folder)
-    again = segue(*keyframes, **settings, output=tmp_path / "run")
+    again = interpolator(*keyframes, **settings, output=tmp_path / "run")
     assert {key for key, pose in drawn.items() if pose != before[key]} == {
         FrameKey(0, Fraction(i, 8)) for i in (1, 2, 3)
     }
@@ -205,12 +211,12 @@ def test_a_pose_of_its_own_bends_the_path_of_descendants_only(
 
 
 def test_a_pose_given_while_picking_is_kept_in_the_run(
-    segue: Interpolator, keyframes: list[Image.Image], tmp_path: Path
+    interpolator: Interpolator, keyframes: list[Image.Image], tmp_path: Path
 ) -> None:
     standing(2).save(tmp_path / "own.json")
     answers: Iterator[Again | AcceptRest] = iter([Again(Edit(pose=str(tmp_path / "own.json"))), AcceptRest()])
     settings = {**SETTINGS, "pose": files(tmp_path, standing(5), standing(35))}
-    segue(*keyframes, **settings, output=tmp_path / "run", choose=lambda _candidates: next(answers))
+    interpolator(*keyframes, **settings, output=tmp_path / "run", choose=lambda _candidates: next(answers))
     (tmp_path / "own.json").unlink()
     line = json.loads((tmp_path / "run/journal.jsonl").read_text().splitlines()[0])
     assert Pose.load(tmp_path / "run" / line["edit"]["pose"]) == standing(2)
@@ -220,15 +226,15 @@ def test_a_pose_given_while_picking_is_kept_in_the_run(
 
 
 def test_a_pose_that_would_change_nothing_is_refused(
-    segue: Interpolator, keyframes: list[Image.Image], tmp_path: Path
+    interpolator: Interpolator, keyframes: list[Image.Image], tmp_path: Path
 ) -> None:
     standing(2).save(tmp_path / "own.json")
     Image.new("RGB", (64, 64), "white").save(tmp_path / "hint.png")
     plain = Interpolator(tiny_pipe())
     cases: list[tuple[Interpolator, dict[str, Any], str]] = [
         (plain, {}, "needs a ControlNet"),
-        (segue, {"pose": "off"}, "a film with pose off"),
-        (segue, {"control_image": [str(tmp_path / "hint.png")] * 2}, "a film with control images"),
+        (interpolator, {"pose": "off"}, "a film with pose off"),
+        (interpolator, {"control_image": [str(tmp_path / "hint.png")] * 2}, "a film with control images"),
     ]
     for number, (maker, settings, fault) in enumerate(cases):
         run = tmp_path / f"run-{number}"
@@ -238,14 +244,14 @@ def test_a_pose_that_would_change_nothing_is_refused(
         assert not (run / "journal.jsonl").exists()
 
 
-def test_control_images_are_faded(segue: Interpolator, keyframes: list[Image.Image], tmp_path: Path) -> None:
+def test_control_images_are_faded(interpolator: Interpolator, keyframes: list[Image.Image], tmp_path: Path) -> None:
     hints = [tmp_path / "black.png", tmp_path / "white.png"]
     for path, colour in zip(hints, ("black", "white"), strict=True):
         Image.new("RGB", (64, 64), colour).save(path)
     names = [str(path) for path in hints]
-    plain = segue(*keyframes, **SETTINGS, pose="off")
-    faded = segue(*keyframes, **SETTINGS, control_image=names)
-    other = segue(*keyframes, **SETTINGS, control_image=names[::-1])
+    plain = interpolator(*keyframes, **SETTINGS, pose="off")
+    faded = interpolator(*keyframes, **SETTINGS, control_image=names)
+    other = interpolator(*keyframes, **SETTINGS, control_image=names[::-1])
     pictures = [np.asarray(morph.frames[1]) for morph in (plain, faded, other)]
     assert not np.array_equal(pictures[0], pictures[1])
     assert not np.array_equal(pictures[1], pictures[2])
@@ -260,20 +266,22 @@ def test_control_images_are_faded(segue: Interpolator, keyframes: list[Image.Ima
     ],
 )
 def test_faults_of_given_poses_are_errors(
-    segue: Interpolator, keyframes: list[Image.Image], tmp_path: Path, poses: list[Pose], message: str
+    interpolator: Interpolator, keyframes: list[Image.Image], tmp_path: Path, poses: list[Pose], message: str
 ) -> None:
     with pytest.raises(SegueError, match=message):
-        segue(*keyframes, **SETTINGS, pose=files(tmp_path, *poses), output=tmp_path / "run")
+        interpolator(*keyframes, **SETTINGS, pose=files(tmp_path, *poses), output=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_broken_pose_file_names_the_place(segue: Interpolator, keyframes: list[Image.Image], tmp_path: Path) -> None:
+def test_a_broken_pose_file_names_the_place(
+    interpolator: Interpolator, keyframes: list[Image.Image], tmp_path: Path
+) -> None:
     paths = files(tmp_path, standing(5), standing(9))
     content = json.loads((tmp_path / "pose-1.json").read_text())
     content["people"][0]["pose_keypoints_2d"][4] = "left"
     (tmp_path / "pose-1.json").write_text(json.dumps(content))
     with pytest.raises(SegueError, match=r"pose-1\.json.*person 1"):
-        segue(*keyframes, **SETTINGS, pose=paths, output=tmp_path / "run")
+        interpolator(*keyframes, **SETTINGS, pose=paths, output=tmp_path / "run")
 
 
 def _detecting(monkeypatch: pytest.MonkeyPatch, *poses: Pose) -> None:
@@ -282,36 +290,36 @@ def _detecting(monkeypatch: pytest.MonkeyPatch, *poses: Pose) -> None:
 
 
 def test_auto_says_in_one_line_who_is_not_guided(
-    segue: Interpolator, keyframes: list[Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    interpolator: Interpolator, keyframes: list[Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nobody = Pose((), 64, 64)
-    plain = [np.asarray(frame) for frame in segue(*keyframes, **SETTINGS, pose="off").frames]
+    plain = [np.asarray(frame) for frame in interpolator(*keyframes, **SETTINGS, pose="off").frames]
 
     _detecting(monkeypatch, nobody, nobody)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", SegueWarning)
-        morph = segue(*keyframes, **SETTINGS)
+        morph = interpolator(*keyframes, **SETTINGS)
     assert all(np.array_equal(a, np.asarray(b)) for a, b in zip(plain, morph.frames, strict=True))
 
     _detecting(monkeypatch, standing(5), nobody)
     with pytest.warns(SegueWarning) as said:
-        morph = segue(*keyframes, **SETTINGS)
+        morph = interpolator(*keyframes, **SETTINGS)
     assert len([w for w in said if w.category is SegueWarning]) == 1
     assert all(np.array_equal(a, np.asarray(b)) for a, b in zip(plain, morph.frames, strict=True))
 
     _detecting(monkeypatch, standing(5), standing(15, people=2))
     with pytest.warns(SegueWarning) as said:
-        morph = segue(*keyframes, **SETTINGS)
+        morph = interpolator(*keyframes, **SETTINGS)
     assert len([w for w in said if w.category is SegueWarning]) == 1
     assert not np.array_equal(plain[2], np.asarray(morph.frames[2]))
 
 
 def test_a_drawing_without_people_is_translated(
-    segue: Interpolator, keyframes: list[Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    interpolator: Interpolator, keyframes: list[Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _detecting(monkeypatch, Pose((), 64, 64), standing(5), Pose((), 64, 64), standing(20))
-    segue(*keyframes, **SETTINGS, pose_via_photo=True, output=tmp_path / "run")
+    interpolator(*keyframes, **SETTINGS, pose_via_photo=True, output=tmp_path / "run")
     photographs = sorted(path.name for path in (tmp_path / "run/pose").glob("*.png"))
     assert photographs == ["000.0000000-photograph.png", "001.0000000-photograph.png"]
 
@@ -331,7 +339,7 @@ def test_that_nobody_guides_people_is_told_once_before_anything_is_made(
     with pytest.warns(SegueWarning) as caught, pytest.raises(KeyboardInterrupt):
         alone(ASTRONAUT, ASTRONAUT, **SETTINGS, output=tmp_path / "run")
     assert [str(warning.message) for warning in caught if issubclass(warning.category, SegueWarning)] == [
-        "people are in the keyframes, and no ControlNet guides how they move; name one with controlnet, or pose off"
+        "people are in the keyframes, but no ControlNet guides how they move; name one with controlnet, or pose off"
     ]
 
 
@@ -345,12 +353,12 @@ def test_nobody_is_told_what_changes_nothing(settings: dict[str, Any]) -> None:
         tell_unguided(checked(MorphSettings, {}), [astronaut, astronaut, nobody])
 
 
-def test_people_of_photographs_are_found_and_fitted_to_the_network(segue: Interpolator, tmp_path: Path) -> None:
+def test_people_of_photographs_are_found_and_fitted_to_the_network(interpolator: Interpolator, tmp_path: Path) -> None:
     settings = checked(MorphSettings, {})
     shown = [load(ASTRONAUT), ImageOps.mirror(load(ASTRONAUT))]
     small = [fit(image, (64, 32), "stretch") for image in shown]
     with RunFolder(tmp_path / "run") as run:
-        find_poses(run, settings, small, shown, segue.backbone)
+        find_poses(run, settings, small, shown, interpolator.backbone)
     poses = [Pose.load(path) for path in sorted((tmp_path / "run/pose").glob("*.json"))]
     assert [pose.size for pose in poses] == [(64, 32), (64, 32)]
     noses = [pose.people[0].points[0, :2] for pose in poses]

@@ -3,14 +3,13 @@
 import json
 import sys
 import time
-import warnings
 from dataclasses import replace
 
 import pytest
 
 from segue.cli.display import Line, Mode, showing, shown_as_lines
 from segue.engine.dialogue import Progress, describe, duration
-from segue.errors import SegueWarning
+from segue.errors import Notice, heard, warn
 
 TOLD = Progress("words", text='captions: "cat face, noto" (92 %)')
 STATES = [Line("a", 1, 9, part=1), Line("b", part=1), Line("c", part=2, news="the news"), Line("d", plain="D", part=2)]
@@ -54,9 +53,17 @@ def test_a_terminal_gets_a_live_line_and_keeps_the_news(
 
 
 def test_silence_holds_for_notes_too() -> None:
-    with warnings.catch_warnings(record=True) as noted, shown_as_lines("quiet", lambda line: line, unit="rows"):
-        warnings.warn("a note", SegueWarning, stacklevel=1)
-    assert not noted
+    told: list[Notice] = []
+    with heard(told.append), shown_as_lines("quiet", lambda line: line, unit="rows"):
+        warn("a note")
+    assert not told
+
+
+@pytest.mark.parametrize("mode", ["live", "plain", "json"])
+def test_a_notice_is_a_line_on_standard_error(mode: Mode, capsys: pytest.CaptureFixture[str]) -> None:
+    with showing(mode) as show:
+        show(Notice("a note"))
+    assert capsys.readouterr() == ("", "segue: a note\n")
 
 
 def test_the_bar_stays_full_while_the_film_is_written(

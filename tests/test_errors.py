@@ -1,39 +1,43 @@
 """Who hears of what a user should know."""
 
+import logging
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from notices import SegueWarning
 from shapes import QUICK, interpolator, picture
 
-from segue.errors import SegueError, SegueWarning, heard, unheard, warn
+from segue.engine.dialogue import Progress
+from segue.errors import Notice, SegueError, heard, warn
+from segue.pictures.files import pillow_quiet
 from segue.pictures.images import load
 
-
-def test_a_warning_points_to_the_line_that_called_the_package(tmp_path: Path) -> None:
-    with pytest.warns(SegueWarning) as found:
-        interpolator()(
-            picture(0),
-            picture(1),
-            output=tmp_path / "run",
-            **{**QUICK, "noise": (0.1, 0.9), "zoom": 0.5, "align": False},
-        )
-    ours = [warning for warning in found if warning.category is SegueWarning]
-    assert len(ours) == 3
-    assert {warning.filename for warning in ours} == {__file__}
+SAID = {"noise": (0.1, 0.9), "zoom": 0.5, "align": False}
 
 
-def test_lines_are_handed_over_and_other_warnings_are_not() -> None:
-    lines: list[str] = []
-    with heard(lines.append):
+def test_a_callback_is_given_the_notices_of_its_film(tmp_path: Path) -> None:
+    told: list[Progress | Notice] = []
+    interpolator()(picture(0), picture(1), output=tmp_path / "run", callback=told.append, **{**QUICK, **SAID})
+    assert len([each for each in told if isinstance(each, Notice)]) == 3
+
+
+def test_without_a_callback_notices_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.warns(SegueWarning, match="^a note$"):
+        warn("a note")
+    assert caplog.record_tuples == [("segue", logging.WARNING, "a note")]
+
+
+def test_the_innermost_hears_every_notice_as_one_line() -> None:
+    told: list[Notice] = []
+    with heard(told.append):
         warn("two\nlines")
-        warnings.warn("of a library", stacklevel=1)
-        with unheard():
+        with heard():
             warn("not now")
         warn("again")
         warn("again")
-    assert lines == ["two lines", "again", "again"]
+    assert told == [Notice("two lines"), Notice("again"), Notice("again")]
 
 
 def test_threads_that_read_pictures_leave_the_filters_as_they_were(tmp_path: Path) -> None:
@@ -42,7 +46,7 @@ def test_threads_that_read_pictures_leave_the_filters_as_they_were(tmp_path: Pat
     with ThreadPoolExecutor(4) as threads:
         busy = [threads.submit(load, tmp_path / "a.png") for _ in range(200)]
         for _ in range(20):
-            with heard(print):
+            with pillow_quiet():
                 pass
         for read in busy:
             read.result()

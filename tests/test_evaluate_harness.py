@@ -45,13 +45,13 @@ class Counting(Interpolator):
 
 
 @pytest.fixture(scope="module")
-def segue() -> Counting:
+def interpolator() -> Counting:
     return Counting(tiny_pipe())
 
 
 @pytest.fixture(autouse=True)
-def count_anew(segue: Counting) -> None:
-    segue.films = 0
+def count_anew(interpolator: Counting) -> None:
+    interpolator.films = 0
 
 
 def write_pairs(folder: Path, count: int) -> tuple[Pair, ...]:
@@ -69,7 +69,7 @@ def write_pairs(folder: Path, count: int) -> tuple[Pair, ...]:
 
 @pytest.fixture(scope="module")
 def made(
-    segue: Counting, tmp_path_factory: pytest.TempPathFactory
+    interpolator: Counting, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Report, Path, tuple[Pair, ...], list[Network]]:
     """Three pairs, two schemes, two networks."""
     root = tmp_path_factory.mktemp("evaluation")
@@ -77,7 +77,7 @@ def made(
     pairs = write_pairs(root / "pairs", 3)
     networks = [network_named("pixels"), network_named(f"clip:{save_tiny_clip(root / 'clip')}")]
     output = root / "out"
-    report = evaluate(segue, pairs, ("branching", "interpolate"), output, networks=networks, settings=SETTINGS)
+    report = evaluate(interpolator, pairs, ("branching", "interpolate"), output, networks=networks, settings=SETTINGS)
     return report, output, pairs, networks
 
 
@@ -149,37 +149,41 @@ def test_differences_are_over_the_same_pairs(made: Any) -> None:
     assert found.low <= found.value <= found.high
 
 
-def test_nothing_is_made_twice(made: Any, segue: Counting, tmp_path: Path) -> None:
+def test_nothing_is_made_twice(made: Any, interpolator: Counting, tmp_path: Path) -> None:
     report, output, pairs, networks = made
     seen: list[Stage] = []
-    again = evaluate(segue, pairs, report.schemes, output, networks=networks, settings=SETTINGS, callback=seen.append)
-    assert segue.films == 0
+    again = evaluate(
+        interpolator, pairs, report.schemes, output, networks=networks, settings=SETTINGS, callback=seen.append
+    )
+    assert interpolator.films == 0
     assert all(stage.kept for stage in seen if stage.stage != "report")
     assert replace(again, seconds={}) == replace(report, seconds={})
     assert again.seconds["films"] == pytest.approx(report.seconds["films"], abs=0.01)  # what they took when made
 
     # One more scheme costs only itself; fewer schemes cost nothing.
     three = ("branching", "interpolate", "interpolate-denoise")
-    wider = evaluate(segue, pairs, three, output, networks=networks[:1], settings=SETTINGS)
-    assert segue.films == 3
+    wider = evaluate(interpolator, pairs, three, output, networks=networks[:1], settings=SETTINGS)
+    assert interpolator.films == 3
     assert wider.cell("branching", "ppl", "pixels") == report.cell("branching", "ppl", "pixels")
 
     # A film whose frame was lost is made again, with the same numbers.
     (output / "runs" / "branching" / "p1" / "frames" / "000.5000000.png").unlink()
-    mended = evaluate(segue, pairs, report.schemes, output, networks=networks, settings=SETTINGS)
-    assert segue.films == 4
+    mended = evaluate(interpolator, pairs, report.schemes, output, networks=networks, settings=SETTINGS)
+    assert interpolator.films == 4
     assert mended.cells == report.cells
 
 
-def test_frames_that_changed_are_measured_anew(segue: Counting, tmp_path: Path) -> None:
+def test_frames_that_changed_are_measured_anew(interpolator: Counting, tmp_path: Path) -> None:
     (tmp_path / "pairs").mkdir()
     pairs, networks = write_pairs(tmp_path / "pairs", 2), [network_named("pixels")]
 
     def measured(output: Path) -> Report:
-        return evaluate(segue, pairs, ("branching",), output, networks=networks, settings=SETTINGS)
+        return evaluate(interpolator, pairs, ("branching",), output, networks=networks, settings=SETTINGS)
 
     before = measured(tmp_path / "out")
-    segue.remake(tmp_path / "out" / "runs" / "branching" / "p0", FrameKey(0, Fraction(1, 2)), Edit(prompt="a fox"))
+    interpolator.remake(
+        tmp_path / "out" / "runs" / "branching" / "p0", FrameKey(0, Fraction(1, 2)), Edit(prompt="a fox")
+    )
     after = measured(tmp_path / "out")
     shutil.rmtree(tmp_path / "out" / "features")
     assert after.cells == measured(tmp_path / "out").cells
@@ -190,7 +194,7 @@ def test_a_control_image_that_changed_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "pairs").mkdir()
     pairs, image = write_pairs(tmp_path / "pairs", 2), tmp_path / "control.png"
     pipe = tiny_pipe()
-    segue = Interpolator(pipe, controlnet=tiny_controlnet(pipe))
+    interpolator = Interpolator(pipe, controlnet=tiny_controlnet(pipe))
     settings = {**SETTINGS, "control_image": (str(image), str(image))}
     for colour in ("white", "black"):
         Image.new("RGB", (SIZE, SIZE), colour).save(image)
@@ -198,16 +202,21 @@ def test_a_control_image_that_changed_is_noticed(tmp_path: Path) -> None:
             nullcontext() if colour == "white" else pytest.raises(SegueError, match="control images with other content")
         ):
             evaluate(
-                segue, pairs, ("branching",), tmp_path / "out", networks=[network_named("pixels")], settings=settings
+                interpolator,
+                pairs,
+                ("branching",),
+                tmp_path / "out",
+                networks=[network_named("pixels")],
+                settings=settings,
             )
 
 
-def test_films_without_frames_in_between_are_measured_without_fid(segue: Counting, tmp_path: Path) -> None:
+def test_films_without_frames_in_between_are_measured_without_fid(interpolator: Counting, tmp_path: Path) -> None:
     (tmp_path / "pairs").mkdir()
     settings = {**SETTINGS, "spacing": "perceptual", "max_distance": 1000.0}
     pairs = write_pairs(tmp_path / "pairs", 2)
     report = evaluate(
-        segue, pairs, ("branching",), tmp_path / "out", networks=[network_named("pixels")], settings=settings
+        interpolator, pairs, ("branching",), tmp_path / "out", networks=[network_named("pixels")], settings=settings
     )
     assert {len(film.frames) for film in report.films} == {2}
     assert report.cell("branching", "fid", "pixels") is None
@@ -215,18 +224,23 @@ def test_films_without_frames_in_between_are_measured_without_fid(segue: Countin
     assert "FID and KID need two pairs or more" in page.read_text()
 
 
-def test_other_settings_need_another_folder(made: Any, segue: Counting) -> None:
+def test_other_settings_need_another_folder(made: Any, interpolator: Counting) -> None:
     report, output, pairs, networks = made
     with pytest.raises(SegueError, match=r"num_inference_steps: 4, now 5.*choose another output"):
         evaluate(
-            segue, pairs, report.schemes, output, networks=networks, settings={**SETTINGS, "num_inference_steps": 5}
+            interpolator,
+            pairs,
+            report.schemes,
+            output,
+            networks=networks,
+            settings={**SETTINGS, "num_inference_steps": 5},
         )
     changed = (pairs[0].model_copy(update={"prompt_a": "a fox"}), *pairs[1:])
     with pytest.raises(SegueError, match=r"prompt"):
-        evaluate(segue, changed, report.schemes, output, networks=networks, settings=SETTINGS)
+        evaluate(interpolator, changed, report.schemes, output, networks=networks, settings=SETTINGS)
     with pytest.raises(SegueError, match=r"num_frames"):
-        evaluate(segue, pairs, report.schemes, output, networks=networks, settings={"num_frames": 2})
-    assert segue.films == 0
+        evaluate(interpolator, pairs, report.schemes, output, networks=networks, settings={"num_frames": 2})
+    assert interpolator.films == 0
 
 
 def test_another_model_needs_another_folder_and_says_why(made: Any, tmp_path: Path) -> None:
@@ -242,12 +256,12 @@ def test_another_model_needs_another_folder_and_says_why(made: Any, tmp_path: Pa
     assert re.fullmatch(rf"model: \w+, now \w+: {text}", change)
 
 
-def test_a_preset_goes_as_far_as_each_scheme_knows_it(segue: Counting, tmp_path: Path) -> None:
+def test_a_preset_goes_as_far_as_each_scheme_knows_it(interpolator: Counting, tmp_path: Path) -> None:
     (tmp_path / "pairs").mkdir()
     pairs = write_pairs(tmp_path / "pairs", 2)
     settings = {**SETTINGS, "inversion": 0}
     report = evaluate(
-        segue,
+        interpolator,
         pairs,
         ("branching", "interpolate"),
         tmp_path / "out",
@@ -256,7 +270,7 @@ def test_a_preset_goes_as_far_as_each_scheme_knows_it(segue: Counting, tmp_path:
         preset="paper",
     )
     assert report.settings["solver"] == "ddim"  # of the preset
-    assert segue.films == 4
+    assert interpolator.films == 4
 
 
 def test_films_of_different_lengths_have_no_set_values() -> None:
@@ -276,7 +290,7 @@ def test_films_of_different_lengths_have_no_set_values() -> None:
     assert set_values(films, "x") == {}
 
 
-def test_a_stopped_evaluation_continues(made: Any, segue: Counting, tmp_path: Path) -> None:
+def test_a_stopped_evaluation_continues(made: Any, interpolator: Counting, tmp_path: Path) -> None:
     report, _, pairs, networks = made
 
     def stop(stage: Stage) -> None:
@@ -284,14 +298,16 @@ def test_a_stopped_evaluation_continues(made: Any, segue: Counting, tmp_path: Pa
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate(segue, pairs, report.schemes, tmp_path / "out", networks=networks, settings=SETTINGS, callback=stop)
-    assert segue.films == 2
-    whole = evaluate(segue, pairs, report.schemes, tmp_path / "out", networks=networks, settings=SETTINGS)
-    assert segue.films == 6
+        evaluate(
+            interpolator, pairs, report.schemes, tmp_path / "out", networks=networks, settings=SETTINGS, callback=stop
+        )
+    assert interpolator.films == 2
+    whole = evaluate(interpolator, pairs, report.schemes, tmp_path / "out", networks=networks, settings=SETTINGS)
+    assert interpolator.films == 6
     assert whole.cells == report.cells  # frames and numbers do not depend on the interruption, nor on the folder
 
 
-def test_pairs_without_words_and_networks_without_features(segue: Counting, tmp_path: Path) -> None:
+def test_pairs_without_words_and_networks_without_features(interpolator: Counting, tmp_path: Path) -> None:
     (tmp_path / "pairs").mkdir()
     pairs = tuple(
         pair.model_copy(update={"prompt_a": "", "prompt_b": "", "group": ""})
@@ -300,7 +316,7 @@ def test_pairs_without_words_and_networks_without_features(segue: Counting, tmp_
     pixels = network_named("pixels")
     distances = Network("distances", "x", pixels.path)
     settings = {**SETTINGS, "prompt": "a thing"}
-    report = evaluate(segue, pairs, ("interpolate",), tmp_path / "out", networks=[distances], settings=settings)
+    report = evaluate(interpolator, pairs, ("interpolate",), tmp_path / "out", networks=[distances], settings=settings)
     assert {measure for measure, _ in report.columns} == {
         *("ppl", "pdv", "variation", "jump", "relative_jump", "breaks", "sharpness")
     }
@@ -404,13 +420,13 @@ def test_the_page_shows_the_schemes_side_by_side_before_the_differences(page: st
     assert page.count("<details open>") == 3
 
 
-def test_aligned_films_do_not_stand_beside_the_papers_table(segue: Counting, tmp_path: Path) -> None:
+def test_aligned_films_do_not_stand_beside_the_papers_table(interpolator: Counting, tmp_path: Path) -> None:
     pairs = write_pairs(tmp_path, 2)
     quick = {"num_frames": 3, "num_inference_steps": 2}
     for given, text in (({"detail": 0.0}, "alignment"), ({"align": False}, "detail"), ({}, "alignment and detail")):
         output = tmp_path / text
         report = evaluate(
-            segue,
+            interpolator,
             pairs,
             ("branching", "interpolate"),
             output,
@@ -422,12 +438,12 @@ def test_aligned_films_do_not_stand_beside_the_papers_table(segue: Counting, tmp
         assert "436" not in page
 
 
-def test_the_papers_preset_aligns_nothing_in_any_scheme(segue: Counting, tmp_path: Path) -> None:
+def test_the_papers_preset_aligns_nothing_in_any_scheme(interpolator: Counting, tmp_path: Path) -> None:
     pairs = write_pairs(tmp_path, 2)
     settings = {"num_frames": 3, "num_inference_steps": 2, "inversion": 0, "candidates": 1}
     output = tmp_path / "out"
     report = evaluate(
-        segue, pairs, SCHEMES, output, networks=[network_named("pixels")], settings=settings, preset="paper"
+        interpolator, pairs, SCHEMES, output, networks=[network_named("pixels")], settings=settings, preset="paper"
     )
     assert (report.settings["align"], report.settings["detail"]) == (False, 0.0)
     for scheme in SCHEMES:
@@ -438,7 +454,7 @@ def test_the_papers_preset_aligns_nothing_in_any_scheme(segue: Counting, tmp_pat
 
 def test_folders_that_are_no_evaluation(tmp_path: Path) -> None:
     (tmp_path / "proj" / "films").mkdir(parents=True)  # a folder of films is no evaluation
-    with pytest.raises(SegueError, match="holds other files and no evaluation"):
+    with pytest.raises(SegueError, match="holds other files but no evaluation"):
         check_report(tmp_path / "proj")
     with pytest.raises(SegueError, match=r"films\.csv would replace .*films\.csv"):
         check_report(tmp_path / "new", [tmp_path / "new" / "films.csv"])
@@ -449,10 +465,10 @@ def test_folders_that_are_no_evaluation(tmp_path: Path) -> None:
         check_report(tmp_path / "file")
     with pytest.raises(SegueError, match="no evaluation"):
         check_report(tmp_path)
-    with pytest.raises(SegueError, match="is no evaluation"):
+    with pytest.raises(SegueError, match="is not an evaluation"):
         read_report(tmp_path)
     (tmp_path / "report.json").write_text('{"version": "0"}')
-    with pytest.raises(SegueError, match="no report of this version"):
+    with pytest.raises(SegueError, match="not a report of this version"):
         read_report(tmp_path)
 
 

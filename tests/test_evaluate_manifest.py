@@ -111,7 +111,7 @@ def test_folder(tmp_path: Path) -> None:
     assert [pair.name for pair in read_pairs(tmp_path)] == ["two-words", "x"]
     Image.new("RGB", (8, 8)).save(tmp_path / "alone-b.png")
     Image.new("RGB", (8, 8)).save(tmp_path / "x-a.jpg")
-    assert faults(tmp_path) == ["x-a.png: there is x-a.jpg already", "alone-b.png: there is no alone-a beside it"]
+    assert faults(tmp_path) == ["x-a.png: x-a.jpg is the same image", "alone-b.png: there is no alone-a beside it"]
 
 
 def test_every_fault_with_its_line(folder: Path) -> None:
@@ -142,7 +142,7 @@ def test_every_fault_with_its_line(folder: Path) -> None:
         ("line 6", "a is 32 x 24 pixels, b is 48 x 24"),
         ("line 7", "no column 'a'"),
         ("line 8", "'../seven'"),
-        ("line 9", "broken.png is no picture that can be read"),
+        ("line 9", "broken.png is not a picture that can be read"),
         ("line 10", "prompt_a and prompt_b go together"),
         ("line 11", "prompt is for both"),
         ("line 12", "pose_a and pose_b go together"),
@@ -172,7 +172,7 @@ def test_what_shows_only_on_a_closer_look(folder: Path) -> None:
     assert found[0] == found[1]
     assert found[0].startswith(f"line 1: {folder / 'cut.jpg'} is damaged: ")
     assert found[2].endswith("is longer than 100 characters; give one")
-    assert found[3] == "line 3: column 'a' is there twice"
+    assert found[3] == "line 3: column 'a' appears twice"
     with pytest.raises(SegueError, match="2 faults"):  # a batch sees when it comes to it
         read_pairs(path, one_size=False)
 
@@ -198,7 +198,7 @@ def test_what_is_no_manifest(folder: Path, tmp_path: Path) -> None:
     for path, text in (
         (folder / "none.jsonl", "cannot be read"),
         (folder / "cat.png", "it is neither UTF-8 nor UTF-16 text"),
-        (lines(folder), "holds no pairs"),
+        (lines(folder), "has no pairs"),
     ):
         with pytest.raises(SegueError, match=text):
             read_pairs(path)

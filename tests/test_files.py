@@ -191,9 +191,9 @@ def test_check_writable_names_what_is_wrong(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(SegueError, match="is a folder"):
         check_writable(tmp_path)
     (tmp_path / "text").write_text("")
-    with pytest.raises(SegueError, match=re.escape(f"{tmp_path / 'text'} is no folder")):
+    with pytest.raises(SegueError, match=re.escape(f"{tmp_path / 'text'} is not a folder")):
         check_writable(tmp_path / "text" / "film.mp4")
-    with pytest.raises(SegueError, match=r"/dev/null is no ordinary file"):
+    with pytest.raises(SegueError, match=r"/dev/null is not a regular file"):
         check_writable(Path("/dev/null"))
     with pytest.raises(SegueError, match="name too long"):
         check_writable(tmp_path / ("a" * 300))

@@ -10,9 +10,10 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from notices import SegueWarning
 from PIL import Image, ImageSequence
 
-from segue.errors import SegueError, SegueWarning
+from segue.errors import SegueError
 from segue.film.outputs import check_film
 from segue.film.writers import contact_sheet, sheet, write_film
 
@@ -302,7 +303,7 @@ def test_check_film(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SegueError, match="file is a file; a film can end in"):
         check_film(tmp_path / "file")
-    with pytest.raises(SegueError, match="file is no folder"):
+    with pytest.raises(SegueError, match="file is not a folder"):
         check_film(tmp_path / "file" / "a.mp4")
     photos = tmp_path / "photos"
     photos.mkdir()

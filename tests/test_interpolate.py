@@ -17,13 +17,14 @@ import numpy as np
 import pytest
 import torch
 from diffusers import LCMScheduler, TCDScheduler, UniPCMultistepScheduler
+from notices import SegueWarning
 from PIL import Image
 from shapes import QUICK, contents, interpolator, latents, picture
 from tiny import tiny_controlnet, tiny_pipe
 
 from segue.engine.dialogue import Progress
 from segue.engine.interpolator import Interpolator
-from segue.errors import SegueError, SegueWarning
+from segue.errors import SegueError
 from segue.method.tree import FrameKey
 from segue.models.stable_diffusion import StableDiffusion
 from segue.pictures.images import fit
@@ -277,7 +278,7 @@ def test_a_run_killed_before_its_run_file_shows_the_new_images(tmp_path: Path, m
         ({"pan": "0.3"}, "pan takes two numbers for a gap, as 0.5,0, not '0.3'"),
         ({"max_distance": 3.0}, "max_distance needs perceptual spacing"),
         ({"spacing": "perceptual:foo"}, "unknown feature network 'foo'"),
-        ({"spacing": "perceptual:clip"}, "unknown feature network 'clip'; there are pixels, pocket, clip:NAME"),
+        ({"spacing": "perceptual:clip"}, "unknown feature network 'clip'; choose from pixels, pocket, clip:NAME"),
         ({"control_convention": "foo"}, "control_convention: input should be"),
         ({"pose": "nofile.json", "control_image": "a.png"}, "pose files and control_image do not go together"),
     ],
@@ -359,7 +360,7 @@ def test_fitted_words_are_kept_where_the_first_frame_fails(tmp_path: Path, monke
     before = contents(tmp_path / "run")
     with monkeypatch.context() as patched:
         patched.setattr(StableDiffusion, "denoise", failing(SegueError("it overflows")))
-        with pytest.raises(SegueError, match=r"^it overflows; the film before this one stays until this one has a "):
+        with pytest.raises(SegueError, match=r"^it overflows; the previous film stays until this one has a "):
             film(tmp_path / "run", seed=9, inversion=1, overwrite=True)
     assert any("words" in name for name in contents(tmp_path / "run", ".new/"))
     film(tmp_path / "run", overwrite=True)
@@ -397,7 +398,7 @@ def test_a_few_step_scheduler_is_not_silently_left_out(own: Any, tmp_path: Path)
     pipe = tiny_pipe()
     pipe.scheduler = own.from_config(pipe.scheduler.config)
     segue = Interpolator(pipe)
-    told = rf"the pipe's {own.__name__} is not used, but the solver dpm\+\+, .*few steps look wrong; solver pipe uses"
+    told = rf"the pipe's {own.__name__} is replaced by the solver dpm\+\+; .* wrong with it; solver pipe keeps"
     with pytest.warns(SegueWarning, match=told) as heard:
         other = segue(A, B, output=tmp_path / "other", **{**QUICK, "num_frames": 3})
     assert [issubclass(warning.category, SegueWarning) for warning in heard].count(True) == 1
@@ -564,7 +565,7 @@ def test_a_run_with_settings_that_are_refused_now_is_named_and_can_be_overwritte
 
 def test_one_image_is_no_film(tmp_path: Path) -> None:
     for images in ((A,), ()):
-        with pytest.raises(SegueError, match="a film needs two images or more"):
+        with pytest.raises(SegueError, match="a film needs at least two images"):
             interpolator()(*images, output=tmp_path / "run", **QUICK)
     assert list(tmp_path.iterdir()) == []
 

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from notices import SegueWarning
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny import tiny_pipe
 
 import segue.words.inversion
-from segue.errors import SegueError, SegueWarning
+from segue.errors import SegueError
 from segue.method.noise import Noise
 from segue.method.tree import FrameKey
 from segue.models.conditioning import TextConditioning

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from colours import assert_right
+from notices import SegueWarning
 from PIL import Image
 from shapes import QUICK, interpolator, picture
 from test_stills import write
 
 from segue.engine.keyframes import loaded, warn_of_crops
-from segue.errors import SegueError, SegueWarning
+from segue.errors import SegueError
 from segue.pictures.images import film_size, network_size
 from segue.run.folder import RunFolder
 from segue.settings.kinds import MorphSettings, checked
@@ -139,5 +140,5 @@ def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
     (tmp_path / "run" / "run.json").read_bytes().decode()  # the file itself is UTF-8
     again = interpolator()(name, picture(1), output=tmp_path / "run", **settings)
     assert len(again.frames) == 3
-    with pytest.raises(SegueError, match="the name of an output has to be UTF-8"):
+    with pytest.raises(SegueError, match="the name of an output must be UTF-8"):
         interpolator()(name, picture(1), output=os.fsdecode(os.fsencode(tmp_path) + b"/\xe9"), **settings)

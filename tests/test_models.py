@@ -175,7 +175,7 @@ def test_code_of_its_own_is_not_run(checkpoint: Path) -> None:
     index = json.loads((checkpoint / "model_index.json").read_text())
     (checkpoint / "model_index.json").write_text(json.dumps(index | {"unet": ["mine", "MyUNet"]}))
     (checkpoint / "unet" / "mine.py").write_text("raise SystemExit('run')")
-    assert refused(checkpoint) == f"{checkpoint} brings code of its own for its unet (mine); segue runs none"
+    assert refused(checkpoint) == f"{checkpoint} needs its own code for its unet (mine), which segue does not run"
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
@@ -184,7 +184,7 @@ def test_pickled_missing_and_no_weights(checkpoint: Path, part: str) -> None:
     torch.save({}, file.with_suffix(".bin"))
     file.unlink()
     assert refused(checkpoint) == (
-        f"{checkpoint}/{part} has pickled weights only, which can run code; segue reads safetensors"
+        f"{checkpoint}/{part} has only pickled weights, which can run code; segue reads safetensors"
     )
     file.with_suffix(".bin").unlink()
     assert refused(checkpoint) == f"{checkpoint}/{part} has no weights (*.safetensors)"
@@ -222,7 +222,7 @@ def test_no_pickle_of_another_part_is_opened(checkpoint: Path, monkeypatch: pyte
 def test_a_pickled_safety_checker(checkpoint: Path) -> None:
     (checkpoint / "safety_checker").mkdir()
     (checkpoint / "safety_checker" / "pytorch_model.bin").touch()
-    assert "safety_checker has pickled weights only" in refused(checkpoint)
+    assert "safety_checker has only pickled weights" in refused(checkpoint)
 
 
 def test_damaged_weights(checkpoint: Path) -> None:
@@ -312,13 +312,13 @@ def test_what_is_no_controlnet(saved: Path, tmp_path: Path) -> None:
     other = tmp_path / "vae"
     shutil.copytree(saved / "whole" / "vae", other)
     assert refused(saved / "whole", controlnet=other) == (
-        f"{other} is a AutoencoderKL, no ControlNet of Stable Diffusion 1.x or 2.x"
+        f"{other} is a AutoencoderKL, not a ControlNet of Stable Diffusion 1.x or 2.x"
     )
-    assert "is no ControlNet: it has no config.json" in refused(saved / "whole", controlnet=saved / "whole")
+    assert "is not a ControlNet: it has no config.json" in refused(saved / "whole", controlnet=saved / "whole")
     pickled = tmp_path / "pickled"
     shutil.copytree(saved / "controlnet", pickled)
     (pickled / "diffusion_pytorch_model.safetensors").rename(pickled / "diffusion_pytorch_model.bin")
-    assert "has pickled weights only" in refused(saved / "whole", controlnet=pickled)
+    assert "has only pickled weights" in refused(saved / "whole", controlnet=pickled)
     assert "unknown controlnet 'nonsense'" in refused(saved / "whole", controlnet="nonsense")
 
 
@@ -338,7 +338,7 @@ def test_a_controlnet_for_another_model(saved: Path, tmp_path: Path) -> None:
 def test_device_and_dtype(saved: Path) -> None:
     assert device_of("cpu") == torch.device("cpu")
     for name in ("banana", "cuda:77"):
-        assert refused(saved / "whole", device=name).startswith(f"device '{name}' is not there; use cpu, cuda")
+        assert refused(saved / "whole", device=name).startswith(f"device '{name}' is not available; use cpu, cuda")
     assert refused(saved / "whole", dtype="float8") == "dtype is float32, bfloat16 or float16, not 'float8'"
 
 

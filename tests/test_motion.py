@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from notices import SegueWarning
 from PIL import Image
 from tiny import tiny_pipe
 
 from segue import Interpolator
 from segue.engine.keyframes import PixelSpace, shown
-from segue.errors import SegueWarning
 from segue.method.camera import seen, warp
 from segue.method.motion import Motion, goes_beyond
 from segue.method.tree import FrameKey
@@ -121,11 +121,9 @@ def fine(latents: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.interpolate(latents, scale_factor=2, mode="bilinear", align_corners=False)
 
 
-@pytest.mark.filterwarnings(
-    "ignore:noise 0.001:segue.errors.SegueWarning", "ignore:keyframes 0, 1:segue.errors.SegueWarning"
-)
+@pytest.mark.filterwarnings("ignore:noise 0.001:notices.SegueWarning", "ignore:keyframes 0, 1:notices.SegueWarning")
 def test_a_zoom_of_a_picture_into_itself_is_the_plain_zoom_within_the_autoencoders_error() -> None:
-    segue = Interpolator.from_pretrained(dtype="float32", device="cpu")
+    interpolator = Interpolator.from_pretrained(dtype="float32", device="cpu")
     given = picture(128, 128)
     settings: dict[str, Any] = {
         "num_frames": 5,
@@ -136,10 +134,11 @@ def test_a_zoom_of_a_picture_into_itself_is_the_plain_zoom_within_the_autoencode
         "align": False,
         "detail": 0.0,
     }
-    film = segue(given, given, **settings)
+    film = interpolator(given, given, **settings)
     plain = [shown(Motion(zoom=(2.0,)), key.place, given) for key in film.keys]
-    with segue.backbone.evaluating():
-        through = [to_images(segue.backbone.decode(segue.backbone.encode(to_tensor([one]))))[0] for one in plain[1:-1]]
+    backbone = interpolator.backbone
+    with backbone.evaluating():
+        through = [to_images(backbone.decode(backbone.encode(to_tensor([one]))))[0] for one in plain[1:-1]]
     assert apart(list(film.frames)[1:-1], plain[1:-1]) < 1.25 * apart(through, plain[1:-1])
 
 
@@ -162,16 +161,18 @@ def test_warp_by_nothing_changes_nothing() -> None:
 
 
 def test_a_camera_that_sees_beyond_a_keyframe_is_told() -> None:
-    segue = Interpolator(tiny_pipe())
+    interpolator = Interpolator(tiny_pipe())
     for zoom, pan in ((0.5, (0.0, 0.0)), (1.0, (0.3, 0.0))):
-        with pytest.warns(SegueWarning, match="beyond the edges of the keyframe at 1; what is there is .* mirrored"):
-            segue(picture(), picture(), num_frames=3, num_inference_steps=2, prompt="a", zoom=(zoom,), pan=(pan,))
+        with pytest.warns(SegueWarning, match="beyond the edges of the keyframe at 1, where their picture is mirrored"):
+            interpolator(
+                picture(), picture(), num_frames=3, num_inference_steps=2, prompt="a", zoom=(zoom,), pan=(pan,)
+            )
     assert not goes_beyond(Motion(zoom=(2.0,), pan=((0.25, -0.25),)), Fraction(1), 1.5)
     assert goes_beyond(Motion(rotate=(10.0,)), Fraction(1), 1.5)
 
 
 def test_keyframes_of_a_moving_film_are_seen_through_the_camera() -> None:
-    segue = Interpolator(tiny_pipe())
-    morph = segue(picture(), picture(), num_frames=3, num_inference_steps=2, prompt="a", zoom=(2.0,))
+    interpolator = Interpolator(tiny_pipe())
+    morph = interpolator(picture(), picture(), num_frames=3, num_inference_steps=2, prompt="a", zoom=(2.0,))
     assert np.array_equal(np.asarray(morph.frames[0]), np.asarray(picture()))
     assert np.array_equal(np.asarray(morph.frames[2]), np.asarray(shown(Motion(zoom=(2.0,)), Fraction(1), picture())))

@@ -32,7 +32,7 @@ def test_images_come_one_by_one_or_in_a_list(film: Morph, tmp_path: Path) -> Non
     for number, images in enumerate(([A, B], (A, B))):
         other = interpolator()(images, output=tmp_path / str(number), **QUICK)
         assert [frame.tobytes() for frame in other] == [frame.tobytes() for frame in film]
-    with pytest.raises(SegueError, match="a film needs two images or more, not 1"):
+    with pytest.raises(SegueError, match="a film needs at least two images, not 1"):
         interpolator()([A], output=tmp_path / "one", **QUICK)
     with pytest.raises(SegueError, match="a picture is a path, a PIL image or a numpy array, not list"):
         interpolator()([A, B], A, output=tmp_path / "mixed", **QUICK)

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from colours import DISC, GREY, assert_right
+from notices import SegueWarning
 from PIL import Image
 
-from segue.errors import SegueError, SegueWarning
+from segue.errors import SegueError
 from segue.files import file_of
 from segue.pictures.files import digest_of_source
 from segue.pictures.images import load, shown_size
@@ -130,7 +131,7 @@ def test_raw_data_is_refused_and_never_its_thumbnail_taken(tmp_path: Path, kind:
         path.write_bytes(content)
         with pytest.raises(SegueError) as caught:
             load(path)
-        raw = "64 x 48 pixels as raw data of a camera, or in another way that is not read"
+        raw = "64 x 48 pixels as raw data of a camera, or in an unsupported encoding"
         assert str(caught.value) == f"{path} holds its picture of {raw}; save it as PNG or JPEG"
 
 
@@ -196,7 +197,7 @@ def test_heic_whatever_its_name(name: str, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     with pytest.raises(SegueError) as caught:
         load(path)
-    assert str(caught.value) == f'{path} is a HEIC picture, which takes an extra: pip install "segue[heic]"'
+    assert str(caught.value) == f'{path} is a HEIC picture, which needs an extra: pip install "segue[heic]"'
 
 
 def test_heic_in_other_colours_and_turned(tmp_path: Path) -> None:

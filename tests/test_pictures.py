@@ -13,9 +13,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from notices import SegueWarning
 from PIL import Image, ImageCms
 
-from segue.errors import SegueError, SegueWarning
+from segue.errors import SegueError
 from segue.pictures.images import Fit, Source, check_network_size, film_size, fit, load, network_size, placement
 from segue.pictures.tensors import to_images, to_tensor
 
@@ -137,7 +138,8 @@ def test_transparent_palette_and_transparent_colour(tmp_path: Path) -> None:
 
 
 def test_an_unknown_colour_names_the_option() -> None:
-    with pytest.raises(SegueError, match=r"'mauvish' is no colour; use a name such as white, #rrggbb, or transparent"):
+    message = "'mauvish' is not a colour; use a name such as white, #rrggbb, or transparent"
+    with pytest.raises(SegueError, match=message):
         load(noise(8, 8), "mauvish")
 
 
@@ -291,18 +293,18 @@ def refused(source: Source) -> str:
 
 def test_no_picture(tmp_path: Path) -> None:
     gone = tmp_path / "gone.png"
-    assert refused(gone) == f"{gone}: there is no such file"
-    assert refused(tmp_path / "a" / "gone.png") == f"{tmp_path}/a/gone.png: there is no such file"
+    assert refused(gone) == f"{gone}: no such file"
+    assert refused(tmp_path / "a" / "gone.png") == f"{tmp_path}/a/gone.png: no such file"
     assert refused(tmp_path) == f"{tmp_path} is a folder, not a picture"
     text = tmp_path / "text.png"
     text.write_text("I am no picture.\n" * 100)
-    assert refused(text).startswith(f"{text} is no picture that can be read")
+    assert refused(text).startswith(f"{text} is not a picture that can be read")
     empty = tmp_path / "empty.jpg"
     empty.touch()
     assert refused(empty) == f"{empty} is empty"
     pipe = tmp_path / "pipe.png"
     os.mkfifo(pipe)
-    assert refused(pipe) == f"{pipe} is no ordinary file"
+    assert refused(pipe) == f"{pipe} is not a regular file"
     inside = text / "a.png"
     assert refused(inside) == f"{inside} cannot be read: Not a directory"
 
@@ -331,8 +333,8 @@ def test_damage_in_the_middle_of_a_png(tmp_path: Path) -> None:
 def test_too_small(tmp_path: Path) -> None:
     path = tmp_path / "dot.png"
     Image.new("RGB", (1, 1)).save(path)
-    assert refused(path) == f"{path} is too small: 1 x 1 pixels, the least is 8 x 8"
-    assert refused(Image.new("RGB", (100, 7))) == "the image is too small: 100 x 7 pixels, the least is 8 x 8"
+    assert refused(path) == f"{path} is too small: 1 x 1 pixels, the minimum is 8 x 8"
+    assert refused(Image.new("RGB", (100, 7))) == "the image is too small: 100 x 7 pixels, the minimum is 8 x 8"
     assert load(Image.new("RGB", (8, 8))).size == (8, 8)
 
 
@@ -346,7 +348,7 @@ def bomb(width: int, height: int) -> bytes:
 def test_a_decompression_bomb(tmp_path: Path, side: int) -> None:
     path = tmp_path / "bomb.png"
     path.write_bytes(bomb(side, side))
-    assert refused(path) == f"{path} is too large: {side} x {side} pixels; the most are 256 megapixels"
+    assert refused(path) == f"{path} is too large: {side} x {side} pixels; the limit is 256 megapixels"
 
 
 def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,5 +56,5 @@ def test_pocket_lies_in_the_package() -> None:
 
 
 def test_an_unknown_detector_is_refused() -> None:
-    with pytest.raises(SegueError, match="'openpose' is unknown; there are pocket, blazepose, rtmlib"):
+    with pytest.raises(SegueError, match="'openpose' is unknown; choose from pocket, blazepose, rtmlib"):
         detect(Image.new("RGB", (20, 20)), "openpose")  # type: ignore[arg-type]

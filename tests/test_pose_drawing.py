@@ -142,5 +142,5 @@ def test_the_convention_follows_the_name(name: str, convention: str) -> None:
 
 def test_an_unknown_convention_is_refused() -> None:
     wrong: Any = "controlnet2"
-    with pytest.raises(SegueError, match=r"'controlnet2' is unknown; there are controlnet1.0, controlnet1.1, thick"):
+    with pytest.raises(SegueError, match=r"'controlnet2' is unknown; choose from controlnet1.0, controlnet1.1, thick"):
         draw(Pose((), 20, 10), wrong)

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from notices import SegueWarning
 from PIL import Image
 
-from segue.errors import SegueError, SegueWarning
+from segue.errors import SegueError
 from segue.pose.keypoints import KEYPOINTS, Person, Pose, as_openpose, fitted, from_openpose, scaled
 
 

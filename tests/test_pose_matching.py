@@ -54,7 +54,7 @@ def test_nearest_goes_by_the_keypoints_that_both_have() -> None:
 
 
 def test_an_unknown_matching_is_refused() -> None:
-    with pytest.raises(SegueError, match="'tallest' is unknown; there are largest, left-to-right, nearest"):
+    with pytest.raises(SegueError, match="'tallest' is unknown; choose from largest, left-to-right, nearest"):
         match(pose(), pose(), "tallest")  # type: ignore[arg-type]
 
 
@@ -81,13 +81,13 @@ def test_everybody_matched_says_nothing(matching: str) -> None:
 def test_nobody_in_both_is_silent(nobody: Pose | None) -> None:
     assert guidance(nobody, nobody) == Guidance((), None)
     assert guidance(pose(), None) == Guidance((), None)
-    with pytest.raises(SegueError, match="there is nobody in keyframe 1 and keyframe 2"):
+    with pytest.raises(SegueError, match="nobody was found in keyframe 1 and keyframe 2"):
         guidance(nobody, nobody, given=True, names=NAMES)
 
 
 @pytest.mark.parametrize("nobody", [None, pose()])
 def test_somebody_in_one_only_is_said(nobody: Pose | None) -> None:
-    line = "pose: there is somebody in keyframe 2 but nobody in keyframe 1: made without poses between them"
+    line = "pose: somebody was found in keyframe 2 but nobody in keyframe 1: made without poses between them"
     assert guidance(nobody, pose(SMALL_LEFT), names=NAMES) == Guidance((), line)
     assert "somebody in keyframe 1 but nobody in keyframe 2" in str(
         guidance(pose(SMALL_LEFT), nobody, names=NAMES).message

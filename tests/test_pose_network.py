@@ -171,7 +171,7 @@ def test_half_precision_weights_are_loaded_in_single(tmp_path: Path) -> None:
 
 
 def test_broken_folders_are_named(tmp_path: Path) -> None:
-    with pytest.raises(SegueError, match="holds no keypoint network"):
+    with pytest.raises(SegueError, match="has no keypoint network"):
         load(tmp_path)
     save(small_network(), tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"widths": [8, 8, 8]}))

@@ -67,7 +67,7 @@ def test_frames_beside_a_keyframe_with_nobody_are_not_guided() -> None:
         assert path(Fraction(3, 2)) is None
         assert path(Fraction(5, 2)) is not None
         assert path.messages == tuple(
-            f"pose: there is somebody in the keyframe at {place} but nobody in the keyframe at 1: "
+            f"pose: somebody was found in the keyframe at {place} but nobody in the keyframe at 1: "
             "made without poses between them"
             for place in (0, 2)
         )

@@ -10,10 +10,11 @@ from typing import Any, Literal
 import av
 import numpy as np
 import pytest
+from notices import SegueWarning
 from PIL import Image
 
 from segue import FilmSettings, Morph
-from segue.errors import SegueError, SegueWarning
+from segue.errors import SegueError
 from segue.method.tree import FrameKey
 from segue.pictures.alpha import laid_on
 
@@ -230,7 +231,7 @@ def test_an_mp4_is_laid_on_white_and_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.mov", "a.gif", "pngs"])
 def test_a_quality_that_changes_nothing_is_told(tmp_path: Path, name: str) -> None:
     film = film_of(tmp_path / "run", steps(1))
-    with pytest.warns(SegueWarning, match=f"quality changes nothing in {name}: it is that of .mp4, .webm and .webp"):
+    with pytest.warns(SegueWarning, match=f"quality has no effect on {name}: only .mp4, .webm and .webp have one"):
         film.save(tmp_path / name, seconds=0.1, hold=0.0, quality=30)
 
 

@@ -56,12 +56,12 @@ def test_no_refusal_and_no_help_imports_torch(tmp_path: Path) -> None:
     assert {name: code for name, (code, _, _) in found.items()} == {n: 0 if n in answered else 2 for n in COMMANDS}
     assert sorted(tmp_path.rglob("*")) == before
     for name, told in {
-        "missing picture": "segue: missing.png: there is no such file",
+        "missing picture": "segue: missing.png: no such file",
         "unknown ending": "segue: film.avi: unknown ending .avi",
         "2 frames": "num_frames: input should be greater than or equal to 3, not '2'",
         "missing pose": "a.json: No such file",
         "unknown model": "unknown model 'nowhere'",
-        "unknown device": "device 'gpu' is not there",
+        "unknown device": "device 'gpu' is not available",
         "remake of no frame": "film has no frame 99",
         "nothing to undo": "film has nothing to undo",
         "studio's port": "less than or equal to 65535",

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from notices import SegueWarning
 from shapes import QUICK, contents, interpolator, latents, picture
 
 from segue.engine.dialogue import AcceptRest, Again, Candidates, Pick
-from segue.errors import SegueError, SegueWarning
+from segue.errors import SegueError
 from segue.film.morph import Morph
 from segue.method.tree import FrameKey
 from segue.models.stable_diffusion import StableDiffusion
@@ -73,7 +74,7 @@ def test_undo_and_redo_to_the_byte(run: Path) -> None:
         assert frames(run) == shown[there]
         assert (run / "state.json").read_bytes() == states[there]
     segue.remake(run, at(6))
-    with pytest.raises(SegueError, match="no undo to take back"):
+    with pytest.raises(SegueError, match="nothing to redo"):
         segue.redo(run)
     segue.undo(run)
     segue.undo(run)
@@ -181,7 +182,7 @@ def test_wrong_redos_change_nothing(run: Path, tmp_path: Path) -> None:
         with pytest.raises(SegueError, match=message):
             segue.remake(run, frame)
     assert contents(run) == before
-    with pytest.raises(SegueError, match="holds no run"):
+    with pytest.raises(SegueError, match="does not hold a run"):
         segue.remake(tmp_path / "nothing", at(4))
     assert not (tmp_path / "nothing").exists()
     film(tmp_path / "other", scheme="interpolate")
@@ -267,7 +268,7 @@ def test_a_contact_sheet_is_a_png(run: Path) -> None:
 
 
 def test_a_wrong_answer_of_a_chooser_notes_nothing(tmp_path: Path) -> None:
-    with pytest.raises(SegueError, match="count: 1 candidate or more, not -1"):
+    with pytest.raises(SegueError, match="count: at least 1 candidate, not -1"):
         Again(count=-1)
     with pytest.raises(SegueError, match="a chooser answers with Pick, Again or AcceptRest, not None"):
         film(tmp_path / "run", lambda _candidates: None, num_frames=3, candidates=2)

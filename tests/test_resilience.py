@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from notices import SegueWarning
 from PIL import Image
 from tiny import tiny_pipe
 
 from segue.engine.dialogue import Progress
 from segue.engine.interpolator import Interpolator
-from segue.errors import SegueError, SegueWarning
+from segue.errors import Notice, SegueError
 from segue.lock import InUseError
 from segue.machine import is_out_of_memory
 from segue.run.folder import RunFolder
@@ -94,9 +95,11 @@ def test_out_of_memory_halves_the_batch(
     whole = segue(*images, output=tmp_path / "whole", **settings)
     other = Interpolator(tiny_pipe())
     other.backbone, done = out_of_memory(segue, most)
-    steps: list[Progress] = []
-    with pytest.warns(SegueWarning, match=r"^out of memory with \d frames in a batch; going on with \d frames?$"):
-        morph = other(*images, output=tmp_path / "run", callback=steps.append, **settings)
+    said: list[Progress | Notice] = []
+    morph = other(*images, output=tmp_path / "run", callback=said.append, **settings)
+    steps = [each for each in said if isinstance(each, Progress)]
+    notice = next(each.text for each in said if isinstance(each, Notice))
+    assert re.match(r"^out of memory with \d frames in a batch; going on with \d frames?$", notice)
     assert sum(done) == 7
     assert max(done) <= most
     for frame, same in zip(morph.frames, whole.frames, strict=True):  # equal up to rounding: the batches differ
@@ -238,12 +241,14 @@ def test_a_disk_that_takes_only_small_files(
     assert contents(tmp_path / "run") == contents(unbroken)
 
 
-def at_frame(number: int, act: Callable[[], None]) -> Callable[[Progress], None]:
+def at_frame(number: int, act: Callable[[], None]) -> Callable[[Progress | Notice], None]:
     """A callback that acts once, when so many frames are there."""
     done = False
 
-    def callback(progress: Progress) -> None:
+    def callback(progress: Progress | Notice) -> None:
         nonlocal done
+        if isinstance(progress, Notice):
+            return
         if progress.stage == "frames" and progress.frames == number and not done:
             done = True
             act()

@@ -269,7 +269,7 @@ def test_a_damaged_journal_does_not_keep_the_lock(tmp_path: Path) -> None:
     journal = path / "journal.jsonl"
     journal.write_text("rubbish\n" + journal.read_text())
     for _ in range(2):
-        with pytest.raises(SegueError, match=r"journal\.jsonl, line 1: no event of a run: rubbish"):
+        with pytest.raises(SegueError, match=r"journal\.jsonl, line 1: not an event of a run: rubbish"):
             RunFolder(path)
     with (path / "lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -325,7 +325,7 @@ def test_foreign_folders_are_left_alone(tmp_path: Path) -> None:
         if name == "lock":
             (folder / "notes.txt").write_text("mine too")
         before = contents(folder)
-        with pytest.raises(SegueError, match="holds other files and no run"):
+        with pytest.raises(SegueError, match="holds other files but no run"):
             RunFolder(folder)
         assert contents(folder) == before
     with pytest.raises(SegueError, match="is a file; a run needs a folder"):
@@ -360,7 +360,7 @@ def test_a_run_that_was_never_begun_leaves_nothing(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("{", r"run\.json is damaged: Expecting property name"),
-        ("[]", r"run\.json is damaged: it holds no JSON object"),
+        ("[]", r"run\.json is damaged: it is not a JSON object"),
         ('{"settings": {}, "model": {}}', r"it lacks size, keyframes, model/name, model/fingerprint, batch_size$"),
         (RUN.replace('"settings": {}', '"settings": 3'), r"settings: input should be a valid dictionary, not 3$"),
         (RUN.replace("[8, 8]", '"x"'), r"size: input should be a valid list, not 'x'$"),

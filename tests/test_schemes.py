@@ -340,7 +340,7 @@ def test_every_scheme_makes_every_frame_once(name: str, num_frames: int) -> None
 
 
 def test_unknown_schemes_and_trees_are_refused() -> None:
-    with pytest.raises(SegueError, match="unknown scheme 'morph'; there are branching, interpolate,"):
+    with pytest.raises(SegueError, match="unknown scheme 'morph'; choose from branching, interpolate,"):
         scheme_named("morph")
     grown = GrownTree((UniformTree(1, 3, (0.5,)), UniformTree(1, 5, (0.5, 0.4))))
     with pytest.raises(SegueError, match="only the scheme branching"):

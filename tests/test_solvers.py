@@ -214,7 +214,7 @@ def test_a_scheduler_that_cannot_start_at_a_noise_point_is_named() -> None:
 
 def test_wrong_solver_eta_and_schedule_are_named() -> None:
     s = schedule()
-    with pytest.raises(SegueError, match=r"unknown solver 'unipc'; there are dpm\+\+"):
+    with pytest.raises(SegueError, match=r"unknown solver 'unipc'; choose from dpm\+\+"):
         Leg(s, s.point(0.5), CLEAN, sampling("unipc", 10))
     with pytest.raises(SegueError, match="eta needs the solver ddim"):
         Leg(s, s.point(0.5), CLEAN, sampling("euler", 10, eta=0.2))

@@ -748,7 +748,7 @@ def test_pause_holds_and_gives_way() -> None:
     queue.add(other)
     _until(lambda: other.state == "done")
     assert job.state == "stopped"
-    assert "Others were waiting" in job.message
+    assert "Other films were waiting" in job.message
 
 
 def _wait(gate: threading.Event) -> None:

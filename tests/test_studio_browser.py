@@ -41,7 +41,7 @@ from segue.method.tree import FrameKey
 from segue.studio.timeline import RunView
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")]
 
 ROOT = Path(__file__).parents[1]
 SHOTS = ROOT / "docs" / "studio" if os.environ.get("STUDIO_SCREENSHOTS") else None
@@ -569,9 +569,9 @@ def test_what_is_no_picture_or_too_large_leaves_a_message_and_the_table(
     Image.fromarray(noise).save(tmp_path / "big.png")
     (tmp_path / "bomb.png").write_bytes(bomb(60_000))
     for name, text in (
-        ("notes.png", "notes.png is no picture"),
+        ("notes.png", "notes.png is not a picture"),
         ("bomb.png", "bomb.png is too large"),
-        ("big.png", "big.png: too large: the most is 1 MB; make the picture smaller"),
+        ("big.png", "big.png: too large: the limit is 1 MB; make the picture smaller"),
     ):
         page.set_input_files("input[type=file]", tmp_path / name)
         page.wait_for_function(f"() => document.querySelector('#sg-notice').textContent.includes('{text}')")
@@ -676,7 +676,7 @@ def test_stop_and_continue(browser: Any, served: Served, tmp_path: Path) -> None
     page.wait_for_selector('.timeline button[data-place="1/2"] img')
     page.get_by_role("button", name="Stop").click()
     wait_state(page, "stopped")
-    assert "Continue goes on where it was" in page.inner_text("#sg-ended")
+    assert "Continue resumes it" in page.inner_text("#sg-ended")
     made = frames(served.run(page))
     assert len(made) < 17
     page.click("#sg-continue")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from notices import SegueWarning
 from PIL import Image
 from shapes import QUICK, picture
 from tiny import tiny_controlnet, tiny_pipe
@@ -13,7 +14,7 @@ from tiny import tiny_controlnet, tiny_pipe
 import segue.engine.wording
 from segue.engine.dialogue import Progress
 from segue.engine.interpolator import Interpolator
-from segue.errors import SegueError, SegueWarning
+from segue.errors import Notice, SegueError
 from segue.models.backbone import Sampling
 from segue.models.conditioning import Control, TextConditioning, cut
 from segue.models.stable_diffusion import StableDiffusion
@@ -118,7 +119,7 @@ def test_a_prompt_that_fits_is_left_alone() -> None:
 def test_a_long_prompt_is_cut_between_words_and_what_is_lost_is_shown() -> None:
     tokenizer = tiny_pipe().tokenizer
     text = "abcd  " * 18 + "xyz rest of it"
-    with pytest.warns(SegueWarning, match="longer than the 77 tokens of the text encoder; lost is: rest of it$"):
+    with pytest.warns(SegueWarning, match="longer than the 77 tokens of the text encoder; cut off: rest of it$"):
         kept, lost = cut(tokenizer, text)
     assert kept == "abcd  " * 18 + "xyz"
     assert lost == "rest of it"
@@ -126,7 +127,7 @@ def test_a_long_prompt_is_cut_between_words_and_what_is_lost_is_shown() -> None:
 
 def test_a_word_that_is_too_long_by_itself_is_cut_within() -> None:
     tokenizer = tiny_pipe().tokenizer
-    with pytest.warns(SegueWarning, match="lost is: y{5} more$"):
+    with pytest.warns(SegueWarning, match="cut off: y{5} more$"):
         assert cut(tokenizer, "x" * 75 + "y" * 5 + " more") == ("x" * 75, "yyyyy more")
 
 
@@ -161,12 +162,11 @@ def caption_as(monkeypatch: pytest.MonkeyPatch, *found: Caption) -> list[int]:
 
 def film(path: Path, **settings: Any) -> tuple[list[Progress], list[str]]:
     """Make a film of two pictures without prompts: its progress, and what it warns of."""
-    seen: list[Progress] = []
-    with warnings.catch_warnings(record=True) as noted:
-        warnings.simplefilter("always", SegueWarning)
-        values = {**QUICK, "num_frames": 3, "prompt": (), **settings}
-        Interpolator(tiny_pipe())(picture(0), picture(1), output=path, callback=seen.append, **values)
-    return seen, [str(note.message) for note in noted]
+    seen: list[Progress | Notice] = []
+    values = {**QUICK, "num_frames": 3, "prompt": (), **settings}
+    Interpolator(tiny_pipe())(picture(0), picture(1), output=path, callback=seen.append, **values)
+    progress = [each for each in seen if isinstance(each, Progress)]
+    return progress, [each.text for each in seen if isinstance(each, Notice)]
 
 
 def test_captions_are_told_before_anything_is_computed_and_kept(
@@ -184,7 +184,7 @@ def test_captions_are_told_before_anything_is_computed_and_kept(
     assert calls == [2], "a film that goes on keeps its captions"
 
 
-NO_PROMPT = "guidance_scale 5 has no prompt to follow: give --prompt, or --captioner"
+NO_PROMPT = "guidance_scale 5 has no prompt to follow: give --prompt, or a captioner"
 
 
 def test_guidance_without_a_prompt_is_told_once(tmp_path: Path) -> None:

@@ -45,9 +45,9 @@ def morph(name: str) -> list[Image.Image]:
     lines = (json.loads(line) for line in (FOLDER / "manifest.jsonl").read_text().splitlines())
     pair = next(line for line in lines if line["name"] == name)
     poses = f"{FOLDER / pair['pose_a']},{FOLDER / pair['pose_b']}" if "pose_a" in pair else "off"
-    segue = Interpolator.from_pretrained()
+    interpolator = Interpolator.from_pretrained()
     with tempfile.TemporaryDirectory() as folder:
-        made = segue(
+        made = interpolator(
             str(FOLDER / pair["a"]),
             str(FOLDER / pair["b"]),
             prompt=[pair["prompt_a"], pair["prompt_b"]],

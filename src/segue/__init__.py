@@ -2,15 +2,15 @@
 
 from segue import Interpolator
 
-segue = Interpolator.from_pretrained()
-morph = segue("cat.png", "tiger.png", num_frames=17, seed=0)
+interpolator = Interpolator.from_pretrained()
+morph = interpolator("cat.png", "tiger.png", num_frames=17, seed=0)
 morph.save("morph.mp4")
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from segue.errors import SegueError, SegueWarning
+from segue.errors import Notice, SegueError
 
 if TYPE_CHECKING:
     from segue.engine.bar import Bar
@@ -36,10 +36,10 @@ __all__ = [
     "InversionSettings",
     "Morph",
     "MorphSettings",
+    "Notice",
     "Pick",
     "Progress",
     "SegueError",
-    "SegueWarning",
     "__version__",
 ]
 

@@ -1,18 +1,12 @@
 """What a user can get wrong, and what a user should know: one line that names the fault and what would be right."""
 
-import os
-import sys
-import warnings
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from threading import RLock
-from types import FrameType
+from contextvars import ContextVar
+from dataclasses import dataclass
 
-__all__ = ["SegueError", "SegueWarning", "heard", "unheard", "warn"]
-
-_HOME = f"{Path(__file__).parent}{os.sep}"
-_CHANGING = RLock()  # Python keeps one list of filters for all threads, and puts back the one that it found
+__all__ = ["Notice", "SegueError", "heard", "warn"]
 
 
 class SegueError(ValueError):
@@ -22,44 +16,30 @@ class SegueError(ValueError):
     """
 
 
-class SegueWarning(UserWarning):
-    """Something that a user should know and that does not stop the work; one line, like that of an error."""
+@dataclass(frozen=True)
+class Notice:
+    """Something that a user should know and that does not stop the work; ``text`` is one line."""
+
+    text: str
+
+
+_listener: ContextVar[Callable[[Notice], object] | None] = ContextVar("listener", default=None)
 
 
 def warn(text: str) -> None:
-    """Give a SegueWarning, as of the line that called this package."""
-    frame: FrameType | None = sys._getframe()
-    level = outermost = 0
-    while frame is not None:
-        level += 1
-        if frame.f_code.co_filename.startswith(_HOME):
-            outermost = level
-        frame = frame.f_back
-    warnings.warn(text, SegueWarning, stacklevel=outermost + 1)
+    """Give a Notice to the callback of the present work; if there is none, log its text as a warning of "segue"."""
+    notice, listen = Notice(" ".join(text.split())), _listener.get()
+    if listen is None:
+        logging.getLogger("segue").warning("%s", notice.text)
+    else:
+        listen(notice)
 
 
 @contextmanager
-def heard(say: Callable[[str], None]) -> Iterator[None]:
-    """Hand the text of each SegueWarning in here to ``say``, on one line, and nobody any other warning.
-
-    One thread at a time can be in here; others may read pictures meanwhile.
-    """
-    caught = warnings.catch_warnings()
-    with _CHANGING:
-        caught.__enter__()
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("always", SegueWarning)
-        warnings.showwarning = lambda message, *_args, **_kw: say(" ".join(str(message).split()))
+def heard(listen: Callable[[Notice], object] | None = None) -> Iterator[None]:
+    """Hand each Notice of the work in here to ``listen``, or to nobody."""
+    token = _listener.set(listen or (lambda _notice: None))
     try:
         yield
     finally:
-        with _CHANGING:
-            caught.__exit__(None, None, None)
-
-
-@contextmanager
-def unheard() -> Iterator[None]:
-    """No warnings in here; for a short time, in which other threads that do the same wait."""
-    with _CHANGING, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+        _listener.reset(token)

@@ -125,7 +125,7 @@ def write_json(path: Path, content: object) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The object that a JSON file holds; None where there is no file.
+    """The object that a JSON file holds; None if there is no file.
 
     Raises:
         SegueError: the file cannot be read, or holds something else.
@@ -139,7 +139,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except ValueError as error:
         raise SegueError(f"{path} is damaged: {error}") from error
     if not isinstance(found, dict):
-        raise SegueError(f"{path} is damaged: it holds no JSON object")
+        raise SegueError(f"{path} is damaged: it is not a JSON object")
     return found
 
 
@@ -203,13 +203,13 @@ def check_writable(path: Path) -> None:
         if path.is_dir():
             raise SegueError(f"{path} is a folder; give the name of a file")
         if path.exists() and not path.is_file():
-            raise SegueError(f"{path} is no ordinary file; choose another output")
+            raise SegueError(f"{path} is not a regular file; choose another output")
         target = _target(path)
         folder = target.parent
         while not folder.exists() and folder != folder.parent:
             folder = folder.parent
         if not folder.is_dir():
-            raise SegueError(f"{path} cannot be written: {folder} is no folder")
+            raise SegueError(f"{path} cannot be written: {folder} is not a folder")
         temporary = temporary_name(folder / target.name)
         try:
             temporary.touch(exist_ok=False)
@@ -232,7 +232,7 @@ def check_apart(path: Path, sources: Iterable[Path]) -> None:
 
 
 def sweep(folder: Path, name: str | None = None) -> None:
-    """Remove what killed processes left unfinished in a folder (not in the folders below); no folder is no error.
+    """Remove what killed processes left unfinished in a folder (not in the folders below); no folder is not an error.
 
     Args:
         folder: where to look.
@@ -249,7 +249,7 @@ def sweep(folder: Path, name: str | None = None) -> None:
 
 
 def remove(path: Path) -> None:
-    """Delete a file, or a folder with all that it holds, where there is one."""
+    """Delete a file, or a folder with all that it holds, if there is one."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

@@ -81,7 +81,7 @@ def device_of(name: str | None) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise SegueError(f"device '{name}' is not there; use cpu, cuda, cuda:1 or mps") from error
+        raise SegueError(f"device '{name}' is not available; use cpu, cuda, cuda:1 or mps") from error
     return device
 
 
@@ -128,7 +128,7 @@ def limit_threads() -> None:
 
 
 def allowed_cpus(quota: Path) -> int | None:
-    """The processors of a control group's quota, rounded up; None where there is no limit."""
+    """The processors of a control group's quota, rounded up; None if there is no limit."""
     try:
         most, period = quota.read_text().split()
         return None if most == "max" else max(1, math.ceil(int(most) / int(period)))

@@ -8,10 +8,10 @@ deleted is made again from its settings and journal, equal to the byte.
 """
 
 import argparse
+import logging
 import random
 import shutil
 import tempfile
-import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -24,7 +24,6 @@ from tiny import tiny_controlnet, tiny_pipe
 
 from segue import Edit, FrameKey, Interpolator, SegueError
 from segue.engine.dialogue import AcceptRest, Again, Candidates, Pick
-from segue.errors import SegueWarning
 from segue.film.morph import Morph
 from segue.settings.kinds import ComputeSettings
 
@@ -38,7 +37,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    warnings.simplefilter("ignore", SegueWarning)
+    logging.getLogger("segue").setLevel(logging.ERROR)
     pipe = tiny_pipe()
     plain, guided = Interpolator(pipe), Interpolator(pipe, controlnet=tiny_controlnet(pipe))
     wrong = 0

@@ -1,7 +1,7 @@
 """Workers that are actors on Ray, on this machine or on a cluster; one for each GPU, or for a share of the CPUs.
 
 An actor that is lost, with its process or its machine, is noticed by its call and replaced by a new one, which Ray
-places where there is room. An actor that sees the output's folder works there; one that does not is sent what it
+places if there is room. An actor that sees the output's folder works there; one that does not is sent what it
 needs and sends back what it made.
 """
 

@@ -131,7 +131,7 @@ class _State:
         return None
 
     def unfit(self, job: _Job) -> Status | None:
-        """The failure of a row whose files cannot be read any more; None where it can be made."""
+        """The failure of a row whose files cannot be read any more; None if it can be made."""
         try:
             if self.notes:
                 self.notes.begin(job.order.row)

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from segue.errors import SegueError, unheard
+from segue.errors import SegueError, heard
 from segue.files import file_of, read_text
 from segue.pictures.images import LEAST_SIDE, load, shown_size
 from segue.pose.keypoints import Pose
@@ -62,7 +62,7 @@ class Pair(BaseModel):
 
     @property
     def prompts(self) -> tuple[str, str] | None:
-        """The prompts of both images; None where there are none."""
+        """The prompts of both images; None if there are none."""
         if self.prompt:
             return self.prompt, self.prompt
         return (self.prompt_a, self.prompt_b) if self.prompt_a else None
@@ -103,7 +103,7 @@ def pairs_and_faults(
             faults.append(f"{place}: the name '{pair.name}' is taken by {pairs[pair.name][0]}")
         pairs.setdefault(pair.name, (place, pair))
     if not pairs and not faults:
-        raise SegueError(f"{path} holds no pairs; a folder needs NAME-a.png and NAME-b.png")
+        raise SegueError(f"{path} has no pairs; a folder needs NAME-a.png and NAME-b.png")
     return tuple(pair for _, pair in pairs.values()), faults
 
 
@@ -161,7 +161,7 @@ def _table(text: str, columns: Collection[str], faults: list[str]) -> Iterator[t
     wrong += [f"no column '{name}'" for name in ("a", "b") if name not in header]
     wrong += [f"column '{name}' twice" for name in sorted({n for n in header if header.count(n) > 1})]
     if wrong:
-        faults.append(f"line 1: {', '.join(wrong)}; there are {', '.join(COLUMNS)}")
+        faults.append(f"line 1: {', '.join(wrong)}; choose from {', '.join(COLUMNS)}")
         return
     for cells in lines:
         if not cells:
@@ -187,7 +187,7 @@ def _folder(path: Path, faults: list[str]) -> Iterator[tuple[str, Mapping[str, A
         if file.suffix.lower() not in IMAGES or not dash or side not in ("a", "b"):
             continue
         if side in found.setdefault(name, {}):
-            faults.append(f"{file.name}: there is {found[name][side]} already")
+            faults.append(f"{file.name}: {found[name][side]} is the same image")
         found[name][side] = file.name
     for name, sides in found.items():
         if len(sides) == 2:
@@ -219,7 +219,7 @@ def _checked(
     if len(name) > LONGEST_NAME and all(map(_is_file, files.values())):
         faults.append(f"{place}: the name '{name[:40]}...' is longer than {LONGEST_NAME} characters; give one")
     elif not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
-        faults.append(f"{place}: the name '{name}' needs to be of letters, digits, dots, dashes and underscores")
+        faults.append(f"{place}: the name '{name}' must consist of letters, digits, dots, dashes and underscores")
     if pair.prompt and (pair.prompt_a or pair.prompt_b):
         faults.append(f"{place}: prompt is for both images; give it, or prompt_a and prompt_b")
     for first, second in (("prompt_a", "prompt_b"), ("pose_a", "pose_b")):
@@ -235,17 +235,17 @@ def _checked(
                 faults.append(f"{place}: {error}")
     if one_size and len(sizes) == 2 and None not in sizes.values() and sizes["a"] != sizes["b"]:
         shown = {n: "{} x {}".format(*(size or ())) for n, size in sizes.items()}
-        faults.append(f"{place}: a is {shown['a']} pixels, b is {shown['b']}; a pair needs one size")
+        faults.append(f"{place}: a is {shown['a']} pixels, b is {shown['b']}; both must have the same size")
     if len(faults) > before:
         return None
     return pair.model_copy(update={**files, "name": name, "settings": own, "place": place})
 
 
 def _unique(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; SegueError where a column is there twice."""
+    """A JSON object; raises SegueError if a column is there twice."""
     found = dict(items)
     if twice := [name for i, (name, _) in enumerate(items) if name in dict(items[:i])]:
-        raise SegueError(f"column '{twice[0]}' is there twice")
+        raise SegueError(f"column '{twice[0]}' appears twice")
     return found
 
 
@@ -258,9 +258,9 @@ def _is_file(path: Path) -> bool:
 
 
 def _size(file: Path, place: str, faults: list[str], *, whole: bool) -> tuple[int, int] | None:
-    """Width and height of an image as it is shown; None where it cannot be read, to its end if ``whole``."""
+    """Width and height of an image as it is shown; None if it cannot be read, to its end if ``whole``."""
     try:
-        with unheard():  # warnings are told when the film is made
+        with heard():  # warnings are told when the film is made
             if whole:
                 load(file, least=LEAST_SIDE)
             return shown_size(file)

@@ -54,7 +54,7 @@ def make_apart(loaded: Loaded, order: Order, frame: Callable[[], None], say: Cal
 
 
 def unpack(row: Row, data: bytes) -> None:
-    """Put a run and its film, which came back from afar, in their places; SegueError if the disk refuses."""
+    """Put a run and its film, which came back from afar, in their places; raises SegueError if the disk refuses."""
     with zipfile.ZipFile(io.BytesIO(data)) as parcel:
         with writing_folder(row.folder) as folder:
             if (films := row.folder / FILMS_FILE).exists():

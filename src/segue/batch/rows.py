@@ -8,7 +8,7 @@ from typing import Any
 from segue.batch.manifest import COLUMNS, Pair, faults_message, pairs_and_faults
 from segue.engine.inputs import check_files
 from segue.engine.plan import check_plan
-from segue.errors import SegueError, unheard
+from segue.errors import SegueError, heard
 from segue.files import check_apart, file_of
 from segue.pictures.files import digest_of_source
 from segue.pictures.images import shown_size
@@ -102,7 +102,7 @@ def read_rows(
         folder_of, film = output.absolute() / pair.name, output.absolute() / f"{pair.name}{ending}"
         for path in (folder_of, film):
             if path in taken:
-                faults.append(f"{pair.place} ({pair.name}): {path.name} would also be {taken[path]}; name it otherwise")
+                faults.append(f"{pair.place} ({pair.name}): {path.name} would also be {taken[path]}; rename it")
                 continue
             try:
                 check_apart(path, (manifest, file_of(pair.a), file_of(pair.b)))
@@ -140,12 +140,12 @@ def check_output(rows: Sequence[Row], output: Path, *, overwrite: bool) -> None:
         return
     if (output / TABLE).exists() and not (output / NOTES).is_dir():
         raise SegueError(
-            f"{output / TABLE} is there without the notes of a batch; choose another output, or overwrite it"
+            f"{output / TABLE} exists without the notes of a batch; choose another output, or overwrite it"
         )
     for row in rows:
         ours = (output / NOTES / f"{row.name}.json", row.folder / RUN_FILE)
         if row.film and row.film.exists() and not any(path.exists() for path in ours):
-            raise SegueError(f"{row.film} is there and is no film of a batch; choose another output, or overwrite it")
+            raise SegueError(f"{row.film} exists and is not a film of a batch; choose another output, or overwrite it")
 
 
 def values_of(pair: Pair, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,8 +161,8 @@ def values_of(pair: Pair, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check(settings: MorphSettings, pair: Pair) -> None:
-    """SegueError where settings do not fit a film of two images, or a file that they name is missing or broken."""
-    with unheard():  # warnings are told when the row is made
+    """Raise SegueError if settings do not fit a film of two images, or a file that they name is missing or broken."""
+    with heard():  # warnings are told when the row is made
         check_plan(settings, 2)
         check_files(settings, [shown_size(image) for image in (pair.a, pair.b)])
 

@@ -13,7 +13,7 @@ import torch
 from segue.batch.rows import Row
 from segue.engine.dialogue import Progress
 from segue.engine.interpolator import Interpolator
-from segue.errors import SegueError, heard
+from segue.errors import Notice, SegueError, heard
 from segue.film.morph import Morph
 from segue.lock import InUseError
 from segue.machine import free_cached, is_out_of_memory
@@ -64,16 +64,16 @@ class Result:
 
 
 def make_row(
-    segue: Interpolator,
+    interpolator: Interpolator,
     row: Row,
     *,
     overwrite: bool = False,
     batch_size: int = 0,
-    callback: Callable[[Progress], None] | None = None,
+    callback: Callable[[Progress | Notice], None] | None = None,
 ) -> Morph:
     """Make the film of a row in its run folder, and write its file; what is made already is not made again."""
     values = {**row.values, **({"batch_size": batch_size} if batch_size else {})}
-    morph = segue(*row.images, output=row.folder, overwrite=overwrite, callback=callback, **values)
+    morph = interpolator(*row.images, output=row.folder, overwrite=overwrite, callback=callback, **values)
     if row.film is not None:
         film = checked(FilmSettings, row.film_values)
         morph.save(row.film, film)
@@ -85,12 +85,12 @@ def make_row(
 class Loaded:
     """A model that was loaded once, and makes row after row."""
 
-    def __init__(self, segue: Interpolator) -> None:
-        self.segue = segue
+    def __init__(self, interpolator: Interpolator) -> None:
+        self.interpolator = interpolator
 
     @classmethod
     def load(cls, model: ModelSettings, threads: int) -> Self:
-        """Load a model; SegueError where it cannot be.
+        """Load a model; raises SegueError if it cannot be.
 
         Args:
             model: which checkpoint, and how it is loaded.
@@ -111,14 +111,20 @@ class Loaded:
         """
         begun = time.monotonic()
 
-        def callback(progress: Progress) -> None:
-            if progress.frame is not None:
+        def callback(told: Progress | Notice) -> None:
+            if isinstance(told, Notice):
+                say(told.text)
+            elif told.frame is not None:
                 frame()
 
         try:
-            with heard(say):
+            with heard(callback):
                 morph = make_row(
-                    self.segue, order.row, overwrite=order.overwrite, batch_size=order.batch_size, callback=callback
+                    self.interpolator,
+                    order.row,
+                    overwrite=order.overwrite,
+                    batch_size=order.batch_size,
+                    callback=callback,
                 )
         except Exception as error:
             return failed(error, order.row, time.monotonic() - begun)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from segue.cli.batch import BatchCommand, batch
-from segue.cli.display import Mode
+from segue.cli.display import Mode, print_notice
 from segue.cli.evaluate import evaluate
 from segue.cli.options import GroupedCommand, mode_of, with_settings
 from segue.cli.request import check_model, check_step, check_there, film_request, frame_named, run_request
@@ -33,7 +33,7 @@ from segue.settings.presets import PRESET_HELP
 __all__ = ["app", "main", "run"]
 
 STOPPED = 130  # the exit code of a process that was interrupted
-CONTINUED = dict.fromkeys(("morph", "invert", "batch", "evaluate"), "; the same command continues where it was")
+CONTINUED = dict.fromkeys(("morph", "invert", "batch", "evaluate"), "; run the same command again to continue")
 
 app = typer.Typer(
     help="Make the images between two images with latent diffusion models.",
@@ -52,7 +52,7 @@ Output = Annotated[
 ]
 Run = Annotated[Path, typer.Argument(help="A film that segue made, or its run folder.", show_default=False)]
 Preset = Annotated[Literal["paper", "balanced", "draft"] | None, typer.Option(help=PRESET_HELP)]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")]
 Json = Annotated[bool, typer.Option("--json", help="Progress as JSON lines on standard output.")]
 PickOption = Annotated[bool, typer.Option("--pick", help="Pick each frame among its candidates by hand.")]
 
@@ -64,7 +64,11 @@ def morph(
     output: Output = None,
     preset: Preset = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Begin anew over a run with other settings, and over files of others.")
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Replace a run with other settings, and files not made by segue.",
+        ),
     ] = False,
     pick: PickOption = False,
     quiet: Quiet = False,
@@ -87,14 +91,14 @@ def morph(
 def remake(
     run: Run,
     frame: Annotated[
-        str, typer.Option(help="The frame: its number in the film, or its place as 1/2.", show_default=False)
+        str, typer.Option(help="The frame: its number in the film, or its place, such as 1/2.", show_default=False)
     ],
     prompt: Annotated[str | None, typer.Option(help="The frame's own prompt.")] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="The frame's own negative prompt.")] = None,
     seed: Annotated[int | None, typer.Option(help="The frame's own seed.")] = None,
     noise: Annotated[float | None, typer.Option(help="The frame's own noise level.")] = None,
     pose: Annotated[Path | None, typer.Option(help="The frame's own pose, an OpenPose JSON file.")] = None,
-    reset: Annotated[bool, typer.Option("--reset", help="Give up all that the frame has of its own.")] = False,
+    reset: Annotated[bool, typer.Option("--reset", help="Reset the frame's words, seed, noise and pose.")] = False,
     candidate: Annotated[int | None, typer.Option(help="Show this candidate instead of making new ones.")] = None,
     pick: PickOption = False,
     quiet: Quiet = False,
@@ -104,9 +108,9 @@ def remake(
     """Make one frame and its descendants again, and nothing else."""
     own = Edit(prompt, negative_prompt, seed, noise, str(pose.absolute()) if pose else None)
     if pick and candidate is not None:
-        raise SegueError("--candidate names what is shown; it does not go with --pick")
+        raise SegueError("--candidate names what is shown; it cannot be combined with --pick")
     if reset and (own != Edit() or candidate is not None):
-        raise SegueError("--reset gives up a frame's own words, seed, noise and pose; it goes with none of them")
+        raise SegueError("--reset removes a frame's own words, seed, noise and pose; it cannot be combined with them")
     edit = own if reset or own != Edit() else None
     request = run_request(run, checked(LoadSettings, values))
     key = frame_named(request.folder, frame)
@@ -223,7 +227,7 @@ def check(
 ) -> None:
     """Say before a film is made whether its shapes will move or fade, and why."""
     if images is None or len(images) < 2:
-        raise SegueError(f"a film needs two images or more, not {len(images or [])}")
+        raise SegueError(f"a film needs at least two images, not {len(images or [])}")
     check_model(ModelSettings(model=model))
     check_there(images)
 
@@ -256,7 +260,7 @@ def main() -> None:
     for library in ("TRANSFORMERS", "DIFFUSERS"):  # their notes are for programmers
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    for stream in (sys.stdout, sys.stderr):  # a name that the terminal has no letters for is no fault of the film
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal has no letters for is not a fault of the film
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     sys.exit(run(sys.argv[1:]))
@@ -265,7 +269,7 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command; its exit code."""
     try:
-        with heard(lambda text: print(f"segue: {text}", file=sys.stderr)):
+        with heard(print_notice):
             result = app(arguments, standalone_mode=False)
     except SegueError as error:
         print(f"segue: {_line(error)}", file=sys.stderr)

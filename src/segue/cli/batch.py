@@ -48,18 +48,19 @@ def batch(
         Path, typer.Option("--output", "-o", help="The folder of all films and run folders.", show_default=False)
     ],
     workers: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="How many work at once; one for each GPU, else one.")
+        int | None,
+        typer.Option(min=1, max=1024, help="Films to make at once; one per GPU, else one."),
     ] = None,
     ray: Annotated[
         str | None,
         typer.Option(metavar="[ADDRESS]", help="Distribute with Ray: on this machine, or on the cluster at ADDRESS."),
     ] = None,
     film: Annotated[
-        Literal["mp4", "mov", "webm", "gif", "webp"], typer.Option(help="What the films are written as.")
+        Literal["mp4", "mov", "webm", "gif", "webp"], typer.Option(help="The format of the films.")
     ] = "mp4",
     preset: Annotated[Literal["paper", "balanced", "draft"] | None, typer.Option(help=PRESET_HELP)] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew over runs with other settings.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start over where a run has other settings.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Progress as JSON lines on standard output.")] = False,
     **values: Any,
 ) -> None:

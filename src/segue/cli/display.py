@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from segue.engine.dialogue import describe
-from segue.errors import heard
+from segue.errors import Notice, heard
 
 if TYPE_CHECKING:
     from segue.engine.dialogue import Progress
 
-__all__ = ["Line", "Mode", "showing", "shown_as_lines"]
+__all__ = ["Line", "Mode", "print_notice", "showing", "shown_as_lines"]
 
 Mode = Literal["live", "plain", "json", "quiet"]
 State = TypeVar("State")
@@ -30,9 +30,9 @@ class Line:
     """Where some work is, in words.
 
     Attributes:
-        text: beside the live bar; empty where there is only news.
+        text: beside the live bar; empty if there is only news.
         done, total: the bar; no total where it is not known.
-        plain: the line where the output is no terminal; ``text`` if not given.
+        plain: the line where the output is not a terminal; ``text`` if not given.
         part: a plain line is printed at once when it changes, else every few seconds.
         news: what a user should know at once, and should stay.
     """
@@ -46,10 +46,15 @@ class Line:
 
 
 @contextmanager
-def showing(mode: Mode) -> "Iterator[Callable[[Progress], None]]":
+def showing(mode: Mode) -> "Iterator[Callable[[Progress | Notice], None]]":
     """Show the progress of a film that the yielded callback is handed."""
     with shown_as_lines(mode, _line, record=_record, unit="steps") as show:
-        yield show
+        yield lambda told: print_notice(told) if isinstance(told, Notice) else show(told)
+
+
+def print_notice(notice: Notice) -> None:
+    """Print a notice on standard error."""
+    print(f"segue: {notice.text}", file=sys.stderr)
 
 
 @contextmanager
@@ -68,7 +73,7 @@ def shown_as_lines(
         The callback that is handed the states.
     """
     if mode == "quiet":
-        with heard(lambda _text: None):
+        with heard():
             yield lambda _state: None
     elif mode == "json" and record is not None:
         yield lambda state: print(json.dumps(record(state)), flush=True)

@@ -55,7 +55,7 @@ def evaluate(
         typer.Option("--convert", help="Convert published .pth weights: --convert FILE.pth ... -o FILE.safetensors."),
     ] = False,
     preset: Annotated[Literal["paper", "balanced", "draft"] | None, typer.Option(help=PRESET_HELP)] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")] = False,
     **values: Any,
 ) -> None:
     """Measure schemes on pairs of images, with one report as HTML, JSON and CSV.
@@ -89,7 +89,7 @@ def _evaluate(
     for name in NOT_HERE:
         if name in values:
             raise SegueError(
-                f"{option_name(name)} does not go with evaluate; it takes --schemes, and films of two images"
+                f"{option_name(name)} is not an option of evaluate, which takes --schemes and films of two images"
             )
     chosen = schemes_named(schemes)
     settings = given(values, MorphSettings)
@@ -120,10 +120,10 @@ def _evaluate(
     from segue.models.features.networks import network_named
 
     seen = [network_named(name, model.device or _device()) for name in dict.fromkeys(networks)]
-    segue = Interpolator.loaded(model)
+    interpolator = Interpolator.loaded(model)
     with locked(output, NOTES, "evaluation"), shown_as_lines(mode_of(quiet), _line, unit="films") as show:
         report = measure(
-            segue,
+            interpolator,
             pairs,
             chosen,
             output,
@@ -199,14 +199,14 @@ def _convert(inputs: list[Path], output: Path | None, quiet: bool) -> None:
 
 
 def schemes_named(text: str) -> tuple[str, ...]:
-    """Schemes from "all" or names separated by commas; SegueError for an unknown one."""
+    """Schemes from "all" or names separated by commas; raises SegueError for an unknown one."""
     if text == "all":
         return SCHEMES
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     if wrong := [name for name in names if name not in SCHEMES]:
-        raise SegueError(f"unknown scheme '{wrong[0]}'; there are {', '.join(SCHEMES)}, or all")
+        raise SegueError(f"unknown scheme '{wrong[0]}'; choose from {', '.join(SCHEMES)}, or all")
     if not names:
-        raise SegueError(f"schemes: none named; there are {', '.join(SCHEMES)}, or all")
+        raise SegueError(f"schemes: none given; choose from {', '.join(SCHEMES)}, or all")
     return names
 
 

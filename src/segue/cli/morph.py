@@ -20,7 +20,7 @@ from segue.machine import limit_threads
 from segue.method.tree import FrameKey
 from segue.models.features.networks import network_kept
 from segue.run.folder import RunFolder
-from segue.run.journal import Edit
+from segue.run.journal import Edit, events_of
 from segue.run.schema import JOURNAL, RUN_FILE, read_part
 from segue.settings.kinds import FilmSettings, ModelSettings, checked, updated
 from segue.settings.presets import without_effect
@@ -33,11 +33,11 @@ def make_film(asked: FilmRequest, *, pick: bool, mode: Mode) -> None:
     folder, film = asked.folder, asked.film
     chooser = Asked(terminal_chooser(folder))
     with showing(_asking(mode, pick)) as show:
-        segue = _loaded(asked.begun, asked.model)
+        interpolator = _loaded(asked.begun, asked.model)
         if film.even_network:
             network_kept(film.even_network)  # an error here, not when the frames are made
         _tell_idle(asked)
-        morph = segue(
+        morph = interpolator(
             *asked.images,
             output=folder,
             overwrite=asked.overwrite,
@@ -49,7 +49,7 @@ def make_film(asked: FilmRequest, *, pick: bool, mode: Mode) -> None:
         )
         _write(morph, asked.output, film, show)
         if pick and not chooser.count and not all(morph.keyframe_flags):
-            text = "all frames were chosen before, so nobody was asked"
+            text = "all frames were already chosen, so there was nothing to pick"
             warn(f"{text}; segue remake --frame N --pick asks about one again")
     _done(morph, asked.output, mode)
 
@@ -58,9 +58,9 @@ def fit_words(asked: FilmRequest, *, mode: Mode) -> None:
     """Fit the words of a film to its keyframes, and make no frame."""
     folder = asked.folder
     with showing(mode) as show:
-        segue = _loaded(asked.begun, asked.model)
+        interpolator = _loaded(asked.begun, asked.model)
         _tell_idle(asked)
-        segue.invert(*asked.images, output=folder, preset=asked.preset, callback=show, **asked.given)
+        interpolator.invert(*asked.images, output=folder, preset=asked.preset, callback=show, **asked.given)
     if mode == "json":
         print(json.dumps({"stage": "done", "run": str(folder)}))
     elif mode != "quiet":
@@ -75,10 +75,10 @@ def make_again(
     with showing(_asking(mode, pick)) as show:
         if edit is not None and edit != Edit():
             edit = _added(folder, key, edit)
-        segue = _interpolator_of(asked)
+        interpolator = _interpolator_of(asked)
         chooser = terminal_chooser(folder) if pick else None
         with _telling(folder):
-            morph = segue.remake(folder, key, edit, candidate=candidate, callback=show, choose=chooser)
+            morph = interpolator.remake(folder, key, edit, candidate=candidate, callback=show, choose=chooser)
         written = _rewrite(morph, asked, show)
     _done(morph, written, mode)
 
@@ -86,8 +86,8 @@ def make_again(
 def step(asked: RunRequest, *, redo: bool, mode: Mode) -> None:
     """Undo the last remake, or take the last undo back, and write the film anew."""
     with showing(mode) as show:
-        segue = _interpolator_of(asked)
-        morph = (segue.redo if redo else segue.undo)(asked.folder, callback=show)
+        interpolator = _interpolator_of(asked)
+        morph = (interpolator.redo if redo else interpolator.undo)(asked.folder, callback=show)
         written = _rewrite(morph, asked, show)
     _done(morph, written, mode)
 
@@ -100,28 +100,23 @@ def _added(folder: Path, key: FrameKey, edit: Edit) -> Edit:
     if "pose" in kept:
         kept["pose"] = folder.absolute() / str(kept["pose"])
     if kept:
-        warn(f"frame {key} keeps its own {' and '.join(kept)}; segue remake --reset gives up what it has of its own")
+        warn(f"frame {key} keeps its own {' and '.join(kept)}; segue remake --reset removes them")
     return replace(edit, **kept)
 
 
 @contextmanager
 def _telling(folder: Path) -> Iterator[None]:
-    """Say of a remake that is interrupted, or fails, what becomes of it, if it was begun."""
-    journal = folder / JOURNAL
-    before = journal.stat().st_size if journal.exists() else 0
+    """Say of a remake that is interrupted or fails what becomes of it, once the journal has it."""
     text = "the frame is made by the film's segue morph command, or by the next remake; segue undo takes it back"
-
-    def is_noted() -> bool:
-        return journal.exists() and journal.stat().st_size > before
-
+    before = events_of(folder / JOURNAL)
     try:
         yield
     except KeyboardInterrupt:
-        if is_noted():
+        if events_of(folder / JOURNAL) != before:
             print(f"segue: {text}", file=sys.stderr)
         raise
     except SegueError as error:
-        raise SegueError(f"{error}; {text}" if is_noted() else str(error)) from error
+        raise (SegueError(f"{error}; {text}") if events_of(folder / JOURNAL) != before else error) from error
 
 
 def _tell_idle(asked: FilmRequest) -> None:
@@ -146,7 +141,7 @@ def _rewrite(morph: Morph, asked: RunRequest, show: Any) -> Path:
 
 
 def _loaded(run: Mapping[str, Any] | None, model: ModelSettings) -> Interpolator:
-    """The model; in the precision that a run was begun with, where there is one, unless another is asked for."""
+    """The model; in the precision that a run was begun with, if there is one, unless another is asked for."""
     begun = run["model"].get("dtype") if run else None
     limit_threads()
     return Interpolator.loaded(updated(model, {"dtype": model.dtype or begun}))
@@ -156,7 +151,7 @@ def _interpolator_of(asked: RunRequest) -> Interpolator:
     """The model that a run was made with, loaded as asked."""
     data = read_part(asked.folder, RUN_FILE)
     if data is None:
-        raise SegueError(f"{asked.folder} holds no run any more")
+        raise SegueError(f"{asked.folder} no longer holds a run")
     model = data["model"]
     named = {"model": model["name"], "controlnet": model.get("controlnet")}
     return _loaded(data, checked(ModelSettings, {**dict(asked.loading), **named}))

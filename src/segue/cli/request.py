@@ -53,7 +53,7 @@ class FilmRequest:
         model: the checkpoint.
         preset: the values that it began with.
         overwrite: whether another run, and files of others, are replaced.
-        begun: the run file of the run that is there; None where there is none, or a damaged one that is overwritten.
+        begun: the run file of the run that is there; None if there is none, or a damaged one that is overwritten.
     """
 
     images: Sequence[Path]
@@ -108,7 +108,7 @@ def film_request(
     film = checked(FilmSettings, film_given)
     checked(ComputeSettings, computing)
     if len(images) < 2:
-        raise SegueError(f"a film needs two images or more, not {len(images)}")
+        raise SegueError(f"a film needs at least two images, not {len(images)}")
     if film_named is None:
         raise SegueError("no output: --output names the film")
     output = Path(film_named)
@@ -134,7 +134,7 @@ def run_request(output: Path, loading: LoadSettings) -> RunRequest:
     """Find the run of a film, or of a run folder, and check that its films can be written anew.
 
     Raises:
-        SegueError: there is none, or it cannot be changed.
+        SegueError: it is missing, or it cannot be changed.
     """
     _check_device(loading.device)
     folder = _existing(output)
@@ -159,7 +159,7 @@ def frame_named(folder: Path, text: str) -> FrameKey:
         pass
     if key is None:
         raise SegueError(
-            f"{folder} has no frame {text}; frames are numbered 0 to {len(places) - 1}, or named by place as 1/2"
+            f"{folder} has no frame {text}; frames are numbered 0 to {len(places) - 1}, or named by place, such as 1/2"
         )
     if key.is_keyframe:
         raise SegueError(f"frame {text} is a keyframe, which is shown as it was given")
@@ -167,29 +167,29 @@ def frame_named(folder: Path, text: str) -> FrameKey:
 
 
 def check_step(folder: Path, *, redo: bool) -> None:
-    """SegueError where a run has nothing to undo, or no undo to take back."""
+    """Raise SegueError if a run has nothing to undo, or no undo to take back."""
     history = History(events_of(folder / JOURNAL))
     if redo and not history.redoable:
-        raise SegueError(f"{folder} has no undo to take back")
+        raise SegueError(f"{folder} has nothing to redo")
     if not redo and history.undoable is None:
         raise SegueError(f"{folder} has nothing to undo")
 
 
 def check_there(files: Sequence[Path]) -> None:
-    """SegueError where a file is missing."""
+    """Raise SegueError if a file is missing."""
     for file in map(file_of, files):
         if not file.exists():
-            raise SegueError(f"{file}: there is no such file")
+            raise SegueError(f"{file}: no such file")
 
 
 def check_manifest(manifest: Path) -> None:
-    """SegueError where a manifest is missing."""
+    """Raise SegueError if a manifest is missing."""
     if not manifest.exists():
-        raise SegueError(f"{manifest} cannot be read as a manifest: there is no such file")
+        raise SegueError(f"{manifest} cannot be read as a manifest: no such file")
 
 
 def check_model(model: ModelSettings) -> None:
-    """SegueError where a checkpoint is unknown, or a folder holds none; the hub is not asked."""
+    """Raise SegueError if a checkpoint is unknown, or a folder holds none; the hub is not asked."""
     for name, kind, check in ((model.model, "model", check_folder), (model.controlnet, "controlnet", check_controlnet)):
         if name is not None and name != "pocket" and isinstance(found := named(name, kind=kind), Path):
             check(found, name)
@@ -197,16 +197,16 @@ def check_model(model: ModelSettings) -> None:
 
 
 def _check_device(device: str | None) -> None:
-    """SegueError for a name that no device has; whether it is there, torch knows."""
+    """Raise SegueError for a name that no device has; whether it is there, torch knows."""
     if device is not None and not DEVICE.fullmatch(device):
-        raise SegueError(f"device '{device}' is not there; use cpu, cuda, cuda:1 or mps")
+        raise SegueError(f"device '{device}' is not available; use cpu, cuda, cuda:1 or mps")
 
 
 def _check_own(output: Path, folder: Path) -> None:
-    """SegueError where a film would replace a file, or a folder with frames, that its run did not write."""
+    """Raise SegueError if a film would replace a file, or a folder with frames, that its run did not write."""
     is_empty = output.is_dir() and not any(output.iterdir())
     if output.exists() and not (is_empty or _is_of(output, folder)):
-        raise SegueError(f"{output} is there, and no film of {folder}; choose another output, or overwrite it")
+        raise SegueError(f"{output} exists and is not a film of {folder}; choose another output, or overwrite it")
 
 
 def _is_of(output: Path, folder: Path) -> bool:
@@ -217,7 +217,7 @@ def _is_of(output: Path, folder: Path) -> bool:
 
 
 def _begun(folder: Path, overwrite: bool) -> dict[str, Any] | None:
-    """The run file of the run that is there; None where there is none, or a damaged one that is overwritten."""
+    """The run file of the run that is there; None if there is none, or a damaged one that is overwritten."""
     try:
         return read_part(folder, RUN_FILE)
     except SegueError as error:
@@ -232,7 +232,7 @@ def _films(folder: Path, output: Path) -> dict[Path, FilmSettings]:
     films = {path: film for path, film in known.items() if run_folder(path) == here}  # a copy leaves the original's
     if output != folder:
         if not known:
-            raise SegueError(f"no film was ever written of {folder}; use segue morph, or name the run folder")
+            raise SegueError(f"no film was written from {folder}; use segue morph, or name the run folder")
         films.setdefault(output.absolute(), list(known.values())[-1])
     for path in films:
         check_film(path)  # before anything is made or noted
@@ -247,4 +247,4 @@ def _existing(output: Path) -> Path:
                 return folder
         except OSError as error:
             raise SegueError(f"{folder} cannot be read: {error.strerror}") from error
-    raise SegueError(f"{output} is no film and no run folder that segue made")
+    raise SegueError(f"{output} is not a film or run folder made by segue")

@@ -31,7 +31,7 @@ def studio(
     ] = None,
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.", min=0, max=65535)] = 7860,
     folder: Annotated[Path, typer.Option(help="Where the visitors' folders are kept.")] = Path("segue-studio"),
-    max_upload: Annotated[str, typer.Option(help="The largest picture that is taken, as 20mb.")] = "20mb",
+    max_upload: Annotated[str, typer.Option(help="The largest picture accepted, such as 20mb.")] = "20mb",
     max_waiting: Annotated[int, typer.Option(help="How many films may wait for their turn.", min=0)] = 8,
     share: Annotated[bool, typer.Option("--share", help="Give the page a public address; needs --password.")] = False,
     password: Annotated[str | None, typer.Option(help="Ask for this password (any user name).")] = None,
@@ -70,7 +70,7 @@ def studio(
     app = application(made, most_bytes=most, password=password, hosts=hosts)
     address = f"http://{HOST}:{listening.getsockname()[1]}"
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", server_header=False, date_header=False))
-    print(f"The studio is at {address} (Ctrl+C ends it)", flush=True)
+    print(f"The studio is at {address} (stop it with Ctrl+C)", flush=True)
     if share:
         print(f"and at {_shared(listening.getsockname()[1])}, with the password", flush=True)
     server.run(sockets=[listening])
@@ -106,7 +106,7 @@ def size_of(text: str) -> int:
     """Bytes of a size as 20mb, 500kb or 1gb."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]?)b?", text.strip().lower())
     if not found or float(found[1]) <= 0:
-        raise SegueError(f"--max-upload takes a size as 20mb, not '{text}'")
+        raise SegueError(f"--max-upload takes a size such as 20mb, not '{text}'")
     return int(float(found[1]) * {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}[found[2]])
 
 
@@ -121,17 +121,17 @@ def check_run(run: Path | None) -> Path | None:
     if run.suffix and not (run / RUN_FILE).exists():
         run = run_folder(run)
     if run.exists() and not (run.is_dir() and ((run / RUN_FILE).exists() or not any(run.iterdir()))):
-        raise SegueError(f"{run} is no film and no run folder that segue made")
+        raise SegueError(f"{run} is not a film or run folder made by segue")
     found = read_part(run, RUN_FILE)  # a damaged one is refused here
     from segue.studio.keyframes import MOST
 
     if found and len(found["keyframes"]) > MOST:
-        raise SegueError(f"{run} has {len(found['keyframes'])} keyframes; {MOST} are the most in the studio")
+        raise SegueError(f"{run} has {len(found['keyframes'])} keyframes; the studio takes at most {MOST}")
     return run
 
 
 def _begun(run: Path | None) -> Mapping[str, str | None]:
-    """What a run remembers of its model; nothing where there is no run."""
+    """What a run remembers of its model; nothing if there is no run."""
     from segue.run.schema import RUN_FILE, read_part
 
     data = read_part(run, RUN_FILE) if run else None
@@ -172,7 +172,7 @@ def examples() -> dict[str, tuple[Path, ...]]:
 
 
 def _listening(port: int) -> socket.socket:
-    """A socket on 127.0.0.1; SegueError where the port is taken."""
+    """A socket on 127.0.0.1; raises SegueError if the port is taken."""
     found = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     if os.name != "nt":  # where it would let two servers have one port
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -185,10 +185,10 @@ def _listening(port: int) -> socket.socket:
 
 
 def _shared(port: int) -> str:
-    """A public address, by Gradio's tunnel; SegueError where there is none to be had."""
+    """A public address, by Gradio's tunnel; raises SegueError if there is none to be had."""
     from gradio.networking import setup_tunnel
 
     try:
         return str(setup_tunnel(HOST, port, secrets.token_urlsafe(32), None, None))
     except Exception as error:
-        raise SegueError(f"no public address could be had: {error}; the page works without --share") from error
+        raise SegueError(f"no public address is available: {error}; the page works without --share") from error

@@ -5,12 +5,13 @@ import sys
 from tqdm.auto import tqdm
 
 from segue.engine.dialogue import Progress
+from segue.errors import Notice
 
 __all__ = ["Bar", "is_notebook"]
 
 
 class Bar:
-    """A callback that shows the denoising steps as a bar of tqdm: ``segue(a, b, callback=Bar())``.
+    """A callback that shows the denoising steps as a bar of tqdm: ``interpolator(a, b, callback=Bar())``.
 
     In a notebook it is what shows progress when no callback is given.
     """
@@ -19,11 +20,11 @@ class Bar:
         self._bar: tqdm[None] | None = None
         self._stage = ""
 
-    def __call__(self, progress: Progress) -> None:
-        """Show where the work is."""
+    def __call__(self, progress: Progress | Notice) -> None:
+        """Show where the work is, and what to know."""
         if progress.text:
             tqdm.write(progress.text)
-        if not progress.steps:
+        if isinstance(progress, Notice) or not progress.steps:
             return
         if self._bar is None or progress.stage != self._stage:
             self._close()

@@ -117,7 +117,7 @@ def _given_poses(
     network: tuple[int, int],
     networks: int,
 ) -> tuple[Pose, ...]:
-    """The poses of files, fitted and seen through the camera; SegueError where people cannot be guided by them."""
+    """The poses of files, fitted and seen through the camera; raises SegueError if people cannot be guided by them."""
     paths, motion = settings.pose.split(","), motion_of(settings)
     _check(paths, "pose", len(given), networks)
     loaded = (fitted(Pose.load(path, of), size, settings.fit) for path, of in zip(paths, given, strict=True))
@@ -195,7 +195,7 @@ def kept_edit(run: RunFolder, edit: Edit, data: Mapping[str, Any], settings: Mor
     ``data`` is the run file's content, for both sizes.
 
     Raises:
-        SegueError: the file is no pose, or a pose changes nothing in this film.
+        SegueError: the file is not a pose, or a pose changes nothing in this film.
     """
     if edit.pose is None:
         return edit
@@ -249,7 +249,7 @@ def find_poses(
         return
     if settings.pose != "auto":
         missing = next(file for file in files if not file.exists())
-        raise SegueError(f"{missing} is not there; the command that began the film writes the given poses anew")
+        raise SegueError(f"{missing} is missing; run the command that began the film to write it again")
     find = detector_of(settings.pose_detector)
     for file, keyframe, original in zip(files, keyframes, shown, strict=True):
         pose = find(original)
@@ -268,7 +268,7 @@ def tell_unguided(settings: MorphSettings, keyframes: Sequence[Image.Image]) -> 
         return
     if all(detect(keyframe).people for keyframe in keyframes[:2]):
         warn(
-            "people are in the keyframes, and no ControlNet guides how they move; name one with controlnet, or pose off"
+            "people are in the keyframes, but no ControlNet guides how they move; name one with controlnet, or pose off"
         )
 
 
@@ -317,7 +317,7 @@ def _closed(parts: Sequence[Any], settings: MorphSettings) -> list[Any]:
 
 
 def _check(paths: Sequence[str], setting: str, count: int, networks: int) -> None:
-    """SegueError for a wrong number of files, or where there is no ControlNet to give them to."""
+    """Raise SegueError for a wrong number of files, or if there is no ControlNet to give them to."""
     if not networks:
         raise SegueError(f"{setting} needs a ControlNet; name one with controlnet")
     check_number(paths, setting, count)

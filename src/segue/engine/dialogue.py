@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
 from PIL import Image
 
-from segue.errors import SegueError
+from segue.errors import SegueError, heard
 from segue.method.tree import FrameKey
 from segue.run.journal import Edit, as_edit, whole
 
@@ -23,7 +26,12 @@ __all__ = [
     "best",
     "describe",
     "duration",
+    "telling",
 ]
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,7 @@ class Progress:
 
     @property
     def picture(self) -> Image.Image | None:
-        """What the frame that was just finished shows, read when it is asked for; None where it is not there."""
+        """What the frame that was just finished shows, read when it is asked for; None if it is not there."""
         if self.file is None or not self.file.exists():
             return None
         with Image.open(self.file) as image:
@@ -95,12 +103,12 @@ class Candidates:
 
     @property
     def best(self) -> int:
-        """The best ranked candidate, or the newest attempt's first where there is no ranking."""
+        """The best ranked candidate, or the newest attempt's first if there is no ranking."""
         return best(self.scores) if self.scores else self.newest
 
 
 def best(scores: Mapping[int, float] | Sequence[float]) -> int:
-    """The number of the highest score; ties go to the lower number, and a score that is no number comes last."""
+    """The number of the highest score; ties go to the lower number, and a score that is not a number comes last."""
     numbered = scores if isinstance(scores, Mapping) else dict(enumerate(scores))
     if not numbered:
         raise ValueError("there are no scores to choose from")
@@ -131,7 +139,7 @@ class Again:
         if self.count is not None:
             object.__setattr__(self, "count", whole("count", self.count))
             if self.count < 1:
-                raise SegueError(f"count: 1 candidate or more, not {self.count}")
+                raise SegueError(f"count: at least 1 candidate, not {self.count}")
 
 
 @dataclass(frozen=True)
@@ -147,7 +155,7 @@ class Made:
     """A frame as it now is: what it was made from, the recipe of what it shows, and its candidates.
 
     ``candidates`` has the recipe of each candidate, also of earlier attempts, whose picture is kept; ``scores`` has
-    the ranking's score of each, where there is one.
+    the ranking's score of each, if there is one.
     """
 
     key: FrameKey
@@ -186,3 +194,15 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def telling(work: Callable[P, T]) -> Callable[P, T]:
+    """Let the ``callback`` of a method, if one is given, have each Notice of its work."""
+
+    @wraps(work)
+    def told(*args: P.args, **values: P.kwargs) -> T:
+        callback: Any = values.get("callback")
+        with heard(callback) if callback else nullcontext():
+            return work(*args, **values)
+
+    return told

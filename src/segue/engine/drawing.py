@@ -83,8 +83,7 @@ class Drawing:
         image = self.backbone.decode(latent[None], screened=screened)[0]
         if not torch.isfinite(image).all():
             raise SegueError(
-                f"frame {key}: the model gave no numbers (NaN) for its picture; "
-                "load it with dtype float32 (or bfloat16)"
+                f"frame {key}: the model returned NaN for its picture; load it with dtype float32 (or bfloat16)"
             )
         return image
 
@@ -102,8 +101,8 @@ class Drawing:
     def _warn_of_black(self, key: FrameKey, parents: Sequence[FrameKey]) -> None:
         """Name a black picture, unless it comes of black ones."""
         if not any(self.run.frame(parent).exists() and _is_black(self.run.shown(parent)) for parent in parents):
-            text = f"frame {key} is all black: a safety checker may have blacked it out, which another seed or prompt"
-            text = f"{text} mends; or the model overflows, which dtype float32 (or bfloat16) mends"
+            text = f"frame {key} is all black: a safety checker may have blacked it out (try another seed or prompt)"
+            text = f"{text}, or the model overflows (load it with dtype float32 or bfloat16)"
             warn(text)
 
 

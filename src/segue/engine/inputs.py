@@ -7,7 +7,7 @@ from PIL import Image
 
 from segue.engine.plan import check_plan
 from segue.engine.points import points_of_gaps
-from segue.errors import SegueError, unheard
+from segue.errors import SegueError, heard
 from segue.pictures.images import LEAST_SIDE, film_size, load, shown_size
 from segue.pose.keypoints import Pose
 from segue.run.journal import Edit
@@ -18,9 +18,9 @@ __all__ = ["check_edit", "check_files", "check_images", "check_inputs", "check_n
 
 
 def check_inputs(images: Sequence[Path], settings: MorphSettings) -> None:
-    """SegueError where an image, or another file that settings name, is wrong, or the settings do not fit them."""
+    """Raise SegueError if an image, or another file that settings name, is wrong, or the settings do not fit them."""
     pictures = check_images(images, settings.background)
-    with unheard():  # what is to be known is told when the film is made
+    with heard():  # what is to be known is told when the film is made
         check_plan(settings, len(images))
         check_files(settings, [shown_size(image) for image in images])
     if settings.film_size:
@@ -28,7 +28,7 @@ def check_inputs(images: Sequence[Path], settings: MorphSettings) -> None:
 
 
 def check_edit(folder: Path, edit: Edit) -> None:
-    """SegueError where the pose file of an edit in a run cannot be read."""
+    """Raise SegueError if the pose file of an edit in a run cannot be read."""
     run = read_part(folder, RUN_FILE)
     if edit.pose is not None and run is not None:
         width, height = run["size"]
@@ -36,8 +36,8 @@ def check_edit(folder: Path, edit: Edit) -> None:
 
 
 def check_images(images: Sequence[Path], background: str = "white") -> list[Image.Image]:
-    """The pictures of files; SegueError where one cannot be read."""
-    with unheard():
+    """The pictures of files; raises SegueError if one cannot be read."""
+    with heard():
         return [load(image, background=background, least=LEAST_SIDE) for image in images]
 
 
@@ -60,6 +60,6 @@ def check_files(settings: MorphSettings, sizes: Sequence[tuple[int, int]]) -> No
 
 
 def check_number(paths: Sequence[str], setting: str, count: int) -> None:
-    """SegueError for a wrong number of files."""
+    """Raise SegueError for a wrong number of files."""
     if len(paths) != count:
         raise SegueError(f"{setting}: {len(paths)} files for {count} keyframes; give one for each")

@@ -1,7 +1,7 @@
 """The method, top-down: keyframes in, a film's frames out.
 
-    segue = Interpolator.from_pretrained()
-    morph = segue("cat.png", "tiger.png", num_frames=17, seed=0)
+    interpolator = Interpolator.from_pretrained()
+    morph = interpolator("cat.png", "tiger.png", num_frames=17, seed=0)
     morph.save("morph.mp4")
 
 A film is made in a run folder, and from nothing but that folder: ``__call__`` writes settings and keyframes there,
@@ -24,7 +24,7 @@ from segue.engine.control import (
     tell_unguided,
 )
 from segue.engine.cost import sampling_of
-from segue.engine.dialogue import Chooser, Progress
+from segue.engine.dialogue import Chooser, Progress, telling
 from segue.engine.keyframes import (
     encode_keyframes,
     fitted,
@@ -42,7 +42,7 @@ from segue.engine.plan import (
 )
 from segue.engine.rank import Judge, judge_of
 from segue.engine.wording import wording
-from segue.errors import SegueError
+from segue.errors import Notice, SegueError
 from segue.film.morph import Morph
 from segue.machine import within_memory
 from segue.method.tree import FrameKey
@@ -63,7 +63,7 @@ from segue.settings.text import model_differences
 
 __all__ = ["Callback", "Interpolator"]
 
-Callback = Callable[[Progress], None]
+Callback = Callable[[Progress | Notice], None]
 Prepared = tuple[list[Image.Image], tuple[int, int], Given]
 
 
@@ -118,6 +118,7 @@ class Interpolator:
         values = dict(settings)
         return cls.from_pretrained(values.pop("model"), **values)
 
+    @telling
     def __call__(
         self,
         *images: Source | Sequence[Source],
@@ -136,7 +137,8 @@ class Interpolator:
                 continued, a finished one recognised, one with fewer frames grown.
             overwrite: begin anew where the folder holds a run with other settings.
             preset: values to begin with: "paper", "balanced" or "draft".
-            callback: is handed a Progress after each step, such as a ``Bar``; in a notebook a Bar if not given.
+            callback: is handed a Progress after each step and each Notice, such as a ``Bar``, which is the default in a
+                notebook; without a callback, notices go to the log "segue".
             choose: picks among the candidates of each frame.
             settings: any field of MorphSettings and ComputeSettings.
 
@@ -169,6 +171,7 @@ class Interpolator:
                 shutil.rmtree(path, ignore_errors=True)
             raise
 
+    @telling
     @within_memory()
     def make(
         self,
@@ -192,6 +195,7 @@ class Interpolator:
         with self.backbone.evaluating():
             make(self.backbone, self.name, run, hooks)
 
+    @telling
     def remake(
         self,
         output: str | PathLike[str],
@@ -246,6 +250,7 @@ class Interpolator:
         """Take the last undo of a film back."""
         return self._step(output, Redo(), compute, callback)
 
+    @telling
     @within_memory()
     def invert(
         self,
@@ -317,7 +322,7 @@ class Interpolator:
             return {"name": self.name, "fingerprint": self.backbone.fingerprint(), "parts": parts, **self._loaded}
 
     def _same_model(self, run: RunFolder, data: Mapping[str, Any]) -> None:
-        """SegueError where a run was made with another model than this."""
+        """Raise SegueError if a run was made with another model than this."""
         model = data["model"]
         if model["fingerprint"] != self.backbone.fingerprint():
             here, there = (f" in {m['dtype']}" if m.get("dtype") else "" for m in (self._loaded, model))
@@ -340,7 +345,7 @@ class Interpolator:
             if isinstance(event, Undo) and run.history.undoable is None:
                 raise SegueError(f"{run.path} has nothing to undo")
             if isinstance(event, Redo) and not run.history.redoable:
-                raise SegueError(f"{run.path} has no undo to take back")
+                raise SegueError(f"{run.path} has nothing to redo")
             run.record(event)
             self.make(run, compute, callback=callback)
             return Morph(run.path)
@@ -362,7 +367,7 @@ def _sources(images: Sequence[Source | Sequence[Source]]) -> list[Source]:
     """The images of a call, given one by one or in one list."""
     if len(images) == 1 and isinstance(images[0], list | tuple):
         return list(images[0])
-    return list(images)  # type: ignore[arg-type] # what is no picture is refused where it is read
+    return list(images)  # type: ignore[arg-type] # what is not a picture is refused where it is read
 
 
 def _report(callback: Callback | None) -> Callback:

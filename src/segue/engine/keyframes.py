@@ -99,7 +99,7 @@ def loaded(images: Sequence[Source], settings: MorphSettings) -> list[Image.Imag
         SegueError: there are fewer than two images, or one of them cannot be read.
     """
     if len(images) < 2:
-        raise SegueError(f"a film needs two images or more, not {len(images)}")
+        raise SegueError(f"a film needs at least two images, not {len(images)}")
     longest = max(MOST_LONGEST, *(settings.film_size or (0, 0)))
     return [load(image, background=settings.background, least=2 * longest) for image in images]
 
@@ -129,7 +129,7 @@ def fitted(pictures: Sequence[Image.Image], settings: MorphSettings, size: tuple
     beyond = [str(i) for i in range(len(pictures)) if goes_beyond(motion, Fraction(i), size[0] / size[1])]
     if beyond:
         named = f"the keyframe{'s' if len(beyond) > 1 else ''} at {', '.join(beyond)}"
-        text = f"the camera sees beyond the edges of {named}; what is there is their picture mirrored"
+        text = f"the camera sees beyond the edges of {named}, where their picture is mirrored"
         warn(text)
     return [_shown(motion, Fraction(i), picture) for i, picture in enumerate(of_one_size)]
 
@@ -226,7 +226,7 @@ def encode_keyframes(backbone: Backbone, run: RunFolder, keyframes: Keyframes) -
                 z = backbone.encode(to_tensor([picture]))[0]
             if not torch.isfinite(z).all():
                 raise SegueError(
-                    f"the keyframe at {key.pair}: the model gave no numbers (NaN) for it; "
+                    f"the keyframe at {key.pair}: the model returned NaN for it; "
                     "load it with dtype float32 (or bfloat16)"
                 )
             run.save_latents({recipe: z})
@@ -314,7 +314,7 @@ def correspondences(
 
 
 def _camera(motion: Motion, gap: int, aspect: float) -> Tensor | None:
-    """The map from the keyframe behind a gap to the one before it by the camera alone; None where it stands still."""
+    """The map from the keyframe behind a gap to the one before it by the camera alone; None if it stands still."""
     if motion.still:
         return None
     return torch.from_numpy(motion.between(Fraction(gap + 1), Fraction(gap), aspect)).float()

@@ -42,7 +42,7 @@ def check_plan(settings: MorphSettings, keyframes: int) -> None:
         SegueError: prompts, noise levels, or values for gaps do not fit it.
 
     Warns:
-        SegueWarning: it has noise levels that are not used.
+        Notice: it has noise levels that are not used.
     """
     check_words(settings, keyframes)
     gaps = keyframes - 1 + settings.loop

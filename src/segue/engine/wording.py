@@ -79,7 +79,7 @@ def wording(
         report: is handed the captions that were found, and each iteration of textual inversion.
 
     Warns:
-        SegueWarning: guidance has nothing to follow.
+        Notice: guidance has nothing to follow.
     """
     texts = run.read("prompts.json") or {}
     if "prompts" not in texts:
@@ -102,7 +102,7 @@ def _warn_of_guidance(settings: MorphSettings) -> None:
     has_words = settings.negative_prompt.strip() or settings.prompt_at or settings.inversion
     guides = settings.guidance_scale > 1 and settings.guidance_start < settings.guidance_end
     if guides and not has_words and settings.scheme != "interpolate":
-        warn(f"guidance_scale {settings.guidance_scale:g} has no prompt to follow: give --prompt, or --captioner")
+        warn(f"guidance_scale {settings.guidance_scale:g} has no prompt to follow: give --prompt, or a captioner")
 
 
 def _path(

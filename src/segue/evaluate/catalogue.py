@@ -64,7 +64,7 @@ FILM_MEASURES = (
         "pdv",
         "Distance variance (PDV)",
         "lower",
-        "Variance of the distances between neighbours of a sequence; MorphBench's PDV where the network is LPIPS.",
+        "Variance of the distances between neighbours of a sequence; MorphBench's PDV if the network is LPIPS.",
         DIFFMORPHER,
     ),
     Measure(
@@ -93,7 +93,7 @@ FILM_MEASURES = (
         "Breaks of order",
         "lower",
         "Share of neighbours at which the distance to the first keyframe falls or that to the last one rises "
-        "(monotony); 0 is a film that always goes on, 0.5 one without order.",
+        "(monotony); 0 is steady progress, 0.5 is no order.",
         "",
     ),
     Measure(

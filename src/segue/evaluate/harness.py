@@ -67,7 +67,7 @@ Callback = Callable[[Stage], None]
 
 
 def evaluate(
-    segue: Interpolator,
+    interpolator: Interpolator,
     pairs: Sequence[Pair],
     schemes: Sequence[str],
     output: Path,
@@ -80,7 +80,7 @@ def evaluate(
     """Measure schemes on pairs.
 
     Args:
-        segue: the model that makes the films.
+        interpolator: the model that makes the films.
         pairs: what ``read_pairs`` gives.
         schemes: names of schemes.
         output: the folder of the evaluation; one that holds another evaluation of the same settings is added to.
@@ -96,9 +96,9 @@ def evaluate(
         SegueError: a setting is wrong, or the folder holds films that were made with other settings.
     """
     begun, clock, report = time.perf_counter(), _Clock(), callback or (lambda _stage: None)
-    parts = dict(segue.backbone.parts())
-    model = {"name": segue.name, "fingerprint": segue.backbone.fingerprint(), "parts": parts}
-    by_scheme = [with_preset(preset, {**(settings or {}), "scheme": scheme}, segue.name) for scheme in schemes]
+    parts = dict(interpolator.backbone.parts())
+    model = {"name": interpolator.name, "fingerprint": interpolator.backbone.fingerprint(), "parts": parts}
+    by_scheme = [with_preset(preset, {**(settings or {}), "scheme": scheme}, interpolator.name) for scheme in schemes]
     digest_of = cache(digest_of_source)  # of files that several films are made of
     jobs = [_job(parts, pair, of_scheme, digest_of) for of_scheme in by_scheme for pair in pairs]
 
@@ -107,7 +107,7 @@ def evaluate(
     # Make the films.
     films = []
     for i, job in enumerate(jobs, 1):
-        film, kept = _film(segue, job, output, clock)
+        film, kept = _film(interpolator, job, output, clock)
         films.append(film)
         report(Stage("films", job.scheme, job.pair.name, i, len(jobs), kept))
 
@@ -173,7 +173,7 @@ def _job(parts: Mapping[str, str], pair: Pair, settings: Mapping[str, Any], dige
     return _Job(pair, settings["scheme"], values, recipe)
 
 
-def _film(segue: Interpolator, job: _Job, output: Path, clock: _Clock) -> tuple[Film, bool]:
+def _film(interpolator: Interpolator, job: _Job, output: Path, clock: _Clock) -> tuple[Film, bool]:
     """One film, made where it is not there; and whether it was there."""
     record_path = output / "films" / job.scheme / f"{job.pair.name}.json"
     record = _record(record_path, job, output)
@@ -181,7 +181,7 @@ def _film(segue: Interpolator, job: _Job, output: Path, clock: _Clock) -> tuple[
     if record is None:
         with clock.measuring("films") as seconds:
             folder = output / "runs" / job.scheme / job.pair.name
-            morph = make_row(segue, Row(job.pair.name, (job.pair.a, job.pair.b), folder, job.values))
+            morph = make_row(interpolator, Row(job.pair.name, (job.pair.a, job.pair.b), folder, job.values))
             frames = {str(key.place): path for key, path in zip(morph.keys, morph.frames.paths, strict=True)}
             record = {
                 "recipe": job.recipe,
@@ -210,7 +210,7 @@ def _texts(settings: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _record(path: Path, job: _Job, output: Path) -> dict[str, Any] | None:
-    """What is known of a film that is there; None where it is to be made; SegueError where it is another one."""
+    """What is known of a film that is there; None if it is to be made; raises SegueError if it is another one."""
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         before, frames = record["recipe"], record["frames"]
@@ -226,7 +226,7 @@ def _record(path: Path, job: _Job, output: Path) -> dict[str, Any] | None:
             "poses": "pose files or control images with other content",
         }
         changes += [text for name, text in names.items() if before.get(name) != job.recipe[name]]
-        raise SegueError(f"{path} stands for a film made otherwise ({'; '.join(changes)}); choose another output")
+        raise SegueError(f"{path} is for a film made with other settings ({'; '.join(changes)}); choose another output")
     return record if all((output / name).is_file() for name in frames.values()) else None
 
 
@@ -279,7 +279,7 @@ def _pictures(film: Film) -> list[Image.Image]:
 
 
 def _stored(path: Path, stamp: Mapping[str, str]) -> tuple[dict[str, Array], float] | None:
-    """Arrays that were kept, and the seconds they took; None where there are none of that stamp."""
+    """Arrays that were kept, and the seconds they took; None if there are none of that stamp."""
     try:
         with safe_open(path, framework="numpy") as file:
             known = file.metadata() or {}

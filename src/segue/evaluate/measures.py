@@ -137,7 +137,7 @@ def random_frames(pairs: Sequence[str], frames: int, *, draws: int = 10, each: i
     in whatever order and company the pairs are measured.
 
     Returns:
-        (draws, pairs, each) indices from 1 to frames - 2 (fewer than ``each`` where there are not as many).
+        (draws, pairs, each) indices from 1 to frames - 2 (fewer than ``each`` if there are not as many).
     """
     between = np.tile(np.arange(1, frames - 1), (draws, 1))
     seeds = [int.from_bytes(sha256(pair.encode()).digest()[:8]) for pair in pairs]

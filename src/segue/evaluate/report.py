@@ -51,12 +51,12 @@ def write_report(report: Report, output: Path) -> Path:
 
 
 def check_report(output: Path, sources: Sequence[Path] = ()) -> None:
-    """SegueError, before anything is computed, where the folder is no place for an evaluation of these files."""
+    """Raise SegueError, before anything is computed, if the folder cannot hold an evaluation of these files."""
     if output.exists() and not output.is_dir():
         raise SegueError(f"{output} is a file; an evaluation needs a folder")
     ours = (NOTES, REPORT_FILE, "films/*/*.json")  # of a folder of films only an evaluation has records
     if output.is_dir() and any(output.iterdir()) and not any(any(output.glob(name)) for name in ours):
-        raise SegueError(f"{output} holds other files and no evaluation; choose another output")
+        raise SegueError(f"{output} holds other files but no evaluation; choose another output")
     for name in (REPORT_FILE, *TABLES, PAGE, "runs"):
         check_apart(output / name, sources)
 
@@ -115,7 +115,7 @@ def _sheet(films: Sequence[FilmReport], output: Path) -> None:
 
 
 def pick_evenly(count: int, most: int) -> list[int]:
-    """So many numbers of 0 to count - 1, evenly, both ends among them; all where there are no more."""
+    """So many numbers of 0 to count - 1, evenly, both ends among them; all if there are no more."""
     chosen = min(count, most)
     return [round(i * (count - 1) / max(chosen - 1, 1)) for i in range(chosen)]
 

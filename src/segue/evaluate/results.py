@@ -105,7 +105,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of the table; None where it is not defined.
+    """One number of the table; None if it is not defined.
 
     Attributes:
         scheme, measure, network, group: what it is of; the network is empty for measures without one, the group for
@@ -191,7 +191,7 @@ class Report:
         return dataclasses.replace(self, seconds={name: round(value, 3) for name, value in seconds.items()})
 
     def cell(self, scheme: str, measure: str, network: str, group: str = "") -> Cell | None:
-        """One number of the table; None where it was not measured."""
+        """One number of the table; None if it was not measured."""
         wanted = (scheme, measure, network, group)
         return next((c for c in self.cells if (c.scheme, c.measure, c.network, c.group) == wanted), None)
 
@@ -210,17 +210,17 @@ def read_report(path: Path) -> Report:
     """The report of an evaluation's folder, or of its report.json.
 
     Raises:
-        SegueError: there is none.
+        SegueError: it is missing.
     """
     file = path / REPORT_FILE if path.is_dir() else path
     try:
         return TypeAdapter(Report).validate_json(file.read_bytes())
     except OSError as error:
-        raise SegueError(f"{path} is no evaluation: {file} cannot be read") from error
+        raise SegueError(f"{path} is not an evaluation: {file} cannot be read") from error
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         where = ".".join(map(str, fault["loc"])) or "the file"
-        raise SegueError(f"{file} is no report of this version of segue: {where}: {fault['msg']}") from error
+        raise SegueError(f"{file} is not a report of this version of segue: {where}: {fault['msg']}") from error
 
 
 def report_of(
@@ -339,7 +339,7 @@ def set_values(films: Sequence[Measured], network: str) -> dict[str, tuple[float
 
 
 def _floors(films: Sequence[Measured], network: str) -> dict[str, float]:
-    """The bias of both FIDs at these numbers of frames, where there are any."""
+    """The bias of both FIDs at these numbers of frames, if there are any."""
     if not _has_set_values(films, network):
         return {}
     inputs = np.concatenate([m.features[network][[0, -1]] for m in films])

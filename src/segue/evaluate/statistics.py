@@ -43,7 +43,7 @@ class Interval:
 
     Attributes:
         value: the mean over the pairs (or the measure of all pairs together).
-        low, high: the ends of the 95 % interval over pairs; nan where there is but one pair.
+        low, high: the ends of the 95 % interval over pairs; nan if there is but one pair.
         spread: the standard deviation over pairs (n - 1); nan where the measure is of all pairs together.
         pairs: over how many pairs; those for which a measure is not defined are left out.
     """

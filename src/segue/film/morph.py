@@ -134,7 +134,7 @@ class Morph:
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._is_temporary:
-            raise SegueError("a film without an output goes with its frames and cannot be copied; give it an output")
+            raise SegueError("a temporary film is deleted with its frames and cannot be copied; give it an output")
         return type(self), (self.path,)
 
     @property
@@ -244,8 +244,8 @@ class Morph:
 
 
 def _read(folder: Path, name: str) -> dict[str, Any]:
-    """One of the run's JSON files; SegueError where the run is not finished."""
+    """One of the run's JSON files; raises SegueError if the run is not finished."""
     found = read_part(folder, name)
     if found is None:
-        raise SegueError(f"{folder} holds no finished film")
+        raise SegueError(f"{folder} does not hold a finished film")
     return found

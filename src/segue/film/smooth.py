@@ -64,11 +64,11 @@ def _mixed(left: Image.Image, right: Image.Image, share: float) -> Image.Image:
 
 
 def _graph(size: tuple[int, int]) -> Graph:
-    """The filter's graph for pictures of one size; SegueError where they are too small for it."""
+    """The filter's graph for pictures of one size; raises SegueError if they are too small for it."""
     if min(size) < SMALLEST:
         raise SegueError(
             f"smooth motion needs frames of {SMALLEST} x {SMALLEST} pixels or more, not {size[0]} x {size[1]}; "
-            "smooth dissolve takes any"
+            "smooth dissolve takes any size size"
         )
     graph = Graph()
     # One second of its clock is a tick of the film.

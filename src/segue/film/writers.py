@@ -64,7 +64,7 @@ def write_film(
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent, path.name)
     if quality != QUALITY and write not in (_write_mp4, _write_webm, _write_webp):
-        warn(f"quality changes nothing in {path.name}: it is that of .mp4, .webm and .webp")
+        warn(f"quality has no effect on {path.name}: only .mp4, .webm and .webp have one")
     coming = _of_one_kind(map(_opened, pictures))
     first = next(coming)
     film = Film(first.size, chain([first], coming), ticks, frame_rate(fps), quality, first.mode == "RGBA")
@@ -105,7 +105,7 @@ def sheet(
         most: the width of the sheet is at most this.
     """
     if not images:
-        raise ValueError("a sheet of no pictures")
+        raise ValueError("a sheet needs at least one picture")
     first = _opened(images[0])
     columns = columns or min(len(images), max(1, round(math.sqrt(len(images) * 1.5 * first.height / first.width))))
     gap, text = 4, 16 if labels else 0
@@ -318,7 +318,7 @@ def _durations(film: Film, per_second: int, least: int) -> list[int]:
     if dropped := found.count(0):
         shortest = f"{1000 * least // per_second} ms"
         warn(
-            f"{dropped} frames are left out: a film of this kind shows none for less than {shortest}; "
+            f"{dropped} frames are left out: this format cannot show a frame for less than {shortest}; "
             "lower fps, or write .mp4"
         )
     return found
@@ -348,7 +348,7 @@ def _opened(frame: Frame) -> Image.Image:
 
 
 def _of_one_kind(pictures: Iterable[Image.Image]) -> Iterator[Image.Image]:
-    """The same pictures; ValueError where there is none, or one of another size or with other channels."""
+    """The same pictures; ValueError if there is none, or one of another size or with other channels."""
     first = None
     for picture in pictures:
         first = first or (picture.size, picture.mode)
@@ -360,7 +360,7 @@ def _of_one_kind(pictures: Iterable[Image.Image]) -> Iterator[Image.Image]:
             )
         yield picture
     if first is None:
-        raise ValueError("a film of no frames")
+        raise ValueError("a film needs at least one frame")
 
 
 def _even(picture: Image.Image) -> Array:

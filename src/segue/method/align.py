@@ -244,7 +244,7 @@ def _cells(image: Tensor, features: Sequence[Tensor]) -> _Cells:
 
 
 def _subject(image: Tensor) -> Tensor:
-    """How much each pixel belongs to the subject, (H, W) from 0 to 1; all alike where there is no plain background."""
+    """How much each pixel belongs to the subject, (H, W) from 0 to 1; all alike if there is no plain background."""
     ground = _border(image).median(1).values[:, None, None]
     subject = ((image - ground).abs().amax(0) * 3).clamp(0, 1)
     is_empty = float(_means(subject[None], _shape(image)).max()) <= FOREGROUND

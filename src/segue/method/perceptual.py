@@ -94,10 +94,10 @@ LOOKS = {
 
 
 def look_parts(name: str) -> tuple[str, str]:
-    """Kind and source of a feature network: ("clip", NAME) for clip:NAME; SegueError where there is none such."""
+    """Kind and source of a feature network: ("clip", NAME) for clip:NAME; raises SegueError if there is none such."""
     kind, _, source = name.partition(":")
     if kind not in LOOKS or (source and kind in ("pixels", "pocket")) or (LOOKS[kind] and not source):
         known = [f"{look}:{needs}" if needs else look for look, needs in LOOKS.items()]
         made = "; segue evaluate --convert makes the files (docs/evaluate.md)" if kind in ("inception", "lpips") else ""
-        raise SegueError(f"unknown feature network '{name}'; there are {', '.join(known)}{made}")
+        raise SegueError(f"unknown feature network '{name}'; choose from {', '.join(known)}{made}")
     return kind, source

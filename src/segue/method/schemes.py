@@ -140,9 +140,9 @@ class Task:
 
 
 def scheme_named(name: str) -> Callable[[Task], Scheme]:
-    """The scheme of that name; SegueError for an unknown one."""
+    """The scheme of that name; raises SegueError for an unknown one."""
     if name not in _BY_NAME:
-        raise SegueError(f"unknown scheme '{name}'; there are {', '.join(_BY_NAME)}")
+        raise SegueError(f"unknown scheme '{name}'; choose from {', '.join(_BY_NAME)}")
     return _BY_NAME[name]
 
 

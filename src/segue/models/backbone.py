@@ -69,7 +69,7 @@ class Backbone(Protocol):
         ...
 
     def check(self, sampling: Sampling) -> None:
-        """SegueError where no film can be made with a solver; nothing is computed."""
+        """Raise SegueError if no film can be made with a solver; nothing is computed."""
         ...
 
     def frames_at_once(self, size: tuple[int, int]) -> int:

@@ -94,12 +94,12 @@ def named(name_or_path: str | PathLike[str] | None, *, kind: str = "model") -> P
         raise SegueError(f"{name} is a file; a {kind} is a folder in diffusers layout or a hub name")
     if not HUB_NAME.fullmatch(name):
         known = ", ".join(model.name for model in KNOWN if model.kind == kind)
-        raise SegueError(f"unknown {kind} '{path}': no such folder, and no hub name; known names are {known}")
+        raise SegueError(f"unknown {kind} '{path}': no such folder, and not a hub name; known names are {known}")
     return name
 
 
 def check_folder(folder: Path, name: str) -> None:
-    """SegueError where a folder holds no checkpoint of the Stable Diffusion 1.x or 2.x family in safetensors."""
+    """Raise SegueError if a folder holds no checkpoint of the Stable Diffusion 1.x or 2.x family in safetensors."""
     check_index(folder / INDEX, name)
     for part in ("unet", "vae", "text_encoder"):
         check_weights(folder / part, f"{name}/{part}")
@@ -110,21 +110,21 @@ def check_folder(folder: Path, name: str) -> None:
 
 
 def check_controlnet(folder: Path, name: str) -> None:
-    """SegueError where a folder holds no ControlNet in safetensors."""
+    """Raise SegueError if a folder holds no ControlNet in safetensors."""
     family = _entry(folder / CONFIG, "_class_name", name, "ControlNet")
     if family != "ControlNetModel":
-        raise SegueError(f"{name} is a {family}, no ControlNet of Stable Diffusion 1.x or 2.x")
+        raise SegueError(f"{name} is a {family}, not a ControlNet of Stable Diffusion 1.x or 2.x")
     check_weights(folder, name)
 
 
 def check_weights(folder: Path, name: str) -> None:
-    """SegueError where a folder of a network holds no weights, or pickled ones only."""
+    """Raise SegueError if a folder of a network holds no weights, or pickled ones only."""
     if not folder.is_dir():
         raise SegueError(f"{name} is missing")
     if any(folder.glob("*.safetensors")):
         return
     if any(path.suffix in PICKLES for path in folder.iterdir()):
-        raise SegueError(f"{name} has pickled weights only, which can run code; segue reads safetensors")
+        raise SegueError(f"{name} has only pickled weights, which can run code; segue reads safetensors")
     raise SegueError(f"{name} has no weights (*.safetensors)")
 
 
@@ -148,14 +148,14 @@ def check(kind: str) -> Callable[[Path, str], None]:
 
 
 def check_index(path: Path, name: str) -> None:
-    """SegueError where an index is of another family, or of a checkpoint that brings code of its own."""
+    """Raise SegueError if an index is of another family, or of a checkpoint that brings code of its own."""
     family = _entry(path, "_class_name", name, "model")
     if family not in FAMILY:
         kind = next((f"of {other} ({family})" for start, other in OTHERS.items() if family.startswith(start)), None)
         raise SegueError(f"{name} is {kind or f'a {family}'}; segue takes checkpoints of Stable Diffusion 1.x and 2.x")
     for part, source in json.loads(path.read_text(encoding="utf-8")).items():
         if isinstance(source, list) and source[0] not in (None, *LIBRARIES):
-            raise SegueError(f"{name} brings code of its own for its {part} ({source[0]}); segue runs none")
+            raise SegueError(f"{name} needs its own code for its {part} ({source[0]}), which segue does not run")
 
 
 def _entry(path: Path, key: str, name: str, kind: str) -> str:
@@ -163,6 +163,6 @@ def _entry(path: Path, key: str, name: str, kind: str) -> str:
     try:
         return str(json.loads(path.read_text(encoding="utf-8"))[key])
     except (FileNotFoundError, NotADirectoryError):
-        raise SegueError(f"{name} is no {kind}: it has no {path.name}") from None
+        raise SegueError(f"{name} is not a {kind}: it has no {path.name}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SegueError(f"{name} is no {kind}: its {path.name} cannot be read") from error
+        raise SegueError(f"{name} is not a {kind}: its {path.name} cannot be read") from error

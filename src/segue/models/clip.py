@@ -47,7 +47,7 @@ class Clip:
         """Load a CLIP by folder or name; pocket's own without one.
 
         Raises:
-            SegueError: there is none, it is no CLIP, its weights are not in safetensors, or the device is not there.
+            SegueError: it is missing, it is not a CLIP, its weights are not in safetensors, or the device is not there.
         """
         device = device_of(str(device))
         source = str(POCKET_CLIP) if name in (None, "pocket") else str(name)

@@ -89,7 +89,7 @@ def cut(tokenizer: Any, prompt: str, written: Callable[[str], str] = lambda text
         written: how a text is written for the tokenizer, where it is not as it stands.
 
     Warns:
-        SegueWarning: something is lost; the warning shows it.
+        Notice: something is lost; it shows what.
     """
     window = tokenizer.model_max_length
 
@@ -104,5 +104,5 @@ def cut(tokenizer: Any, prompt: str, written: Callable[[str], str] = lambda text
     fitting = bisect_right(ends, False, key=too_long)  # how many of the ends are not too long
     kept = prompt[: ends[fitting - 1]] if fitting else ""
     lost = prompt[len(kept) :].strip()
-    warn(f"a prompt is longer than the {window} tokens of the text encoder; lost is: {lost}")
+    warn(f"a prompt is longer than the {window} tokens of the text encoder; cut off: {lost}")
     return kept, lost

@@ -14,7 +14,7 @@ __all__ = ["check_fit", "residuals"]
 
 
 def check_fit(controlnet: Any, pipe: Any, name: str, model: str) -> None:
-    """SegueError where a network is no ControlNet, or one for another kind of checkpoint than a pipe's.
+    """Raise SegueError if a network is not a ControlNet, or one for another kind of checkpoint than a pipe's.
 
     Args:
         controlnet: the network.
@@ -51,7 +51,7 @@ def _per_block(value: Any, config: Any) -> list[int]:
 def residuals(
     x: Tensor, t: Tensor, text: Tensor, controls: Sequence[tuple[Any, Tensor, Tensor]]
 ) -> tuple[list[Tensor] | None, Tensor | None]:
-    """What the ControlNets add to the UNet's skip connections and to its middle, summed; None where there is none.
+    """What the ControlNets add to the UNet's skip connections and to its middle, summed; None if there is none.
 
     A ControlNet takes one strength for a batch, so each sample's is applied to what it returns.
 

@@ -52,7 +52,7 @@ def _ask(name: str, what: str) -> None:
         raise SegueError(f"{name} ({what}) is not on disk, and the hub cannot be reached") from error
     except HfHubHTTPError as error:
         status = getattr(error.response, "status_code", "no answer")
-        raise SegueError(f"{name} ({what}) cannot be had from the hub ({status}); check the name") from error
+        raise SegueError(f"{name} ({what}) cannot be downloaded from the hub ({status}); check the name") from error
 
 
 def _unreadable(source: str, what: str, error: Exception) -> SegueError:
@@ -64,8 +64,8 @@ def _unreadable(source: str, what: str, error: Exception) -> SegueError:
         pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
         if pickled:
             return SegueError(f"{folder / pickled[0]} is a pickle, which can run code; weights must be .safetensors")
-        return SegueError(f"{source} holds no .safetensors weights of {what}")
+        return SegueError(f"{source} has no .safetensors weights of {what}")
     if source.startswith((".", "/", "~")) and not folder.exists():
-        return SegueError(f"{source} is not there; {what} is given by its folder or its name")
+        return SegueError(f"{source} does not exist; give {what} by its folder or hub name")
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return SegueError(f"{source} cannot be loaded as {what} with safetensors weights: {reason}")

@@ -162,7 +162,7 @@ def _downloaded(name: str, kind: str) -> Path:
         raise SegueError(f"{kind} '{name}' is not on disk, and the hub cannot be reached") from error
     except HfHubHTTPError as error:
         status = getattr(error.response, "status_code", "no answer")
-        raise SegueError(f"{kind} '{name}' cannot be had from the hub ({status}); check the name") from error
+        raise SegueError(f"{kind} '{name}' cannot be downloaded from the hub ({status}); check the name") from error
     except Exception as error:  # the network's and the libraries' many own kinds
         raise SegueError(f"{kind} '{name}' cannot be downloaded: {_one_line(error)}") from error
     check(kind)(folder, name)
@@ -170,7 +170,7 @@ def _downloaded(name: str, kind: str) -> Path:
 
 
 def _pipe(folder: Path, dtype: torch.dtype, controlnet: Any) -> Any:
-    """The pipeline of a checkpoint's folder, with a ControlNet where there is one."""
+    """The pipeline of a checkpoint's folder, with a ControlNet if there is one."""
     kind = StableDiffusionPipeline if controlnet is None else StableDiffusionControlNetPipeline
     parts = {} if controlnet is None else {"controlnet": controlnet}
     index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
@@ -204,7 +204,7 @@ def _network(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
 
 @contextmanager
 def _in_one_line(folder: Path) -> Iterator[None]:
-    """SegueError where a folder cannot be loaded; the loaders raise whatever they like for a damaged one."""
+    """Raise SegueError if a folder cannot be loaded; the loaders raise whatever they like for a damaged one."""
     try:
         yield
     except Exception as error:

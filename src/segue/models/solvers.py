@@ -145,7 +145,7 @@ class Schedule:
 
     @classmethod
     def of(cls, scheduler: Any) -> "Schedule":
-        """The schedule that a scheduler is configured for; SegueError where it has none of this kind."""
+        """The schedule that a scheduler is configured for; raises SegueError if it has none of this kind."""
         config = scheduler.config
         options = {name: config[name] for name in SCHEDULE_FIELDS if name in config}
         if "beta_schedule" not in options or options.get("prediction_type", "epsilon") not in PREDICTION_TYPES:
@@ -155,7 +155,7 @@ class Schedule:
         try:
             return cls(options, DPMSolverMultistepScheduler(**options).alphas_cumprod)
         except NotImplementedError as error:
-            raise SegueError(f"the noise schedule '{options['beta_schedule']}' is none that segue knows") from error
+            raise SegueError(f"the noise schedule '{options['beta_schedule']}' is unknown to segue") from error
 
     @property
     def num_train_timesteps(self) -> int:
@@ -207,7 +207,7 @@ PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 def _scheduler(schedule: Schedule, points: list[int], sampling: Sampling, own: Any) -> tuple[Any, dict[str, Any]]:
     """A fresh scheduler with the leg's grid set, and the options of its steps."""
     if sampling.solver not in SOLVERS:
-        raise SegueError(f"unknown solver '{sampling.solver}'; there are {', '.join(SOLVERS)}")
+        raise SegueError(f"unknown solver '{sampling.solver}'; choose from {', '.join(SOLVERS)}")
     if sampling.eta and sampling.solver != "ddim":
         raise SegueError(f"eta needs the solver ddim, not {sampling.solver}")
     # Towards a noise point, the stop is one more step, which the leg leaves out; clean is the scheduler's own end.

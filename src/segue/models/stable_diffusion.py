@@ -145,17 +145,17 @@ class StableDiffusion:
         return int(size if isinstance(size, int) else 64) * self.latent_scale
 
     def check(self, sampling: Sampling) -> None:
-        """SegueError where the pipe, as it is now, cannot make a film with a solver; nothing is computed.
+        """Raise SegueError if the pipe, as it is now, cannot make a film with a solver; nothing is computed.
 
         Warns:
-            SegueWarning: the pipe's scheduler is one of few-step checkpoints, and another solver is used.
+            Notice: the pipe's scheduler is one of few-step checkpoints, and another solver is used.
         """
         _check_family(self.pipe)
         self._check_controlnets()
         own = type(self.pipe.scheduler).__name__
         if own in FEW_STEP and sampling.solver != "pipe":
-            text = f"the pipe's {own} is not used, but the solver {sampling.solver}"
-            warn(f"{text}, with which checkpoints made for few steps look wrong; solver pipe uses the pipe's own")
+            text = f"the pipe's {own} is replaced by the solver {sampling.solver}"
+            warn(f"{text}; checkpoints made for few steps look wrong with it; solver pipe keeps the pipe's own")
         Leg(self.schedule, self.point(0.5), CLEAN, sampling, self.pipe.scheduler)
 
     def _check_controlnets(self) -> None:
@@ -196,7 +196,7 @@ class StableDiffusion:
         Images of more than ``TILED_PIXELS`` are decoded in tiles, which diffusers blends into each other.
 
         Warns:
-            SegueWarning: the safety checker has blacked out images.
+            Notice: the safety checker has blacked out images.
         """
         vae = self.pipe.vae
         with self.evaluating(), _tiled(vae, z.shape[-2] * z.shape[-1] * self.latent_scale**2):
@@ -214,7 +214,7 @@ class StableDiffusion:
     def embed(self, prompts: Sequence[str], negative_prompts: Sequence[str]) -> TextConditioning:
         """Prompts and as many negative prompts to a batch of embeddings, as the pipe encodes them.
 
-        A text that is longer than the encoder's window is cut between words, with a SegueWarning that shows
+        A text that is longer than the encoder's window is cut between words, with a Notice that shows
         what is lost.
         """
         if len(prompts) != len(negative_prompts):
@@ -514,7 +514,7 @@ def _check_family(pipe: Any) -> None:
         StableDiffusionControlNetImg2ImgPipeline,
     )
     if not isinstance(pipe, family):
-        raise SegueError(f"{kind} is not of the Stable Diffusion 1.x or 2.x family, which is what is supported")
+        raise SegueError(f"{kind} is not of the Stable Diffusion 1.x or 2.x family, the only one supported")
     missing = [part for part in ("vae", "unet", "text_encoder", "tokenizer") if getattr(pipe, part, None) is None]
     if missing:
         raise SegueError(f"the {kind} lacks its {' and '.join(missing)}")

@@ -7,24 +7,28 @@ Of a TIFF, such as a DNG or a pyramid, that is the largest; of an animation or a
 import hashlib
 import io
 import struct
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import RLock
 from typing import IO, TYPE_CHECKING, Any
 
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
-from segue.errors import SegueError, unheard
+from segue.errors import SegueError
 from segue.files import file_and_frame, file_of
 
 if TYPE_CHECKING:
     from segue.pictures.stills import Which
 
-__all__ = ["MOST_PIXELS", "Opened", "digest_of_source", "frame_note", "open_picture"]
+__all__ = ["MOST_PIXELS", "Opened", "digest_of_source", "frame_note", "open_picture", "pillow_quiet"]
 
+_FILTERS = RLock()
 MOST_PIXELS = 256_000_000  # of a picture that is read
 
-_LAYERED = ("HEIF", "MPO", "PSD")  # formats with several pictures in a file that are no animations
+_LAYERED = ("HEIF", "MPO", "PSD")  # formats with several pictures in a file that are not animations
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx")
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
@@ -56,20 +60,20 @@ def open_picture(source: Path) -> Opened:
     """Open a picture or a video's frame; errors in one line that names the file.
 
     Raises:
-        SegueError: there is no such file, it is no picture, a damaged one, or one above 256 megapixels.
+        SegueError: no such file, it is not a picture, a damaged one, or one above 256 megapixels.
     """
     path, which = file_and_frame(source)
     try:
         if path.is_dir():
             raise SegueError(f"{path} is a folder, not a picture")
         if path.exists() and not path.is_file():
-            raise SegueError(f"{path} is no ordinary file")
+            raise SegueError(f"{path} is not a regular file")
         if path.stat().st_size == 0:
             raise SegueError(f"{path} is empty")
-        with unheard():
+        with pillow_quiet():
             found = _opened(path, which)
     except FileNotFoundError as error:
-        raise SegueError(f"{path}: there is no such file") from error
+        raise SegueError(f"{path}: no such file") from error
     except OSError as error:
         fault = f"cannot be read: {error.strerror}" if error.strerror else f"is damaged: {error}"
         raise SegueError(f"{path} {fault}") from error
@@ -81,9 +85,17 @@ def open_picture(source: Path) -> Opened:
     if width * height > MOST_PIXELS:
         found.image.close()
         raise SegueError(
-            f"{path} is too large: {width} x {height} pixels; the most are {MOST_PIXELS // 10**6} megapixels"
+            f"{path} is too large: {width} x {height} pixels; the limit is {MOST_PIXELS // 10**6} megapixels"
         )
     return found
+
+
+@contextmanager
+def pillow_quiet() -> Iterator[None]:
+    """Without Pillow's warnings: Python keeps one list of filters for all threads, so one at a time is in here."""
+    with _FILTERS, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def frame_note(image: Image.Image, name: str) -> str:
@@ -135,7 +147,7 @@ def _still(path: Path, which: "Which | None") -> Opened:
 
         still = read_still(path, which or "first")
     if still is None:
-        raise SegueError(f"{path} is no picture that can be read (PNG, JPEG, WebP, AVIF, GIF, TIFF, ...) and no video")
+        raise SegueError(f"{path} is not a picture that can be read (PNG, JPEG, WebP, AVIF, GIF, TIFF, ...) or a video")
     return Opened(still, "" if which else f"{path} is a video; its first frame is used, {path.name}@last is its last")
 
 
@@ -162,7 +174,7 @@ def _heic(path: Path) -> Image.Image:
     try:
         from pillow_heif import HeifImageFile
     except ImportError as error:
-        raise SegueError(f'{path} is a HEIC picture, which takes an extra: pip install "segue[heic]"') from error
+        raise SegueError(f'{path} is a HEIC picture, which needs an extra: pip install "segue[heic]"') from error
     try:
         image: Image.Image = HeifImageFile(str(path), str(path))
     except SyntaxError as error:
@@ -201,14 +213,14 @@ def _largest(path: Path) -> Opened:
     with path.open("rb") as file:
         ifds = [ifd for ifd in _ifds(file) if not ifd.subfile & _MASK and min(ifd.size) > 0]
     if not ifds:
-        raise SegueError(f"{path} is damaged: it holds no picture")
+        raise SegueError(f"{path} is damaged: it contains no picture")
     head, (largest, *smaller) = ifds[0], sorted(ifds, key=lambda ifd: -ifd.area)  # of equal ones the earlier
     if (image := _of_ifd(path, largest, head)) is not None:
         whole = [ifd for ifd in ifds if not ifd.subfile & _REDUCED]
         if len({ifd.size for ifd in whole}) > 1:
             return Opened(image, f"{path} has {len(whole)} pictures; the largest, {largest.named}, is used")
         return Opened(image, f"{path} has {len(whole)} frames; the first one is used" if len(whole) > 1 else "")
-    unread = f"{largest.named} as raw data of a camera, or in another way that is not read"
+    unread = f"{largest.named} as raw data of a camera, or in an unsupported encoding"
     for ifd in smaller:
         is_thumbnail = max(ifd.size) < min(_LONG_ENOUGH, max(largest.size) / 2)
         if is_thumbnail or ifd.area > MOST_PIXELS or (image := _of_ifd(path, ifd, head)) is None:

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageOps
 
-from segue.errors import SegueError, SegueWarning, unheard, warn
-from segue.pictures.files import frame_note, open_picture
+from segue.errors import SegueError, warn
+from segue.pictures.files import frame_note, open_picture, pillow_quiet
 from segue.pictures.srgb import profile_of, to_srgb
 
 __all__ = [
@@ -54,7 +54,7 @@ def load(source: Source, background: str = "white", *, least: int | None = None)
 
     Rotated as its EXIF says; its colours brought to plain sRGB by ``srgb``, without any information beside its pixels;
     transparency laid on the background; of 16 bits the upper 8, rounded; of several pictures in a file the one that
-    ``files`` says, of several frames the first, with a SegueWarning.
+    ``files`` says, of several frames the first, with a Notice.
 
     Args:
         source: a path, also ``clip.mp4@last``; a PIL image, which stays as it is; or an array (H, W), (H, W, 1),
@@ -140,7 +140,7 @@ def check_network_size(size: tuple[int, int], multiple_of: int) -> None:
             raise SegueError(f"{what}; use {' or '.join(near)}")
     most = Image.MAX_IMAGE_PIXELS
     if most and size[0] * size[1] > most:
-        raise SegueError(f"frames of {size[0]} x {size[1]} pixels are too large; the most is {most} pixels in all")
+        raise SegueError(f"frames of {size[0]} x {size[1]} pixels are too large; the limit is {most} pixels in all")
 
 
 MOST_LONGEST = 1024  # pixels of a film's longer side, unless more are asked for
@@ -203,7 +203,7 @@ def _colour(text: str) -> tuple[int, int, int] | None:
         return ImageColor.getrgb(text)[:3]
     except ValueError as error:
         raise SegueError(
-            f"background: '{text}' is no colour; use a name such as white, #rrggbb, or transparent"
+            f"background: '{text}' is not a colour; use a name such as white, #rrggbb, or transparent"
         ) from error
 
 
@@ -227,12 +227,12 @@ def _read(image: Image.Image, name: str, note: str, least: int | None) -> Image.
     """A new picture of an open one, of the frame at which it stands: upright, L, LA, RGB or RGBA in plain sRGB."""
     width, height = image.size
     if min(width, height) < LEAST_SIDE:
-        raise SegueError(f"{name} is too small: {width} x {height} pixels, the least is {LEAST_SIDE} x {LEAST_SIDE}")
+        raise SegueError(f"{name} is too small: {width} x {height} pixels, the minimum is {LEAST_SIDE} x {LEAST_SIDE}")
     with _decoding(name):
         profile = profile_of(image, name)
         if least and image.format in ("JPEG", "MPO"):
             image.draft(None, (least, least))
-        with unheard():
+        with pillow_quiet():
             upright = ImageOps.exif_transpose(image)
         plain = to_srgb(upright, profile, name)
     if note:
@@ -247,8 +247,6 @@ def _decoding(name: str) -> Iterator[None]:
         yield
     except SegueError as error:
         raise SegueError(f"{name} {error}") from error
-    except SegueWarning:  # where warnings are errors
-        raise
     except Exception as error:  # decoders raise whatever they like: OSError, SyntaxError, struct.error, ...
         raise SegueError(f"{name} is damaged: {' '.join(str(error).split())}") from error
 
@@ -271,9 +269,7 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
     array = array.reshape(shape)
     if np.issubdtype(array.dtype, np.floating):
         if not (array.min() >= 0 and array.max() <= 1):
-            raise SegueError(
-                "the array has values outside 0 to 1; a picture of floats lies in it, one of uint8 in 0 to 255"
-            )
+            raise SegueError("the array has values outside 0 to 1; floats must be within 0 to 1, uint8 within 0 to 255")
         array = np.rint(array.astype(np.float64) * 255).astype(np.uint8)
     if array.dtype != np.uint8:
         raise SegueError(f"the array is of {array.dtype}; a picture is of uint8 (0 to 255) or of floats (0 to 1)")

@@ -76,7 +76,7 @@ class Coded:
             _UnknownColoursError: they stand for nothing that is known.
         """
         if self.transfer in _HDR:
-            raise SegueError(f"is an HDR picture, {_HDR[self.transfer]}, which is not read; save it in SDR, as sRGB")
+            raise SegueError(f"is an HDR picture, {_HDR[self.transfer]}, which is not supported; save it as sRGB")
         curve = _curve(self.transfer)
         primaries = _PRIMARIES.get(1 if self.primaries == _UNSPECIFIED else self.primaries)
         if curve is None or primaries is None:
@@ -363,7 +363,7 @@ def _adapted(primaries: tuple[Points, Points, Points, Points]) -> Values:
 
 
 def _usable(found: Profile, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """The transform of a profile for pictures of a mode; None where it changes nothing."""
+    """The transform of a profile for pictures of a mode; None if it changes nothing."""
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(found.data))
     except OSError as error:
@@ -437,7 +437,7 @@ def _deep(image: Image.Image) -> tuple[Values, Image.Image | None]:
     values = np.asarray(image).astype(np.float64)
     # A file of 32 bits does not say what white is: the least usual range that holds all values.
     ranges = {"F": (1, 255, 65535), "I": (255, 65535)}.get(image.mode, (65535,))
-    found = [most for most in ranges if values.min() >= 0 and values.max() <= most]  # none where there is a NaN
+    found = [most for most in ranges if values.min() >= 0 and values.max() <= most]  # none if there is a NaN
     if not found:
         raise SegueError(f"has values outside 0 to {ranges[-1]}; save it with 8 or 16 bits")
     clear = image.info.get("transparency")

@@ -48,7 +48,7 @@ _TURNS: dict[
 
 
 def read_still(path: Path, which: Which) -> Image.Image | None:
-    """The first or last frame of a video, RGB or RGBA; None where the file is no video.
+    """The first or last frame of a video, RGB or RGBA; None if the file is not a video.
 
     Raises:
         SegueError: the video is damaged, without frames, or in HDR.

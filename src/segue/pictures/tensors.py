@@ -22,10 +22,10 @@ def to_images(tensor: Tensor) -> list[Image.Image]:
     """(B, 3, H, W) in [-1, 1] as RGB pictures, rounded and clipped; the inverse of ``to_tensor``.
 
     Raises:
-        SegueError: the tensor holds no numbers (NaN), as when a network overflows in float16.
+        SegueError: the tensor holds NaN, as when a network overflows in float16.
     """
     values = tensor.detach().to("cpu", torch.float32)
     if values.isnan().any():
-        raise SegueError("the model gave no numbers (NaN) for a picture; a dtype of float32 or bfloat16 may mend it")
+        raise SegueError("the model returned NaN for a picture; try dtype float32 or bfloat16")
     pixels = ((values + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
     return [Image.fromarray(array) for array in pixels.numpy()]

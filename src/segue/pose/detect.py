@@ -78,7 +78,7 @@ def detector_of(name: Detector | None = None, *, download: bool = False) -> Dete
         from segue.pose import rtm
 
         return rtm.load(download)
-    raise SegueError(f"pose_detector {name!r} is unknown; there are {', '.join(DETECTORS)}")
+    raise SegueError(f"pose_detector {name!r} is unknown; choose from {', '.join(DETECTORS)}")
 
 
 def _surer(image: Image.Image) -> Pose:
@@ -116,9 +116,7 @@ def pocket_network() -> KeypointNetwork:
 @lru_cache(maxsize=1)
 def _kept(folder: Path) -> KeypointNetwork:
     if not (folder / "config.json").is_file():
-        raise SegueError(
-            "this pocket has no pose network; give pose files, or take --pose-detector blazepose or rtmlib"
-        )
+        raise SegueError("this pocket has no pose network; give pose files, or use --pose-detector blazepose or rtmlib")
     return load(folder)
 
 

@@ -65,7 +65,7 @@ def draw(pose: Pose, convention: Convention = "controlnet1.1") -> Image.Image:
         SegueError: an unknown convention.
     """
     if convention not in CONVENTIONS:
-        raise SegueError(f"control_convention {convention!r} is unknown; there are {', '.join(CONVENTIONS)}")
+        raise SegueError(f"control_convention {convention!r} is unknown; choose from {', '.join(CONVENTIONS)}")
     canvas: Canvas = np.zeros((pose.height, pose.width, 3), dtype=np.uint8)
     if convention == "controlnet1.0":
         _draw_mixed(canvas, pose.people)

@@ -52,7 +52,7 @@ def match(left: Pose, right: Pose, matching: Matching = "largest") -> Pairs:
         return tuple(sorted(zip(_ranked(left, ranks[matching]), _ranked(right, ranks[matching]), strict=False)))
     if matching == "nearest":
         return smallest_total(_distances(left, right))
-    raise SegueError(f"pose_matching {matching!r} is unknown; there are {', '.join(MATCHINGS)}")
+    raise SegueError(f"pose_matching {matching!r} is unknown; choose from {', '.join(MATCHINGS)}")
 
 
 def guidance(
@@ -84,7 +84,7 @@ def guidance(
         pairs = tuple((i, j) for i, j in match(left, right, matching) if _shared(left.people[i], right.people[j]).any())
     message = _message(pairs, counts, names)
     if given and (message or not pairs):
-        raise SegueError(message or f"pose: there is nobody in {names[0]} and {names[1]}; leave --pose away, or off")
+        raise SegueError(message or f"pose: nobody was found in {names[0]} and {names[1]}; leave out --pose")
     return Guidance(pairs, message if pairs or not message else f"{message}: made without poses between them")
 
 
@@ -132,7 +132,7 @@ def _message(pairs: Pairs, counts: Sequence[int], names: tuple[str, str]) -> str
         return None
     if not all(counts):
         there, missing = names if counts[0] else names[::-1]
-        return f"pose: there is somebody in {there} but nobody in {missing}"
+        return f"pose: somebody was found in {there} but nobody in {missing}"
     if not pairs:
         return f"pose: {names[0]} and {names[1]} share no keypoint"
     more = max(counts)

@@ -174,7 +174,7 @@ def load(folder: str | Path) -> KeypointNetwork:
         network = KeypointNetwork(**config)
         network.load_state_dict(load_file(folder / _WEIGHTS))
     except OSError as error:
-        raise SegueError(f"{folder} holds no keypoint network: {error.strerror or error}") from error
+        raise SegueError(f"{folder} has no keypoint network: {error.strerror or error}") from error
     except (ValueError, TypeError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:120]
         raise SegueError(f"{folder} does not hold a keypoint network: {reason}") from error

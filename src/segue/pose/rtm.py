@@ -35,7 +35,7 @@ def load(download: bool) -> Detect:
         path = _folder() / f"{Path(sizes[part]).stem}.onnx"
         if not path.is_file():
             if not download:
-                raise SegueError(f"the weights of the detector rtmlib are not here; fetch them: {_COMMAND}")
+                raise SegueError(f"the weights of the detector rtmlib are missing; fetch them: {_COMMAND}")
             path = _downloaded(download_checkpoint, sizes[part])
         paths[part] = str(path)
     with redirect_stdout(StringIO()):  # rtmlib prints what it loads, where a pose may be printed

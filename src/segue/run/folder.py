@@ -40,7 +40,7 @@ __all__ = ["RunFolder"]
 LOCK = "lock"
 NEW = ".new"
 READY = ".ready"  # the same folder on its way into its place
-KEPT = "the film before this one stays until this one has a frame"
+KEPT = "the previous film stays until this one has a frame"
 COMPRESSION = 3  # of PNGs: a third less time than the usual 6, for a tenth more bytes
 WRITERS = 8  # pictures that are compressed and written at the same time
 PARTS = (  # what a run folder holds beside its run file and its lock
@@ -76,10 +76,10 @@ class RunFolder:
     """
 
     def __init__(self, path: Path, *, overwrites: bool = False) -> None:
-        """Open (or begin) the run in a folder; one that cannot be read is no error where it is to be overwritten.
+        """Open (or begin) the run in a folder; one that cannot be read is not an error where it is to be overwritten.
 
         Raises:
-            SegueError: another process has it open, it is no run folder, or a part of it is damaged.
+            SegueError: another process has it open, it is not a run folder, or a part of it is damaged.
         """
         self.place = self.path = path
         self._is_new_folder = not path.exists()
@@ -146,7 +146,7 @@ class RunFolder:
     def _refused(self, error: Exception) -> SegueError:
         """One line for what the disk, or somebody who removed files, did to the run."""
         if not self.place.is_dir():
-            return SegueError(f"{self.place} was removed while the film was made; the same command begins it anew")
+            return SegueError(f"{self.place} was removed while the film was made; the same command starts it again")
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         name = getattr(error, "filename", None)
         place = self.path if name is None else name
@@ -161,7 +161,7 @@ class RunFolder:
 
     @property
     def waiting(self) -> dict[str, Any] | None:
-        """The run file of a run that had begun to overwrite this one; None where there is none that can be read."""
+        """The run file of a run that had begun to overwrite this one; None if there is none that can be read."""
         try:
             return read_part(self.place / NEW, RUN_FILE)
         except SegueError:
@@ -215,7 +215,7 @@ class RunFolder:
     # Settings and state.
 
     def read(self, name: str) -> dict[str, Any] | None:
-        """One of the run's JSON files; None where it is not there."""
+        """One of the run's JSON files; None if it is not there."""
         return read_part(self.path, name)
 
     def write(self, name: str, content: Mapping[str, Any]) -> None:
@@ -239,7 +239,7 @@ class RunFolder:
         return recipe in self._index
 
     def latent(self, recipe: str) -> Tensor | None:
-        """The latent of a recipe, (C, h, w) float32; None where it is not made yet."""
+        """The latent of a recipe, (C, h, w) float32; None if it is not made yet."""
         path = self._index.get(recipe)
         if path is None:
             return None
@@ -362,11 +362,11 @@ class RunFolder:
 
 
 def _locked(path: Path) -> BaseFileLock:
-    """Make the folder where it is not there, and lock it; SegueError if it holds something else or is locked."""
+    """Make the folder where it is not there, and lock it; raises SegueError if it holds something else or is locked."""
     try:
         str(path).encode()
     except UnicodeEncodeError as error:  # which safetensors does not write
-        raise SegueError(f"{path}: the name of an output has to be UTF-8; choose another output") from error
+        raise SegueError(f"{path}: the name of an output must be UTF-8; choose another output") from error
     try:
         if path.exists() and not path.is_dir():
             raise SegueError(f"{path} is a file; a run needs a folder")
@@ -374,7 +374,7 @@ def _locked(path: Path) -> BaseFileLock:
         # A run that was killed at its beginning left its lock, parts of it, and unfinished files.
         others = {name for name in names - {LOCK, READY, *PARTS} if not name.endswith(".part")}
         if names and RUN_FILE not in names and (LOCK not in names or others):
-            raise SegueError(f"{path} holds other files and no run; choose another output")
+            raise SegueError(f"{path} holds other files but no run; choose another output")
         path.mkdir(parents=True, exist_ok=True)
         return lock(path / LOCK, path)
     except OSError as error:

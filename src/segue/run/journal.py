@@ -84,7 +84,7 @@ def whole(name: str, value: object) -> int:
 
 
 def as_edit(edit: object) -> Edit:
-    """An edit, as it is; SegueError for anything else."""
+    """An edit, as it is; raises SegueError for anything else."""
     if not isinstance(edit, Edit):
         raise SegueError(f"edit is an Edit, such as Edit(prompt='a lynx'), not {edit!r}")
     return edit
@@ -345,7 +345,7 @@ def events_of(path: Path) -> list[Event]:
         try:
             events.append(event_from_json(json.loads(line)))
         except (KeyError, TypeError, ValueError) as error:
-            raise SegueError(f"{path}, line {number}: no event of a run: {line[:80]}") from error
+            raise SegueError(f"{path}, line {number}: not an event of a run: {line[:80]}") from error
     return events
 
 

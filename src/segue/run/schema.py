@@ -59,7 +59,7 @@ KINDS: Mapping[str, type[BaseModel]] = {
 
 
 def read_part(folder: Path, name: str) -> dict[str, Any] | None:
-    """One of the JSON files of a run folder; None where it is not there, SegueError where it is damaged."""
+    """One of the JSON files of a run folder; None if it is missing; raises SegueError if it is damaged."""
     found = read_json(folder / name)
     if found is not None and name in KINDS:
         try:

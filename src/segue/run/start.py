@@ -49,7 +49,7 @@ def begin(
 ) -> None:
     """Write what determines the images, or compare it with what the folder holds.
 
-    The run file is written last: a folder without one holds no run yet.
+    The run file is written last: a folder without one does not hold a run yet.
 
     Args:
         run: the folder.
@@ -114,15 +114,15 @@ def begin(
 
 
 def opened(run: RunFolder) -> dict[str, Any]:
-    """What determines the images of a run; SegueError where the folder holds none."""
+    """What determines the images of a run; raises SegueError if the folder holds none."""
     data = run.read(RUN_FILE)
     if data is None:
-        raise SegueError(f"{run.path} holds no run")
+        raise SegueError(f"{run.path} does not hold a run")
     return data
 
 
 def settings_of(run: RunFolder, data: Mapping[str, Any]) -> MorphSettings:
-    """The settings of a run, with the defaults of those that are newer; SegueError where they are not valid now."""
+    """The settings of a run, with the defaults of those that are newer; raises SegueError if they are not valid now."""
     try:
         return checked(MorphSettings, data["settings"])
     except SegueError as error:

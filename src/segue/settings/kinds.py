@@ -484,7 +484,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 # Those that the help leaves out; --set NAME=VALUE, settings files and the library take them.
 RARE = frozenset(
     {
-        *("network_size", "branching", "bias", "retroactive", "refine", "max_distance", "points", "detail"),
+        *("network_size", "branching", "bias", "retroactive", "refine", "max_distance", "captioner", "detail"),
         *("colour_match", "rank_against", "ranker", "embedding_blend"),
         *(name for name in InversionSettings.model_fields if name != "inversion"),
         *("pose_detector", "pose_matching", "pose_hold", "pose_via_photo"),

@@ -65,7 +65,7 @@ def pose_file(people: Any, size: tuple[int, int], folder: Path) -> str | None:
 
 
 def frame_at(place: str) -> FrameKey:
-    """The frame at a place that the page names, as "1/2"; SegueError where it is none."""
+    """The frame at a place that the page names, as "1/2"; raises SegueError if it is none."""
     if not PLACE.fullmatch(place):  # no exponents, which a Fraction would take at any length
         raise SegueError(f"there is no frame at '{place}'")
     return FrameKey.at(Fraction(place))

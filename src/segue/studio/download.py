@@ -22,7 +22,7 @@ def written(morph: Morph, kind: str, folder: Path, film: FilmSettings) -> Path:
         SegueError: an unknown kind, or a place that cannot be written.
     """
     if kind not in FORMATS:
-        raise SegueError(f"there is no download {kind}; there are {', '.join(FORMATS)}")
+        raise SegueError(f"there is no download {kind}; choose from {', '.join(FORMATS)}")
     path = folder / FORMATS[kind]
     if kind == "sheet":
         morph.contact_sheet(path)

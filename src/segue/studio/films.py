@@ -18,7 +18,7 @@ from segue.studio import pose_editor
 from segue.studio.change import edit_of, frame_at
 from segue.studio.controls import check_public, command_line, read, remake_line
 from segue.studio.download import written
-from segue.studio.jobs import Job
+from segue.studio.jobs import Job, Report
 from segue.studio.session import Session
 from segue.studio.tables import NEW
 from segue.studio.timeline import RunView, film_of, film_settings
@@ -36,14 +36,12 @@ __all__ = [
 
 KEEP = ComputeSettings(keep_candidates=True)
 
-Report = Callable[[Progress], None]
-
 
 def make_film(session: Session, values: Mapping[str, Any], preset: str = "balanced") -> None:
     """Make a film of the keyframes on the table: continue, grow or begin a run, and let it wait for its turn."""
     with session.lock:
         if len(session.keyframes) < 2:
-            raise SegueError("a film needs two pictures or more; add them above")
+            raise SegueError("a film needs at least two pictures; add them above")
         settings = session.settings(values, preset)
         fresh = session.keyframes.copies()
         name = _same(session, settings, fresh) or _new_name(session)
@@ -59,8 +57,8 @@ def make_film(session: Session, values: Mapping[str, Any], preset: str = "balanc
             pictures = [path / "frames" / f"{FrameKey(i).name}.png" for i in range(len(fresh))]
         chosen = {name: getattr(settings, name) for name in as_json(settings)}
 
-        def make(segue: Interpolator, report: Report) -> Morph:
-            return segue(*pictures, output=path, keep_candidates=True, callback=report, **chosen)
+        def make(interpolator: Interpolator, report: Report) -> Morph:
+            return interpolator(*pictures, output=path, keep_candidates=True, callback=report, **chosen)
 
         _begin(session, "Making the film", path, film, make)
         if name != session.tables.name:
@@ -87,12 +85,12 @@ def remake_frame(session: Session, place: str, change: Mapping[str, Any]) -> Non
     candidate = None if change.get("candidate") is None else int(change["candidate"])
     edit = edit_of(view, key, change, session.folder / "poses") if candidate is None else None
 
-    def remake(segue: Interpolator, report: Report) -> Morph:
-        if edit and edit.pose and not segue.backbone.controlnets:
+    def remake(interpolator: Interpolator, report: Report) -> Morph:
+        if edit and edit.pose and not interpolator.backbone.controlnets:
             raise SegueError("this model has no ControlNet, so a pose changes nothing; start with --controlnet")
         if edit and edit.pose:
             pose_editor.prepare(view.path, view.keyframes, view.pose_size)
-        return segue.remake(view.path, key, edit, candidate=candidate, compute=KEEP, callback=report)
+        return interpolator.remake(view.path, key, edit, candidate=candidate, compute=KEEP, callback=report)
 
     _begin(session, f"Making frame {key} again", view.path, film_settings(view.path, session.data["film"]), remake)
 
@@ -103,10 +101,10 @@ def step(session: Session, *, back: bool) -> None:
     if back and view.history.undoable is None:
         raise SegueError("there is nothing to undo")
     if not back and not view.history.redoable:
-        raise SegueError("there is no undo to take back")
+        raise SegueError("there is nothing to redo")
 
-    def go(segue: Interpolator, report: Report) -> Morph:
-        return (segue.undo if back else segue.redo)(view.path, compute=KEEP, callback=report)
+    def go(interpolator: Interpolator, report: Report) -> Morph:
+        return (interpolator.undo if back else interpolator.redo)(view.path, compute=KEEP, callback=report)
 
     film = film_settings(view.path, session.data["film"])
     _begin(session, "Undoing" if back else "Restoring", view.path, film, go)
@@ -190,20 +188,22 @@ def _write(session: Session, morph: Morph, report: Report, film: FilmSettings) -
 def _continue(path: Path) -> Callable[[Interpolator, Report], Morph]:
     """Make what is missing of a run."""
 
-    def make(segue: Interpolator, report: Report) -> Morph:
+    def make(interpolator: Interpolator, report: Report) -> Morph:
         with RunFolder(path) as run:
             there = (run.read(RUN_FILE) or {}).get("model", {})
-            if there.get("fingerprint") != segue.model["fingerprint"]:
-                parts = model_differences(there.get("parts", {}), segue.model["parts"])
-                raise SegueError(f"{path.name} was made with {there.get('name')}, not with {segue.name}: {parts}")
-            segue.make(run, KEEP, callback=report)
+            if there.get("fingerprint") != interpolator.model["fingerprint"]:
+                parts = model_differences(there.get("parts", {}), interpolator.model["parts"])
+                raise SegueError(
+                    f"{path.name} was made with {there.get('name')}, not with {interpolator.name}: {parts}"
+                )
+            interpolator.make(run, KEEP, callback=report)
         return Morph(path)
 
     return make
 
 
 def _finished(view: RunView) -> RunView:
-    """A run; SegueError where something of it is still to be made."""
+    """A run; raises SegueError if something of it is still to be made."""
     if not view.is_finished:
         raise SegueError("the film is not finished; continue it first")
     return view

@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from segue.engine.dialogue import Progress
-from segue.errors import SegueError, heard
+from segue.errors import Notice, SegueError, heard
 
-__all__ = ["Job", "Queue", "Stopped"]
+__all__ = ["Job", "Queue", "Report", "Stopped"]
 
 State = Literal["waiting", "running", "paused", "done", "failed", "stopped"]
-Work = Callable[[Callable[[Progress], None]], None]
+Report = Callable[[Progress | Notice], None]
+Work = Callable[[Report], None]
 
 
 class Stopped(Exception):  # noqa: N818 - no error: the user asked for it
@@ -92,7 +93,7 @@ class Queue:
         self._thread: threading.Thread | None = None
 
     def add(self, job: Job) -> None:
-        """Let a job wait for its turn; SegueError where too many wait, or its owner has one that is not ended."""
+        """Let a job wait for its turn; raises SegueError if too many wait, or its owner has one that is not ended."""
         with self._wake:
             self.check(job.owner)
             waiting = [other for other in self._jobs if other.is_open]
@@ -129,11 +130,18 @@ class Queue:
     def _do(self, job: Job) -> None:
         """Do one job to whatever end."""
         found: list[str] = []
+
+        def report(told: Progress | Notice) -> None:
+            if isinstance(told, Notice):
+                found.append(told.text)
+            else:
+                self._report(job, told)
+
         try:
-            with heard(found.append):
-                job.work(lambda progress: self._report(job, progress))
+            with heard(report):
+                job.work(report)
         except Stopped:
-            job.message = job.message or "Stopped. Continue goes on where it was."
+            job.message = job.message or "Stopped. Continue resumes it."
             job.state = "stopped"
         except SegueError as error:
             job.message = " ".join(str(error).split())
@@ -151,7 +159,7 @@ class Queue:
         job.progress = progress
         while not job._go.wait(0.2):
             if any(other.state == "waiting" for other in list(self._jobs)):
-                job.message = "Others were waiting, so the paused film was put aside. Continue goes on where it was."
+                job.message = "Other films were waiting, so the paused one was stopped. Continue resumes it."
                 raise Stopped
         if job._stop:
             raise Stopped

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from segue.errors import SegueError, unheard
+from segue.errors import SegueError, heard
 from segue.files import writing
 from segue.pictures.images import load
 
@@ -37,11 +37,11 @@ class Keyframes:
         return len(self.entries)
 
     def add(self, data: Path, name: str, prompt: str = "") -> None:
-        """Take a picture as the last keyframe; SegueError if it is none."""
+        """Take a picture as the last keyframe; raises SegueError if it is none."""
         with self._lock:
             if len(self.entries) >= MOST:
-                raise SegueError(f"{MOST} keyframes are the most; remove one first")
-            with unheard():
+                raise SegueError(f"a film has at most {MOST} keyframes; remove one first")
+            with heard():
                 try:
                     picture = load(data)
                 except SegueError as error:
@@ -108,7 +108,7 @@ class Keyframes:
         return self.folder / f"{keyframe['id']}-{box}-crop.png"
 
     def prompts(self) -> tuple[str, ...]:
-        """The prompts of all keyframes, or none; SegueError where only some have one."""
+        """The prompts of all keyframes, or none; raises SegueError if only some have one."""
         prompts = [keyframe["prompt"] for keyframe in self.entries]
         missing = [number for number, prompt in enumerate(prompts, 1) if not prompt]
         if missing and len(missing) < len(prompts):

@@ -48,7 +48,7 @@ def pose_of(view: RunView, key: FrameKey, path: Poses | None) -> tuple[Pose | No
 def path_of(view: RunView) -> Poses | None:
     """The pose of each frame on its path, which goes through the keyframes' poses and those of edited ancestors.
 
-    From what lies in the run folder; None where the keyframes have no poses.
+    From what lies in the run folder; None if the keyframes have no poses.
     """
     files = [view.path / "pose" / f"{FrameKey(i).name}.json" for i in range(view.keyframes)]
     if not all(file.is_file() for file in files):
@@ -89,7 +89,7 @@ def as_points(pose: Pose) -> list[list[list[float]]]:
 
 
 def from_points(people: object, size: tuple[int, int]) -> Pose:
-    """The pose of plain lists; SegueError for anything else. Points outside the frame are not there."""
+    """The pose of plain lists; raises SegueError for anything else. Points outside the frame are not there."""
     try:
         arrays = [np.asarray(person, dtype=np.float64) for person in _list(people)]
         found = tuple(Person(points * _inside(points, size)[:, None]) for points in arrays)

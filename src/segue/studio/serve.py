@@ -105,7 +105,7 @@ def api(studio: Studio, most_bytes: int) -> FastAPI:
                 async for part in request.stream():
                     size += len(part)
                     if size > most_bytes:
-                        raise SegueError(f"{name} is too large: the most is {megabytes(most_bytes)}; make it smaller")
+                        raise SegueError(f"{name} is too large: the limit is {megabytes(most_bytes)}; make it smaller")
                     await run_in_threadpool(file.write, part)
             await run_in_threadpool(_add, session, film, temporary, name[:200])
         except OSError as error:
@@ -133,7 +133,7 @@ def api(studio: Studio, most_bytes: int) -> FastAPI:
     def file(request: Request, path: str) -> Response:
         found = file_of(_session(studio, request), path)
         if found is None:
-            return JSONResponse({"error": "there is no such file"}, status_code=404)
+            return JSONResponse({"error": "no such file"}, status_code=404)
         headers = {"Cache-Control": "private, max-age=31536000, immutable"} if "v=" in str(request.url.query) else {}
         return FileResponse(found, media_type=KINDS[found.suffix], headers=headers)
 
@@ -166,7 +166,7 @@ def _add(session: Session, film: str | None, picture: Path, name: str) -> None:
 
 
 def _done(session: Session, action: str, body: Mapping[str, Any]) -> Any:
-    """Do what the page asks for; SegueError where it is meant for a film that is not on the table."""
+    """Do what the page asks for; raises SegueError if it is meant for a film that is not on the table."""
     if action in UNLOCKED:
         return ACTIONS[action](session, body)
     with session.lock:
@@ -209,7 +209,7 @@ def file_of(session: Session, path: str) -> Path | None:
 
 
 def visitor_of(cookies: Mapping[str, str]) -> str | None:
-    """The visitor that a cookie names; None where it names none."""
+    """The visitor that a cookie names; None if it names none."""
     value = cookies.get(COOKIE, "")
     return value if len(value) == 32 and all(letter in "0123456789abcdef" for letter in value) else None
 
@@ -264,10 +264,10 @@ class Guard:
             return Response("refused", status_code=403)
         origin = headers.get("origin")
         if scope["method"] == "POST" and origin and origin.split("//")[-1] != headers.get("host"):
-            return Response("another site cannot act here", status_code=403)
+            return Response("requests from other sites are refused", status_code=403)
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > self.most_bytes:
-            text = f"too large: the most is {megabytes(self.most_bytes)}; make the picture smaller"
+            text = f"too large: the limit is {megabytes(self.most_bytes)}; make the picture smaller"
             return JSONResponse({"error": text}, status_code=413)
         return None
 

@@ -195,7 +195,7 @@ class Session:
         return self.runs().get(self.tables.name)
 
     def view(self) -> RunView:
-        """The run on the table; SegueError where there is none."""
+        """The run on the table; raises SegueError if there is none."""
         if self.run is None:
             raise SegueError("no film is begun yet; add two pictures and make one")
         return RunView(self.run)
@@ -213,7 +213,7 @@ class Session:
                     count = RunView(path).keyframes
                     self.data["film"] = as_json(film_settings(path, self.data["film"]))
             if count > MOST:
-                raise SegueError(f"{name} has {count} keyframes; {MOST} are the most on this page")
+                raise SegueError(f"{name} has {count} keyframes; this page takes at most {MOST}")
             self.tables.lay(name, keep=not self._is_as_made())
             self.save()
 
@@ -279,7 +279,7 @@ class Session:
         try:
             settings = self.settings(self.data["controls"], self.data["preset"])
             return not differences(as_json(RunView(path).settings), as_json(settings))
-        except SegueError:  # what is typed is no setting, or the run is damaged
+        except SegueError:  # what is typed is not a setting, or the run is damaged
             return False
 
     def _captioner(self) -> str | None:

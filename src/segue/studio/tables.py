@@ -32,7 +32,7 @@ class Tables:
         lock: held while something changes.
         save: writes ``studio.json``.
         is_film: whether there is, or was begun, a film of a name.
-        made: the table of what a film was made of; raises SegueError where that cannot be read.
+        made: the table of what a film was made of; raises SegueError if that cannot be read.
 
     Attributes:
         keyframes: those of the table on the page.
@@ -110,7 +110,7 @@ class Tables:
             self.keyframes.replace(())
 
     def bring_back(self) -> None:
-        """Lay the table again that was emptied last; SegueError where something lies there, or nothing was."""
+        """Lay the table again that was emptied last; raises SegueError if something lies there, or nothing was."""
         if self.name or self.keyframes.entries or not self._data["cleared"]:
             raise SegueError("there is nothing to bring back to this table")
         self._show(self._data["cleared"].pop())

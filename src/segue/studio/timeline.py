@@ -46,13 +46,13 @@ class Slot:
 
 
 class RunView:
-    """A run folder as it is now; raises SegueError where there is none."""
+    """A run folder as it is now; raises SegueError if there is none."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         data = read_part(path, RUN_FILE)
         if data is None:
-            raise SegueError(f"{path} holds no run")
+            raise SegueError(f"{path} does not hold a run")
         self.data: dict[str, Any] = data
         self.settings = checked(MorphSettings, data["settings"])
         self.state = read_part(path, "state.json")
@@ -107,7 +107,7 @@ class RunView:
         return [self._slot(key, known.get(key), planned.get(key), key in edited) for key in sorted(keys)]
 
     def frame(self, key: FrameKey) -> Slot:
-        """One frame; SegueError where the film has none there."""
+        """One frame; raises SegueError if the film has none there."""
         for slot in self.slots():
             if slot.key == key:
                 return slot
@@ -199,7 +199,7 @@ def _history(path: Path) -> History:
 
 
 def written_at(path: Path) -> int:
-    """When a file was last written, in nanoseconds; 0 where there is none."""
+    """When a file was last written, in nanoseconds; 0 if there is none."""
     try:
         return path.stat().st_mtime_ns
     except OSError:

@@ -5,7 +5,7 @@ picture's. With c_k the largest cosine of any caption of subject k (captions are
 
     exp(a c_best) / (exp(a c_none) + sum_k exp(a c_k)),
 
-the share of its subject in a softmax over all subjects and "none of these". What is not sure enough is no prompt.
+the share of its subject in a softmax over all subjects and "none of these". What is not sure enough is not a prompt.
 "blip" is BLIP (Li et al., 2022, arXiv 2201.12086). Any other name is a transformers model that writes texts for
 pictures, without a certainty; "none" leaves the prompts empty.
 """
@@ -42,7 +42,7 @@ __all__ = [
     "written_captions",
 ]
 
-BLIP = "Salesforce/blip-image-captioning-large"  # the base model's repository has pickled weights only
+BLIP = "Salesforce/blip-image-captioning-large"  # the base model's repository has only pickled weights
 CAPTIONS = "captions.txt"
 FEATURES = "captions.safetensors"
 LONGEST = 40  # tokens of a written caption
@@ -111,7 +111,7 @@ def describe_captions(found: Sequence[Caption]) -> str:
     if any(prompts_of(found)):
         return f"captions: {', '.join(texts)}"
     listed = ", ".join(texts)
-    return f"captions are not sure enough to steer the film: {listed}; prompts stay empty, --prompt says what is shown"
+    return f"captions are not sure enough to steer the film: {listed}; prompts stay empty; give your own with --prompt"
 
 
 def nearest_captions(pictures: Sequence[Image.Image], folder: Path) -> list[Caption]:
@@ -172,7 +172,7 @@ def _lines(folder: Path) -> list[str]:
     except OSError as error:
         raise SegueError(f"{path} cannot be read, so no caption can be looked up: {error.strerror}") from error
     if not lines:
-        raise SegueError(f"{path} holds no captions")
+        raise SegueError(f"{path} has no captions")
     return lines
 
 
@@ -183,11 +183,11 @@ def _features(folder: Path, count: int) -> Tensor:
         vectors: Tensor = load_file(path)["captions"]
     except (OSError, KeyError, SafetensorError) as error:
         raise SegueError(
-            f"{path} holds no caption vectors; install segue anew for pocket's, or make them of the texts with "
+            f"{path} has no caption vectors; reinstall segue for pocket's, or make them of the texts with "
             "segue.words.captions.write_caption_features"
         ) from error
     if len(vectors) != count:
-        raise SegueError(f"{path} holds {len(vectors)} vectors for {count} captions; make it anew")
+        raise SegueError(f"{path} holds {len(vectors)} vectors for {count} captions; make it again")
     return normalize(vectors.double(), dim=-1)
 
 

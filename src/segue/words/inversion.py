@@ -113,7 +113,7 @@ def invert(
         SegueError: a loss is not finite (an overflow in float16).
 
     Warns:
-        SegueWarning: a kept result is damaged; it is made again.
+        Notice: a kept result is damaged; it is made again.
     """
     if settings.inversion == 0:
         return Inverted(words, [])
@@ -365,7 +365,7 @@ def _keep_unfinished(path: Path, masters: Sequence[Tensor], adam: torch.optim.Ad
 
 
 def _begun(path: Path, masters: Sequence[Tensor], adam: torch.optim.Adam) -> list[float]:
-    """Go on where an unfinished fit was left; its losses so far, none where there is none."""
+    """Go on where an unfinished fit was left; its losses so far, none if there is none."""
     try:
         tensors = load_file(path)
         values = [tensors[f"{i}.value"] for i in range(len(masters))]
@@ -387,7 +387,7 @@ def _write(path: Path, tensors: Mapping[str, Tensor], losses: Sequence[float]) -
 
 
 def _kept(path: Path, words: TextConditioning) -> Inverted | None:
-    """A result that was kept; None where there is none, or a damaged one."""
+    """A result that was kept; None if there is none, or a damaged one."""
     try:
         tensors = load_file(path)
         prompt, negative, losses = tensors["prompt"], tensors["negative"], tensors["losses"]

@@ -64,6 +64,6 @@ def anchors(settings: MorphSettings, count: int) -> list[tuple[Fraction, int | s
 
 
 def check_words(settings: MorphSettings, count: int) -> None:
-    """SegueError where the prompts do not fit a film of ``count`` keyframes; nothing is captioned."""
+    """Raise SegueError if the prompts do not fit a film of ``count`` keyframes; nothing is captioned."""
     prompts(settings, count, lambda: [""] * count)
     anchors(settings, count)

@@ -67,7 +67,7 @@ def features(weights: Weights, images: Tensor) -> Tensor:
 
 
 def check_weights(weights: Weights, source: str) -> None:
-    """SegueError where the weights are not those of this network."""
+    """Raise SegueError if the weights are not those of this network."""
     try:
         with torch.no_grad():
             found = features(weights, torch.zeros(1, 3, 8, 8))

@@ -68,7 +68,7 @@ def distance(weights: Weights, first: list[Tensor], second: list[Tensor]) -> Ten
 
 
 def check_weights(weights: Weights, source: str) -> None:
-    """SegueError where the weights are not those of LPIPS with its network."""
+    """Raise SegueError if the weights are not those of LPIPS with its network."""
     try:
         with torch.no_grad():
             layers = activations(weights, torch.zeros(1, 3, 64, 64))

@@ -49,8 +49,8 @@ class Network:
         name: the name that it was asked for by; every report names it.
         fingerprint: a digest of its weights.
         path: the distances along a film.
-        features: pictures as vectors, (F, D) float64; None where it only knows distances.
-        texts: texts as vectors of the same space; None where it reads none.
+        features: pictures as vectors, (F, D) float64; None if it only knows distances.
+        texts: texts as vectors of the same space; None if it reads none.
     """
 
     name: str
@@ -109,7 +109,7 @@ def _tensors_of(path: Path) -> dict[str, Tensor]:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise SegueError(f"{path} is no .pth file of tensors alone; nothing was run") from error
+        raise SegueError(f"{path} is not a .pth file of tensors only; nothing was run") from error
     except OSError as error:
         raise SegueError(f"{path} cannot be read: {error.strerror}") from error
     except Exception as error:  # torch raises whatever a damaged file leads to
@@ -117,7 +117,7 @@ def _tensors_of(path: Path) -> dict[str, Tensor]:
     if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
         found = found["state_dict"]
     if not isinstance(found, Mapping):
-        raise SegueError(f"{path} holds no state dict of tensors by name")
+        raise SegueError(f"{path} does not hold a state dict of tensors")
     tensors = {str(name): value.detach() for name, value in found.items() if isinstance(value, Tensor)}
     return {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
 
@@ -230,7 +230,7 @@ def _tensor(picture: Image.Image, device: str) -> Tensor:
 def _weights(file: Path) -> dict[str, Tensor]:
     """The floating-point tensors of a safetensors file, as float32."""
     if file.suffix != ".safetensors":
-        raise SegueError(f"{file} is no .safetensors file; make one with segue evaluate --convert {file}")
+        raise SegueError(f"{file} is not a .safetensors file; make one with segue evaluate --convert {file}")
     try:
         found = load_file(file)
     except (OSError, SafetensorError) as error:
