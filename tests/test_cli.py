@@ -682,7 +682,7 @@ def test_what_is_typed_goes_before_a_settings_file(here: Path, model: Path) -> N
         ("[pictures]\nnum_frames = 9", "bad.toml: unknown setting 'pictures'"),
         ("num_frames = ", "bad.toml is not a TOML file"),
         ("num_frames = 2", "num_frames: "),
-        ("images = 5", "bad.toml: images is a text, or of images a list of texts, not 5"),
+        ("images = 5", "bad.toml: images is a text, or for images a list of texts, not 5"),
     ],
 )
 def test_a_wrong_settings_file_gets_one_line(

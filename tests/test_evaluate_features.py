@@ -275,7 +275,7 @@ class Attack:
 def test_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path: Path, zipped: bool) -> None:
     marker, path = tmp_path / "marker", tmp_path / "w.pth"
     torch.save({"x": torch.zeros(2), "y": Attack(marker)}, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(SegueError, match=r"w\.pth is no .*; nothing was run$"):
+    with pytest.raises(SegueError, match=r"w\.pth is not a .*; nothing was run$"):
         convert([path], tmp_path / "w.safetensors")
     assert not marker.exists()
 

@@ -279,11 +279,11 @@ def test_a_folder_with_several_controlnets(saved: Path, checkpoint: Path) -> Non
 
 
 def test_no_model_folder(tmp_path: Path) -> None:
-    assert refused(tmp_path) == f"{tmp_path} is no model: it has no model_index.json"
+    assert refused(tmp_path) == f"{tmp_path} is not a model: it has no model_index.json"
     (tmp_path / "model_index.json").write_text("{")
-    assert refused(tmp_path) == f"{tmp_path} is no model: its model_index.json cannot be read"
+    assert refused(tmp_path) == f"{tmp_path} is not a model: its model_index.json cannot be read"
     (tmp_path / "model_index.json").write_text("[]")
-    assert refused(tmp_path) == f"{tmp_path} is no model: its model_index.json cannot be read"
+    assert refused(tmp_path) == f"{tmp_path} is not a model: its model_index.json cannot be read"
 
 
 def test_single_files(tmp_path: Path) -> None:
@@ -302,7 +302,7 @@ def test_an_unknown_name_lists_the_known_ones(name: str, tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path / "here")
     message = refused(name)
     if name == "..":
-        assert "is no model" in message
+        assert "is not a model" in message
         return
     assert f"'{Path(name)}'" in message
     assert "known names are pocket, stable-diffusion-v1-5/stable-diffusion-v1-5, sd2-community" in message

@@ -89,10 +89,10 @@ def test_nobody_in_both_is_silent(nobody: Pose | None) -> None:
 def test_somebody_in_one_only_is_said(nobody: Pose | None) -> None:
     line = "pose: somebody was found in keyframe 2 but nobody in keyframe 1: made without poses between them"
     assert guidance(nobody, pose(SMALL_LEFT), names=NAMES) == Guidance((), line)
-    assert "somebody in keyframe 1 but nobody in keyframe 2" in str(
+    assert "somebody was found in keyframe 1 but nobody in keyframe 2" in str(
         guidance(pose(SMALL_LEFT), nobody, names=NAMES).message
     )
-    with pytest.raises(SegueError, match="somebody in keyframe 2 but nobody in keyframe 1"):
+    with pytest.raises(SegueError, match="somebody was found in keyframe 2 but nobody in keyframe 1"):
         guidance(nobody, pose(SMALL_LEFT), given=True, names=NAMES)
 
 

@@ -89,7 +89,7 @@ def test_edits_guide_between_each_other_where_the_keyframes_have_nobody() -> Non
     assert places(path(Fraction(1, 2))) == {0: (30, 40), 1: (20, 40)}
     assert path(Fraction(1, 8)) is None
     assert path(Fraction(7, 8)) is None
-    assert "somebody in the pose given at 0.25 but nobody in the keyframe at 0" in path.messages[0]
+    assert "somebody was found in the pose given at 0.25 but nobody in the keyframe at 0" in path.messages[0]
 
 
 def test_an_edit_at_a_keyframe_replaces_its_pose() -> None:
@@ -120,7 +120,7 @@ def test_unmatched_people_are_left_out_and_counted() -> None:
 
 def test_given_files_with_faults_are_refused() -> None:
     PosePath([LEFT, RIGHT], given=True)
-    with pytest.raises(SegueError, match="somebody in the keyframe at 0 but nobody in the keyframe at 1"):
+    with pytest.raises(SegueError, match="somebody was found in the keyframe at 0 but nobody in the keyframe at 1"):
         PosePath([LEFT, NOBODY], given=True)
 
 

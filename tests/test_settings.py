@@ -229,7 +229,7 @@ def test_the_papers_preset() -> None:
     assert (settings.eta, settings.num_frames, settings.align, settings.detail) == (0, 17, False, 0)
     assert (settings.inversion_learning_rate, settings.control_scale) == (1e-4, 1.5)
     assert all((settings.negative_prompt, settings.rank_for, settings.rank_against))
-    with pytest.raises(SegueError, match="unknown preset 'best'; there are paper, balanced, draft"):
+    with pytest.raises(SegueError, match="unknown preset 'best'; choose from paper, balanced, draft"):
         preset_settings("best")
 
 

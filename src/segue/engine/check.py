@@ -81,7 +81,11 @@ def check_gaps(images: Sequence[Source], backbone: Backbone, detect: Detect) -> 
 def expect(gap: Gap, *, is_pocket: bool, has_controlnet: bool) -> list[str]:
     """What a gap means for the film: whether shapes will move, and what else to know; a sentence each."""
     scenes = "both pictures are" if not any(gap.plain) else "one picture is"
+<<<<<<< HEAD
     points = "to have shapes move, say what corresponds with --points FILE"
+=======
+    points = "to move shapes, set corresponding points with --set points=FILE"
+>>>>>>> plain
     if not gap.confidence:
         lines = [f"the pictures will fade, because {scenes} without a plain background and nothing matches; {points}"]
     elif gap.confidence < 1:
@@ -91,9 +95,9 @@ def expect(gap: Gap, *, is_pocket: bool, has_controlnet: bool) -> list[str]:
     else:
         lines = ["shapes will move"]
     if is_pocket and not all(gap.plain):
-        lines.append("photograph or scene: pocket does not know its like; name a checkpoint with --model")
+        lines.append("photograph or scene: pocket was not trained on these; choose a checkpoint with --model")
     if gap.unmatched:
         lines.append(gap.unmatched)
     elif gap.matched and not has_controlnet:
-        lines.append("people will move as other shapes do; a ControlNet for poses guides them, with --controlnet")
+        lines.append("people will move like other shapes; --controlnet with a pose ControlNet guides them")
     return lines

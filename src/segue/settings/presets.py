@@ -63,7 +63,7 @@ def without_effect(settings: MorphSettings, names: Collection[str]) -> list[str]
 def preset_settings(name: str, model: str | None = None) -> Mapping[str, Any]:
     """The values that a preset sets for a model, the embedded one if not given; SegueError for an unknown preset."""
     if not isinstance(name, str) or name not in PRESETS:
-        raise SegueError(f"unknown preset '{name}'; there are {', '.join(PRESETS)}")
+        raise SegueError(f"unknown preset '{name}'; choose from {', '.join(PRESETS)}")
     return {**(POCKET if model in (None, "pocket") else {}), **PRESETS[name]}
 
 

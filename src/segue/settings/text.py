@@ -150,7 +150,7 @@ def read_config(path: Path) -> dict[str, Any]:
             raise SegueError(f"{path}: unknown setting '{name}'{hint(name, ALL)}")
         texts = value if name == "images" and isinstance(value, list) else [value]
         if name in BESIDE and not all(isinstance(text, str) for text in texts):
-            raise SegueError(f"{path}: {name} is a text, or of images a list of texts, not {value!r}")
+            raise SegueError(f"{path}: {name} is a text, or for images a list of texts, not {value!r}")
     return moved({name: from_text(name, v) if name in ALL else v for name, v in values.items()}, path.parent)
 
 
@@ -163,7 +163,7 @@ def write_config(path: Path, values: Mapping[str, Any], place: Path) -> None:
         place: the folder in which the file will be; files that are named are written as seen from there.
     """
     seen = moved({name: value for name, value in values.items() if value is not None}, Path(), place)
-    lines = ["# segue morph --config settings.toml makes this film; what is typed goes before what stands here."]
+    lines = ["# segue morph --config settings.toml makes this film; options on the command line take precedence."]
     lines += [f"{name} = {_toml(seen[name])}" for name in BESIDE if name in seen]
     for table, names in TABLES.items():
         if there := [f"{name} = {_toml(seen[name])}" for name in names if name in seen]:
@@ -242,7 +242,7 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str
 def model_differences(before: Mapping[str, str], after: Mapping[str, str]) -> str:
     """What differs between the parts of two models: "the VAE scaling factor was 0.18215, is 0.13025"."""
     if not before:
-        return "it is not known what differs"
+        return "what differs is unknown"
     changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
     if "scheduler" in changed:  # of another class, which has settings of its own
         changed = [name for name in changed if not name.startswith("scheduler ")]
