@@ -191,6 +191,7 @@ def test_neither_side_of_a_panorama_gets_too_short(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["iphone.heic", "iphone_named.jpg"])
 def test_heic_whatever_its_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = CASES / "heic" / name
+    Image.init()  # all of Pillow's own formats
     known = dict(Image.OPEN)
     assert_right(load(path))
     assert dict(Image.OPEN) == known  # Pillow's table is the whole process's
