@@ -58,10 +58,10 @@ def test_people_are_matched_and_who_is_left_over_is_named() -> None:
     [
         (Gap((True, True), 1.0, 9.0, (0, 0), 0, None), ["shapes will move"]),
         (Gap((True, True), 1.0, 0.0, (0, 0), 0, None), ["nothing will move"]),
-        (Gap((True, False), 0.4, 3.0, (0, 0), 0, None), ["move in part .* one picture is .*points=FILE", "--model"]),
+        (Gap((True, False), 0.4, 3.0, (0, 0), 0, None), ["move in part .* one picture is .*--points FILE", "--model"]),
         (
             Gap((False, False), 0.0, 0.0, (0, 0), 0, None),
-            ["will fade, .* both pictures are .*points=FILE", "--model"],
+            ["will fade, .* both pictures are .*--points FILE", "--model"],
         ),
         (Gap((True, True), 1.0, 9.0, (1, 1), 1, None), ["shapes will move", "--controlnet"]),
         (Gap((True, True), 1.0, 9.0, (1, 0), 0, "pose: nobody"), ["shapes will move", "pose: nobody"]),
