@@ -81,7 +81,7 @@ def check_gaps(images: Sequence[Source], backbone: Backbone, detect: Detect) -> 
 def expect(gap: Gap, *, is_pocket: bool, has_controlnet: bool) -> list[str]:
     """What a gap means for the film: whether shapes will move, and what else to know; a sentence each."""
     scenes = "both pictures are" if not any(gap.plain) else "one picture is"
-    points = "to have shapes move, say what corresponds with --set points=FILE"
+    points = "to have shapes move, say what corresponds with --points FILE"
     if not gap.confidence:
         lines = [f"the pictures will fade, because {scenes} without a plain background and nothing matches; {points}"]
     elif gap.confidence < 1:
