@@ -142,7 +142,7 @@ def test_faults_of_a_manifest_come_line_by_line_before_anything(
         (("pairs", "-o", "out", "--network", "vgg"), "unknown feature network"),
         (("pairs", "-o", "out", "--noise", "0.6", "0.3"), "noise"),
         (("nowhere.jsonl", "-o", "out"), "nowhere.jsonl cannot be read"),
-        (("pairs", "-o", "pairs"), "not an evaluation"),
+        (("pairs", "-o", "pairs"), "no evaluation"),
         (("--compare", "pairs"), "two evaluations"),
         (("--compare", "pairs", "pairs"), "not an evaluation"),
         (("--compare", "pairs", "pairs", "-o", "x.txt"), ".html"),
