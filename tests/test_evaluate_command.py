@@ -144,7 +144,7 @@ def test_faults_of_a_manifest_come_line_by_line_before_anything(
         (("nowhere.jsonl", "-o", "out"), "nowhere.jsonl cannot be read"),
         (("pairs", "-o", "pairs"), "no evaluation"),
         (("--compare", "pairs"), "two evaluations"),
-        (("--compare", "pairs", "pairs"), "no evaluation"),
+        (("--compare", "pairs", "pairs"), "not an evaluation"),
         (("--compare", "pairs", "pairs", "-o", "x.txt"), ".html"),
         (("--convert", "pairs/x-a.png"), "--output"),
         (("--convert", "pairs/x-a.png", "-o", "w.safetensors"), "x-a.png"),

@@ -262,7 +262,7 @@ def test_a_fault_leaves_what_was_there(tmp_path: Path, name: str) -> None:
 def test_frames_of_two_sizes_are_no_film(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="a film of 8 x 8 pixels with a frame of 16 x 8"):
         write_film(tmp_path / name, [Image.new("RGB", (8, 8)), Image.new("RGB", (16, 8))], [1, 1], 10)
-    with pytest.raises(ValueError, match="no frames"):
+    with pytest.raises(ValueError, match="at least one frame"):
         write_film(tmp_path / name, [], [], 10)
     assert names(tmp_path) == []
 
@@ -362,5 +362,5 @@ def test_a_sheet_has_labels_and_a_largest_width() -> None:
     assert (strip[:, 200:392] == 255).all()
     assert sheet(frames, columns=6, most=300).width <= 300
     assert sheet(frames * 100).width <= 4096
-    with pytest.raises(ValueError, match="no pictures"):
+    with pytest.raises(ValueError, match="at least one picture"):
         sheet([])

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-__all__ = ["Notice", "SegueError", "heard", "warn"]
+__all__ = ["FaultsError", "Notice", "SegueError", "heard", "warn"]
 
 
 class SegueError(ValueError):
@@ -14,6 +14,10 @@ class SegueError(ValueError):
 
     The command line prints the message after ``segue: `` and ends with exit code 2.
     """
+
+
+class FaultsError(SegueError):
+    """Everything that is wrong with a manifest, on a line each; the command line prints it as it is."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from segue.errors import SegueError, heard
+from segue.errors import FaultsError, SegueError, heard
 from segue.files import file_of, read_text
 from segue.pictures.images import LEAST_SIDE, load, shown_size
 from segue.pose.keypoints import Pose
@@ -85,7 +85,7 @@ def read_pairs(path: Path, settings: Collection[str] = (), *, one_size: bool = T
     """
     pairs, faults = pairs_and_faults(path, settings, one_size=one_size)
     if faults:
-        raise SegueError(faults_message(path, faults))
+        raise FaultsError(faults_message(path, faults))
     return pairs
 
 

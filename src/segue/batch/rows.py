@@ -8,7 +8,7 @@ from typing import Any
 from segue.batch.manifest import COLUMNS, Pair, faults_message, pairs_and_faults
 from segue.engine.inputs import check_files
 from segue.engine.plan import check_plan
-from segue.errors import SegueError, heard
+from segue.errors import FaultsError, SegueError, heard
 from segue.files import check_apart, file_of
 from segue.pictures.files import digest_of_source
 from segue.pictures.images import shown_size
@@ -120,7 +120,7 @@ def read_rows(
             )
         )
     if faults:
-        raise SegueError(faults_message(manifest, faults))
+        raise FaultsError(faults_message(manifest, faults))
     check_apart(output / TABLE, [manifest, *(file_of(file) for row in rows for file in row.inputs)])
     return rows
 

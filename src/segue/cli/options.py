@@ -13,7 +13,7 @@ import typer
 from pydantic.fields import FieldInfo
 from typer.core import TyperCommand
 
-from segue.errors import SegueError
+from segue.errors import FaultsError, SegueError
 from segue.settings.kinds import ALL, GROUPS, RARE, MorphSettings, Settings, fields, hint, meant
 from segue.settings.text import as_text, from_text, option_name, read_config, shape_of
 
@@ -163,9 +163,7 @@ def faults_as_lines() -> Iterator[None]:
     """Print faults of a manifest line by line, and end with exit code 2."""
     try:
         yield
-    except SegueError as error:
-        if "\n" not in str(error):
-            raise
+    except FaultsError as error:
         print(f"segue: {error}", file=sys.stderr)
         raise typer.Exit(2) from error
 
