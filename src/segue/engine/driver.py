@@ -59,12 +59,15 @@ class Driver:
         choosing: Choosing,
         clock: Clock,
         leading: set[FrameKey],
+        batch_size: int,
     ) -> None:
-        """Work in a run; the frames that were changed or chosen are added to ``leading``."""
+        """Work in a run; the frames that were changed or chosen are added to ``leading``.
+
+        ``batch_size`` is how many samples go through the networks at once, halved if memory does not suffice.
+        """
         self.run, self.denoising, self.recipes = run, denoising, recipes
         self.draw, self.choosing, self.clock = draw, choosing, clock
-        self.batch_size = int((run.read(RUN_FILE) or {})["batch_size"])
-        self.leading = leading
+        self.leading, self.batch_size = leading, batch_size
         self.latents: dict[FrameKey, Tensor] = {}  # of the frames that are settled
         self._shared: set[tuple[NoisePoint, Sample]] = set()  # keyframes alone that are counted
 
@@ -180,7 +183,8 @@ class Driver:
         frames = "1 frame" if self.batch_size == 1 else f"{self.batch_size} frames"
         text = f"out of memory with {count} frames in a batch; going on with {frames}"
         warn(text)
-        self.run.write(RUN_FILE, {**(self.run.read(RUN_FILE) or {}), "batch_size": self.batch_size})
+        if (data := self.run.read(RUN_FILE)) is not None:
+            self.run.write(RUN_FILE, {**data, "batch_size": self.batch_size})
 
     def _latent(self, level: Level, sample: Sample) -> Tensor:
         latent = self.run.latent(self.recipes(level, sample))

@@ -119,7 +119,8 @@ def make(backbone: Backbone, name: str, run: RunFolder, hooks: Hooks) -> None:
     # Make what is missing, and note what the film now is.
     clock = Clock(cost_of(task, tree, settings, backbone, detail), hooks.report)
     clock.begin()
-    made = {frame.key: frame for frame in Driver(run, denoising, recipes, drawing, choosing, clock, leading)(scheme)}
+    drive = Driver(run, denoising, recipes, drawing, choosing, clock, leading, data["batch_size"])
+    made = {frame.key: frame for frame in drive(scheme)}
     run.take_place()  # of a film without a frame in between, too
     run.forget_frames([*tree.keyframes, *made])
     run.write("state.json", _state(keyframes.shown, made))
