@@ -352,7 +352,7 @@ def test_files_that_are_not_the_batchs_are_not_written_over(
             file.unlink()
         (output / name).write_text("precious") if output == out else None
         before = (output / name).read_bytes()
-        with pytest.raises(SegueError, match=f"{name} (would replace|is there)"):
+        with pytest.raises(SegueError, match=f"{name} (would replace|exists)"):
             app(["batch", str(tmp_path / manifest), "-o", str(output), *OPTIONS], standalone_mode=False)
         assert (output / name).read_bytes() == before
     assert run([str(path), "-o", str(out), "--overwrite", *OPTIONS]) == 0
