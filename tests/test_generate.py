@@ -14,6 +14,7 @@ from torch import Tensor
 from segue.engine.cost import cost_of
 from segue.engine.dialogue import Candidates, Cost, Pick, Progress
 from segue.engine.make import blend
+from segue.errors import Notice
 from segue.method.detail import Detail
 from segue.method.diffusion import CLEAN
 from segue.method.schemes import Task
@@ -125,8 +126,9 @@ PRICED = [(scheme, own) for scheme in SCHEMES for own in (PUBLISHED, {"align": F
     [*PRICED, ("branching", {"candidates": 2}), ("branching", {"candidates": 2, "align": False})],
 )
 def test_the_price_is_what_is_paid(scheme: str, settings: dict[str, Any], tmp_path: Path) -> None:
-    seen: list[Progress] = []
-    film(tmp_path / scheme, scheme, callback=seen.append, **settings)
+    told: list[Progress | Notice] = []
+    film(tmp_path / scheme, scheme, callback=told.append, **settings)
+    seen = [progress for progress in told if isinstance(progress, Progress)]
     first, last = seen[0], seen[-1]
     assert (first.stage, first.frames, first.step) == ("frames", 0, 0)
     assert (last.frames, last.total) == (3, 3)
