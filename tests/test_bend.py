@@ -166,7 +166,7 @@ def test_keyframes_are_sampled_from_their_own_pixels() -> None:
 
 
 def test_what_a_zooming_camera_does_not_see_of_a_parent_is_the_others() -> None:
-    """As where nothing is aligned (``motion.seen``): the right keyframe is the middle half of the left one's plane."""
+    """As where nothing is aligned (``camera.seen``): the right keyframe is the middle half of the left one's plane."""
     motion, key_quarter = Motion(zoom=(2.0,)), key("1/4")
     still = Correspondence(constant(0, 0), constant(0, 0))
     pictures = {FrameKey(0): scene(64, 64), FrameKey(1): scene(64, 64).flip(2)}

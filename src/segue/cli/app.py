@@ -14,11 +14,12 @@ from segue.cli.batch import BatchCommand, batch
 from segue.cli.display import Mode, print_notice
 from segue.cli.evaluate import evaluate
 from segue.cli.options import GroupedCommand, mode_of, with_settings
-from segue.cli.request import check_model, check_step, check_there, film_request, frame_named, run_request
+from segue.cli.request import check_model, check_there, film_request, frame_named, run_request
 from segue.cli.studio import studio
 from segue.errors import SegueError, heard
 from segue.film.outputs import check_film
-from segue.run.journal import Edit
+from segue.run.journal import Edit, History, check_step, events_of
+from segue.run.schema import JOURNAL
 from segue.settings.kinds import (
     ComputeSettings,
     FilmSettings,
@@ -317,7 +318,7 @@ def segue(
 def _step(run: Path, values: Mapping[str, Any], *, redo: bool, mode: Mode) -> None:
     """Go one remake back, or forward again."""
     request = run_request(run, checked(LoadSettings, values))
-    check_step(request.folder, redo=redo)
+    check_step(History(events_of(request.folder / JOURNAL)), request.folder, redo=redo)
 
     from segue.cli.morph import step
 

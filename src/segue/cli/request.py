@@ -17,8 +17,7 @@ from segue.files import check_apart, file_of
 from segue.film.outputs import check_film, run_folder
 from segue.method.tree import FrameKey
 from segue.models.checkpoints import check_controlnet, check_folder, named
-from segue.run.journal import History, events_of
-from segue.run.schema import JOURNAL, RUN_FILE, films_of, read_part
+from segue.run.schema import RUN_FILE, films_of, read_part
 from segue.settings.kinds import ComputeSettings, FilmSettings, LoadSettings, ModelSettings, MorphSettings, checked
 from segue.settings.presets import with_preset
 
@@ -27,7 +26,6 @@ __all__ = [
     "RunRequest",
     "check_manifest",
     "check_model",
-    "check_step",
     "check_there",
     "film_request",
     "frame_named",
@@ -164,15 +162,6 @@ def frame_named(folder: Path, text: str) -> FrameKey:
     if key.is_keyframe:
         raise SegueError(f"frame {text} is a keyframe, which is shown as it was given")
     return key
-
-
-def check_step(folder: Path, *, redo: bool) -> None:
-    """Raise SegueError if a run has nothing to undo, or no undo to take back."""
-    history = History(events_of(folder / JOURNAL))
-    if redo and not history.redoable:
-        raise SegueError(f"{folder} has nothing to redo")
-    if not redo and history.undoable is None:
-        raise SegueError(f"{folder} has nothing to undo")
 
 
 def check_there(files: Sequence[Path]) -> None:

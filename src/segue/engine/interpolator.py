@@ -54,7 +54,7 @@ from segue.pictures.alpha import laid_on
 from segue.pictures.images import Source, shown_size
 from segue.run.folder import RunFolder
 from segue.run.given import Given
-from segue.run.journal import Edit, Redo, Undo, as_edit
+from segue.run.journal import Edit, Redo, Undo, as_edit, check_step
 from segue.run.start import BatchSize, begin, opened, remade, settings_of
 from segue.settings.keywords import MorphValues
 from segue.settings.kinds import ComputeSettings, ModelSettings, MorphSettings, checked, fields
@@ -297,10 +297,11 @@ class Interpolator:
         size, network = sizes(pictures, settings, self.backbone)
         warn_of_crops(images, pictures, settings, size)
         keyframes = fitted(pictures, settings, size)
+        opaque = [laid_on(keyframe, "white") for keyframe in keyframes]
         if self.name == "pocket":
-            warn_of_scenes([laid_on(keyframe, "white") for keyframe in keyframes])
+            warn_of_scenes(opaque)
         if not self.backbone.controlnets:
-            tell_unguided(settings, [laid_on(keyframe, "white") for keyframe in keyframes])
+            tell_unguided(settings, opaque)
         check_plan(settings, len(keyframes))
         if settings.scheme != "interpolate":
             self.backbone.check(sampling_of(settings))
@@ -342,10 +343,7 @@ class Interpolator:
         """Record an undo or a redo, and show the frames that count then."""
         with RunFolder(Path(output)) as run:
             self._same_model(run, opened(run))
-            if isinstance(event, Undo) and run.history.undoable is None:
-                raise SegueError(f"{run.path} has nothing to undo")
-            if isinstance(event, Redo) and not run.history.redoable:
-                raise SegueError(f"{run.path} has nothing to redo")
+            check_step(run.history, run.path, redo=isinstance(event, Redo))
             run.record(event)
             self.make(run, compute, callback=callback)
             return Morph(run.path)

@@ -1,12 +1,11 @@
 """What a moving camera sees of pictures and latents (``segue.method.motion`` says how it moves).
 
-The map W is applied to the parent's latent, or to its picture x (a keyframe's own pixels, else x = D(z)):
+A parent is moved as its picture x (a keyframe's own pixels, else x = D(z)), by the map W:
 
-    latent space   z' = W(z)
-    pixel space    z' = E(W(x)) + W(z - E(x))
+    z' = E(W(x)) + W(z - E(x))
 
-The second term in pixel space is what a way through the autoencoder would lose of a parent that was made; so a camera
-that stands still changes nothing, and the loss does not add up from level to level.
+The second term is what the autoencoder would lose of a parent that was made; so a camera that stands still changes
+nothing, and the loss does not add up from level to level.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,10 @@
-"""."""
+"""Forward diffusion: a clean latent gets noise, and a noisy one more of it.
+
+With eps ~ N(0, I), from a clean latent and on from a noisy one (t < t'),
+
+    z_t  = alpha_t z_0 + sigma_t eps
+    z_t' = a z_t + b eps,   a = alpha_t' / alpha_t,   b = sqrt(sigma_t'^2 - a^2 sigma_t^2)
+"""
 
 import math
 from collections.abc import Sequence
@@ -20,8 +26,6 @@ class NoisePoint:
 
 
 CLEAN = NoisePoint(-1, 1.0, 0.0)
-
-
 Points = NoisePoint | Sequence[NoisePoint]  # one for the whole batch, or one for each sample
 
 

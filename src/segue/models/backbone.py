@@ -1,9 +1,4 @@
-"""What a family of diffusion models offers to the method: noise points, forward diffusion, denoising.
-
-Forward diffusion from a clean latent, and on from a noisy one (t < t'), with eps ~ N(0, I):
-
-    z_t  = alpha_t z_0 + sigma_t eps
-    z_t' = a z_t + b eps,   a = alpha_t' / alpha_t,   b = sqrt(sigma_t'^2 - a^2 sigma_t^2)
+"""What a family of diffusion models offers to the method: latents, noise points, denoising.
 
 Everything outside the networks is float32 on the CPU, and a batch only stacks samples that do not know each other.
 """

@@ -1,4 +1,4 @@
-"""."""
+"""What the user gave for the keyframes beside their pictures, kept in the run folder."""
 
 import hashlib
 import json

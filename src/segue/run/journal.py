@@ -28,6 +28,7 @@ __all__ = [
     "Remake",
     "Undo",
     "as_edit",
+    "check_step",
     "event_from_json",
     "event_to_json",
     "events_of",
@@ -328,6 +329,14 @@ def event_from_json(line: Mapping[str, Any]) -> Event:
     if kind == "attempt":
         return attempt
     raise ValueError(f"unknown event {kind!r}")
+
+
+def check_step(history: History, folder: Path, *, redo: bool) -> None:
+    """Raise SegueError if the run in a folder has nothing to undo, or no undo to take back."""
+    if redo and not history.redoable:
+        raise SegueError(f"{folder} has nothing to redo")
+    if not redo and history.undoable is None:
+        raise SegueError(f"{folder} has nothing to undo")
 
 
 def events_of(path: Path) -> list[Event]:

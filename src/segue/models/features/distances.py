@@ -1,4 +1,4 @@
-"""."""
+"""How far apart the frames of a film are, by a network's features: to their neighbours, and to the keyframes."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = ["Array", "SequencePath", "path_of_features"]
-
 
 Array = NDArray[np.float64]
 
