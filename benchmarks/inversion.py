@@ -23,19 +23,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from tiny import text_conditioning
 from torch import Tensor
 
 from segue.batch.manifest import Pair, read_pairs
 from segue.evaluate.statistics import mean_interval, paired_interval
 from segue.files import write_json
 from segue.method.blend import slerp
+from segue.method.conditioning import Conditioning
 from segue.method.diffusion import diffuse
 from segue.method.noise import Noise
 from segue.method.tree import FrameKey
 from segue.models import loading
 from segue.models.backbone import Sampling
 from segue.models.clip import Clip
-from segue.models.conditioning import TextConditioning
 from segue.models.stable_diffusion import StableDiffusion
 from segue.pictures.images import fit, load
 from segue.pictures.tensors import to_images, to_tensor
@@ -111,9 +112,9 @@ def measure(
     fitted = invert(backbone, latents, words, settings, Noise(seed), KEYS, pictures=pictures).words
     seconds = time.perf_counter() - begun
 
-    def look(embeddings: TextConditioning) -> dict[str, float]:
+    def look(embeddings: Conditioning) -> dict[str, float]:
         noise = Noise(HELD_OUT_SEED + seed)
-        found = {"loss": held_out_loss(backbone, latents, embeddings.prompt, noise, held_out)}
+        found = {"loss": held_out_loss(backbone, latents, embeddings.text, noise, held_out)}
         for level in LEVELS:
             seen = reconstruct(backbone, clip, latents, to_tensor(pictures), embeddings, noise, level, settings)
             found |= {f"{name}, noise {level:g}": value for name, value in seen.items()}
@@ -129,7 +130,7 @@ def held_out_loss(backbone: StableDiffusion, latents: Tensor, embeddings: Tensor
         at = backbone.point((i + 0.5) / count)
         eps = torch.stack([noise("held-out", key, step=i, shape=latents.shape[1:]) for key in KEYS])
         with torch.no_grad():
-            words = TextConditioning(embeddings, embeddings)
+            words = text_conditioning(embeddings, embeddings)
             losses.append(float(denoising_loss(backbone, latents, words, at, eps).mean()))
     return float(np.mean(losses))
 
@@ -139,7 +140,7 @@ def reconstruct(
     clip: Clip,
     latents: Tensor,
     keyframes: Tensor,
-    words: TextConditioning,
+    words: Conditioning,
     noise: Noise,
     level: float,
     settings: MorphSettings,
@@ -155,7 +156,7 @@ def reconstruct(
     for i in range(draws):
         left, right = diffuse(latents, noise("reconstruction", KEYS[0], step=i, shape=latents.shape[1:])[None], at)
         z = torch.stack([left, right, slerp(left[None], right[None], 0.5)[0]])
-        made = backbone.decode(backbone.denoise(z, TextConditioning.stack([a, b, middle]), at, sampling=sampling))
+        made = backbone.decode(backbone.denoise(z, Conditioning.stack([a, b, middle]), at, sampling=sampling))
         cosines = clip.images(to_images(made)) @ given.T  # (3, 2)
         rmse = ((made[:2] - keyframes) / 2).square().flatten(1).mean(1).sqrt().mean()
         found.append([float(rmse), 1 - float(cosines[:2].diagonal().mean()), 1 - float(cosines[2].mean())])

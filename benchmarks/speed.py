@@ -382,9 +382,9 @@ def measure_real_size(options: Options) -> Table:
     backbone = StableDiffusion(pipe)
     words, z = backbone.embed(["a cat"], [""]), torch.randn(1, 4, size // 8, size // 8)
     point, sampling = backbone.point(0.5), Sampling(num_inference_steps=1, guidance_scale=7.5, solver="ddim")
-    if backbone.steps(point, CLEAN, sampling) != 1:
+    if len(backbone.leg(point, CLEAN, sampling)) != 1:
         raise ValueError("more than one step would be measured")
-    text, noisy = (torch.cat(two).to(device, dtype) for two in ([words.negative, words.prompt], [z, z]))
+    text, noisy = (torch.cat(two).to(device, dtype) for two in ([words.negative_text, words.text], [z, z]))
 
     def step_engine() -> None:
         with backbone.evaluating():

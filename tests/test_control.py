@@ -18,7 +18,7 @@ from tiny import tiny_controlnet, tiny_pipe
 from segue import Edit, FrameKey, Interpolator, MorphSettings, SegueError
 from segue.engine.control import control_at, find_poses, read_given, scale_at, tell_unguided
 from segue.engine.dialogue import AcceptRest, Again
-from segue.models.conditioning import Control
+from segue.method.conditioning import Control
 from segue.pictures.images import fit, load
 from segue.pose.drawing import draw
 from segue.pose.keypoints import Person, Pose, as_openpose

@@ -16,10 +16,8 @@ from segue.engine.dialogue import Candidates, Cost, Pick, Progress
 from segue.engine.make import blend
 from segue.errors import Notice
 from segue.method.detail import Detail
-from segue.method.diffusion import CLEAN
 from segue.method.schemes import Task
 from segue.method.tree import FrameKey, UniformTree, noise_levels
-from segue.models.backbone import Sampling
 from segue.models.stable_diffusion import StableDiffusion
 from segue.run.folder import RunFolder
 from segue.settings.kinds import SCHEMES, MorphSettings, checked
@@ -168,7 +166,6 @@ def test_the_price_by_hand() -> None:
     assert cost("interpolate") == Cost(1, 3, 3, 0)
     assert cost("interpolate-denoise") == Cost(2, 3, 3, high + 2 * low)
     assert cost("denoise-interpolate-denoise") == Cost(2, 3, 4, math.ceil(10 * 250 / 1000) + 3 * low)
-    assert backbone.steps(CLEAN, CLEAN, Sampling(num_inference_steps=10, guidance_scale=5.0)) == 0
 
 
 def test_what_a_chooser_is_suggested() -> None:

@@ -11,13 +11,13 @@ import torch
 from notices import SegueWarning
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny import tiny_pipe
+from tiny import text_conditioning, tiny_pipe
 
 import segue.words.inversion
 from segue.errors import SegueError
+from segue.method.conditioning import Conditioning
 from segue.method.noise import Noise
 from segue.method.tree import FrameKey
-from segue.models.conditioning import TextConditioning
 from segue.models.stable_diffusion import StableDiffusion
 from segue.pictures.tensors import to_tensor
 from segue.settings.kinds import MorphSettings, checked, updated
@@ -32,7 +32,7 @@ def pictures(count: int = 3) -> list[Image.Image]:
     return [Image.fromarray(pixels).resize((64, 64)) for pixels in noise]
 
 
-def prepared(backbone: StableDiffusion, count: int = 3) -> tuple[torch.Tensor, TextConditioning]:
+def prepared(backbone: StableDiffusion, count: int = 3) -> tuple[torch.Tensor, Conditioning]:
     """Latents (N, 4, 8, 8) and the words of N keyframes."""
     prompts = ["a cat", "a dog", "the sun"][:count]
     return backbone.encode(to_tensor(pictures(count))), backbone.embed(prompts, [""] * count)
@@ -77,8 +77,8 @@ def test_the_loss_and_its_gradient_are_those_of_the_formula(prediction_type: str
         return torch.stack(losses)
 
     def loss(prompt: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
-        words = TextConditioning(prompt, negative.expand(2, -1, -1))
-        points = [backbone.noise_point(t) for t in times]
+        words = text_conditioning(prompt, negative.expand(2, -1, -1))
+        points = [backbone.schedule.noise_point(t) for t in times]
         return denoising_loss(backbone, z_0, words, points, eps, guidance_scale)
 
     with torch.no_grad():
@@ -108,7 +108,7 @@ def test_iterations_are_adam_on_the_gradient_of_the_drawn_losses(guidance: bool)
     settings = updated(FEW, {"inversion_batch": 2, "inversion_guidance": guidance, "guidance_scale": 3.0})
     found = invert(backbone, latents, words, settings, Noise(4), KEYS[:2])
 
-    prompt, negative = words.prompt.clone().requires_grad_(), words.negative[:1].clone().requires_grad_()
+    prompt, negative = words.text.clone().requires_grad_(), words.negative_text[:1].clone().requires_grad_()
     adam = torch.optim.Adam([prompt, negative], lr=1e-2)
     curve = []
     for i in range(3):
@@ -119,17 +119,17 @@ def test_iterations_are_adam_on_the_gradient_of_the_drawn_losses(guidance: bool)
                 generator = Noise(4).generator("inversion", KEYS[k], candidate=draw, step=i)
                 point = backbone.point(torch.rand((), generator=generator).item())
                 eps = torch.randn(1, *latents.shape[1:], generator=generator)
-                sample = TextConditioning(prompt[k : k + 1], negative)
+                sample = text_conditioning(prompt[k : k + 1], negative)
                 own.append(denoising_loss(backbone, latents[k : k + 1], sample, point, eps, 3.0 if guidance else 1.0))
                 torch.autograd.backward(own[-1] / 2)
                 if not guidance:
-                    sample = TextConditioning(negative, negative)
+                    sample = text_conditioning(negative, negative)
                     torch.autograd.backward(denoising_loss(backbone, latents[k : k + 1], sample, point, eps) / 2)
         curve.append(float(torch.cat(own).detach().mean()))
         adam.step()
     assert found.losses == pytest.approx(curve, rel=1e-4)
     # Adam's steps are of the learning rate's size whatever the gradient's, so rounding shows where it is near zero.
-    for part, expected in ((found.words.prompt, prompt), (found.words.negative, negative.expand(2, -1, -1))):
+    for part, expected in ((found.words.text, prompt), (found.words.negative_text, negative.expand(2, -1, -1))):
         difference = (part - expected.detach()).abs()
         assert float((difference < 1e-4).float().mean()) > 0.99
 
@@ -140,7 +140,7 @@ def test_the_held_out_loss_falls() -> None:
     settings = updated(FEW, {"inversion": 30, "inversion_learning_rate": 3e-2})
     found = invert(backbone, latents, words, settings, Noise(0), KEYS)
 
-    def held_out(words: TextConditioning) -> list[float]:
+    def held_out(words: Conditioning) -> list[float]:
         points = [backbone.point(f) for f in (0.2, 0.4, 0.6, 0.8)]
         eps = [Noise(99)("held-out", KEYS[0], shape=latents.shape, step=i) for i in range(4)]
         with torch.no_grad():
@@ -149,8 +149,8 @@ def test_the_held_out_loss_falls() -> None:
 
     for before, after in zip(held_out(words), held_out(found.words), strict=True):
         assert after < before
-    negative = TextConditioning(words.negative, words.negative)
-    fitted_negative = TextConditioning(found.words.negative, found.words.negative)
+    negative = text_conditioning(words.negative_text, words.negative_text)
+    fitted_negative = text_conditioning(found.words.negative_text, found.words.negative_text)
     assert sum(held_out(fitted_negative)) < sum(held_out(negative))
 
 
@@ -167,11 +167,11 @@ def test_without_iterations_the_words_are_as_they_were() -> None:
 
 def test_all_keyframes_share_one_negative() -> None:
     found = fitted(StableDiffusion(tiny_pipe()))
-    assert found.words.prompt.shape == found.words.negative.shape == (3, 77, 32)
-    assert found.words.prompt.dtype == torch.float32
-    assert not found.words.prompt.requires_grad
-    assert torch.equal(found.words.negative[0], found.words.negative[2])
-    assert not torch.equal(found.words.prompt[0], found.words.prompt[2])
+    assert found.words.text.shape == found.words.negative_text.shape == (3, 77, 32)
+    assert found.words.text.dtype == torch.float32
+    assert not found.words.text.requires_grad
+    assert torch.equal(found.words.negative_text[0], found.words.negative_text[2])
+    assert not torch.equal(found.words.text[0], found.words.text[2])
 
 
 def test_the_negative_stays_where_it_is_not_fitted() -> None:
@@ -179,8 +179,8 @@ def test_the_negative_stays_where_it_is_not_fitted() -> None:
     _, words = prepared(backbone)
     for guidance in (False, True):
         found = fitted(backbone, updated(FEW, {"inversion_negative": False, "inversion_guidance": guidance}))
-        assert torch.equal(found.words.negative, words.negative)
-        assert not torch.equal(found.words.prompt, words.prompt)
+        assert torch.equal(found.words.negative_text, words.negative_text)
+        assert not torch.equal(found.words.text, words.text)
 
 
 def test_a_keyframe_does_not_depend_on_the_others() -> None:
@@ -188,7 +188,7 @@ def test_a_keyframe_does_not_depend_on_the_others() -> None:
     settings = updated(FEW, {"inversion_learning_rate": 1e-3})
     together, alone = fitted(backbone, settings).words, fitted(backbone, settings, count=1).words
     # Adam's first steps are of equal size whatever the gradient's, so rounding shows where it is near zero.
-    assert float(((together.prompt[0] - alone.prompt[0]).abs() < 1e-5).float().mean()) > 0.99
+    assert float(((together.text[0] - alone.text[0]).abs() < 1e-5).float().mean()) > 0.99
 
 
 def test_timesteps_are_drawn_over_the_schedule_or_from_its_middle_third() -> None:
@@ -239,8 +239,8 @@ def test_masters_are_float32_over_a_network_of_half_precision(dtype: torch.dtype
     whole = invert(backbone, latents, words, settings, Noise(0), KEYS).words
     backbone.pipe.unet.to(dtype)
     half = invert(backbone, latents, words, settings, Noise(0), KEYS).words
-    assert half.prompt.dtype == torch.float32
-    step, half_step = whole.prompt - words.prompt, half.prompt - words.prompt
+    assert half.text.dtype == torch.float32
+    step, half_step = whole.text - words.text, half.text - words.text
     assert float((half_step != 0).float().mean()) > 0.95
     assert float(torch.cosine_similarity(step.flatten(), half_step.flatten(), dim=0)) > 0.8
 
@@ -267,7 +267,7 @@ def test_large_networks_are_checkpointed_meanwhile(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(segue.words.inversion, "LARGE", 1000)
     found = fitted(backbone, progress=lambda _i, _n: inside.append(unet.down_blocks[0].gradient_checkpointing))
     assert inside == [True] * 3
-    assert torch.allclose(found.words.prompt, plain.words.prompt, atol=1e-4)
+    assert torch.allclose(found.words.text, plain.words.text, atol=1e-4)
     assert unet.is_gradient_checkpointing == on_before
     for module, values in zip(unet.modules(), before, strict=True):
         assert vars(module).keys() == values.keys()
@@ -318,7 +318,7 @@ def test_what_was_touched_is_restored(
     unet.conv_in.requires_grad_(False)
     unet.register_forward_hook(lambda *_: None)
     latents, words = prepared(backbone)
-    kept = latents.clone(), words.prompt.clone(), words.negative.clone()
+    kept = latents.clone(), words.text.clone(), words.negative_text.clone()
     before = state(backbone)
     with torch.set_grad_enabled(grad):
         try:
@@ -336,7 +336,7 @@ def test_what_was_touched_is_restored(
             assert progress is stop
         assert torch.is_grad_enabled() == grad
     assert state(backbone) == before
-    for tensor, same in zip((latents, words.prompt, words.negative), kept, strict=True):
+    for tensor, same in zip((latents, words.text, words.negative_text), kept, strict=True):
         assert torch.equal(tensor, same)
         assert not tensor.requires_grad
 
@@ -470,9 +470,9 @@ def test_augmentation_is_named_and_stays_in_range(monkeypatch: pytest.MonkeyPatc
 def test_augmentation_encodes_the_changed_pictures_anew() -> None:
     backbone = StableDiffusion(tiny_pipe())
     changed = fitted(backbone, updated(FEW, {"inversion_augment": True}), pictures=pictures())
-    assert not torch.equal(changed.words.prompt, fitted(backbone).words.prompt)
+    assert not torch.equal(changed.words.text, fitted(backbone).words.text)
     again = fitted(backbone, updated(FEW, {"inversion_augment": True}), pictures=pictures())
-    assert torch.equal(changed.words.prompt, again.words.prompt)
+    assert torch.equal(changed.words.text, again.words.text)
     with pytest.raises(ValueError, match="needs the pictures of all 3 keyframes"):
         fitted(backbone, updated(FEW, {"inversion_augment": True}))
 
@@ -487,8 +487,8 @@ def test_a_second_run_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     latents, words = prepared(backbone)
     monkeypatch.setattr(backbone, "predict", lambda *_a, **_k: pytest.fail("the network was called"))
     second = invert(backbone, latents, words, FEW, Noise(0), KEYS, pictures=pictures(), folder=tmp_path / "words")
-    assert torch.equal(first.words.prompt, second.words.prompt)
-    assert torch.equal(first.words.negative, second.words.negative)
+    assert torch.equal(first.words.text, second.words.text)
+    assert torch.equal(first.words.negative_text, second.words.negative_text)
     assert first.losses == second.losses
 
 
@@ -514,8 +514,8 @@ def test_whatever_determines_the_result_is_in_the_key(tmp_path: Path, monkeypatc
     other = tiny_pipe(seed=1)
     changes: list[dict[str, Any]] = [
         {"backbone": StableDiffusion(other)},
-        {"words": TextConditioning(words.prompt.flip(0), words.negative)},
-        {"words": TextConditioning(words.prompt, words.negative + 1)},
+        {"words": text_conditioning(words.text.flip(0), words.negative_text)},
+        {"words": text_conditioning(words.text, words.negative_text + 1)},
         {"settings": updated(FEW, {"inversion": 4})},
         {"settings": updated(FEW, {"inversion_learning_rate": 1e-3})},
         {"settings": updated(FEW, {"inversion_batch": 2})},
@@ -573,7 +573,7 @@ def test_a_damaged_result_is_ignored_with_a_warning_and_made_again(
     with pytest.warns(SegueWarning, match="is damaged and made again") as caught:
         again = fitted(backbone, folder=tmp_path)
     assert str(path) in str(caught[0].message)
-    assert torch.equal(first.words.prompt, again.words.prompt)
+    assert torch.equal(first.words.text, again.words.text)
     assert path.read_bytes() == whole
     assert list(tmp_path.iterdir()) == [path]
 
@@ -605,8 +605,8 @@ def test_an_interrupted_fit_goes_on_to_the_same_numbers(
     assert left.suffix == ".unfinished"
     resumed = fitted(backbone, settings, folder=tmp_path, progress=lambda step, _steps: steps.append(step))
     assert steps == [1, 2, 3, 4, 5]
-    assert torch.equal(resumed.words.prompt, unbroken.words.prompt)
-    assert torch.equal(resumed.words.negative, unbroken.words.negative)
+    assert torch.equal(resumed.words.text, unbroken.words.text)
+    assert torch.equal(resumed.words.negative_text, unbroken.words.negative_text)
     assert resumed.losses == unbroken.losses
     assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"]
 

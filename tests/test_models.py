@@ -1,7 +1,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,20 @@ from segue.models import checkpoints as models
 from segue.models import loading
 from segue.models.cache import on_disk
 from segue.models.checkpoints import KNOWN, Known, check_weights
-from segue.models.fingerprint import fingerprint, parts_of
+from segue.models.families import backbone_of
+from segue.models.fingerprint import parts_of
 from segue.models.hub import read
 from segue.models.loading import laid_out, load, locate
 from segue.models.stable_diffusion import StableDiffusion
 from segue.settings.text import model_differences
+
+
+def fingerprint(pipe: Any, controlnets: Any = None) -> str:
+    return backbone_of(pipe, controlnets).fingerprint()
+
+
+def parts(pipe: Any, controlnets: Any = None) -> Mapping[str, str]:
+    return backbone_of(pipe, controlnets).parts()
 
 
 @pytest.fixture(scope="module")
@@ -383,7 +392,7 @@ def test_what_is_in_the_cache_needs_no_network(hub: Path, saved: Path) -> None:
     keep(hub, "someone/control", saved / "controlnet")
     assert locate("someone/tiny").samefile(folder)
     pipe = load("someone/tiny", controlnet="someone/control", dtype="float32", device="cpu")
-    assert fingerprint(pipe) == fingerprint(tiny_pipe())
+    assert fingerprint(pipe) == fingerprint(tiny_pipe(), pipe.controlnet)
 
 
 def test_networks_of_transformers_are_read_from_the_disk_first(
@@ -472,18 +481,19 @@ def test_check_weights(tmp_path: Path) -> None:
 
 
 def test_weights_are_hashed_once_in_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    backbone, made = StableDiffusion(tiny_pipe()), []
+    backbone, made = StableDiffusion(tiny_pipe()), list[Mapping[str, str]]()
+    whole, halved = fingerprint(tiny_pipe()), fingerprint(altered(lambda pipe: pipe.vae.half()))
 
-    def counted(*given: Any) -> dict[str, str]:
+    def counted(*given: Any) -> Mapping[str, str]:
         made.append(parts_of(*given))
         return made[-1]
 
-    monkeypatch.setattr("segue.models.stable_diffusion.parts_of", counted)
+    monkeypatch.setattr("segue.models.unet.parts_of", counted)
     with backbone.evaluating():
-        assert backbone.fingerprint() == backbone.fingerprint() == fingerprint(tiny_pipe())
+        assert backbone.fingerprint() == backbone.fingerprint() == whole
         assert backbone.parts() is made[0]
     backbone.pipe.vae.half()
-    assert backbone.fingerprint() == fingerprint(backbone.pipe) != fingerprint(tiny_pipe())
+    assert backbone.fingerprint() == halved != whole
     assert len(made) == 2
 
 
@@ -655,7 +665,7 @@ def with_lora(pipe: Any, value: float, name: str = "ink", scale: float = 1.0) ->
     ],
 )
 def test_what_changed_in_a_model_is_named(change: Callable[[Any], object], text: str) -> None:
-    before, after = parts_of(tiny_pipe()), parts_of(altered(change))
+    before, after = parts(tiny_pipe()), parts(altered(change))
     assert model_differences(before, after) == text
     assert model_differences(before, before) == ""
     assert fingerprint(tiny_pipe()) != fingerprint(altered(change))
@@ -668,14 +678,14 @@ def test_what_changed_in_a_model_is_named(change: Callable[[Any], object], text:
 )
 def test_another_lora_is_named(other: dict[str, Any]) -> None:
     """Not the weights of the network that it lies in."""
-    one = parts_of(altered(lambda pipe: with_lora(pipe, 1.0)))
-    two = parts_of(altered(lambda pipe: with_lora(pipe, **other)))
+    one = parts(altered(lambda pipe: with_lora(pipe, 1.0)))
+    two = parts(altered(lambda pipe: with_lora(pipe, **other)))
     assert model_differences(one, two) == "the LoRA adapters differ"
 
 
 def test_a_controlnet_is_named() -> None:
     pipe = tiny_pipe()
-    one, two = (parts_of(pipe, [tiny_controlnet(pipe, seed=seed)]) for seed in (0, 1))
+    one, two = (parts(pipe, [tiny_controlnet(pipe, seed=seed)]) for seed in (0, 1))
     assert model_differences(one, two) == "the ControlNet weights differ"
     added = "the ControlNet weights differ, the ControlNet settings differ"
-    assert model_differences(parts_of(pipe), one) == added
+    assert model_differences(parts(pipe), one) == added

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 from shapes import QUICK, interpolator, picture
-from tiny import batch_sizes, tiny_controlnet, tiny_pipe
+from tiny import batch_sizes, text_conditioning, tiny_controlnet, tiny_pipe
 from torch import Tensor
 
 from segue import machine
 from segue.engine.interpolator import Interpolator
 from segue.machine import allowed_cpus, limit_threads
-from segue.models import loading, stable_diffusion
+from segue.method.conditioning import Conditioning, Control
+from segue.models import loading, unet
 from segue.models.backbone import Sampling
-from segue.models.conditioning import Control, TextConditioning
 from segue.models.stable_diffusion import StableDiffusion
 from segue.settings.kinds import MorphSettings, checked
 
@@ -33,34 +33,34 @@ def backbone() -> StableDiffusion:
 
 
 @pytest.fixture(scope="module")
-def words(backbone: StableDiffusion) -> TextConditioning:
+def words(backbone: StableDiffusion) -> Conditioning:
     return backbone.embed(["a cat", "a tiger"], ["blurry", ""])
 
 
 # Guidance over a share of the leg.
 
 
-def denoised(backbone: StableDiffusion, words: TextConditioning, **options: Any) -> tuple[Tensor, list[int]]:
+def denoised(backbone: StableDiffusion, words: Conditioning, **options: Any) -> tuple[Tensor, list[int]]:
     sampling = Sampling(**{**vars(SAMPLING), **options})
     with batch_sizes(backbone.pipe.unet) as seen:
         return backbone.denoise(randn(2, 4, 4, 4), words, backbone.point(0.5), sampling=sampling), seen
 
 
-def test_guidance_over_all_of_the_leg_is_the_default(backbone: StableDiffusion, words: TextConditioning) -> None:
+def test_guidance_over_all_of_the_leg_is_the_default(backbone: StableDiffusion, words: Conditioning) -> None:
     plain, calls = denoised(backbone, words)
     full, same = denoised(backbone, words, guidance_start=0.0, guidance_end=1.0)
     assert torch.equal(plain, full)
     assert calls == same == [4] * 9
 
 
-def test_guidance_over_nothing_is_no_guidance(backbone: StableDiffusion, words: TextConditioning) -> None:
+def test_guidance_over_nothing_is_no_guidance(backbone: StableDiffusion, words: Conditioning) -> None:
     without, calls = denoised(backbone, words, guidance_scale=1.0)
     nowhere, same = denoised(backbone, words, guidance_start=0.0, guidance_end=0.0)
     assert torch.equal(without, nowhere)
     assert calls == same == [2] * 9
 
 
-def test_only_steps_inside_are_guided(backbone: StableDiffusion, words: TextConditioning) -> None:
+def test_only_steps_inside_are_guided(backbone: StableDiffusion, words: Conditioning) -> None:
     z, calls = denoised(backbone, words, guidance_start=0.3, guidance_end=0.7)
     assert calls == [2, 2, 2, 4, 4, 4, 2, 2, 2]
     assert not torch.allclose(z, denoised(backbone, words)[0], atol=1e-3)
@@ -69,11 +69,11 @@ def test_only_steps_inside_are_guided(backbone: StableDiffusion, words: TextCond
     assert not torch.allclose(late, early, atol=1e-3)
 
 
-def test_unguided_steps_keep_their_controls(words: TextConditioning) -> None:
+def test_unguided_steps_keep_their_controls(words: Conditioning) -> None:
     pipe = tiny_pipe()
     backbone = StableDiffusion(pipe, tiny_controlnet(pipe))
     control = Control(torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1)), torch.tensor([1.0, 0.5]))
-    controlled = TextConditioning(words.prompt, words.negative, (control,))
+    controlled = text_conditioning(words.text, words.negative_text, (control,))
     nowhere, _ = denoised(backbone, controlled, guidance_end=0.0)
     without, _ = denoised(backbone, controlled, guidance_scale=1.0)
     assert torch.equal(nowhere, without)
@@ -105,7 +105,7 @@ def test_large_images_are_coded_in_tiles(monkeypatch: pytest.MonkeyPatch) -> Non
     backbone.decode(backbone.encode(image))
     assert tiled == [False, False]
     tiled.clear()
-    monkeypatch.setattr(stable_diffusion, "TILED_PIXELS", 128 * 128 - 1)
+    monkeypatch.setattr(unet, "TILED_PIXELS", 128 * 128 - 1)
     backbone.decode(backbone.encode(image))
     assert len(tiled) > 8
     assert all(tiled)
@@ -119,11 +119,11 @@ def test_the_batch_follows_from_the_free_memory(monkeypatch: pytest.MonkeyPatch)
     pipe = tiny_pipe()
     backbone = StableDiffusion(pipe)
     free = [1e12]
-    monkeypatch.setattr(stable_diffusion, "free_memory", lambda _device: free[0])
+    monkeypatch.setattr(unet, "free_memory", lambda _device: free[0])
     assert backbone.frames_at_once((256, 256)) == 16  # a million pixels
     assert backbone.frames_at_once((512, 512)) == 4
     assert backbone.frames_at_once((2048, 2048)) == 1
-    one = 2 * 256 * 256 * stable_diffusion.BYTES_PER_PIXEL * 32 / stable_diffusion.WIDTH
+    one = 2 * 256 * 256 * unet.BYTES_PER_PIXEL * 32 / unet.WIDTH
     for free[0], frames in ((5 * one / 0.69, 4), (4 * one / 0.71, 2), (0.1 * one, 1)):
         assert backbone.frames_at_once((256, 256)) == frames
     pipe.unet.to(torch.bfloat16)

@@ -6,10 +6,12 @@ from typing import Literal
 
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from torch import nn
+from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-__all__ = ["batch_sizes", "tiny_controlnet", "tiny_pipe", "tiny_tokenizer"]
+from segue.method.conditioning import Conditioning, Control
+
+__all__ = ["batch_sizes", "text_conditioning", "tiny_controlnet", "tiny_pipe", "tiny_tokenizer"]
 
 
 def tiny_pipe(
@@ -103,3 +105,8 @@ def batch_sizes(network: nn.Module) -> Iterator[list[int]]:
         yield seen
     finally:
         handle.remove()
+
+
+def text_conditioning(text: Tensor, negative_text: Tensor, controls: tuple[Control, ...] = ()) -> Conditioning:
+    """The conditioning of a family with one text encoder."""
+    return Conditioning({"text": text}, {"text": negative_text}, controls)

@@ -26,11 +26,11 @@ from segue.engine.points import read_points, shared_keypoints
 from segue.errors import SegueError, warn
 from segue.method.align import Match, sampled
 from segue.method.bend import Bends
+from segue.method.conditioning import Control
 from segue.method.noise import Noise
 from segue.method.schemes import Sample
 from segue.method.tree import FrameKey
 from segue.models.backbone import Backbone, Sampling
-from segue.models.conditioning import Control
 from segue.pictures.images import fit, load
 from segue.pictures.tensors import to_images, to_tensor
 from segue.pose.detect import detect, detector_of

@@ -6,7 +6,6 @@ a run that was killed and continued computes the very batches that an unbroken r
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +17,7 @@ from segue.engine.drawing import Drawing
 from segue.engine.recipes import Recipes
 from segue.errors import warn
 from segue.machine import free_cached, is_out_of_memory
+from segue.method.conditioning import Conditioning
 from segue.method.diffusion import CLEAN, NoisePoint
 from segue.method.schemes import Latents, Level, NamedNoise, Sample, Scheme
 from segue.method.tree import FrameKey
@@ -43,7 +43,7 @@ class Denoising:
 
     backbone: Backbone
     sampling: Sampling
-    conditioning: Callable[[Sample, Mapping[FrameKey, Edit]], Any]
+    conditioning: Callable[[Sample, Mapping[FrameKey, Edit]], Conditioning]
     noise: NamedNoise
 
 
@@ -146,7 +146,7 @@ class Driver:
         parts = [self._conditioning(level, sample) for sample in batch]
         return self.denoising.backbone.denoise(
             z,
-            type(parts[0]).stack(parts),
+            Conditioning.stack(parts),
             level.start,
             level.stop,
             sampling=self.denoising.sampling,
@@ -171,9 +171,9 @@ class Driver:
     def _is_alike(self, level: Level, a: Sample, b: Sample) -> bool:
         """Whether two samples go to the network under the same conditioning, up to rounding."""
         same = torch.allclose(level.blend(a), level.blend(b), rtol=0, atol=ROUNDING)
-        return same and bool(self._conditioning(level, a).is_close(self._conditioning(level, b), ROUNDING))
+        return same and self._conditioning(level, a).is_close(self._conditioning(level, b), ROUNDING)
 
-    def _conditioning(self, level: Level, sample: Sample) -> Any:
+    def _conditioning(self, level: Level, sample: Sample) -> Conditioning:
         return self.denoising.conditioning(sample, self.recipes.edits_above(level, sample.key))
 
     def _halve(self, count: int) -> None:
@@ -204,4 +204,4 @@ def eta_noise(noise: NamedNoise, level: Level, samples: Sequence[Sample]) -> Cal
 def steps_of(backbone: Backbone, level: Level, sampling: Sampling) -> int:
     """Denoising steps of one sample of a level."""
     start: NoisePoint = level.start
-    return 0 if start == level.stop or start == CLEAN else backbone.steps(start, level.stop, sampling)
+    return 0 if start == level.stop or start == CLEAN else len(backbone.leg(start, level.stop, sampling))

@@ -48,8 +48,8 @@ from segue.machine import within_memory
 from segue.method.tree import FrameKey
 from segue.models import loading
 from segue.models.backbone import Backbone
+from segue.models.families import backbone_of
 from segue.models.features.networks import network_kept
-from segue.models.stable_diffusion import StableDiffusion
 from segue.pictures.alpha import laid_on
 from segue.pictures.images import Source, shown_size
 from segue.run.folder import RunFolder
@@ -78,7 +78,7 @@ class Interpolator:
             controlnet: a diffusers ControlNetModel, where the pipe holds none.
             name: what to call the model in the run file; the pipe's own name if not given.
         """
-        self.backbone: Backbone = StableDiffusion(pipe, controlnet)
+        self.backbone: Backbone = backbone_of(pipe, controlnet)
         self.name = name or self.backbone.name
         self.low_memory = False
         self._loaded: dict[str, str | None] = {}
@@ -108,7 +108,7 @@ class Interpolator:
         pipe = loading.load(name_or_path, controlnet=controlnet, dtype=dtype, device=device, low_memory=low_memory)
         interpolator = cls(pipe, name=_named(name_or_path or "pocket"))
         interpolator.low_memory = low_memory
-        used = str(pipe.unet.dtype).removeprefix("torch.")
+        used = str(interpolator.backbone.network.dtype).removeprefix("torch.")
         interpolator._loaded = {"controlnet": _named(controlnet), "dtype": used}
         return interpolator
 

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import cache
-from typing import Any
 
 import torch
 from PIL import Image
@@ -12,12 +11,12 @@ from PIL import Image
 from segue.engine.control import Controls, Edits
 from segue.engine.dialogue import Progress
 from segue.errors import warn
+from segue.method.conditioning import Conditioning
 from segue.method.noise import Noise
 from segue.method.path import ConditioningPath
 from segue.method.schemes import Latents, Sample
 from segue.method.tree import FrameKey
 from segue.models.backbone import Backbone
-from segue.models.conditioning import TextConditioning
 from segue.run.folder import RunFolder
 from segue.settings.kinds import MorphSettings
 from segue.words.captions import captions, describe_captions, prompts_of
@@ -33,27 +32,26 @@ class Words:
 
     backbone: Backbone
     run: RunFolder
-    path: Callable[[Fraction], TextConditioning]
+    path: Callable[[Fraction], Conditioning]
     negative_prompt: str
     controls: Controls | None = None
-    known: dict[tuple[str, str], TextConditioning] = dataclasses.field(default_factory=dict)
+    known: dict[tuple[str, str], Conditioning] = dataclasses.field(default_factory=dict)
 
-    def __call__(self, sample: Sample, edits: Edits) -> TextConditioning:
+    def __call__(self, sample: Sample, edits: Edits) -> Conditioning:
         """The conditioning of a sample, a batch of one; ``edits`` are those of the frames that it is made from."""
         if sample.is_shared and sample.alone is not None:  # a keyframe at its own place
             sample = Sample(sample.alone)
         words = self.path(sample.key.place)
         edit = self.run.history.attempt_of(sample.key, sample.candidate).edit
         if edit.prompt is not None:
-            words = dataclasses.replace(words, prompt=self._embedded(edit.prompt, self.negative_prompt).prompt)
+            words = words.with_positive_of(self._embedded(edit.prompt, self.negative_prompt))
         if edit.negative_prompt is not None:
-            words = dataclasses.replace(words, negative=self._embedded("", edit.negative_prompt).negative)
+            words = words.with_negative_of(self._embedded("", edit.negative_prompt))
         return dataclasses.replace(words, controls=self.controls(sample, edits)) if self.controls else words
 
-    def _embedded(self, prompt: str, negative: str) -> TextConditioning:
+    def _embedded(self, prompt: str, negative: str) -> Conditioning:
         if (prompt, negative) not in self.known:
-            found: Any = self.backbone.embed([prompt], [negative])
-            self.known[prompt, negative] = found
+            self.known[prompt, negative] = self.backbone.embed([prompt], [negative])
         return self.known[prompt, negative]
 
 
@@ -113,11 +111,11 @@ def _path(
     keyframes: Sequence[Image.Image],
     latents: Latents,
     report: Callable[[Progress], None],
-) -> ConditioningPath[Any]:
+) -> ConditioningPath:
     """The words of each keyframe, embedded and fitted, and of the places in between that have a prompt."""
     count = len(keyframes)
     with backbone.evaluating():
-        words: Any = backbone.embed(texts, [settings.negative_prompt] * count)
+        words = backbone.embed(texts, [settings.negative_prompt] * count)
     if settings.inversion:
         inverted = invert(
             backbone,
@@ -133,13 +131,12 @@ def _path(
         words = inverted.words
         run.save_losses(inverted.losses)
 
-    def at(which: int | str) -> Any:
+    def at(which: int | str) -> Conditioning:
         """A keyframe's words, or a prompt in between, with the keyframes' negative embedding, fitted or not."""
         if isinstance(which, int):
             return words.sample(which)
-        between: Any = backbone.embed([which], [""])
-        return dataclasses.replace(between, negative=words.sample(0).negative)
+        return words.sample(0).with_positive_of(backbone.embed([which], [""]))
 
     with backbone.evaluating():
-        placed: Any = [(place, at(which)) for place, which in anchors(settings, count)]
+        placed = [(place, at(which)) for place, which in anchors(settings, count)]
     return ConditioningPath(placed, settings.embedding_blend)

@@ -31,7 +31,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -40,16 +40,16 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import interpolate
 
 from segue.errors import SegueError, warn
 from segue.files import write_bytes
+from segue.method.conditioning import Conditioning
 from segue.method.diffusion import Points, diffuse
 from segue.method.noise import Noise
 from segue.method.tree import FrameKey
 from segue.models.backbone import Backbone
-from segue.models.conditioning import TextConditioning
 from segue.pictures.tensors import to_tensor
 from segue.settings.kinds import InversionSettings, MorphSettings, fields
 
@@ -76,14 +76,14 @@ class Inverted:
         losses: the keyframes' mean loss before each step, as drawn: a noisy curve.
     """
 
-    words: TextConditioning
+    words: Conditioning
     losses: list[float]
 
 
 def invert(
     backbone: Backbone,
     latents: Tensor,
-    words: TextConditioning,
+    words: Conditioning,
     settings: MorphSettings,
     noise: Noise,
     keys: Sequence[FrameKey],
@@ -134,7 +134,7 @@ def invert(
 
 
 def denoising_loss(
-    backbone: Backbone, latents: Tensor, words: TextConditioning, at: Points, eps: Tensor, guidance_scale: float = 1.0
+    backbone: Backbone, latents: Tensor, words: Conditioning, at: Points, eps: Tensor, guidance_scale: float = 1.0
 ) -> Tensor:
     """|| eps_hat(alpha_t z_0 + sigma_t eps; t, c) - eps ||^2 of each sample, as the mean over its elements.
 
@@ -173,7 +173,7 @@ def augmented(images: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
 def _fitted(
     backbone: Backbone,
     latents: Tensor,
-    words: TextConditioning,
+    words: Conditioning,
     settings: MorphSettings,
     noise: Noise,
     keys: Sequence[FrameKey],
@@ -184,8 +184,8 @@ def _fitted(
     """Adam on the embeddings, from where an unfinished fit was left."""
     guidance_scale = settings.guidance_scale if settings.inversion_guidance else 1.0
     guided = guidance_scale > 1
-    prompt = words.prompt.detach().clone().requires_grad_()  # (N, L, D)
-    negative = words.negative[:1].detach().clone().requires_grad_(settings.inversion_negative)  # (1, L, D)
+    prompt = words.text.detach().clone().requires_grad_()  # (N, L, D)
+    negative = words.negative_text[:1].detach().clone().requires_grad_(settings.inversion_negative)  # (1, L, D)
     masters = [prompt, negative] if settings.inversion_negative else [prompt]
     adam = torch.optim.Adam(masters, lr=settings.inversion_learning_rate)
     images = to_tensor(list(pictures)) if settings.inversion_augment else None
@@ -198,13 +198,14 @@ def _fitted(
         if images is not None:
             with torch.no_grad():
                 latents = backbone.encode(augmented(images, [noise.generator("augment", key, step=i) for key in keys]))
-        z, c = latents[who], prompt[who]  # one sample for each draw
+        z, c, given = latents[who], prompt[who], words.take(who.tolist())  # one sample for each draw
         at, eps = _drawn(backbone, settings, noise, keys, latents.shape[1:], i)
         shared = negative.expand(len(who), -1, -1)
         if settings.inversion_negative and not guided:
             z, eps, at = torch.cat([z, z]), torch.cat([eps, eps]), at * 2
             c = shared = torch.cat([c, shared])
-        loss = denoising_loss(backbone, z, TextConditioning(c, shared), at, eps, guidance_scale)
+            given = Conditioning.stack([given, given.negated()])
+        loss = denoising_loss(backbone, z, given.with_text(c, shared), at, eps, guidance_scale)
         losses.append(float(loss.detach()[: len(who)].mean()))
 
         # Each keyframe's loss is the mean over its draws; they are summed.
@@ -222,8 +223,8 @@ def _fitted(
             kept = time.monotonic()
         if progress:
             progress(i + 1, settings.inversion)
-    fitted = negative.detach().expand(len(keys), -1, -1).clone() if settings.inversion_negative else words.negative
-    return Inverted(replace(words, prompt=prompt.detach(), negative=fitted), losses)
+    fitted = negative.detach().expand(len(keys), -1, -1).clone() if settings.inversion_negative else words.negative_text
+    return Inverted(words.with_text(prompt.detach(), fitted), losses)
 
 
 def _drawn(
@@ -299,10 +300,10 @@ def _uniform(generator: torch.Generator) -> float:
 
 
 @contextmanager
-def _checkpointed(backbone: Any) -> Iterator[None]:
+def _checkpointed(backbone: Backbone) -> Iterator[None]:
     """Gradient checkpointing in a large denoising network; as it was afterwards."""
-    network = getattr(getattr(backbone, "pipe", None), "unet", None)
-    if not isinstance(network, nn.Module) or sum(weight.numel() for weight in network.parameters()) < LARGE:
+    network = backbone.network
+    if sum(weight.numel() for weight in network.parameters()) < LARGE:
         yield
         return
     names = ("gradient_checkpointing", "_gradient_checkpointing_func")
@@ -323,7 +324,7 @@ def _checkpointed(backbone: Any) -> Iterator[None]:
 def _digest(
     backbone: Backbone,
     latents: Tensor,
-    words: TextConditioning,
+    words: Conditioning,
     settings: MorphSettings,
     noise: Noise,
     keys: Sequence[FrameKey],
@@ -337,13 +338,14 @@ def _digest(
         "seed": noise.seed,
         "keys": [str(Fraction(key.place)) for key in keys],
         "sizes": [picture.size for picture in pictures],
-        "shapes": [list(tensor.shape) for tensor in (latents, words.prompt, words.negative)],
+        "shapes": [list(tensor.shape) for tensor in (latents, words.text, words.negative_text)],
     }
     digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode())
     # The pictures where they are there: the latents are made from them, up to rounding.
     for data in [picture.convert("RGB").tobytes() for picture in pictures] or [_bytes(latents)]:
         digest.update(data)
-    digest.update(_bytes(words.prompt) + _bytes(words.negative))
+    for tensor in (*words.positive.values(), *words.negative.values()):
+        digest.update(_bytes(tensor))
     return digest.hexdigest()
 
 
@@ -354,7 +356,7 @@ def _bytes(tensor: Tensor) -> bytes:
 
 def _keep(path: Path, inverted: Inverted) -> None:
     """Write a result."""
-    _write(path, {"prompt": inverted.words.prompt, "negative": inverted.words.negative}, inverted.losses)
+    _write(path, {"prompt": inverted.words.text, "negative": inverted.words.negative_text}, inverted.losses)
 
 
 def _keep_unfinished(path: Path, masters: Sequence[Tensor], adam: torch.optim.Adam, losses: Sequence[float]) -> None:
@@ -386,7 +388,7 @@ def _write(path: Path, tensors: Mapping[str, Tensor], losses: Sequence[float]) -
     write_bytes(path, save({**found, "losses": torch.tensor(losses, dtype=torch.float64)}))
 
 
-def _kept(path: Path, words: TextConditioning) -> Inverted | None:
+def _kept(path: Path, words: Conditioning) -> Inverted | None:
     """A result that was kept; None if there is none, or a damaged one."""
     try:
         tensors = load_file(path)
@@ -396,7 +398,7 @@ def _kept(path: Path, words: TextConditioning) -> Inverted | None:
     except (OSError, KeyError, SafetensorError) as error:
         warn(f"{path} is damaged and made again: {error}")
         return None
-    if prompt.shape != words.prompt.shape or negative.shape != words.negative.shape:
+    if prompt.shape != words.text.shape or negative.shape != words.negative_text.shape:
         warn(f"{path} is damaged and made again: its tensors have other shapes")
         return None
-    return Inverted(replace(words, prompt=prompt, negative=negative), losses.tolist())
+    return Inverted(words.with_text(prompt, negative), losses.tolist())
