@@ -8,7 +8,6 @@ import pytest
 import torch
 from notices import SegueWarning
 from PIL import Image
-from segue.words.texts import anchors, prompts
 from shapes import QUICK, picture
 from tiny import text_conditioning, tiny_controlnet, tiny_pipe
 
@@ -22,6 +21,7 @@ from segue.models.stable_diffusion import StableDiffusion
 from segue.models.text import cut
 from segue.settings.kinds import MorphSettings, checked
 from segue.words.captions import Caption
+from segue.words.prompts import anchors, prompts
 
 
 def unasked() -> list[str]:
