@@ -166,7 +166,6 @@ def test_no_progress_bars_and_nothing_global_is_left_changed(saved: Path, capfd:
 @pytest.mark.parametrize(
     ("family", "named"),
     [
-        ("StableDiffusionXLPipeline", "of Stable Diffusion XL (StableDiffusionXLPipeline)"),
         ("StableDiffusion3Pipeline", "of Stable Diffusion 3 (StableDiffusion3Pipeline)"),
         ("FluxPipeline", "of FLUX (FluxPipeline)"),
         ("StableDiffusionInpaintPipeline", "of Stable Diffusion for inpainting (StableDiffusionInpaintPipeline)"),
@@ -177,7 +176,7 @@ def test_no_progress_bars_and_nothing_global_is_left_changed(saved: Path, capfd:
 def test_another_family(checkpoint: Path, family: Any, named: str) -> None:
     index = json.loads((checkpoint / "model_index.json").read_text())
     (checkpoint / "model_index.json").write_text(json.dumps(index | {"_class_name": family}))
-    assert refused(checkpoint) == f"{checkpoint} is {named}; segue takes checkpoints of Stable Diffusion 1.x and 2.x"
+    assert refused(checkpoint) == f"{checkpoint} is {named}; segue takes Stable Diffusion 1.x and 2.x, Stable Diffusion XL"
 
 
 def test_code_of_its_own_is_not_run(checkpoint: Path) -> None:
@@ -439,8 +438,8 @@ def test_no_network(hub: Path) -> None:
 def test_another_family_in_the_cache(hub: Path, saved: Path) -> None:
     folder = keep(hub, "someone/large", saved / "whole")
     index = json.loads((folder / "model_index.json").read_text())
-    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "StableDiffusionXLPipeline"}))
-    assert refused("someone/large").startswith("someone/large is of Stable Diffusion XL")
+    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "StableDiffusion3Pipeline"}))
+    assert refused("someone/large").startswith("someone/large is of Stable Diffusion 3")
 
 
 def test_on_disk(hub: Path, saved: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Stable Diffusion XL against diffusers' own pipelines, and films by it."""
 
+import shutil
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,7 @@ from segue.method.conditioning import Conditioning, Control
 from segue.method.tree import FrameKey
 from segue.models.backbone import Sampling
 from segue.models.families import backbone_of
+from segue.models.loading import load
 from segue.models.stable_diffusion_xl import StableDiffusionXL
 from segue.run.journal import Edit
 
@@ -70,7 +72,7 @@ def test_image_to_image_equals_the_pipe(prediction: Prediction) -> None:
     pipe = StableDiffusionXLImg2ImgPipeline(**tiny_xl_pipe(prediction).components, add_watermarker=False)
     pipe.set_progress_bar_config(disable=True)
     pipe.scheduler = trailing(pipe.scheduler)
-    backbone = backbone_of(pipe)
+    backbone: Any = backbone_of(pipe)
     z = backbone.encode(torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(3)) * 2 - 1)
     expected = pipe(
         "a cat",
@@ -158,7 +160,7 @@ def test_a_controlnet_equals_the_pipes() -> None:
         latents=eps,
         output_type="latent",
     ).images
-    backbone = backbone_of(base, network)
+    backbone: Any = backbone_of(base, network)
     words = backbone.embed(["a cat"], [""])
     controlled = Conditioning(words.positive, words.negative, (Control(hint, torch.tensor([0.8])),))
     start = backbone.schedule.noise_point(999)
@@ -224,3 +226,23 @@ def test_alignment_inversion_poses_candidates_and_remake(interpolator: Interpola
     assert [a == b for a, b in zip(before, after, strict=True)] == [True, False, False, False, True]
     interpolator.undo(run)
     assert [path.read_bytes() for path in sorted((run / "frames").glob("*.png"))] == before
+
+
+def test_a_folder_is_loaded_with_and_without_a_controlnet(tmp_path: Path) -> None:
+    pipe = tiny_xl_pipe()
+    pipe.save_pretrained(tmp_path / "xl")
+    tiny_controlnet(pipe).save_pretrained(tmp_path / "control")
+    whole = backbone_of(load(tmp_path / "xl", dtype="float32", device="cpu"))
+    assert whole.fingerprint() == backbone_of(pipe).fingerprint()
+    controlled = backbone_of(load(tmp_path / "xl", controlnet=tmp_path / "control", dtype="float32", device="cpu"))
+    assert len(controlled.controlnets) == 1
+    spared = backbone_of(load(tmp_path / "xl", dtype="float32", device="cpu", low_memory=True))
+    image = torch.zeros(2, 3, 64, 64)
+    assert torch.allclose(spared.encode(image), whole.encode(image), atol=1e-5)
+
+
+def test_a_folder_without_its_second_encoder_is_refused(tmp_path: Path) -> None:
+    tiny_xl_pipe().save_pretrained(tmp_path / "xl")
+    shutil.rmtree(tmp_path / "xl" / "text_encoder_2")
+    with pytest.raises(SegueError, match="text_encoder_2 is missing"):
+        load(tmp_path / "xl", dtype="float32", device="cpu")

@@ -74,7 +74,7 @@ class Interpolator:
         """Wrap a loaded diffusers pipeline of a supported family; it is used as it is.
 
         Args:
-            pipe: a Stable Diffusion pipeline; its adapters, offloading and precision stay the user's business.
+            pipe: a pipeline of a known family; its adapters, offloading and precision stay the user's business.
             controlnet: a diffusers ControlNetModel, where the pipe holds none.
             name: what to call the model in the run file; the pipe's own name if not given.
         """

@@ -1,18 +1,82 @@
-"""The families of models that films can be made with, and which of them a pipe belongs to."""
+"""The families of models that films can be made with: one table, which loading and wrapping ask.
 
-from typing import Any
+A family's own code is imported when a pipe of it is met.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from segue.errors import SegueError
-from segue.models.stable_diffusion import StableDiffusion
-from segue.models.stable_diffusion_xl import StableDiffusionXL
-from segue.models.unet import UNetBackbone
 
-__all__ = ["FAMILIES", "backbone_of"]
+if TYPE_CHECKING:  # a name is refused before torch is imported
+    from segue.models.backbone import Backbone
 
-FAMILIES: tuple[type[UNetBackbone], ...] = (StableDiffusion, StableDiffusionXL)
+__all__ = ["FAMILIES", "Family", "backbone_of", "family_named"]
 
 
-def backbone_of(pipe: Any, controlnet: Any = None, clip_skip: int = 0) -> UNetBackbone:
+@dataclass(frozen=True)
+class Family:
+    """A family of models, by the names that diffusers gives to its parts.
+
+    Attributes:
+        name: what people call it.
+        backbone: the module and the class that wrap its pipes.
+        pipe: its pipeline for text to image.
+        controlled: the same with a ControlNet.
+        others: pipelines that its checkpoints may be saved as, too.
+        network: what denoises.
+        encoders: text encoders, each with its tokenizer.
+    """
+
+    name: str
+    backbone: str
+    pipe: str
+    controlled: str
+    others: tuple[str, ...]
+    network: str
+    encoders: Mapping[str, str]
+
+    @property
+    def pipes(self) -> tuple[str, ...]:
+        """All pipelines of the family."""
+        return (self.pipe, self.controlled, *self.others)
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The parts that have weights."""
+        return (self.network, "vae", *self.encoders)
+
+
+FAMILIES = (
+    Family(
+        "Stable Diffusion 1.x and 2.x",
+        "segue.models.stable_diffusion.StableDiffusion",
+        "StableDiffusionPipeline",
+        "StableDiffusionControlNetPipeline",
+        ("StableDiffusionImg2ImgPipeline", "StableDiffusionControlNetImg2ImgPipeline"),
+        "unet",
+        {"text_encoder": "tokenizer"},
+    ),
+    Family(
+        "Stable Diffusion XL",
+        "segue.models.stable_diffusion_xl.StableDiffusionXL",
+        "StableDiffusionXLPipeline",
+        "StableDiffusionXLControlNetPipeline",
+        ("StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLControlNetImg2ImgPipeline"),
+        "unet",
+        {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"},
+    ),
+)
+
+
+def family_named(pipe: str) -> Family | None:
+    """The family of a pipeline's class, or None."""
+    return next((family for family in FAMILIES if pipe in family.pipes), None)
+
+
+def backbone_of(pipe: Any, controlnet: Any = None, clip_skip: int = 0) -> "Backbone":
     """Wrap a pipe of diffusers as a backbone of its family.
 
     Args:
@@ -23,8 +87,10 @@ def backbone_of(pipe: Any, controlnet: Any = None, clip_skip: int = 0) -> UNetBa
     Raises:
         SegueError: the pipe is of no family that films can be made with, or something does not fit it.
     """
-    for family in FAMILIES:
-        if isinstance(pipe, family.PIPES):
-            return family(pipe, controlnet, clip_skip)
-    names = "Stable Diffusion 1.x, 2.x or XL"
-    raise SegueError(f"a {type(pipe).__name__} is not a pipe for text to image of {names}, which segue works with")
+    found = (family_named(kind.__name__) for kind in type(pipe).__mro__)
+    if (family := next(filter(None, found), None)) is None:
+        names = ", ".join(family.name for family in FAMILIES)
+        raise SegueError(f"a {type(pipe).__name__} is not a pipe for text to image that segue knows; it takes {names}")
+    module, _, name = family.backbone.rpartition(".")
+    backbone: Backbone = getattr(import_module(module), name)(pipe, controlnet, clip_skip)
+    return backbone

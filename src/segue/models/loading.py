@@ -5,6 +5,7 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import signature
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, StableDiffusionPipeline
+from diffusers import ControlNetModel, DiffusionPipeline
 from diffusers.pipelines import stable_diffusion
 from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -46,7 +47,7 @@ def load(
     device: str | None = None,
     low_memory: bool = False,
 ) -> Any:
-    """Load a Stable Diffusion checkpoint as a diffusers pipeline.
+    """Load a checkpoint as a diffusers pipeline.
 
     Args:
         name_or_path: a hub name, a folder in diffusers layout, or None (or "pocket") for the embedded model.
@@ -152,7 +153,7 @@ def _downloaded(name: str, kind: str) -> Path:
     try:
         if kind == "model":
             check_index(Path(hf_hub_download(name, INDEX)), name)
-            folder = Path(StableDiffusionPipeline.download(name, use_safetensors=True))
+            folder = Path(DiffusionPipeline.download(name, use_safetensors=True))
         else:
             patterns = [CONFIG, "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model-*.safetensors*"]
             folder = Path(snapshot_download(name, allow_patterns=patterns))
@@ -171,16 +172,17 @@ def _downloaded(name: str, kind: str) -> Path:
 
 def _pipe(folder: Path, dtype: torch.dtype, controlnet: Any) -> Any:
     """The pipeline of a checkpoint's folder, with a ControlNet if there is one."""
-    kind = StableDiffusionPipeline if controlnet is None else StableDiffusionControlNetPipeline
+    family = check_index(folder / INDEX, str(folder))
+    kind = getattr(diffusers, family.pipe if controlnet is None else family.controlled)
     parts = {} if controlnet is None else {"controlnet": controlnet}
     index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    for part in ("unet", "vae", "text_encoder", "safety_checker"):
+    for part in (*family.networks, "safety_checker"):
         library, name = index.get(part) or (None, None)
         if library is not None and (folder / part).is_dir():
             if (code := getattr(CODE[library], str(name), None)) is None:
                 raise SegueError(f"{folder} cannot be loaded: {library} here has no {name} for its {part}")
             parts[part] = _network(code, folder / part, dtype)
-    if "safety_checker" not in parts:
+    if "safety_checker" not in parts and "safety_checker" in signature(kind).parameters:
         parts |= {"safety_checker": None, "requires_safety_checker": False}
     if "image_encoder" in index:
         parts["image_encoder"] = None  # of an IP-Adapter, which is not used

@@ -3,12 +3,6 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
-from diffusers import (
-    StableDiffusionControlNetImg2ImgPipeline,
-    StableDiffusionControlNetPipeline,
-    StableDiffusionImg2ImgPipeline,
-    StableDiffusionPipeline,
-)
 from torch import Tensor
 
 from segue.models.unet import UNetBackbone
@@ -19,12 +13,6 @@ __all__ = ["StableDiffusion"]
 class StableDiffusion(UNetBackbone):
     """A Stable Diffusion 1.x or 2.x checkpoint as a backbone."""
 
-    PIPES: ClassVar = (
-        StableDiffusionPipeline,
-        StableDiffusionImg2ImgPipeline,
-        StableDiffusionControlNetPipeline,
-        StableDiffusionControlNetImg2ImgPipeline,
-    )
     ENCODERS: ClassVar = {"text_encoder": "tokenizer"}
 
     def _embed_texts(

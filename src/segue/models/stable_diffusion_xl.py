@@ -8,12 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from diffusers import (
-    StableDiffusionXLControlNetImg2ImgPipeline,
-    StableDiffusionXLControlNetPipeline,
-    StableDiffusionXLImg2ImgPipeline,
-    StableDiffusionXLPipeline,
-)
 from torch import Tensor
 
 from segue.errors import SegueError
@@ -25,12 +19,6 @@ __all__ = ["StableDiffusionXL"]
 class StableDiffusionXL(UNetBackbone):
     """A Stable Diffusion XL checkpoint as a backbone."""
 
-    PIPES: ClassVar = (
-        StableDiffusionXLPipeline,
-        StableDiffusionXLImg2ImgPipeline,
-        StableDiffusionXLControlNetPipeline,
-        StableDiffusionXLControlNetImg2ImgPipeline,
-    )
     ENCODERS: ClassVar = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
     ADDITION: ClassVar = "text_time"
     FEATURES: ClassVar = slice(0, 2)

@@ -58,7 +58,6 @@ class UNetBackbone:
     One thread computes at a time: a second one that makes a film waits for the first.
     """
 
-    PIPES: ClassVar[tuple[type, ...]]  # of the family, in diffusers
     ENCODERS: ClassVar[Mapping[str, str]]  # text encoders, each with its tokenizer
     ADDITION: ClassVar[str | None] = None  # what the UNet takes beside text, as its configuration names it
     FEATURES: ClassVar[slice] = slice(1, 3)  # the decoder blocks whose activations show what is where
