@@ -28,6 +28,7 @@ def sampling_of(settings: MorphSettings) -> Sampling:
         guidance_end=settings.guidance_end,
         control_start=settings.control_start,
         control_end=settings.control_end,
+        image_scale=settings.image_prompt,
     )
 
 

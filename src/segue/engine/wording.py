@@ -44,9 +44,9 @@ class Words:
         words = self.path(sample.key.place)
         edit = self.run.history.attempt_of(sample.key, sample.candidate).edit
         if edit.prompt is not None:
-            words = words.with_positive_of(self._embedded(edit.prompt, self.negative_prompt))
+            words = words.with_prompt_of(self._embedded(edit.prompt, self.negative_prompt))
         if edit.negative_prompt is not None:
-            words = words.with_negative_of(self._embedded("", edit.negative_prompt))
+            words = words.with_negative_prompt_of(self._embedded("", edit.negative_prompt))
         return dataclasses.replace(words, controls=self.controls(sample, edits)) if self.controls else words
 
     def _embedded(self, prompt: str, negative: str) -> Conditioning:
@@ -111,11 +111,14 @@ def _path(
     keyframes: Sequence[Image.Image],
     latents: Latents,
     report: Callable[[Progress], None],
-) -> ConditioningPath:
-    """The words of each keyframe, embedded and fitted, and of the places in between that have a prompt."""
+) -> Callable[[Fraction], Conditioning]:
+    """The words of each keyframe, embedded and fitted, and of the places in between that have a prompt.
+
+    Image prompts go from keyframe to keyframe, whatever prompts there are in between.
+    """
     count = len(keyframes)
     with backbone.evaluating():
-        words = backbone.embed(texts, [settings.negative_prompt] * count)
+        words = backbone.embed(texts, [settings.negative_prompt] * count, _image_prompts(backbone, settings, keyframes))
     if settings.inversion:
         inverted = invert(
             backbone,
@@ -135,8 +138,21 @@ def _path(
         """A keyframe's words, or a prompt in between, with the keyframes' negative embedding, fitted or not."""
         if isinstance(which, int):
             return words.sample(which)
-        return words.sample(0).with_positive_of(backbone.embed([which], [""]))
+        return words.sample(0).with_prompt_of(backbone.embed([which], [""]))
 
+    fixed = anchors(settings, count)
     with backbone.evaluating():
-        placed = [(place, at(which)) for place, which in anchors(settings, count)]
-    return ConditioningPath(placed, settings.embedding_blend)
+        placed = [(place, at(which)) for place, which in fixed]
+    path = ConditioningPath(placed, settings.embedding_blend)
+    if not backbone.takes_images:
+        return path
+    keyframes_only = [one for one, (_, which) in zip(placed, fixed, strict=True) if isinstance(which, int)]
+    pictures = ConditioningPath(keyframes_only)
+    return lambda place: path(place).with_image_of(pictures(place))
+
+
+def _image_prompts(
+    backbone: Backbone, settings: MorphSettings, keyframes: Sequence[Image.Image]
+) -> Sequence[Image.Image]:
+    """The keyframes, where they are their own prompts; else none."""
+    return keyframes if backbone.takes_images and settings.image_prompt != 0 else ()

@@ -87,13 +87,20 @@ class Conditioning:
             negative={**self.negative, "text": negative_text},
         )
 
-    def with_positive_of(self, other: Self) -> Self:
-        """The same with all that another one has in its positive branch."""
-        return replace(self, positive={**self.positive, **other.positive})
+    def with_prompt_of(self, other: Self) -> Self:
+        """The same with the words of another one's positive branch."""
+        words = {name: tensor for name, tensor in other.positive.items() if name != "image"}
+        return replace(self, positive={**self.positive, **words})
 
-    def with_negative_of(self, other: Self) -> Self:
-        """The same with all that another one has in its negative branch."""
-        return replace(self, negative={**self.negative, **other.negative})
+    def with_negative_prompt_of(self, other: Self) -> Self:
+        """The same with the words of another one's negative branch."""
+        words = {name: tensor for name, tensor in other.negative.items() if name != "image"}
+        return replace(self, negative={**self.negative, **words})
+
+    def with_image_of(self, other: Self) -> Self:
+        """The same with another one's image prompt, if it has one."""
+        image = {name: tensor for name, tensor in other.positive.items() if name == "image"}
+        return replace(self, positive={**self.positive, **image})
 
     def negated(self) -> Self:
         """The negative branch in place of both."""

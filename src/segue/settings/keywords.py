@@ -42,6 +42,7 @@ class MorphValues(TypedDict, total=False):
     prompt_at: Mapping[float, str]
     captioner: str | None
     embedding_blend: Literal["whole", "token", "linear"]
+    image_prompt: float | None
     candidates: int
     rank_for: str | Sequence[str]
     rank_against: str | Sequence[str]

@@ -214,6 +214,12 @@ class MorphSettings(InversionSettings):
     embedding_blend: Literal["whole", "token", "linear"] = Field(
         default="whole", description="Blend prompts by slerp on the whole embedding or per token, or linearly."
     )
+    image_prompt: float | None = Field(
+        default=None,
+        ge=0,
+        le=2,
+        description="Strength of the keyframes as image prompts, with an IP-Adapter; the model's own if not given.",
+    )
 
     candidates: int = Field(
         default=1,
@@ -467,6 +473,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "prompt_at",
         "captioner",
         "embedding_blend",
+        "image_prompt",
         *InversionSettings.model_fields,
     ),
     "Poses and control": (
