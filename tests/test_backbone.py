@@ -469,15 +469,15 @@ def test_swapped_attention_and_weights_come_back(words: TextConditioning) -> Non
             return result
 
     before = backbone.predict(z, backbone.point(0.5), one)
-    with backbone.swapped(attention=Counting()):
+    with backbone.swapping(attention=Counting()):
         assert torch.allclose(backbone.predict(z, backbone.point(0.5), one), before, atol=1e-5)
     assert len(calls) == len(processors)
-    with backbone.swapped(attention={n: Counting() for n in processors}, weights={name: torch.zeros(4, 32, 3, 3)}):
+    with backbone.swapping(attention={n: Counting() for n in processors}, weights={name: torch.zeros(4, 32, 3, 3)}):
         bias = pipe.unet.conv_out.bias[None, :, None, None].expand(z.shape)
         assert torch.allclose(backbone.predict(z, backbone.point(0.5), one), bias, atol=1e-6)
     assert pipe.unet.attn_processors == processors
     assert torch.equal(backbone.predict(z, backbone.point(0.5), one), before)
-    with pytest.raises(AttributeError), backbone.swapped(weights={name: torch.zeros(4, 32, 3, 3), "absent": z}):
+    with pytest.raises(AttributeError), backbone.swapping(weights={name: torch.zeros(4, 32, 3, 3), "absent": z}):
         pass
     assert torch.equal(backbone.predict(z, backbone.point(0.5), one), before)
 
@@ -534,7 +534,7 @@ def test_offloaded_networks_work(backbone: StableDiffusion, words: TextCondition
 def test_the_fingerprint_knows_every_network(backbone: StableDiffusion, controlled: StableDiffusion) -> None:
     again = StableDiffusion(tiny_pipe())
     assert backbone.fingerprint() == again.fingerprint() != controlled.fingerprint()
-    with again.swapped(weights={"conv_out.bias": torch.ones(4)}):
+    with again.swapping(weights={"conv_out.bias": torch.ones(4)}):
         assert again.fingerprint() != backbone.fingerprint()
 
 

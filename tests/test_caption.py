@@ -19,9 +19,9 @@ from segue.words.captions import (
     describe_captions,
     nearest_captions,
     prompts_of,
+    read_captions,
     subject_of,
     write_caption_features,
-    written_captions,
 )
 
 LINES = ["a cat", "two dogs", "the sun", "a house by the sea", "x", "y"]
@@ -189,7 +189,7 @@ def test_a_written_caption_is_the_models(blip: Path, monkeypatch: pytest.MonkeyP
     found = captions(pictures(), str(blip))
     assert found == [Caption(text) for text in expected]
     assert any("word" in text for text in expected)
-    assert written_captions(pictures()[1:2], str(blip)) == expected[1:2]
+    assert read_captions(pictures()[1:2], str(blip)) == expected[1:2]
     monkeypatch.setattr(segue.words.captions, "BLIP", str(blip))
     assert captions(pictures(), "blip", model_name="a/large-model") == found
 

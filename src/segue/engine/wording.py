@@ -24,7 +24,7 @@ from segue.words.captions import captions, describe_captions, prompts_of
 from segue.words.inversion import invert
 from segue.words.prompts import anchors, prompts
 
-__all__ = ["Words", "wording"]
+__all__ = ["Words", "words_of"]
 
 
 @dataclasses.dataclass
@@ -45,19 +45,19 @@ class Words:
         words = self.path(sample.key.place)
         edit = self.run.history.attempt_of(sample.key, sample.candidate).edit
         if edit.prompt is not None:
-            words = dataclasses.replace(words, prompt=self._embedded(edit.prompt, self.negative_prompt).prompt)
+            words = dataclasses.replace(words, prompt=self._embed(edit.prompt, self.negative_prompt).prompt)
         if edit.negative_prompt is not None:
-            words = dataclasses.replace(words, negative=self._embedded("", edit.negative_prompt).negative)
+            words = dataclasses.replace(words, negative=self._embed("", edit.negative_prompt).negative)
         return dataclasses.replace(words, controls=self.controls(sample, edits)) if self.controls else words
 
-    def _embedded(self, prompt: str, negative: str) -> TextConditioning:
+    def _embed(self, prompt: str, negative: str) -> TextConditioning:
         if (prompt, negative) not in self.known:
             found: Any = self.backbone.embed([prompt], [negative])
             self.known[prompt, negative] = found
         return self.known[prompt, negative]
 
 
-def wording(
+def words_of(
     backbone: Backbone,
     run: RunFolder,
     settings: MorphSettings,

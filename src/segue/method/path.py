@@ -15,7 +15,7 @@ from typing import Generic, Literal, Protocol, Self, TypeVar
 
 from torch import Tensor
 
-from segue.method.tree import around
+from segue.method.tree import find_ends
 
 __all__ = ["Conditioning", "ConditioningPath"]
 
@@ -67,7 +67,7 @@ class ConditioningPath(Generic[Words]):
 
     def __call__(self, place: Fraction) -> Words:
         """The conditioning of a place; before the first anchor and after the last one it is held."""
-        i, j, weight = around(place, [anchor for anchor, _ in self.anchors])
+        i, j, weight = find_ends(place, [anchor for anchor, _ in self.anchors])
         left, right = self.anchors[i][1], self.anchors[j][1]
         if weight == 0:
             return left

@@ -71,13 +71,13 @@ class StableDiffusion:
     def __init__(self, pipe: Any, controlnet: Any = None) -> None:
         _check_family(pipe)
         self.pipe = pipe
-        self._own_controlnets = _several(controlnet)
+        self._own_controlnets = _as_list(controlnet)
         self._schedule = (pipe.scheduler.config, Schedule.of(pipe.scheduler))
         self._check_controlnets()
         for network in self._own_controlnets:
             network.to(pipe._execution_device)
         self._alone = RLock()
-        self._depth = 0  # of nested ``_frozen``
+        self._depth = 0  # of nested ``_freezing``
         self._facts: dict[str, Any] = {}  # of the networks, while they are frozen
 
     def __getstate__(self) -> dict[str, Any]:
@@ -102,7 +102,7 @@ class StableDiffusion:
     @property
     def controlnets(self) -> list[nn.Module]:
         """The ControlNets, in the order of a conditioning's controls."""
-        return self._own_controlnets or _several(getattr(self.pipe, "controlnet", None))
+        return self._own_controlnets or _as_list(getattr(self.pipe, "controlnet", None))
 
     @property
     def _device(self) -> torch.device:
@@ -116,7 +116,7 @@ class StableDiffusion:
         return found
 
     def _fact(self, name: str, find: Callable[[], Any]) -> Any:
-        """What diffusers looks for in all modules of a network, found once in each outermost ``_frozen``."""
+        """What diffusers looks for in all modules of a network, found once in each outermost ``_freezing``."""
         if not self._depth:
             return find()
         if name not in self._facts:
@@ -182,11 +182,11 @@ class StableDiffusion:
         Images of more than ``TILED_PIXELS`` are encoded in tiles, which diffusers blends into each other.
         """
         vae = self.pipe.vae
-        with self.evaluating(), _tiled(vae, images.shape[-2] * images.shape[-1]):
+        with self.evaluating(), _tiling(vae, images.shape[-2] * images.shape[-1]):
             encoded = vae.encode(images.to(self._device, self._vae_dtype))
             mean = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mean
             z = (mean.float() - _shift(vae)) * vae.config.scaling_factor
-        return _home(z)
+        return _bring_home(z)
 
     def decode(self, z: Tensor, *, screened: bool = True) -> Tensor:
         """Clean latents (B, C, h, w) to images (B, 3, H, W) in [-1, 1], through the pipe's safety checker if any.
@@ -199,7 +199,7 @@ class StableDiffusion:
             Notice: the safety checker has blacked out images.
         """
         vae = self.pipe.vae
-        with self.evaluating(), _tiled(vae, z.shape[-2] * z.shape[-1] * self.latent_scale**2):
+        with self.evaluating(), _tiling(vae, z.shape[-2] * z.shape[-1] * self.latent_scale**2):
             device = self._device
             scaled = z / vae.config.scaling_factor + _shift(vae)
             images = vae.decode(scaled.to(device, self._vae_dtype), return_dict=False)[0]
@@ -209,7 +209,7 @@ class StableDiffusion:
                 if any(flagged):
                     text = f"the pipe's safety checker has blacked out {sum(flagged)} of {len(flagged)} images"
                     warn(f"{text}; try another seed or prompt")
-        return _home(images).clamp(-1, 1)
+        return _bring_home(images).clamp(-1, 1)
 
     def embed(self, prompts: Sequence[str], negative_prompts: Sequence[str]) -> TextConditioning:
         """Prompts and as many negative prompts to a batch of embeddings, as the pipe encodes them.
@@ -222,7 +222,7 @@ class StableDiffusion:
         with self.evaluating():
             texts, negatives = ([self._cut(text) for text in given] for given in (prompts, negative_prompts))
             prompt, negative = self.pipe.encode_prompt(texts, self._device, 1, True, negatives)
-        return TextConditioning(_home(prompt), _home(negative))
+        return TextConditioning(_bring_home(prompt), _bring_home(negative))
 
     def _cut(self, text: str) -> str:
         """A prompt as far as the encoder's window takes it; a learnt token of several vectors counts as so many."""
@@ -283,14 +283,14 @@ class StableDiffusion:
             plain = guided.plain()
             x = leg.enter(z.to(self._device, torch.float32))
             for i, t in enumerate(leg.timesteps):
-                acts = partial(_acts, i, len(leg))
+                acts = partial(_is_within, i, len(leg))
                 inputs = guided if acts(sampling.guidance_start, sampling.guidance_end) else plain
                 controlled = acts(sampling.control_start, sampling.control_end)
                 output = self._predict(leg.network_input(x), [t], inputs, controlled)
                 x = leg.step(output, x, noise(i) if noise and leg.is_random else None)
                 if progress:
                     progress()
-            z = _home(leg.leave(x))
+            z = _bring_home(leg.leave(x))
         if not torch.isfinite(z).all():
             dtype = self.pipe.unet.dtype
             remedy = "its weights are damaged" if dtype == torch.float32 else "load it with dtype float32 (or bfloat16)"
@@ -311,7 +311,7 @@ class StableDiffusion:
             pipe that offloads its networks, enter ``evaluating(grad=True)`` once.
         """
         points = [point] if isinstance(point, NoisePoint) else list(point)
-        with self._frozen(grad=torch.is_grad_enabled()):
+        with self._freezing(grad=torch.is_grad_enabled()):
             inputs = self._inputs(conditioning, len(z), guidance_scale)
             x = z.to(self._device)
             output = self._predict(x, [p.timestep for p in points], inputs, True).to(z)
@@ -342,7 +342,7 @@ class StableDiffusion:
                     inputs = self._inputs(type(words).stack([words] * len(x)), len(x), 1.0)
                     self._predict(x, [point.timestep], inputs, False)
                     for i, outputs in enumerate(seen):
-                        outputs.append(_home(kept[i]))
+                        outputs.append(_bring_home(kept[i]))
         finally:
             for hook in hooks:
                 hook.remove()
@@ -357,14 +357,14 @@ class StableDiffusion:
         """
         outermost = self._depth == 0
         try:
-            with self._frozen(grad):
+            with self._freezing(grad):
                 yield
         finally:
             if outermost:
                 self.pipe.maybe_free_model_hooks()
 
     @contextmanager
-    def swapped(self, attention: Any = None, weights: Mapping[str, Tensor] | None = None) -> Iterator[None]:
+    def swapping(self, attention: Any = None, weights: Mapping[str, Tensor] | None = None) -> Iterator[None]:
         """Other attention processors or weights in the UNet, then its own again.
 
         Args:
@@ -436,7 +436,7 @@ class StableDiffusion:
         return negative + inputs.guidance_scale * (positive - negative)
 
     @contextmanager
-    def _frozen(self, grad: bool) -> Iterator[None]:
+    def _freezing(self, grad: bool) -> Iterator[None]:
         """Evaluation mode, weights that need no gradient, and the gradient mode; then all as it was."""
         with self._alone:
             parts = [] if self._depth else [*self.pipe.components.values(), *self._own_controlnets]
@@ -478,13 +478,13 @@ class _Inputs:
         return _Inputs(self.text.chunk(2)[1], controls, None)
 
 
-def _acts(step: int, steps: int, start: float, end: float) -> bool:
+def _is_within(step: int, steps: int, start: float, end: float) -> bool:
     """Whether a step lies in a share of the leg."""
     return start <= step / steps and (step + 1) / steps <= end
 
 
 @contextmanager
-def _tiled(vae: Any, pixels: int) -> Iterator[None]:
+def _tiling(vae: Any, pixels: int) -> Iterator[None]:
     """The autoencoder works in tiles on images of many pixels; then it is as it was."""
     before = getattr(vae, "use_tiling", True)
     if before or pixels <= TILED_PIXELS:
@@ -532,7 +532,7 @@ def _check_family(pipe: Any) -> None:
         raise SegueError(f"the {kind}'s UNet needs more than text ({more[0]}), which is all that it is given")
 
 
-def _several(controlnet: Any) -> list[nn.Module]:
+def _as_list(controlnet: Any) -> list[nn.Module]:
     """No ControlNet, one, several, or diffusers' module of several, as a list."""
     if controlnet is None:
         return []
@@ -546,6 +546,6 @@ def _shift(vae: Any) -> float:
     return float(getattr(vae.config, "shift_factor", None) or 0.0)
 
 
-def _home(x: Tensor) -> Tensor:
+def _bring_home(x: Tensor) -> Tensor:
     """Back from the networks: float32 on the CPU."""
     return x.to("cpu", torch.float32)
