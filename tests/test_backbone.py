@@ -624,11 +624,11 @@ def test_two_threads_take_turns_and_leave_nothing_changed(pipe: Any) -> None:
     own, before = backbone.controlnets[0].controlnet_cond_embedding, backbone.fingerprint()
     words, start, z = with_controls(backbone.embed(["a"], [""]), [1.0]), backbone.point(0.9), randn(1, 4, 8, 8)
 
-    def made(_number: int) -> Tensor:
+    def make(_number: int) -> Tensor:
         return backbone.denoise(z, words, start, sampling=sampling(steps=20))
 
     with ThreadPoolExecutor(4) as threads:
-        found = list(threads.map(made, range(8)))
+        found = list(threads.map(make, range(8)))
     assert all(torch.equal(one, found[0]) for one in found)
     assert backbone.controlnets[0].controlnet_cond_embedding is own
     assert backbone.fingerprint() == before

@@ -325,7 +325,7 @@ def test_a_model_that_overflows_does_not_overwrite_a_run(finished: Path) -> None
     assert contents(finished) == before
 
 
-def failing(error: Exception) -> Any:
+def fail_with(error: Exception) -> Any:
     def fail(*_arguments: Any, **_options: Any) -> None:
         raise error
 
@@ -338,7 +338,7 @@ def test_a_damaged_run_comes_back_as_it_was_if_the_new_one_fails(
     damaged = Path(shutil.copytree(finished, tmp_path / "run"))
     (damaged / "journal.jsonl").write_text("nonsense\n")
     before = contents(damaged)
-    monkeypatch.setattr(StableDiffusion, "denoise", failing(SegueError("it overflows")))
+    monkeypatch.setattr(StableDiffusion, "denoise", fail_with(SegueError("it overflows")))
     with pytest.raises(SegueError, match=r"^it overflows$"):
         film(damaged, seed=9, overwrite=True)
     assert contents(damaged) == before
@@ -349,7 +349,7 @@ def test_what_overwrites_a_run_that_overwrites_another_fails(tmp_path: Path, mon
     film(tmp_path / "run")
     before = contents(tmp_path / "run")
     begun_anew(tmp_path / "run")
-    monkeypatch.setattr(StableDiffusion, "denoise", failing(SegueError("it overflows")))
+    monkeypatch.setattr(StableDiffusion, "denoise", fail_with(SegueError("it overflows")))
     with pytest.raises(SegueError, match=r"^it overflows$"):
         film(tmp_path / "run", seed=10, overwrite=True)
     assert contents(tmp_path / "run") == before
@@ -359,7 +359,7 @@ def test_fitted_words_are_kept_where_the_first_frame_fails(tmp_path: Path, monke
     film(tmp_path / "run")
     before = contents(tmp_path / "run")
     with monkeypatch.context() as patched:
-        patched.setattr(StableDiffusion, "denoise", failing(SegueError("it overflows")))
+        patched.setattr(StableDiffusion, "denoise", fail_with(SegueError("it overflows")))
         with pytest.raises(SegueError, match=r"^it overflows; the previous film stays until this one has a "):
             film(tmp_path / "run", seed=9, inversion=1, overwrite=True)
     assert any("words" in name for name in contents(tmp_path / "run", ".new/"))
@@ -457,7 +457,7 @@ def test_a_run_killed_while_it_replaces_another_is_one_of_them(
     fresh, old, steps = contents(tmp_path / "fresh"), contents(finished), 0
     names = ("replace", "rename", "unlink", "remove", "rmdir", "mkdir", "link")
 
-    def stopping(name: str) -> Any:
+    def stop_at(name: str) -> Any:
         real = getattr(os, name)
 
         def call(*arguments: Any, **options: Any) -> Any:
@@ -477,7 +477,7 @@ def test_a_run_killed_while_it_replaces_another_is_one_of_them(
         if not child:
             torch.set_num_threads(1)  # threads do not live on in a fork
             for name in names:
-                monkeypatch.setattr(os, name, stopping(name))
+                monkeypatch.setattr(os, name, stop_at(name))
             with contextlib.suppress(BaseException):
                 film(run, seed=9, overwrite=True)
             os._exit(0)
@@ -633,11 +633,11 @@ def test_frames_are_read_when_they_are_asked_for(tmp_path: Path, monkeypatch: py
     opened: list[str] = []
     original = Image.open
 
-    def counted(file: Any, *arguments: Any, **options: Any) -> Any:
+    def count(file: Any, *arguments: Any, **options: Any) -> Any:
         opened.append(Path(file).name)
         return original(file, *arguments, **options)
 
-    monkeypatch.setattr(Image, "open", counted)
+    monkeypatch.setattr(Image, "open", count)
     assert (len(morph), len(morph.frames[1:3]), opened) == (5, 2, [])
     first = morph.frames[1]
     assert opened == ["000.2500000.png"]

@@ -209,16 +209,16 @@ def test_timesteps_are_drawn_over_the_schedule_or_from_its_middle_third() -> Non
 def test_noise_is_named_by_keyframe_draw_and_iteration() -> None:
     backbone = StableDiffusion(tiny_pipe())
 
-    def drawn(keys: list[FrameKey], batch: int, step: int) -> tuple[list[float], torch.Tensor]:
+    def draw(keys: list[FrameKey], batch: int, step: int) -> tuple[list[float], torch.Tensor]:
         settings = MorphSettings(inversion_batch=batch)
         points, eps = segue.words.inversion._draw(backbone, settings, Noise(0), keys, (4, 2, 2), step)
         return [point.timestep for point in points], eps
 
-    times, eps = drawn(KEYS, 3, 0)
-    one_time, one = drawn(KEYS[1:2], 1, 0)
+    times, eps = draw(KEYS, 3, 0)
+    one_time, one = draw(KEYS[1:2], 1, 0)
     assert one_time == times[3:4]
     assert torch.equal(one[0], eps[3])
-    assert len({tuple(e.flatten().tolist()) for e in [*eps, *drawn(KEYS, 3, 1)[1]]}) == 18
+    assert len({tuple(e.flatten().tolist()) for e in [*eps, *draw(KEYS, 3, 1)[1]]}) == 18
 
 
 def test_progress_is_told_after_each_iteration() -> None:
@@ -442,11 +442,11 @@ def test_augmentations_draw_from_the_keyframes_own_name(monkeypatch: pytest.Monk
     seen: list[torch.Tensor] = []
     real = augment
 
-    def watched(images: torch.Tensor, given: list[torch.Generator]) -> torch.Tensor:
+    def watch(images: torch.Tensor, given: list[torch.Generator]) -> torch.Tensor:
         seen.append(real(images, given))
         return seen[-1]
 
-    monkeypatch.setattr(segue.words.inversion, "augment", watched)
+    monkeypatch.setattr(segue.words.inversion, "augment", watch)
     fit(StableDiffusion(tiny_pipe()), update_settings(FEW, {"inversion_augment": True}), pictures=pictures())
     images = to_tensor(pictures())
     for step, found in enumerate(seen):

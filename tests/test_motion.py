@@ -139,10 +139,10 @@ def test_a_zoom_of_a_picture_into_itself_is_the_plain_zoom_within_the_autoencode
     backbone = interpolator.backbone
     with backbone.evaluating():
         through = [to_images(backbone.decode(backbone.encode(to_tensor([one]))))[0] for one in plain[1:-1]]
-    assert apart(list(film.frames)[1:-1], plain[1:-1]) < 1.25 * apart(through, plain[1:-1])
+    assert difference(list(film.frames)[1:-1], plain[1:-1]) < 1.25 * difference(through, plain[1:-1])
 
 
-def apart(frames: list[Image.Image], wanted: list[Image.Image]) -> float:
+def difference(frames: list[Image.Image], wanted: list[Image.Image]) -> float:
     """Root mean square of the pixels' differences."""
     return float(
         np.sqrt(

@@ -154,13 +154,13 @@ def test_a_frame_that_is_blacked_out_stays_black_beside_its_keyframe(
 
     asked: list[bool] = []
 
-    def screening(z: torch.Tensor, *, screened: bool = True) -> torch.Tensor:
+    def screen(z: torch.Tensor, *, screened: bool = True) -> torch.Tensor:
         asked.append(screened)
         shown = interpolator.backbone.decode(z, screened=screened)
         return torch.full_like(shown, -1) if screened else shown
 
     other = Interpolator(tiny_pipe())
-    other.backbone = Wrapped(interpolator.backbone, decode=screening)
+    other.backbone = Wrapped(interpolator.backbone, decode=screen)
     with pytest.warns(SegueWarning, match="is all black"):
         morph = other(*images, output=tmp_path / "run", **{**SETTINGS, "num_frames": 5})
     assert [frame.getbbox() is None for frame in morph.frames] == [False, True, True, True, False]
@@ -200,7 +200,7 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def remounted(folder: Path, options: str) -> None:
+def remount(folder: Path, options: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)
 
 
@@ -222,7 +222,7 @@ def test_a_disk_that_fills_up(
         assert not list(disk.rglob("*.part"))
         made = contents(run) if run.exists() else {}
         assert all(made[name] == data for name, data in contents(unbroken).items() if name in made)
-        remounted(disk, "size=8m")
+        remount(disk, "size=8m")
         interpolator(*images, output=run, **SETTINGS)
         assert contents(run) == contents(unbroken)
 
@@ -270,17 +270,17 @@ def test_a_folder_that_becomes_read_only(
             folder = run / part
             folder.mkdir(exist_ok=True)
             subprocess.run(["mount", "--bind", str(folder), str(folder)], check=True)
-            remounted(folder, "bind,ro")
+            remount(folder, "bind,ro")
 
         with pytest.raises(SegueError) as caught:
             interpolator(*images, output=run, callback=at_frame(0, close), **SETTINGS)
         one_line(caught.value, str(run / part), "Read-only file system")
         subprocess.run(["umount", str(run / part)], check=True)
-        remounted(disk, "ro")
+        remount(disk, "ro")
         with pytest.raises(SegueError) as caught:
             interpolator(*images, output=run, **SETTINGS)
         one_line(caught.value, str(run), "Read-only file system")
-        remounted(disk, "rw")
+        remount(disk, "rw")
         interpolator(*images, output=run, **SETTINGS)
         assert contents(run) == contents(unbroken)
 

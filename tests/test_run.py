@@ -197,14 +197,14 @@ def test_of_many_pictures_the_one_that_cannot_be_saved_is_named(
             raise SegueError("1 cannot be written: No space left on device")
         save(cache_key, image)
 
-    def made() -> Iterator[tuple[str, Image.Image]]:
+    def make_pictures() -> Iterator[tuple[str, Image.Image]]:
         for i in range(50):
             taken.append(i)
             yield str(i), picture(i)
 
     monkeypatch.setattr(run, "save_picture", refuse)
     with pytest.raises(SegueError, match=r"^1 cannot be written: No space left on device$"):
-        run.save_pictures(made())
+        run.save_pictures(make_pictures())
     assert run.has_picture("0")
     assert len(taken) < 50  # and no more are made than were under way
 

@@ -15,7 +15,7 @@ def way_of(ways: list[float], hold: float, fps: int, *, closed: bool = False) ->
     return way_at_rate(timeline(flags, ways, hold, closed=closed), flags, Fraction(fps))
 
 
-def moving(count: int, step: int, mode: str = "RGB") -> list[Image.Image]:
+def moving_square(count: int, step: int, mode: str = "RGB") -> list[Image.Image]:
     """A red square that moves to the right, on white or on nothing."""
     frames = []
     for i in range(count):
@@ -55,7 +55,7 @@ def test_what_is_transparent_lends_no_colour() -> None:
 def test_a_film_that_goes_round_goes_on_to_its_first_frame() -> None:
     shown = list(dissolve(reds([0, 80, 200]), way_of([0.4, 0.4, 0.4], 0.0, 10, closed=True)))
     assert [red(image) for image in shown[-4:]] == [200, 150, 100, 50]
-    film = moving(4, 8)
+    film = moving_square(4, 8)
     there_and_back = film + film[2:0:-1]
     edges = [left_edge(image) for image in compensate(there_and_back, way_of([0.1] * 6, 0.0, 40, closed=True))]
     assert len(edges) == 24
@@ -64,7 +64,7 @@ def test_a_film_that_goes_round_goes_on_to_its_first_frame() -> None:
 
 def test_a_frame_that_stands_stands() -> None:
     way = way_of([0.1] * 3, 0.5, 40)
-    edges = [left_edge(image) for image in compensate(moving(4, 8), way)]
+    edges = [left_edge(image) for image in compensate(moving_square(4, 8), way)]
     counts = [count for _, count in way.runs(mixes=True)]
     assert len(edges) == len(counts)
     assert (counts[0], counts[-1], edges[0], edges[-1]) == (21, 20, 10, 34)
@@ -72,16 +72,16 @@ def test_a_frame_that_stands_stands() -> None:
 
 
 def test_motion_is_followed() -> None:
-    shown = list(compensate(moving(6, 8), way_of([0.1] * 5, 0.0, 40)))
+    shown = list(compensate(moving_square(6, 8), way_of([0.1] * 5, 0.0, 40)))
     # The square moves by a quarter of a step in each picture, where a dissolve shows two.
     assert [left_edge(image) for image in shown] == pytest.approx([10, *range(12, 51, 2)], abs=2)
     assert [left_edge(image) for image in shown[2:]] == pytest.approx(list(range(14, 51, 2)), abs=1)
-    for image, frame in zip(shown[::4], moving(6, 8), strict=True):
+    for image, frame in zip(shown[::4], moving_square(6, 8), strict=True):
         assert (np.asarray(image) == np.asarray(frame)).all()
 
 
 def test_transparency_moves_along() -> None:
-    frames = moving(6, 8, "RGBA")
+    frames = moving_square(6, 8, "RGBA")
     shown = list(compensate(frames, way_of([0.1] * 5, 0.0, 40)))
     for number in (5, 6, 7, 9):
         alpha = np.asarray(shown[number])[50, :, 3] > 128

@@ -64,7 +64,7 @@ def main() -> None:
         folder = Path(name)
         model = options.model or str(saved_tiny(folder / "model"))
         settings = {"num_frames": options.frames, "num_inference_steps": options.steps, "batch_size": 2, "pose": "off"}
-        manifest = spread(folder, options.rows) if model == "pocket" else write(folder, options.rows)
+        manifest = write_spread(folder, options.rows) if model == "pocket" else write(folder, options.rows)
         if "killed" in options.kinds:
             check_killed(folder, manifest, model, settings)
         if "cost" in options.kinds:
@@ -210,7 +210,7 @@ def batches(output: Path) -> dict[Path, tuple[int, int]]:
     return {path: (file.st_ino, file.st_mtime_ns) for path, file in found.items()}
 
 
-def spread(folder: Path, count: int) -> Path:
+def write_spread(folder: Path, count: int) -> Path:
     """A manifest of so many pairs of the benchmark, spread over it."""
     lines = [json.loads(line) for line in BENCHMARK.read_text().splitlines()]
     chosen = lines[:: max(1, len(lines) // count)][:count]

@@ -97,7 +97,7 @@ def network_parts(name: str) -> tuple[str, str]:
     """Kind and source of a feature network: ("clip", NAME) for clip:NAME; raises SegueError if there is none such."""
     kind, _, source = name.partition(":")
     if kind not in NETWORKS or (source and kind in ("pixels", "pocket")) or (NETWORKS[kind] and not source):
-        known = [f"{look}:{needs}" if needs else look for look, needs in NETWORKS.items()]
+        known = [f"{network}:{needs}" if needs else network for network, needs in NETWORKS.items()]
         made = "; segue evaluate --convert makes the files (docs/evaluate.md)" if kind in ("inception", "lpips") else ""
         raise SegueError(f"unknown feature network '{name}'; choose from {', '.join(known)}{made}")
     return kind, source
