@@ -40,7 +40,7 @@ from segue.models.clip import Clip
 from segue.models.stable_diffusion import StableDiffusion
 from segue.pictures.images import fit, load
 from segue.pictures.tensors import to_images, to_tensor
-from segue.settings.kinds import InversionSettings, MorphSettings, checked, fields
+from segue.settings.kinds import InversionSettings, MorphSettings, fields, parse_settings
 from segue.settings.presets import preset_settings
 from segue.words import inversion
 from segue.words.inversion import denoising_loss, invert
@@ -52,11 +52,11 @@ LEVELS = (0.2, 0.5)  # noise levels of reconstructions: pocket's own, and the pa
 
 
 def main() -> None:
-    arguments = parsed()
+    arguments = parse_arguments()
     if arguments.draw_from:
         inversion.TIMESTEPS["all"] = tuple(arguments.draw_from)
     values = {name: getattr(arguments, name) for name in fields(InversionSettings)}
-    settings = checked(MorphSettings, {**preset_settings("balanced", arguments.model), **values})
+    settings = parse_settings(MorphSettings, {**preset_settings("balanced", arguments.model), **values})
     backbone = StableDiffusion(loading.load(arguments.model, dtype=arguments.dtype, device=arguments.device))
     clip = Clip.load()
     pairs = read_pairs(arguments.pairs)
@@ -78,7 +78,7 @@ def main() -> None:
     print(table(results))
 
 
-def parsed() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="a folder or hub name; pocket if not given")
     parser.add_argument("--dtype")
@@ -112,7 +112,7 @@ def measure(
     fitted = invert(backbone, latents, words, settings, Noise(seed), KEYS, pictures=pictures).words
     seconds = time.perf_counter() - begun
 
-    def look(embeddings: Conditioning) -> dict[str, float]:
+    def measure_words(embeddings: Conditioning) -> dict[str, float]:
         noise = Noise(HELD_OUT_SEED + seed)
         found = {"loss": held_out_loss(backbone, latents, embeddings.text, noise, held_out)}
         for level in LEVELS:
@@ -120,7 +120,7 @@ def measure(
             found |= {f"{name}, noise {level:g}": value for name, value in seen.items()}
         return found
 
-    return {"pair": pair.name, "before": look(words), "after": look(fitted), "seconds": seconds}
+    return {"pair": pair.name, "before": measure_words(words), "after": measure_words(fitted), "seconds": seconds}
 
 
 def held_out_loss(backbone: StableDiffusion, latents: Tensor, embeddings: Tensor, noise: Noise, count: int) -> float:

@@ -201,7 +201,7 @@ def watch(parts: Mapping[str, Sequence[tuple[Any, str]]], device: torch.device) 
     """Watch the methods (owner, name) of which each part consists."""
     found = {name: Calls() for name in parts}
 
-    def watched(function: Callable[..., Any], calls: Calls) -> Callable[..., Any]:
+    def wrap(function: Callable[..., Any], calls: Calls) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
             begun = now(device)
             try:
@@ -216,7 +216,7 @@ def watch(parts: Mapping[str, Sequence[tuple[Any, str]]], device: torch.device) 
     with ExitStack() as patches:
         for name, methods in parts.items():
             for owner, method in methods:
-                patches.enter_context(patch.object(owner, method, watched(getattr(owner, method), found[name])))
+                patches.enter_context(patch.object(owner, method, wrap(getattr(owner, method), found[name])))
         yield found
 
 

@@ -467,15 +467,15 @@ def test_swapped_attention_and_weights_come_back(words: Conditioning) -> None:
             return result
 
     before = backbone.predict(z, backbone.point(0.5), one)
-    with backbone.swapped(attention=Counting()):
+    with backbone.swapping(attention=Counting()):
         assert torch.allclose(backbone.predict(z, backbone.point(0.5), one), before, atol=1e-5)
     assert len(calls) == len(processors)
-    with backbone.swapped(attention={n: Counting() for n in processors}, weights={name: torch.zeros(4, 32, 3, 3)}):
+    with backbone.swapping(attention={n: Counting() for n in processors}, weights={name: torch.zeros(4, 32, 3, 3)}):
         bias = pipe.unet.conv_out.bias[None, :, None, None].expand(z.shape)
         assert torch.allclose(backbone.predict(z, backbone.point(0.5), one), bias, atol=1e-6)
     assert pipe.unet.attn_processors == processors
     assert torch.equal(backbone.predict(z, backbone.point(0.5), one), before)
-    with pytest.raises(AttributeError), backbone.swapped(weights={name: torch.zeros(4, 32, 3, 3), "absent": z}):
+    with pytest.raises(AttributeError), backbone.swapping(weights={name: torch.zeros(4, 32, 3, 3), "absent": z}):
         pass
     assert torch.equal(backbone.predict(z, backbone.point(0.5), one), before)
 
@@ -532,7 +532,7 @@ def test_offloaded_networks_work(backbone: StableDiffusion, words: Conditioning)
 def test_the_fingerprint_knows_every_network(backbone: StableDiffusion, controlled: StableDiffusion) -> None:
     again = StableDiffusion(tiny_pipe())
     assert backbone.fingerprint() == again.fingerprint() != controlled.fingerprint()
-    with again.swapped(weights={"conv_out.bias": torch.ones(4)}):
+    with again.swapping(weights={"conv_out.bias": torch.ones(4)}):
         assert again.fingerprint() != backbone.fingerprint()
 
 
@@ -622,11 +622,11 @@ def test_two_threads_take_turns_and_leave_nothing_changed(pipe: Any) -> None:
     own, before = backbone.controlnets[0].controlnet_cond_embedding, backbone.fingerprint()
     words, start, z = with_controls(backbone.embed(["a"], [""]), [1.0]), backbone.point(0.9), randn(1, 4, 8, 8)
 
-    def made(_number: int) -> Tensor:
+    def make(_number: int) -> Tensor:
         return backbone.denoise(z, words, start, sampling=sampling(steps=20))
 
     with ThreadPoolExecutor(4) as threads:
-        found = list(threads.map(made, range(8)))
+        found = list(threads.map(make, range(8)))
     assert all(torch.equal(one, found[0]) for one in found)
     assert backbone.controlnets[0].controlnet_cond_embedding is own
     assert backbone.fingerprint() == before

@@ -155,7 +155,7 @@ def test_remake_undo_redo(here: Path, model: Path, capsys: pytest.CaptureFixture
 def test_a_redo_adds_to_what_the_frame_has_of_its_own(
     here: Path, model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def own() -> Edit:
+    def edit_of() -> Edit:
         with RunFolder(here / "film") as film:
             return film.history.edit(FrameKey(0, Fraction(1, 2)))
 
@@ -164,9 +164,9 @@ def test_a_redo_adds_to_what_the_frame_has_of_its_own(
     capsys.readouterr()
     assert run(["remake", "film.mp4", "--frame", "1/2", "--noise", "0.5", "--seed", "3"]) == 0
     assert "segue: frame 0.5 keeps its own prompt; segue remake --reset removes" in capsys.readouterr().err
-    assert own() == Edit(prompt="dog", seed=3, noise=0.5)
+    assert edit_of() == Edit(prompt="dog", seed=3, noise=0.5)
     assert run(["remake", "film.mp4", "--frame", "1/2", "--reset"]) == 0
-    assert own() == Edit()
+    assert edit_of() == Edit()
 
 
 def test_a_film_that_segue_did_not_make_is_not_replaced(

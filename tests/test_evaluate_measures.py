@@ -8,7 +8,7 @@ import scipy.linalg
 from PIL import Image, ImageFilter
 
 from segue.evaluate import measures as m
-from segue.evaluate.catalogue import FILM_MEASURES, MEASURES, film_values, measure_named
+from segue.evaluate.catalogue import FILM_MEASURES, MEASURES, film_values, find_measure
 from segue.models.features import distances
 
 
@@ -27,7 +27,7 @@ def test_frechet_is_scipys() -> None:
     assert m.frechet_distance(x, y) == pytest.approx(frechet_by_scipy(x, y), rel=1e-9)
 
 
-def whitened(seed: int, n: int, d: int) -> distances.Array:
+def whiten(seed: int, n: int, d: int) -> distances.Array:
     """Features whose mean is exactly 0 and whose covariance is exactly the identity."""
     x = normal(seed, n, d)
     x -= x.mean(0)
@@ -37,7 +37,7 @@ def whitened(seed: int, n: int, d: int) -> distances.Array:
 def test_frechet_closed_form() -> None:
     """Of N(0, I) and N(m, diag(s^2)): |m|^2 + sum (1 - s)^2."""
     mean, spread = np.array([1.0, -2.0, 0.5]), np.array([2.0, 0.25, 1.0])
-    x, y = whitened(0, 50, 3), whitened(1, 60, 3) * spread + mean
+    x, y = whiten(0, 50, 3), whiten(1, 60, 3) * spread + mean
     assert m.frechet_distance(x, y) == pytest.approx(mean @ mean + ((1 - spread) ** 2).sum(), rel=1e-9)
 
 
@@ -214,5 +214,5 @@ def test_text_margin_by_hand() -> None:
 
 def test_catalogue() -> None:
     assert set(film_values(STEPS)) | {"margin", "sharpness"} == {measure.name for measure in FILM_MEASURES}
-    assert measure_named("kid").label == "KID"
+    assert find_measure("kid").label == "KID"
     assert len({measure.name for measure in MEASURES}) == len(MEASURES)

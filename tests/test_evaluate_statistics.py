@@ -71,7 +71,7 @@ def test_students_t_is_scipys(freedom: int) -> None:
 def test_same_seed_same_interval() -> None:
     values = normal(0, 20)
     assert st.mean_interval(values) == st.mean_interval(values)
-    assert np.array_equal(st.resampled_pairs(9, draws=4), st.resampled_pairs(9, draws=4))
+    assert np.array_equal(st.resample_pairs(9, draws=4), st.resample_pairs(9, draws=4))
 
 
 def test_each_pair_is_left_out_or_of_many_each_group() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from shapes import QUICK, interpolator, latents, picture
+from shapes import QUICK, latents, picture, tiny_interpolator
 from torch import Tensor
 
 from segue.engine.cost import cost_of
@@ -20,12 +20,12 @@ from segue.method.schemes import Task
 from segue.method.tree import FrameKey, UniformTree, noise_levels
 from segue.models.stable_diffusion import StableDiffusion
 from segue.run.folder import RunFolder
-from segue.settings.kinds import SCHEMES, MorphSettings, checked
+from segue.settings.kinds import SCHEMES, MorphSettings, parse_settings
 
 
 def film(path: Path, scheme: str, **settings: Any) -> tuple[dict[FrameKey, Tensor], Any]:
     values = {**QUICK, "scheme": scheme, "num_inference_steps": 5, **settings}
-    morph = interpolator()(picture(0), picture(1), output=path, **values)
+    morph = tiny_interpolator()(picture(0), picture(1), output=path, **values)
     return latents(path), morph
 
 
@@ -67,14 +67,14 @@ def test_the_batch_does_not_matter_to_candidates_and_eta(tmp_path: Path) -> None
 def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The size of each batch that the UNet is given, as they come."""
     sizes: list[int] = []
-    unet: Any = interpolator().backbone.pipe.unet  # type: ignore[attr-defined]
+    unet: Any = tiny_interpolator().backbone.pipe.unet  # type: ignore[attr-defined]
     forward = unet.forward
 
-    def counted(sample: Tensor, *arguments: Any, **options: Any) -> Any:
+    def count(sample: Tensor, *arguments: Any, **options: Any) -> Any:
         sizes.append(len(sample))
         return forward(sample, *arguments, **options)
 
-    monkeypatch.setattr(unet, "forward", counted)
+    monkeypatch.setattr(unet, "forward", count)
     return sizes
 
 
@@ -136,7 +136,7 @@ def test_the_price_is_what_is_paid(scheme: str, settings: dict[str, Any], tmp_pa
     assert steps == sorted(steps)
     assert [p.frame for p in seen if p.frame] == [p.frame for p in seen if p.picture]
     with RunFolder(tmp_path / scheme) as run:
-        assert all(p.picture == run.shown(p.frame) for p in seen if p.frame)
+        assert all(p.picture == run.shown_image(p.frame) for p in seen if p.frame)
     assert sorted(p.frame for p in seen if p.frame) == [FrameKey(0, Fraction(i, 4)) for i in (1, 2, 3)]
 
 
@@ -150,7 +150,7 @@ def test_a_finished_run_reports_every_frame_without_work(tmp_path: Path) -> None
 
 
 def test_the_price_by_hand() -> None:
-    backbone = StableDiffusion(interpolator().backbone.pipe)  # type: ignore[attr-defined]
+    backbone = StableDiffusion(tiny_interpolator().backbone.pipe)  # type: ignore[attr-defined]
     zero = torch.zeros(1, 1, 1)
     detail = Detail({}, {}, lambda z: z, amount=0.0)
 
@@ -158,7 +158,7 @@ def test_the_price_by_hand() -> None:
         tree = UniformTree(1, 5, noise_levels(2, 0.3, 0.55))
         task = Task({FrameKey(0): zero, FrameKey(1): zero}, tree, backbone.point, lambda *_, **__: zero, blend)
         values = {"scheme": name, "candidates": candidates, "num_inference_steps": 10, "num_frames": 5}
-        return cost_of(task, tree, checked(MorphSettings, values), backbone, detail)
+        return cost_of(task, tree, parse_settings(MorphSettings, values), backbone, detail)
 
     high, low = math.ceil(10 * 551 / 1000), math.ceil(10 * 301 / 1000)
     assert cost("branching") == Cost(2, 3, 3, high + 2 * low)
@@ -191,8 +191,8 @@ def test_ranking_keeps_the_best_and_writes_the_scores(tmp_path: Path, monkeypatc
         return Pick(candidates.best)
 
     values = {**QUICK, "candidates": 3}
-    morph = interpolator()(picture(0), picture(1), output=tmp_path / "asked", choose=note, **values)
-    alone = interpolator()(picture(0), picture(1), output=tmp_path / "alone", **values)
+    morph = tiny_interpolator()(picture(0), picture(1), output=tmp_path / "asked", choose=note, **values)
+    alone = tiny_interpolator()(picture(0), picture(1), output=tmp_path / "alone", **values)
     assert [frame.tobytes() for frame in morph.frames] == [frame.tobytes() for frame in alone.frames]
     for key, frame in zip(morph.keys, morph.frames, strict=True):
         if key in chosen:

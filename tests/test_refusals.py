@@ -24,8 +24,8 @@ from segue.settings.kinds import (
     FilmSettings,
     ModelSettings,
     MorphSettings,
-    checked,
     fields,
+    parse_settings,
 )
 
 SOURCE = Path(__file__).parents[1] / "src" / "segue"
@@ -122,7 +122,7 @@ def test_names_of_other_programs_are_understood(typed: str, meant: str, capsys: 
 )
 def test_so_are_they_in_the_library(name: str, told: str) -> None:
     with pytest.raises(SegueError) as error:
-        checked(MorphSettings, {name: 7})
+        parse_settings(MorphSettings, {name: 7})
     assert str(error.value) == f"unknown setting '{name}'; {told}"
 
 

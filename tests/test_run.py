@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from shapes import QUICK, contents, interpolator, picture
+from shapes import QUICK, contents, picture, tiny_interpolator
 
 from segue.errors import SegueError
 from segue.method.tree import FrameKey
@@ -33,11 +33,11 @@ import warnings
 warnings.simplefilter("ignore")
 import torch
 torch.set_num_threads(1)
-from shapes import QUICK, interpolator, picture
+from shapes import QUICK, picture, tiny_interpolator
 from segue.engine.dialogue import Pick
 
 root = Path(sys.argv[1])
-segue = interpolator()
+interpolator = tiny_interpolator()
 JOBS = {
     "branching": ({"candidates": 2, "batch_size": 3}, 5),
     "denoise-interpolate-denoise": ({"scheme": "denoise-interpolate-denoise", "batch_size": 2}, 2),
@@ -46,7 +46,7 @@ JOBS = {
 
 def make(folder, settings):
     choose = (lambda candidates: Pick(max(candidates.pictures))) if "candidates" in settings else None
-    segue(picture(0), picture(1), output=folder, choose=choose, **{**QUICK, **settings})
+    interpolator(picture(0), picture(1), output=folder, choose=choose, **{**QUICK, **settings})
 
 def in_a_child(work):
     child = os.fork()
@@ -172,9 +172,9 @@ def test_what_is_saved_is_read_again(run: RunFolder) -> None:
         assert run.latent("c") is None
         assert run.has_picture("a")
         assert not run.has_picture("b")
-        assert run.picture("a").tobytes() == run.shown(KEY).tobytes() == picture(0).tobytes()
-        assert run.shown(FrameKey(0)).tobytes() == picture(1).tobytes()
-        assert run.shows(KEY, "a")
+        assert run.picture("a").tobytes() == run.shown_image(KEY).tobytes() == picture(0).tobytes()
+        assert run.shown_image(FrameKey(0)).tobytes() == picture(1).tobytes()
+        assert run.is_showing(KEY, "a")
         assert run.read(RUN_FILE) == data
         assert run.read("state.json") is None
         assert run.history.events == [Choice(KEY, 1, "context", "rank", {0: 0.5, 1: 0.75})]
@@ -192,19 +192,19 @@ def test_of_many_pictures_the_one_that_cannot_be_saved_is_named(
 ) -> None:
     save, taken = run.save_picture, []
 
-    def refuse(recipe: str, image: Image.Image) -> None:
-        if recipe == "1":
+    def refuse(cache_key: str, image: Image.Image) -> None:
+        if cache_key == "1":
             raise SegueError("1 cannot be written: No space left on device")
-        save(recipe, image)
+        save(cache_key, image)
 
-    def made() -> Iterator[tuple[str, Image.Image]]:
+    def make_pictures() -> Iterator[tuple[str, Image.Image]]:
         for i in range(50):
             taken.append(i)
             yield str(i), picture(i)
 
     monkeypatch.setattr(run, "save_picture", refuse)
     with pytest.raises(SegueError, match=r"^1 cannot be written: No space left on device$"):
-        run.save_pictures(made())
+        run.save_pictures(make_pictures())
     assert run.has_picture("0")
     assert len(taken) < 50  # and no more are made than were under way
 
@@ -214,11 +214,11 @@ def test_a_frame_stays_when_its_picture_is_dropped(run: RunFolder) -> None:
     run.settle(KEY, "a")
     run.drop(["a", "b"])
     assert not run.has_picture("a")
-    assert run.shown(KEY).tobytes() == picture(0).tobytes()
+    assert run.shown_image(KEY).tobytes() == picture(0).tobytes()
     run.save_picture("c", picture(1))
-    assert not run.shows(KEY, "c")
+    assert not run.is_showing(KEY, "c")
     run.settle(KEY, "c")
-    assert run.shows(KEY, "c")
+    assert run.is_showing(KEY, "c")
     run.forget_frames([FrameKey(0)])
     assert not run.frame(KEY).exists()
 
@@ -230,8 +230,8 @@ def test_a_file_system_without_links(run: RunFolder, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(os, "link", refuse)
     run.save_picture("a", picture(0))
     run.settle(KEY, "a")
-    assert run.shows(KEY, "a")
-    assert run.shown(KEY).tobytes() == picture(0).tobytes()
+    assert run.is_showing(KEY, "a")
+    assert run.shown_image(KEY).tobytes() == picture(0).tobytes()
     assert not run.frame(KEY).samefile(run.path / "pictures" / "a.png")
 
 
@@ -293,13 +293,13 @@ def test_a_last_line_that_was_cut_off_is_dropped(tmp_path: Path) -> None:
 
 def test_damaged_latents_are_made_again(tmp_path: Path) -> None:
     path = tmp_path / "run"
-    morph = interpolator()(picture(0), picture(1), output=path, **QUICK)
+    morph = tiny_interpolator()(picture(0), picture(1), output=path, **QUICK)
     before = contents(path)
     latents = sorted((path / "latents").iterdir())
     latents[0].write_bytes(latents[0].read_bytes()[:50])
     latents[-1].write_bytes(b"")
     (path / "pictures" / next((path / "pictures").iterdir()).name).unlink()
-    interpolator()(picture(0), picture(1), output=path, **QUICK)
+    tiny_interpolator()(picture(0), picture(1), output=path, **QUICK)
     assert contents(path) == before
     assert len(morph) == 5
 

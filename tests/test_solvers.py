@@ -185,7 +185,7 @@ def test_a_pipes_scheduler_draws_the_named_noise_of_each_sample(own: type) -> No
     start = s.point(0.55)
     noises = [torch.randn(U.shape, generator=torch.Generator().manual_seed(i)) for i in range(20)]
 
-    def made(i: slice, seed: int) -> Tensor:
+    def make(i: slice, seed: int) -> Tensor:
         torch.manual_seed(seed)
         state = torch.get_rng_state()
         leg = Leg(s, start, CLEAN, sampling("pipe", 10), scheduler)
@@ -193,10 +193,10 @@ def test_a_pipes_scheduler_draws_the_named_noise_of_each_sample(own: type) -> No
         assert torch.equal(torch.get_rng_state(), state)
         return z
 
-    both = made(slice(0, 2), 0)
-    assert torch.equal(both, torch.cat([made(slice(0, 1), 1), made(slice(1, 2), 2)]))
+    both = make(slice(0, 2), 0)
+    assert torch.equal(both, torch.cat([make(slice(0, 1), 1), make(slice(1, 2), 2)]))
     noises.reverse()
-    assert not torch.allclose(made(slice(0, 2), 0), both, atol=0.01)
+    assert not torch.allclose(make(slice(0, 2), 0), both, atol=0.01)
 
 
 def test_a_scheduler_that_cannot_start_at_a_noise_point_is_named() -> None:

@@ -19,22 +19,22 @@ from segue.method.conditioning import Conditioning, Control
 from segue.models.backbone import Sampling
 from segue.models.stable_diffusion import StableDiffusion
 from segue.models.text import cut
-from segue.settings.kinds import MorphSettings, checked
+from segue.settings.kinds import MorphSettings, parse_settings
 from segue.words.captions import Caption
 from segue.words.prompts import anchors, prompts
 
 
-def unasked() -> list[str]:
+def refuse_to_ask() -> list[str]:
     raise AssertionError("captions are only looked for where no prompt is given")
 
 
 def test_one_prompt_is_for_all_keyframes() -> None:
-    assert prompts(MorphSettings(prompt=("a cat",)), 3, unasked) == ["a cat"] * 3
-    assert prompts(checked(MorphSettings, {"prompt": "a cat"}), 2, unasked) == ["a cat", "a cat"]
+    assert prompts(MorphSettings(prompt=("a cat",)), 3, refuse_to_ask) == ["a cat"] * 3
+    assert prompts(parse_settings(MorphSettings, {"prompt": "a cat"}), 2, refuse_to_ask) == ["a cat", "a cat"]
 
 
 def test_one_prompt_for_each_keyframe() -> None:
-    assert prompts(MorphSettings(prompt=("a", "b", "c")), 3, unasked) == ["a", "b", "c"]
+    assert prompts(MorphSettings(prompt=("a", "b", "c")), 3, refuse_to_ask) == ["a", "b", "c"]
 
 
 def test_without_a_prompt_captions_are_found() -> None:
@@ -46,16 +46,16 @@ def test_without_a_prompt_captions_are_found() -> None:
 @pytest.mark.parametrize(("given", "count"), [(("a", "b", "c"), 2), (("a", "b"), 3), (("a", "b"), 1)])
 def test_another_number_of_prompts_is_named(given: tuple[str, ...], count: int) -> None:
     with pytest.raises(SegueError, match=f"prompt: {len(given)} prompts for {count} keyframes"):
-        prompts(MorphSettings(prompt=given), count, unasked)
+        prompts(MorphSettings(prompt=given), count, refuse_to_ask)
 
 
 def test_an_empty_prompt_is_named() -> None:
     with pytest.raises(SegueError, match="prompt: an empty text"):
-        checked(MorphSettings, {"prompt": ("a", " ")})
+        parse_settings(MorphSettings, {"prompt": ("a", " ")})
     settings = MorphSettings()
     object.__setattr__(settings, "prompt", ("a", ""))
     with pytest.raises(SegueError, match="prompt 2 is empty"):
-        prompts(settings, 2, unasked)
+        prompts(settings, 2, refuse_to_ask)
 
 
 def places(settings: MorphSettings, count: int) -> list[tuple[object, object]]:
@@ -220,7 +220,7 @@ def test_captions_that_are_not_sure_enough_are_told_instead(tmp_path: Path, monk
 # Guidance without words
 
 
-def denoised(backbone: StableDiffusion, words: Conditioning, guidance: float) -> tuple[torch.Tensor, list[int]]:
+def denoise(backbone: StableDiffusion, words: Conditioning, guidance: float) -> tuple[torch.Tensor, list[int]]:
     """Latents denoised in 4 steps, and the batch sizes of the network's calls."""
     sizes: list[int] = []
     z = torch.randn(len(words), 4, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -240,13 +240,13 @@ def test_equal_prompts_are_computed_once_and_guidance_changes_nothing(controlled
     if controlled:
         image = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(2))
         words = text_conditioning(words.text, words.negative_text, (Control(image, torch.tensor([1.0, 0.5])),))
-    guided, sizes = denoised(backbone, words, 5.0)
+    guided, sizes = denoise(backbone, words, 5.0)
     assert set(sizes) == {2}
-    assert torch.equal(guided, denoised(backbone, words, 1.0)[0])
+    assert torch.equal(guided, denoise(backbone, words, 1.0)[0])
     # Both branches, in which one token differs by less than it can change: what was left out is nothing.
     moved = words.negative_text.clone()
     moved[0, -1, 0] += 1e-6
-    both, sizes = denoised(backbone, text_conditioning(words.text, moved, words.controls), 5.0)
+    both, sizes = denoise(backbone, text_conditioning(words.text, moved, words.controls), 5.0)
     assert set(sizes) == {4}
     assert torch.allclose(both, guided, atol=1e-4)
 
@@ -254,9 +254,9 @@ def test_equal_prompts_are_computed_once_and_guidance_changes_nothing(controlled
 def test_a_batch_in_which_one_prompt_differs_has_both_branches() -> None:
     backbone = StableDiffusion(tiny_pipe())
     words: Any = backbone.embed(["", "a cat"], ["", ""])
-    mixed, sizes = denoised(backbone, words, 5.0)
+    mixed, sizes = denoise(backbone, words, 5.0)
     assert set(sizes) == {4}
-    alone, sizes = denoised(backbone, words.sample(0), 5.0)
+    alone, sizes = denoise(backbone, words.sample(0), 5.0)
     assert set(sizes) == {1}
     assert torch.allclose(mixed[:1], alone, atol=1e-5)
 

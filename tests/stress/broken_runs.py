@@ -71,19 +71,19 @@ class Trial:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.segue = Interpolator(tiny_pipe())
+        self.interpolator = Interpolator(tiny_pipe())
         rng = np.random.default_rng(0)
         self.images = [Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)) for _ in "ab"]
         self.broken = self.kept = 0
         self.unbroken = folder / "unbroken"
         begun = time.monotonic()
-        assert forked(lambda: self.make(self.unbroken)) == 0, "the unbroken run failed"
+        assert fork(lambda: self.make(self.unbroken)) == 0, "the unbroken run failed"
         self.seconds = time.monotonic() - begun
         self.expected = contents(self.unbroken)
 
     def make(self, run: Path) -> None:
         """Make, or continue, the film in a run folder, and write it."""
-        morph = self.segue(*self.images, output=run, **SETTINGS)
+        morph = self.interpolator(*self.images, output=run, **SETTINGS)
         morph.contact_sheet(run / "contact-sheet.png")
         morph.save(run / "film")  # a folder of frames
 
@@ -92,8 +92,8 @@ class Trial:
         number = 1
         while True:
             run = self.folder / f"crash-{number}"
-            code = forked(lambda run=run, number=number: self.make_until(run, number))  # type: ignore[misc]
-            self.continued(run, code, f"crash at operation {number}")
+            code = fork(lambda run=run, number=number: self.make_until(run, number))  # type: ignore[misc]
+            self.resume(run, code, f"crash at operation {number}")
             if code == 0:
                 return
             number += every
@@ -135,16 +135,16 @@ class Trial:
             tries += 1
             assert tries <= 10 * count, "the runs are quicker than the kills"
             run = self.folder / f"kill-{tries}"
-            code = forked(lambda run=run: self.make(run), kill_after=moments.uniform(0, self.seconds))  # type: ignore[misc]
-            self.continued(run, code, f"kill {tries}")
+            code = fork(lambda run=run: self.make(run), kill_after=moments.uniform(0, self.seconds))  # type: ignore[misc]
+            self.resume(run, code, f"kill {tries}")
 
-    def continued(self, run: Path, code: int, what: str) -> None:
+    def resume(self, run: Path, code: int, what: str) -> None:
         """Check a broken run, continue it, and compare it with the unbroken one."""
         assert code in (0, BROKEN, -signal.SIGKILL), f"{what}: exit code {code}"
         self.broken += code != 0
         check_readable(run, what)
         finished = {path: path.stat().st_ino for path in run.glob("latents/[!.]*")}
-        assert forked(lambda: self.make(run)) == 0, f"{what}: could not be continued"
+        assert fork(lambda: self.make(run)) == 0, f"{what}: could not be continued"
         again = [path for path, inode in finished.items() if path.stat().st_ino != inode]
         assert not again, f"{what}: batches made again: {again}"
         self.kept += len(finished)
@@ -153,7 +153,7 @@ class Trial:
         assert not differing, f"{what}: differs from the unbroken run: {differing}"
 
 
-def forked(work: Callable[[], None], kill_after: float | None = None) -> int:
+def fork(work: Callable[[], None], kill_after: float | None = None) -> int:
     """Do the work in a forked child, kill it after some seconds if asked; its exit code, negative for a signal."""
     child = os.fork()
     if child == 0:

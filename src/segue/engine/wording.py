@@ -23,7 +23,7 @@ from segue.words.captions import captions, describe_captions, prompts_of
 from segue.words.inversion import invert
 from segue.words.prompts import anchors, prompts
 
-__all__ = ["Words", "wording"]
+__all__ = ["Words", "words_of"]
 
 
 @dataclasses.dataclass
@@ -44,18 +44,18 @@ class Words:
         words = self.path(sample.key.place)
         edit = self.run.history.attempt_of(sample.key, sample.candidate).edit
         if edit.prompt is not None:
-            words = words.with_prompt_of(self._embedded(edit.prompt, self.negative_prompt))
+            words = words.with_prompt_of(self._embed(edit.prompt, self.negative_prompt))
         if edit.negative_prompt is not None:
-            words = words.with_negative_prompt_of(self._embedded("", edit.negative_prompt))
+            words = words.with_negative_prompt_of(self._embed("", edit.negative_prompt))
         return dataclasses.replace(words, controls=self.controls(sample, edits)) if self.controls else words
 
-    def _embedded(self, prompt: str, negative: str) -> Conditioning:
+    def _embed(self, prompt: str, negative: str) -> Conditioning:
         if (prompt, negative) not in self.known:
             self.known[prompt, negative] = self.backbone.embed([prompt], [negative])
         return self.known[prompt, negative]
 
 
-def wording(
+def words_of(
     backbone: Backbone,
     run: RunFolder,
     settings: MorphSettings,

@@ -14,7 +14,7 @@ from fractions import Fraction
 from typing import Literal
 
 from segue.method.conditioning import Conditioning
-from segue.method.tree import around
+from segue.method.tree import find_ends
 
 __all__ = ["ConditioningPath"]
 
@@ -38,7 +38,7 @@ class ConditioningPath:
 
     def __call__(self, place: Fraction) -> Conditioning:
         """The conditioning of a place; before the first anchor and after the last one it is held."""
-        i, j, weight = around(place, [anchor for anchor, _ in self.anchors])
+        i, j, weight = find_ends(place, [anchor for anchor, _ in self.anchors])
         left, right = self.anchors[i][1], self.anchors[j][1]
         if weight == 0:
             return left

@@ -10,12 +10,12 @@ from huggingface_hub import constants
 
 from segue.errors import SegueError
 from segue.models import checkpoints as models
-from segue.models.checkpoints import CONFIG, INDEX, KNOWN, Known, check
+from segue.models.checkpoints import CONFIG, INDEX, KNOWN, Known, checker_of
 
-__all__ = ["cached", "on_disk"]
+__all__ = ["find_cached", "list_models"]
 
 
-def on_disk() -> list[tuple[Known, bool]]:
+def list_models() -> list[tuple[Known, bool]]:
     """The known checkpoints, and others in the local cache that can be used; and whether each is on disk."""
     folders = sorted(Path(constants.HF_HUB_CACHE).glob("models--*--*"))
     names = [folder.name.removeprefix("models--").replace("--", "/") for folder in folders]
@@ -24,7 +24,7 @@ def on_disk() -> list[tuple[Known, bool]]:
         Known(name, kind, "in the local cache")
         for name in names
         for kind in ("model", "controlnet")
-        if name not in known and cached(name, kind)
+        if name not in known and find_cached(name, kind)
     ]
     return [(model, _is_there(model)) for model in KNOWN] + [(other, True) for other in others]
 
@@ -33,17 +33,17 @@ def _is_there(model: Known) -> bool:
     """Whether a known checkpoint can be used without a network."""
     if model.name == "pocket":
         return (models.pocket_folder() / INDEX).exists()
-    return cached(model.name, model.kind) is not None
+    return find_cached(model.name, model.kind) is not None
 
 
-def cached(name: str, kind: str) -> Path | None:
+def find_cached(name: str, kind: str) -> Path | None:
     """The folder of a hub name in the local cache, where all that is needed is there."""
     checkpoint = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
     try:
         folder = checkpoint / "snapshots" / (checkpoint / "refs" / "main").read_text(encoding="utf-8").strip()
         if not (folder / (INDEX if kind == "model" else CONFIG)).is_file():
             return None
-        check(kind)(folder, name)
+        checker_of(kind)(folder, name)
     except (OSError, SegueError):
         return None
     return folder

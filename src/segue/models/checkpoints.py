@@ -20,14 +20,14 @@ __all__ = [
     "INDEX",
     "KNOWN",
     "Known",
-    "check",
     "check_controlnet",
     "check_folder",
     "check_index",
     "check_weights",
     "check_whole",
-    "named",
+    "checker_of",
     "pocket_folder",
+    "resolve_name",
 ]
 
 
@@ -75,7 +75,7 @@ HUB_NAME = re.compile(r"(?!.*(--|\.\.|\.git$))\w[\w.-]*/\w([\w.-]*\w)?", re.ASCI
 INDEX = "model_index.json"
 
 
-def named(name_or_path: str | PathLike[str] | None, *, kind: str = "model") -> Path | str:
+def resolve_name(name_or_path: str | PathLike[str] | None, *, kind: str = "model") -> Path | str:
     """The folder of a checkpoint, or its hub name where it has one; nothing is read and the hub is not asked.
 
     Raises:
@@ -142,7 +142,7 @@ def pocket_folder() -> Path:
     return Path(__file__).parent / "pocket"
 
 
-def check(kind: str) -> Callable[[Path, str], None]:
+def checker_of(kind: str) -> Callable[[Path, str], None]:
     """What a folder of a kind has to pass."""
     return check_folder if kind == "model" else check_controlnet
 

@@ -19,21 +19,21 @@ from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from segue.errors import SegueError
-from segue.machine import best_dtype, cpu_has, device_of, dtype_named
-from segue.models.cache import cached
+from segue.machine import best_dtype, device_of, dtype_of, has_cpu_extension
+from segue.models.cache import find_cached
 from segue.models.checkpoints import (
     CONFIG,
     INDEX,
-    check,
     check_controlnet,
     check_folder,
     check_index,
     check_whole,
-    named,
+    checker_of,
+    resolve_name,
 )
 from segue.models.controlnets import check_fit
 
-__all__ = ["laid_out", "load", "locate", "quiet", "spared"]
+__all__ = ["load", "locate", "quiet", "save_memory", "set_memory_format"]
 
 CODE = {"diffusers": diffusers, "transformers": transformers, "stable_diffusion": stable_diffusion}  # of parts
 PLAIN = re.compile(r"(diffusion_pytorch_)?model(-\d{5}-of-\d{5})?\.safetensors")  # weights that are no variant
@@ -60,7 +60,7 @@ def load(
         SegueError: an unknown name or device, no network, another family, pickled weights only.
     """
     where = device_of(device)
-    precision = dtype_named(dtype) if dtype else best_dtype(where)
+    precision = dtype_of(dtype) if dtype else best_dtype(where)
     folder = locate(name_or_path)
     check_folder(folder, str(name_or_path or "pocket"))
     if controlnet is None and (folder / "controlnet" / CONFIG).exists():
@@ -76,17 +76,17 @@ def load(
         if control is not None:
             check_fit(control, pipe, str(controlnet), str(name_or_path or "pocket"))
         pipe.set_progress_bar_config(disable=True)
-        laid_out(pipe, where)
-        return spared(pipe, where) if low_memory else pipe.to(where)
+        set_memory_format(pipe, where)
+        return save_memory(pipe, where) if low_memory else pipe.to(where)
 
 
-def laid_out(pipe: Any, device: torch.device) -> Any:
+def set_memory_format(pipe: Any, device: torch.device) -> Any:
     """A pipe whose convolutions keep their weights in the order in which a device computes them fastest.
 
     That is channels last, but for the UNet and the ControlNet in bfloat16 on a CPU without AMX: measured by
     ``benchmarks/speed/network.py``, they are up to a seventh faster in the contiguous order there.
     """
-    by_avx = device.type == "cpu" and not cpu_has("amx_bf16")
+    by_avx = device.type == "cpu" and not has_cpu_extension("amx_bf16")
     for name in ("unet", "vae", "controlnet"):
         if (network := getattr(pipe, name, None)) is not None:
             contiguous = by_avx and network.dtype == torch.bfloat16 and name != "vae"
@@ -94,7 +94,7 @@ def laid_out(pipe: Any, device: torch.device) -> Any:
     return pipe
 
 
-def spared(pipe: Any, device: torch.device) -> Any:
+def save_memory(pipe: Any, device: torch.device) -> Any:
     """A pipe that needs little memory: networks come to an accelerator when they compute; images in slices and tiles.
 
     All of it is diffusers' own. A network as a whole comes and goes (a UNet that is alone too large for the
@@ -118,13 +118,13 @@ def locate(name_or_path: str | PathLike[str] | None, *, kind: str = "model") -> 
     Raises:
         SegueError: no such name or folder, no network, or what the name stands for cannot be used.
     """
-    found = named(name_or_path, kind=kind)
+    found = resolve_name(name_or_path, kind=kind)
     if isinstance(found, Path):
         return found
-    if (folder := cached(found, kind)) is not None:
+    if (folder := find_cached(found, kind)) is not None:
         return folder
     with quiet():
-        return _downloaded(found, kind)
+        return _download(found, kind)
 
 
 @contextmanager
@@ -148,7 +148,7 @@ def quiet() -> Iterator[None]:
                 library.enable_progress_bar()
 
 
-def _downloaded(name: str, kind: str) -> Path:
+def _download(name: str, kind: str) -> Path:
     """Download a checkpoint, and of it only what is used; what it is, is looked at before its weights come."""
     try:
         if kind == "model":
@@ -166,7 +166,7 @@ def _downloaded(name: str, kind: str) -> Path:
         raise SegueError(f"{kind} '{name}' cannot be downloaded from the hub ({status}); check the name") from error
     except Exception as error:  # the network's and the libraries' many own kinds
         raise SegueError(f"{kind} '{name}' cannot be downloaded: {_one_line(error)}") from error
-    check(kind)(folder, name)
+    checker_of(kind)(folder, name)
     return folder
 
 

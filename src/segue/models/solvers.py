@@ -224,18 +224,18 @@ def _scheduler(schedule: Schedule, points: list[int], sampling: Sampling, own: A
         case "euler":
             scheduler = EulerDiscreteScheduler(**schedule.options, final_sigmas_type="zero")
         case _:
-            scheduler = _copied(own)
+            scheduler = _copy_scheduler(own)
     try:
         scheduler.set_timesteps(timesteps=times)
     except ValueError as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise SegueError(f"{type(scheduler).__name__} cannot start at a noise point: {reason}") from error
-    if round(float(scheduler.timesteps[0])) != times[0] or not _starts_at(scheduler, schedule.noise_point(times[0])):
+    if round(float(scheduler.timesteps[0])) != times[0] or not _has_start(scheduler, schedule.noise_point(times[0])):
         raise SegueError(f"{type(scheduler).__name__} does not start at the noise point that it is given; {ELSE}")
     return scheduler, {}
 
 
-def _copied(own: Any) -> Any:
+def _copy_scheduler(own: Any) -> Any:
     """The pipe's scheduler anew, by its class and configuration, without clipping of latents."""
     name = type(own).__name__
     if "timesteps" not in inspect.signature(own.set_timesteps).parameters:
@@ -246,7 +246,7 @@ def _copied(own: Any) -> Any:
     return type(own).from_config(own.config, **without)
 
 
-def _starts_at(scheduler: Any, start: NoisePoint) -> bool:
+def _has_start(scheduler: Any, start: NoisePoint) -> bool:
     """Whether a scheduler that keeps sigmas (sigma / alpha here) has the start's as its first."""
     sigmas = getattr(scheduler, "sigmas", None)
     return sigmas is None or abs(float(sigmas[0]) * start.alpha / start.sigma - 1) < 1e-3

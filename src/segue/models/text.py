@@ -25,15 +25,15 @@ def cut(tokenizer: Any, prompt: str, written: Callable[[str], str] = lambda text
     """
     window = tokenizer.model_max_length
 
-    def too_long(end: int) -> bool:
+    def is_too_long(end: int) -> bool:
         return bool(len(tokenizer(written(prompt[:end]), truncation=False, verbose=False).input_ids) > window)
 
-    if not too_long(len(prompt)):
+    if not is_too_long(len(prompt)):
         return prompt
     ends = [match.end() for match in re.finditer(r"\S+", prompt)]
-    if too_long(ends[0]):
+    if is_too_long(ends[0]):
         ends = list(range(1, ends[0] + 1))
-    fitting = bisect_right(ends, False, key=too_long)  # how many of the ends are not too long
+    fitting = bisect_right(ends, False, key=is_too_long)  # how many of the ends are not too long
     kept = prompt[: ends[fitting - 1]] if fitting else ""
     warn(f"a prompt is longer than the {window} tokens of the text encoder; cut off: {prompt[len(kept) :].strip()}")
     return kept

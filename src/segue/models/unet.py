@@ -67,13 +67,13 @@ class UNetBackbone:
         self.pipe = pipe
         self.clip_skip = clip_skip
         self._check_pipe()
-        self._own_controlnets = _several(controlnet)
+        self._own_controlnets = _as_list(controlnet)
         self._schedule = (pipe.scheduler.config, Schedule.of(pipe.scheduler))
         self._check_controlnets()
         for network in self._own_controlnets:
             network.to(pipe._execution_device)
         self._alone = RLock()
-        self._depth = 0  # of nested ``_frozen``
+        self._depth = 0  # of nested ``_freezing``
         self._facts: dict[str, Any] = {}  # of the networks, while they are frozen
 
     def __getstate__(self) -> dict[str, Any]:
@@ -98,7 +98,7 @@ class UNetBackbone:
     @property
     def controlnets(self) -> list[nn.Module]:
         """The ControlNets, in the order of a conditioning's controls."""
-        return self._own_controlnets or _several(getattr(self.pipe, "controlnet", None))
+        return self._own_controlnets or _as_list(getattr(self.pipe, "controlnet", None))
 
     @property
     def network(self) -> nn.Module:
@@ -121,7 +121,7 @@ class UNetBackbone:
         return torch.float32 if upcasts else found
 
     def _fact(self, name: str, find: Callable[[], Any]) -> Any:
-        """What diffusers looks for in all modules of a network, found once in each outermost ``_frozen``."""
+        """What diffusers looks for in all modules of a network, found once in each outermost ``_freezing``."""
         if not self._depth:
             return find()
         if name not in self._facts:
@@ -187,12 +187,12 @@ class UNetBackbone:
         Images of more than ``TILED_PIXELS`` are encoded in tiles, which diffusers blends into each other.
         """
         vae, dtype = self.pipe.vae, self._vae_dtype
-        with self.evaluating(), _prepared(vae, dtype, images.shape[-2] * images.shape[-1]):
+        with self.evaluating(), _preparing(vae, dtype, images.shape[-2] * images.shape[-1]):
             encoded = vae.encode(images.to(self._device, dtype))
             mean = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mean
             shift, scale = _normalisation(vae)
             z = (mean.float().cpu() - shift) * scale
-        return _home(z)
+        return _bring_home(z)
 
     def decode(self, z: Tensor, *, screened: bool = True) -> Tensor:
         """Clean latents (B, C, h, w) to images (B, 3, H, W) in [-1, 1], through the pipe's safety checker if any.
@@ -205,7 +205,7 @@ class UNetBackbone:
             Notice: the safety checker has blacked out images.
         """
         vae, dtype = self.pipe.vae, self._vae_dtype
-        with self.evaluating(), _prepared(vae, dtype, z.shape[-2] * z.shape[-1] * self.latent_scale**2):
+        with self.evaluating(), _preparing(vae, dtype, z.shape[-2] * z.shape[-1] * self.latent_scale**2):
             device = self._device
             shift, scale = _normalisation(vae)
             images = vae.decode((z / scale + shift).to(device, dtype), return_dict=False)[0]
@@ -215,7 +215,7 @@ class UNetBackbone:
                 if any(flagged):
                     text = f"the pipe's safety checker has blacked out {sum(flagged)} of {len(flagged)} images"
                     warn(f"{text}; try another seed or prompt")
-        return _home(images).clamp(-1, 1)
+        return _bring_home(images).clamp(-1, 1)
 
     def embed(
         self, prompts: Sequence[str], negative_prompts: Sequence[str], images: Sequence[Image.Image] = ()
@@ -252,7 +252,7 @@ class UNetBackbone:
     def _embed_image(self, image: Image.Image) -> tuple[Tensor, Tensor]:
         """What an IP-Adapter sees in no image and in one, (1, n, ...) each."""
         found = self.pipe.prepare_ip_adapter_image_embeds([image], None, self._device, 1, True)
-        without, seen = _home(found[0]).chunk(2)
+        without, seen = _bring_home(found[0]).chunk(2)
         return without, seen
 
     def _cut(self, text: str) -> str:
@@ -307,14 +307,14 @@ class UNetBackbone:
             plain = guided.plain()
             x = leg.enter(z.to(self._device, torch.float32))
             for i, t in enumerate(leg.timesteps):
-                acts = partial(_acts, i, len(leg))
+                acts = partial(_is_within, i, len(leg))
                 inputs = guided if acts(sampling.guidance_start, sampling.guidance_end) else plain
                 controlled = acts(sampling.control_start, sampling.control_end)
                 output = self._predict(leg.network_input(x), [t], inputs, controlled)
                 x = leg.step(output, x, noise(i) if noise and leg.is_random else None)
                 if progress:
                     progress()
-            z = _home(leg.leave(x))
+            z = _bring_home(leg.leave(x))
         if not torch.isfinite(z).all():
             dtype = self.pipe.unet.dtype
             remedy = "its weights are damaged" if dtype == torch.float32 else "load it with dtype float32 (or bfloat16)"
@@ -335,7 +335,7 @@ class UNetBackbone:
             pipe that offloads its networks, enter ``evaluating(grad=True)`` once.
         """
         points = [point] if isinstance(point, NoisePoint) else list(point)
-        with self._frozen(grad=torch.is_grad_enabled()):
+        with self._freezing(grad=torch.is_grad_enabled()):
             inputs = self._inputs(conditioning, z, guidance_scale)
             x = z.to(self._device)
             output = self._predict(x, [p.timestep for p in points], inputs, True).to(z)
@@ -366,7 +366,7 @@ class UNetBackbone:
                     inputs = self._inputs(words.take([0] * len(x)), x, 1.0)
                     self._predict(x, [point.timestep], inputs, False)
                     for i, outputs in enumerate(seen):
-                        outputs.append(_home(kept[i]))
+                        outputs.append(_bring_home(kept[i]))
         finally:
             for hook in hooks:
                 hook.remove()
@@ -381,14 +381,14 @@ class UNetBackbone:
         """
         outermost = self._depth == 0
         try:
-            with self._frozen(grad):
+            with self._freezing(grad):
                 yield
         finally:
             if outermost:
                 self.pipe.maybe_free_model_hooks()
 
     @contextmanager
-    def swapped(self, attention: Any = None, weights: Mapping[str, Tensor] | None = None) -> Iterator[None]:
+    def swapping(self, attention: Any = None, weights: Mapping[str, Tensor] | None = None) -> Iterator[None]:
         """Other attention processors or weights in the UNet, then its own again.
 
         Args:
@@ -532,7 +532,7 @@ class UNetBackbone:
             raise SegueError(f"the {kind} has an IP-Adapter without its image encoder")
 
     @contextmanager
-    def _frozen(self, grad: bool) -> Iterator[None]:
+    def _freezing(self, grad: bool) -> Iterator[None]:
         """Evaluation mode, weights that need no gradient, and the gradient mode; then all as it was."""
         with self._alone:
             parts = [] if self._depth else [*self.pipe.components.values(), *self._own_controlnets]
@@ -582,13 +582,13 @@ def _second_half(value: Any) -> Any:
     return [one.chunk(2)[1] for one in value] if isinstance(value, list) else value.chunk(2)[1]
 
 
-def _acts(step: int, steps: int, start: float, end: float) -> bool:
+def _is_within(step: int, steps: int, start: float, end: float) -> bool:
     """Whether a step lies in a share of the leg."""
     return start <= step / steps and (step + 1) / steps <= end
 
 
 @contextmanager
-def _prepared(vae: Any, dtype: torch.dtype, pixels: int) -> Iterator[None]:
+def _preparing(vae: Any, dtype: torch.dtype, pixels: int) -> Iterator[None]:
     """The autoencoder works in a precision, and in tiles on images of many pixels; then it is as it was."""
     tiles, own = getattr(vae, "use_tiling", True), vae.dtype
     try:
@@ -611,7 +611,7 @@ def _track(weights: Sequence[tuple[nn.Module, str]], on: bool) -> None:
             weight.requires_grad_(on)
 
 
-def _several(controlnet: Any) -> list[nn.Module]:
+def _as_list(controlnet: Any) -> list[nn.Module]:
     """No ControlNet, one, several, or diffusers' module of several, as a list."""
     if controlnet is None:
         return []
@@ -629,6 +629,6 @@ def _normalisation(vae: Any) -> tuple[Tensor, Tensor]:
     return torch.tensor([getattr(config, "shift_factor", None) or 0.0]).reshape(-1, 1, 1), scale
 
 
-def _home(x: Tensor) -> Tensor:
+def _bring_home(x: Tensor) -> Tensor:
     """Back from the networks: float32 on the CPU."""
     return x.to("cpu", torch.float32)

@@ -6,7 +6,7 @@ from typing import Any
 from segue.errors import SegueError
 from segue.settings.kinds import InversionSettings, MorphSettings
 
-__all__ = ["POCKET", "PRESETS", "PRESET_HELP", "preset_settings", "with_preset", "without_effect"]
+__all__ = ["POCKET", "PRESETS", "PRESET_HELP", "list_ineffective", "preset_settings", "with_preset"]
 
 _POSES = {"pose_detector", "pose_matching", "pose_hold", "pose_via_photo"}
 _CONTROL = {"control_scale", "control_flat", "control_start", "control_end", "control_convention"}
@@ -52,7 +52,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 POCKET: Mapping[str, Any] = {"noise": (0.20, 0.20), "num_inference_steps": 25, "guidance_scale": 1.0}
 
 
-def without_effect(settings: MorphSettings, names: Collection[str]) -> list[str]:
+def list_ineffective(settings: MorphSettings, names: Collection[str]) -> list[str]:
     """A line for each of the named settings that has another value than usual and changes nothing: which, and why."""
     usual = MorphSettings()
     changed = {name for name in names if getattr(settings, name) != getattr(usual, name)}

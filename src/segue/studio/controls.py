@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 from segue.errors import SegueError
 from segue.run.journal import Edit, Remake
-from segue.settings.kinds import GROUPS, RARE, FilmSettings, MorphSettings, checked, fields
+from segue.settings.kinds import GROUPS, RARE, FilmSettings, MorphSettings, fields, parse_settings
 from segue.settings.presets import preset_settings
 from segue.settings.text import as_json, as_text, choices_of, from_text, option_name, shape_of
 
@@ -100,7 +100,7 @@ def command_line(
     words += ["--model", name] if name and name != "pocket" else []
     words += ["--controlnet", controlnet] if controlnet else []
     words += ["--dtype", dtype] if dtype else []
-    usual = checked(MorphSettings, preset_settings("balanced", name))
+    usual = parse_settings(MorphSettings, preset_settings("balanced", name))
     for values, default in ((settings, as_json(usual)), (film, as_json(FilmSettings()))):
         for field, value in as_json(values).items():
             if value != default[field]:

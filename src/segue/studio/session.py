@@ -20,7 +20,7 @@ from segue.errors import SegueError
 from segue.files import read_json, write_json
 from segue.method.tree import FrameKey
 from segue.run.schema import RUN_FILE
-from segue.settings.kinds import ComputeSettings, MorphSettings, checked
+from segue.settings.kinds import ComputeSettings, MorphSettings, parse_settings
 from segue.settings.presets import preset_settings, with_preset
 from segue.settings.text import as_json, differences
 from segue.studio.controls import check_public, controls, read, shown
@@ -152,7 +152,7 @@ class Session:
             self.clear()
             for picture in pictures:
                 self.keyframes.add(picture, picture.name)
-            settings = checked(MorphSettings, preset_settings(QUICKEST, self.studio.model_name))
+            settings = parse_settings(MorphSettings, preset_settings(QUICKEST, self.studio.model_name))
             self.data |= {"preset": QUICKEST, "controls": _as_controls(settings), "film_controls": {}}
             self.save()
 
@@ -223,7 +223,7 @@ class Session:
         if self.studio.public:
             check_public(given)
         values = {**given, "prompt": self.keyframes.prompts()}
-        return checked(MorphSettings, with_preset(preset, values, self.studio.model_name))
+        return parse_settings(MorphSettings, with_preset(preset, values, self.studio.model_name))
 
     def pause(self) -> None:
         """Hold the job at its next step."""

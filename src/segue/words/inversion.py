@@ -53,7 +53,7 @@ from segue.models.backbone import Backbone
 from segue.pictures.tensors import to_tensor
 from segue.settings.kinds import InversionSettings, MorphSettings, fields
 
-__all__ = ["Inverted", "augmented", "denoising_loss", "invert"]
+__all__ = ["Inverted", "augment", "denoising_loss", "invert"]
 
 LARGE = 200_000_000  # parameters from which a network trades time for memory by gradient checkpointing
 TIMESTEPS = {"all": (0.0, 1.0), "middle": (1 / 3, 2 / 3)}  # the range of noise levels f that are drawn from
@@ -122,11 +122,11 @@ def invert(
     path = (
         folder / f"{_digest(backbone, latents, words, settings, noise, keys, pictures)}.safetensors" if folder else None
     )
-    if path and (found := _kept(path, words)):
+    if path and (found := _read_kept(path, words)):
         return found
     unfinished = path.with_suffix(".unfinished") if path else None
-    with backbone.evaluating(), torch.enable_grad(), _checkpointed(backbone):
-        inverted = _fitted(backbone, latents, words, settings, noise, keys, pictures, unfinished, progress)
+    with backbone.evaluating(), torch.enable_grad(), _checkpointing(backbone):
+        inverted = _fit(backbone, latents, words, settings, noise, keys, pictures, unfinished, progress)
     if path and unfinished:
         _keep(path, inverted)
         unfinished.unlink(missing_ok=True)
@@ -154,7 +154,7 @@ def denoising_loss(
     return loss
 
 
-def augmented(images: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+def augment(images: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     """Each image cropped, scaled back to its size, and recoloured a little, as the released code does.
 
     A crop has 70 to 100 % of the area, and 3/4 to 4/3 times the image's aspect. Brightness changes by up to a tenth,
@@ -167,10 +167,10 @@ def augmented(images: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     Returns:
         (N, 3, H, W) in [-1, 1].
     """
-    return torch.stack([_augmented(image, generator) for image, generator in zip(images, generators, strict=True)])
+    return torch.stack([_augment_one(image, generator) for image, generator in zip(images, generators, strict=True)])
 
 
-def _fitted(
+def _fit(
     backbone: Backbone,
     latents: Tensor,
     words: Conditioning,
@@ -192,14 +192,14 @@ def _fitted(
     draws = settings.inversion_batch
     who = torch.arange(len(keys)).repeat_interleave(draws)  # (N draws,), the keyframe of each draw
     elements = latents[0].numel()
-    losses = _begun(unfinished, masters, adam) if unfinished else []
+    losses = _resume(unfinished, masters, adam) if unfinished else []
     kept = time.monotonic()
     for i in range(len(losses), settings.inversion):
         if images is not None:
             with torch.no_grad():
-                latents = backbone.encode(augmented(images, [noise.generator("augment", key, step=i) for key in keys]))
+                latents = backbone.encode(augment(images, [noise.generator("augment", key, step=i) for key in keys]))
         z, c, given = latents[who], prompt[who], words.take(who.tolist())  # one sample for each draw
-        at, eps = _drawn(backbone, settings, noise, keys, latents.shape[1:], i)
+        at, eps = _draw(backbone, settings, noise, keys, latents.shape[1:], i)
         shared = negative.expand(len(who), -1, -1)
         if settings.inversion_negative and not guided:
             z, eps, at = torch.cat([z, z]), torch.cat([eps, eps]), at * 2
@@ -227,7 +227,7 @@ def _fitted(
     return Inverted(words.with_text(prompt.detach(), fitted), losses)
 
 
-def _drawn(
+def _draw(
     backbone: Backbone,
     settings: InversionSettings,
     noise: Noise,
@@ -247,7 +247,7 @@ def _drawn(
     return points, torch.stack(tensors)
 
 
-def _augmented(image: Tensor, generator: torch.Generator) -> Tensor:
+def _augment_one(image: Tensor, generator: torch.Generator) -> Tensor:
     """One image (3, H, W), cropped and recoloured."""
     height, width = image.shape[1:]
     y, x, h, w = _crop(height, width, generator)
@@ -255,7 +255,7 @@ def _augmented(image: Tensor, generator: torch.Generator) -> Tensor:
     pixels = (scaled.clamp(-1, 1) + 1) / 2
     changes = {name: limit * (2 * _uniform(generator) - 1) for name, limit in JITTER.items()}
     for i in torch.randperm(len(changes), generator=generator).tolist():
-        pixels = _recoloured(pixels, *list(changes.items())[i])
+        pixels = _recolour(pixels, *list(changes.items())[i])
     return pixels * 2 - 1
 
 
@@ -272,16 +272,16 @@ def _crop(height: int, width: int, generator: torch.Generator) -> tuple[int, int
     return 0, 0, height, width
 
 
-def _recoloured(pixels: Tensor, name: str, change: float) -> Tensor:
+def _recolour(pixels: Tensor, name: str, change: float) -> Tensor:
     """Pixels (3, H, W) in [0, 1] with one of brightness, contrast, saturation and hue changed by so much."""
     if name == "hue":
-        return _turned(pixels, change)
+        return _turn_hue(pixels, change)
     grey = (pixels * torch.tensor(LUMA).reshape(3, 1, 1)).sum(0, keepdim=True)  # (1, H, W)
     origin = {"brightness": torch.zeros(()), "contrast": grey.mean(), "saturation": grey}[name]
     return (origin + (1 + change) * (pixels - origin)).clamp(0, 1)
 
 
-def _turned(pixels: Tensor, turns: float) -> Tensor:
+def _turn_hue(pixels: Tensor, turns: float) -> Tensor:
     """Pixels (3, H, W) in [0, 1] with the hue of HSV turned; value and saturation stay."""
     value, chroma = pixels.amax(0), pixels.amax(0) - pixels.amin(0)
     red, green, blue = pixels
@@ -300,7 +300,7 @@ def _uniform(generator: torch.Generator) -> float:
 
 
 @contextmanager
-def _checkpointed(backbone: Backbone) -> Iterator[None]:
+def _checkpointing(backbone: Backbone) -> Iterator[None]:
     """Gradient checkpointing in a large denoising network; as it was afterwards."""
     network = backbone.network
     if sum(weight.numel() for weight in network.parameters()) < LARGE:
@@ -366,7 +366,7 @@ def _keep_unfinished(path: Path, masters: Sequence[Tensor], adam: torch.optim.Ad
     _write(path, tensors, losses)
 
 
-def _begun(path: Path, masters: Sequence[Tensor], adam: torch.optim.Adam) -> list[float]:
+def _resume(path: Path, masters: Sequence[Tensor], adam: torch.optim.Adam) -> list[float]:
     """Go on where an unfinished fit was left; its losses so far, none if there is none."""
     try:
         tensors = load_file(path)
@@ -388,7 +388,7 @@ def _write(path: Path, tensors: Mapping[str, Tensor], losses: Sequence[float]) -
     write_bytes(path, save({**found, "losses": torch.tensor(losses, dtype=torch.float64)}))
 
 
-def _kept(path: Path, words: Conditioning) -> Inverted | None:
+def _read_kept(path: Path, words: Conditioning) -> Inverted | None:
     """A result that was kept; None if there is none, or a damaged one."""
     try:
         tensors = load_file(path)
