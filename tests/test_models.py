@@ -321,7 +321,7 @@ def test_what_is_no_controlnet(saved: Path, tmp_path: Path) -> None:
     other = tmp_path / "vae"
     shutil.copytree(saved / "whole" / "vae", other)
     assert refusal_of(saved / "whole", controlnet=other) == (
-        f"{other} is a AutoencoderKL, not a ControlNet of Stable Diffusion 1.x or 2.x"
+        f"{other} is a AutoencoderKL, not a ControlNet that segue can use"
     )
     assert "is not a ControlNet: it has no config.json" in refusal_of(saved / "whole", controlnet=saved / "whole")
     pickled = tmp_path / "pickled"
