@@ -219,7 +219,7 @@ def test_candidates_are_one_fewer_at_each_level_and_at_least_three() -> None:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_are_valid(name: str) -> None:
-    assert checked(MorphSettings, preset_settings(name))
+    assert checked(MorphSettings, preset_settings(name, "sd-turbo" if name == "fast" else None))
 
 
 def test_the_papers_preset() -> None:
@@ -229,7 +229,7 @@ def test_the_papers_preset() -> None:
     assert (settings.eta, settings.num_frames, settings.align, settings.detail) == (0, 17, False, 0)
     assert (settings.inversion_learning_rate, settings.control_scale) == (1e-4, 1.5)
     assert all((settings.negative_prompt, settings.rank_for, settings.rank_against))
-    with pytest.raises(SegueError, match="unknown preset 'best'; choose from paper, balanced, draft"):
+    with pytest.raises(SegueError, match="unknown preset 'best'; choose from paper, balanced, draft, fast"):
         preset_settings("best")
 
 

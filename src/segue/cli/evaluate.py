@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,8 +12,9 @@ from segue.cli.options import faults_as_lines, given, mode_of, with_settings
 from segue.cli.request import check_manifest, check_model
 from segue.errors import SegueError
 from segue.method.perceptual import look_parts
+from segue.models.cache import marks_of
 from segue.settings.kinds import SCHEMES, ComputeSettings, ModelSettings, MorphSettings, checked
-from segue.settings.presets import PRESET_HELP, with_preset
+from segue.settings.presets import PRESET_HELP, PresetName, with_preset
 from segue.settings.text import option_name
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def evaluate(
         bool,
         typer.Option("--convert", help="Convert published .pth weights: --convert FILE.pth ... -o FILE.safetensors."),
     ] = False,
-    preset: Annotated[Literal["paper", "balanced", "draft"] | None, typer.Option(help=PRESET_HELP)] = None,
+    preset: Annotated[PresetName | None, typer.Option(help=PRESET_HELP)] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")] = False,
     **values: Any,
 ) -> None:
@@ -95,7 +96,7 @@ def _evaluate(
     settings = given(values, MorphSettings)
     model = checked(ModelSettings, given(values, ModelSettings))
     for scheme in chosen:
-        checked(MorphSettings, with_preset(preset, {**settings, "scheme": scheme}, model.model))
+        checked(MorphSettings, with_preset(preset, {**settings, "scheme": scheme}, model.model, marks_of(model.model)))
     computing = given(values, ComputeSettings)
     checked(ComputeSettings, computing)
     for name in networks:

@@ -16,6 +16,7 @@ from segue.errors import SegueError
 from segue.files import check_apart, file_of
 from segue.film.outputs import check_film, run_folder
 from segue.method.tree import FrameKey
+from segue.models.cache import marks_of
 from segue.models.checkpoints import check_controlnet, check_folder, named
 from segue.run.schema import RUN_FILE, films_of, read_part
 from segue.settings.kinds import ComputeSettings, FilmSettings, LoadSettings, ModelSettings, MorphSettings, checked
@@ -101,7 +102,7 @@ def film_request(
     images, preset = [Path(image) for image in named or ()], preset or "balanced"
     model = checked(ModelSettings, given(values, ModelSettings))
     own = given(values, MorphSettings)
-    settings = checked(MorphSettings, with_preset(preset, own, model.model))
+    settings = checked(MorphSettings, with_preset(preset, own, model.model, marks_of(model.model)))
     film_given, computing = given(values, FilmSettings), given(values, ComputeSettings)
     film = checked(FilmSettings, film_given)
     checked(ComputeSettings, computing)

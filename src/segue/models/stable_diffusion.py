@@ -32,8 +32,8 @@ from segue.method.tree import FrameKey
 from segue.models.backbone import Sampling
 from segue.models.conditioning import TextConditioning, cut
 from segue.models.controlnets import check_fit, residuals
-from segue.models.fingerprint import digest_of, parts_of
-from segue.models.solvers import Leg, Schedule, grid
+from segue.models.fingerprint import active_adapters, digest_of, parts_of
+from segue.models.solvers import Leg, Schedule, grid, warn_of_solver
 
 __all__ = ["TILED_PIXELS", "StableDiffusion"]
 
@@ -50,7 +50,6 @@ BEYOND_TEXT = (
     "num_class_embeds",
 )
 FEATURE_NOISE, FEATURE_DRAWS = 0.15, 2
-FEW_STEP = ("LCMScheduler", "TCDScheduler")  # the schedulers of checkpoints that are made for 1 to 8 steps
 TILED_PIXELS = 1024 * 1024  # above this, decoding one image in float32 takes more than 3 GB
 
 
@@ -90,6 +89,11 @@ class StableDiffusion:
     def name(self) -> str:
         """The name or the folder that the pipe was loaded from; its class where it has none."""
         return str(getattr(self.pipe, "name_or_path", None) or type(self.pipe).__name__)
+
+    @property
+    def marks(self) -> Sequence[str]:
+        """What tells what the pipe was made for: the class of its scheduler, the names of its adapters that act."""
+        return [type(self.pipe.scheduler).__name__, *active_adapters(self.pipe)]
 
     @property
     def schedule(self) -> Schedule:
@@ -148,14 +152,11 @@ class StableDiffusion:
         """Raise SegueError if the pipe, as it is now, cannot make a film with a solver; nothing is computed.
 
         Warns:
-            Notice: the pipe's scheduler is one of few-step checkpoints, and another solver is used.
+            Notice: the pipe's scheduler is not used, or not as it is.
         """
         _check_family(self.pipe)
         self._check_controlnets()
-        own = type(self.pipe.scheduler).__name__
-        if own in FEW_STEP and sampling.solver != "pipe":
-            text = f"the pipe's {own} is replaced by the solver {sampling.solver}"
-            warn(f"{text}; checkpoints made for few steps look wrong with it; solver pipe keeps the pipe's own")
+        warn_of_solver(sampling, self.pipe.scheduler)
         Leg(self.schedule, self.point(0.5), CLEAN, sampling, self.pipe.scheduler)
 
     def _check_controlnets(self) -> None:
