@@ -91,7 +91,7 @@ def test_the_defaults_are_the_designs() -> None:
         ({"rank_for": "a cat"}, "rank_for and rank_against need candidates"),
         ({"rank_against": "a cat"}, "rank_for and rank_against need candidates"),
         ({"control_start": 0.8, "control_end": 0.2}, r"control_start \(0.8\) lies behind control_end \(0.2\)"),
-        ({"eta": 0.3}, "eta needs the solver ddim, not dpm"),
+        ({"eta": 0.3}, "eta needs the solver ddim or tcd, not dpm"),
         ({"branching": 1}, "branching: .*not 1"),
         ({"bias": 1.0}, "bias: .*not 1.0"),
         ({"bias": 0.2, "scheme": "interpolate-denoise"}, "bias needs the scheme branching, not interpolate-denoise"),

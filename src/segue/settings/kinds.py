@@ -348,8 +348,8 @@ class MorphSettings(InversionSettings):
             raise SegueError("max_distance needs perceptual spacing: set spacing to perceptual")
         if self.control_image and self.pose not in ("auto", "off"):
             raise SegueError("pose files and control_image do not go together: the ControlNet takes one of them")
-        if self.eta and self.solver != "ddim":
-            raise SegueError(f"eta needs the solver ddim, not {self.solver}")
+        if self.eta and self.solver not in ("ddim", "tcd"):
+            raise SegueError(f"eta needs the solver ddim or tcd, not {self.solver}")
 
     @property
     def can_grow(self) -> bool:
