@@ -15,6 +15,8 @@ from test_solvers import U, gaussian, marginal, run, sampling, schedule
 from tiny import tiny_pipe
 from torch import Tensor
 
+from segue.batch.rows import read_rows
+from segue.cli.request import film_request
 from segue.engine.dialogue import Progress
 from segue.engine.interpolator import Interpolator
 from segue.errors import Notice, SegueError
@@ -25,6 +27,7 @@ from segue.models.solvers import Leg, Schedule, grid
 from segue.models.stable_diffusion import StableDiffusion
 from segue.settings.kinds import SCHEMES, MorphSettings, checked
 from segue.settings.presets import with_preset
+from segue.studio.session import Studio
 
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 OWN: dict[str, Any] = {"lcm": LCMScheduler, "tcd": TCDScheduler}
@@ -255,6 +258,27 @@ def test_the_fast_preset_of_a_pipe_and_of_a_folder(tmp_path: Path) -> None:
     assert marks_of(tmp_path / "model") == ["TCDScheduler"]
     assert marks_of(None) == ["DDIMScheduler"]
     assert marks_of("nobody/nothing") == marks_of("no such/name/at all") == []
+
+
+def test_the_commands_and_the_studio_know_the_model_before_it_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = tiny_pipe()
+    pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
+    pipe.save_pretrained(tmp_path / "model")
+    for name, image in (("a.png", A), ("b.png", B)):
+        image.save(tmp_path / name)
+    (tmp_path / "pairs.csv").write_text("a,b\na.png,b.png\n")
+    monkeypatch.chdir(tmp_path)
+    asked = film_request(["a.png", "b.png"], "film.mp4", {"model": "model"}, preset="fast")
+    (row,) = read_rows(Path("pairs.csv"), Path("out"), {}, preset="fast", ending=".mp4", model="model")
+    assert (asked.settings.solver, row.values["solver"]) == ("lcm", "lcm")
+    studio = Studio(tmp_path / "studio", interpolator, lambda _picture, _captioner: "", model_name="model")
+    assert studio.presets == ("fast", "draft", "balanced", "paper")
+    assert studio.session("a" * 32).settings({}, "fast").solver == "lcm"
+    assert "fast" not in Studio(tmp_path / "studio", interpolator, lambda _picture, _captioner: "").presets
+    with pytest.raises(SegueError, match=r"pairs\.csv(.|\n)*preset fast: "):
+        read_rows(Path("pairs.csv"), Path("out"), {}, preset="fast", ending=".mp4")
 
 
 def test_adapters_are_among_the_marks(monkeypatch: pytest.MonkeyPatch) -> None:
