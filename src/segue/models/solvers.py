@@ -95,8 +95,8 @@ class Leg:
         self._times = times
         self._gaps = [t - after for t, after in pairwise(points)]
         self._schedule = schedule
-        random = bool(self._options["eta"]) if "eta" in self._options else sampling.solver in ("lcm", "pipe")
-        self.is_random = random  # steps may use noise
+        eta = self._options.get("eta", sampling.solver in ("lcm", "pipe"))
+        self.is_random = bool(eta)  # steps may use noise
         exploding = _is_variance_exploding(self._scheduler, self._scheduler.timesteps[0])
         self._enter, self._leave = (start.alpha, stop.alpha) if exploding else (1.0, 1.0)
         self._done = 0
@@ -276,9 +276,8 @@ def _scheduler(schedule: Schedule, points: list[int], sampling: Sampling, own: A
             scheduler, options = TCDScheduler(**schedule.options), {"eta": sampling.eta}
         case _:
             scheduler = _copied(own)
+            options = {"eta": GAMMA} if isinstance(scheduler, TCDScheduler) else {}
     if isinstance(scheduler, LCMScheduler | TCDScheduler):
-        if isinstance(scheduler, TCDScheduler):
-            options.setdefault("eta", GAMMA)
         # What set_timesteps(timesteps=) does, without its lines about every grid but that of the training.
         scheduler.timesteps, scheduler.num_inference_steps = torch.tensor(times), len(times)
         return scheduler, options

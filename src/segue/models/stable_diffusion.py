@@ -156,8 +156,8 @@ class StableDiffusion:
         """
         _check_family(self.pipe)
         self._check_controlnets()
-        warn_of_solver(sampling, self.pipe.scheduler)
         Leg(self.schedule, self.point(0.5), CLEAN, sampling, self.pipe.scheduler)
+        warn_of_solver(sampling, self.pipe.scheduler)
 
     def _check_controlnets(self) -> None:
         for network in self.controlnets:
