@@ -21,6 +21,7 @@ from diffusers import (
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
     StableDiffusionXLPipeline,
+    UniPCMultistepScheduler,
 )
 from diffusers.configuration_utils import FrozenDict
 from diffusers.models.attention_processor import AttnProcessor
@@ -217,7 +218,10 @@ def test_the_pipes_own_scheduler_denoises(words: Conditioning) -> None:
     pipe = tiny_pipe()
     backbone, one = StableDiffusion(pipe), words.sample(0)
     start, z = backbone.point(0.4), randn(1, 4, 4, 4)
-    with pytest.raises(SegueError, match="DDIMScheduler"):
+    own = backbone.denoise(z, one, start, sampling=sampling("pipe"))
+    assert torch.equal(own, backbone.denoise(z, one, start, sampling=sampling("ddim")))
+    pipe.scheduler = UniPCMultistepScheduler.from_config(pipe.scheduler.config)
+    with pytest.raises(SegueError, match="UniPCMultistepScheduler"):
         backbone.denoise(z, one, start, sampling=sampling("pipe"))
     pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
     own = backbone.denoise(z, one, start, sampling=sampling("pipe"))

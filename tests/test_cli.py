@@ -543,6 +543,10 @@ def test_bad_pictures_get_one_line_and_leave_nothing(
         (["-o", "film.mp4", "--easing", "bounce"], "bounce"),
         (["-o", "film.mp4", "--pose", "nobody.json,nobody.json"], "nobody.json: No such file"),
         (["-o", "film.mp4", "--preset", "best"], "best"),
+        (
+            ["-o", "film.mp4", "--preset", "fast"],
+            "preset fast: no name of tiny, its adapters or scheduler tells of lcm,",
+        ),
         (["-o", "film.mp4", "--unknown", "1"], "--unknown"),
         ([], "output"),
     ],

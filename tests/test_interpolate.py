@@ -398,7 +398,7 @@ def test_a_few_step_scheduler_is_not_silently_left_out(own: Any, tmp_path: Path)
     pipe = tiny_pipe()
     pipe.scheduler = own.from_config(pipe.scheduler.config)
     interpolator = Interpolator(pipe)
-    told = rf"the pipe's {own.__name__} is replaced by the solver dpm\+\+; .* wrong with it; solver pipe keeps"
+    told = rf"the pipe's {own.__name__} is replaced by the solver dpm\+\+; .* wrong with it; preset fast"
     with pytest.warns(SegueWarning, match=told) as heard:
         other = interpolator(A, B, output=tmp_path / "other", **{**QUICK, "num_frames": 3})
     assert [issubclass(warning.category, SegueWarning) for warning in heard].count(True) == 1

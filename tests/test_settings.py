@@ -91,7 +91,7 @@ def test_the_defaults_are_the_designs() -> None:
         ({"rank_for": "a cat"}, "rank_for and rank_against need candidates"),
         ({"rank_against": "a cat"}, "rank_for and rank_against need candidates"),
         ({"control_start": 0.8, "control_end": 0.2}, r"control_start \(0.8\) lies behind control_end \(0.2\)"),
-        ({"eta": 0.3}, "eta needs the solver ddim, not dpm"),
+        ({"eta": 0.3}, "eta needs the solver ddim or tcd, not dpm"),
         ({"branching": 1}, "branching: .*not 1"),
         ({"bias": 1.0}, "bias: .*not 1.0"),
         ({"bias": 0.2, "scheme": "interpolate-denoise"}, "bias needs the scheme branching, not interpolate-denoise"),
@@ -228,7 +228,7 @@ def test_candidates_are_one_fewer_at_each_level_and_at_least_three() -> None:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_are_valid(name: str) -> None:
-    assert parse_settings(MorphSettings, preset_settings(name))
+    assert parse_settings(MorphSettings, preset_settings(name, "sd-turbo" if name == "fast" else None))
 
 
 def test_the_papers_preset() -> None:
@@ -238,7 +238,7 @@ def test_the_papers_preset() -> None:
     assert (settings.eta, settings.num_frames, settings.align, settings.detail) == (0, 17, False, 0)
     assert (settings.inversion_learning_rate, settings.control_scale) == (1e-4, 1.5)
     assert all((settings.negative_prompt, settings.rank_for, settings.rank_against))
-    with pytest.raises(SegueError, match="unknown preset 'best'; choose from paper, balanced, draft"):
+    with pytest.raises(SegueError, match="unknown preset 'best'; choose from paper, balanced, draft, fast"):
         preset_settings("best")
 
 

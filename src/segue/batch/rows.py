@@ -10,6 +10,7 @@ from segue.engine.inputs import check_files
 from segue.engine.plan import check_plan
 from segue.errors import FaultsError, SegueError, hearing
 from segue.files import check_apart, file_of
+from segue.models.cache import marks_of
 from segue.pictures.files import digest_of_source
 from segue.pictures.images import shown_size
 from segue.run.schema import RUN_FILE
@@ -85,13 +86,13 @@ def read_rows(
     names = {name for kind in KINDS for name in fields(kind)} - set(COLUMNS)
     pairs, faults = pairs_and_faults(manifest, names, one_size=False)
     folder = manifest if manifest.is_dir() else manifest.parent
-    shared = rebase_paths(values, Path())
+    shared, marks = rebase_paths(values, Path()), marks_of(model)
     rows = []
     taken = {output.absolute() / TABLE: "the batch's table"}  # what is written where
     for pair in pairs:
         try:
             own = rebase_paths({name: from_text(name, value) for name, value in pair.settings.items()}, folder)
-            given = values_of(pair, with_preset(preset, {**shared, **own}, model))
+            given = values_of(pair, with_preset(preset, {**shared, **own}, model, marks))
             _check(parse_settings(MorphSettings, _select_kind(given, MorphSettings)), pair)
             parse_settings(ComputeSettings, _select_kind(given, ComputeSettings))
             parse_settings(FilmSettings, _select_kind(given, FilmSettings))

@@ -29,7 +29,7 @@ from segue.settings.kinds import (
     fields,
     parse_settings,
 )
-from segue.settings.presets import PRESET_HELP
+from segue.settings.presets import PRESET_HELP, PresetName
 
 __all__ = ["app", "main", "run"]
 
@@ -52,7 +52,7 @@ Output = Annotated[
     typer.Option("--output", "-o", help="The film: .mp4, .mov, .webm, .gif, .webp, or a folder for PNGs."),
 ]
 Run = Annotated[Path, typer.Argument(help="A film that segue made, or its run folder.", show_default=False)]
-Preset = Annotated[Literal["paper", "balanced", "draft"] | None, typer.Option(help=PRESET_HELP)]
+Preset = Annotated[PresetName | None, typer.Option(help=PRESET_HELP)]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")]
 Json = Annotated[bool, typer.Option("--json", help="Progress as JSON lines on standard output.")]
 PickOption = Annotated[bool, typer.Option("--pick", help="Pick each frame among its candidates by hand.")]

@@ -22,7 +22,7 @@ from segue.settings.kinds import (
     parse_settings,
     update_settings,
 )
-from segue.settings.presets import PRESET_HELP
+from segue.settings.presets import PRESET_HELP, PresetName
 
 if TYPE_CHECKING:
     from segue.batch.drive import Status
@@ -65,7 +65,7 @@ def batch(
     film: Annotated[
         Literal["mp4", "mov", "webm", "gif", "webp"], typer.Option(help="The format of the films.")
     ] = "mp4",
-    preset: Annotated[Literal["paper", "balanced", "draft"] | None, typer.Option(help=PRESET_HELP)] = None,
+    preset: Annotated[PresetName | None, typer.Option(help=PRESET_HELP)] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start over where a run has other settings.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Progress as JSON lines on standard output.")] = False,

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,8 +12,9 @@ from segue.cli.options import faults_as_lines, mode_of, select_given, with_setti
 from segue.cli.request import check_manifest, check_model
 from segue.errors import SegueError
 from segue.method.perceptual import network_parts
+from segue.models.cache import marks_of
 from segue.settings.kinds import SCHEMES, ComputeSettings, ModelSettings, MorphSettings, parse_settings
-from segue.settings.presets import PRESET_HELP, with_preset
+from segue.settings.presets import PRESET_HELP, PresetName, with_preset
 from segue.settings.text import option_name
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def evaluate(
         bool,
         typer.Option("--convert", help="Convert published .pth weights: --convert FILE.pth ... -o FILE.safetensors."),
     ] = False,
-    preset: Annotated[Literal["paper", "balanced", "draft"] | None, typer.Option(help=PRESET_HELP)] = None,
+    preset: Annotated[PresetName | None, typer.Option(help=PRESET_HELP)] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")] = False,
     **values: Any,
 ) -> None:
@@ -95,7 +96,9 @@ def _evaluate(
     settings = select_given(values, MorphSettings)
     model = parse_settings(ModelSettings, select_given(values, ModelSettings))
     for scheme in chosen:
-        parse_settings(MorphSettings, with_preset(preset, {**settings, "scheme": scheme}, model.model))
+        parse_settings(
+            MorphSettings, with_preset(preset, {**settings, "scheme": scheme}, model.model, marks_of(model.model))
+        )
     computing = select_given(values, ComputeSettings)
     parse_settings(ComputeSettings, computing)
     for name in networks:

@@ -16,6 +16,7 @@ from segue.errors import SegueError
 from segue.files import check_apart, file_of
 from segue.film.outputs import check_film, run_folder
 from segue.method.tree import FrameKey
+from segue.models.cache import marks_of
 from segue.models.checkpoints import check_controlnet, check_folder, resolve_name
 from segue.run.schema import RUN_FILE, films_of, read_part
 from segue.settings.kinds import (
@@ -108,7 +109,7 @@ def film_request(
     images, preset = [Path(image) for image in named or ()], preset or "balanced"
     model = parse_settings(ModelSettings, select_given(values, ModelSettings))
     own = select_given(values, MorphSettings)
-    settings = parse_settings(MorphSettings, with_preset(preset, own, model.model))
+    settings = parse_settings(MorphSettings, with_preset(preset, own, model.model, marks_of(model.model)))
     film_given, computing = select_given(values, FilmSettings), select_given(values, ComputeSettings)
     film = parse_settings(FilmSettings, film_given)
     parse_settings(ComputeSettings, computing)

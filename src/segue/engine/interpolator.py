@@ -136,7 +136,7 @@ class Interpolator:
             output: the run folder; a temporary one, gone with the Morph, if not given. An unfinished run there is
                 continued, a finished one recognised, one with fewer frames grown.
             overwrite: begin anew where the folder holds a run with other settings.
-            preset: values to begin with: "paper", "balanced" or "draft".
+            preset: values to begin with: "paper", "balanced", "draft" or "fast".
             callback: is handed a Progress after each step and each Notice, such as a ``Bar``, which is the default in a
                 notebook; without a callback, notices go to the log "segue".
             choose: picks among the candidates of each frame.
@@ -312,7 +312,7 @@ class Interpolator:
         """The settings of a call by kind, over those of a preset."""
         computing = {name: value for name, value in values.items() if name in fields(ComputeSettings)}
         others = {name: value for name, value in values.items() if name not in computing}
-        begun = with_preset(preset or "balanced", others, self.name)
+        begun = with_preset(preset or "balanced", others, self.name, self.backbone.marks)
         return parse_settings(MorphSettings, begun), parse_settings(ComputeSettings, computing)
 
     @property

@@ -98,7 +98,8 @@ def evaluate(
     begun, clock, report = time.perf_counter(), _Clock(), callback or (lambda _stage: None)
     parts = dict(interpolator.backbone.parts())
     model = {"name": interpolator.name, "fingerprint": interpolator.backbone.fingerprint(), "parts": parts}
-    by_scheme = [with_preset(preset, {**(settings or {}), "scheme": scheme}, interpolator.name) for scheme in schemes]
+    name, marks = interpolator.name, interpolator.backbone.marks
+    by_scheme = [with_preset(preset, {**(settings or {}), "scheme": scheme}, name, marks) for scheme in schemes]
     digest_of = cache(digest_of_source)  # of files that several films are made of
     jobs = [_job(parts, pair, of_scheme, digest_of) for of_scheme in by_scheme for pair in pairs]
 

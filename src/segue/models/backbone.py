@@ -41,6 +41,11 @@ class Backbone(Protocol):
         ...
 
     @property
+    def marks(self) -> Sequence[str]:
+        """What else tells what the checkpoint was made for: its scheduler's class, its adapters' names."""
+        ...
+
+    @property
     def multiple_of(self) -> int:
         """Widths and heights of images are multiples of this."""
         ...
@@ -116,7 +121,7 @@ class Backbone(Protocol):
         noise: Callable[[int], Tensor] | None = None,
         progress: Callable[[], None] | None = None,
     ) -> Tensor:
-        """Denoise latents (B, C, h, w) from one noise point to another; noise(step) is the eta noise of a step."""
+        """Denoise latents (B, C, h, w) from one noise point to another; noise(step) is the fresh noise of a step."""
         ...
 
     def predict(self, z: Tensor, point: Points, conditioning: Conditioning, guidance_scale: float = 1.0) -> Tensor:

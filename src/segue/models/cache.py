@@ -4,15 +4,17 @@ The cache has a folder models--OWNER--NAME for each checkpoint, in it refs/main 
 the files of that in snapshots/VERSION. It is read here without the hub's library, which takes a while to import.
 """
 
+import json
+from os import PathLike
 from pathlib import Path
 
 from huggingface_hub import constants
 
 from segue.errors import SegueError
 from segue.models import checkpoints as models
-from segue.models.checkpoints import CONFIG, INDEX, KNOWN, Known, checker_of
+from segue.models.checkpoints import CONFIG, INDEX, KNOWN, Known, checker_of, resolve_name
 
-__all__ = ["find_cached", "list_models"]
+__all__ = ["find_cached", "list_models", "marks_of"]
 
 
 def list_models() -> list[tuple[Known, bool]]:
@@ -27,6 +29,20 @@ def list_models() -> list[tuple[Known, bool]]:
         if name not in known and find_cached(name, kind)
     ]
     return [(model, _is_there(model)) for model in KNOWN] + [(other, True) for other in others]
+
+
+def marks_of(name_or_path: str | PathLike[str] | None) -> list[str]:
+    """What a checkpoint on disk tells, before it is loaded, of what it was made for: its scheduler's class.
+
+    That is the ``marks`` of a backbone without adapters; nothing is told by what is not on disk or cannot be read.
+    """
+    try:
+        found = resolve_name(name_or_path)
+        if isinstance(found, str):
+            found = find_cached(found, "model") or Path(found)
+        return [str(json.loads((found / INDEX).read_text(encoding="utf-8"))["scheduler"][1])]
+    except (OSError, ValueError, LookupError, TypeError):  # the check of the model says what is wrong
+        return []
 
 
 def _is_there(model: Known) -> bool:

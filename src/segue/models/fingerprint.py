@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["digest_of", "parts_of"]
+__all__ = ["active_adapters", "digest_of", "parts_of"]
 
 SCALING = {"scaling_factor": "scaling factor", "shift_factor": "shift factor"}  # of the VAE's latents
 OTHER = {*SCALING, "architectures", "dtype", "torch_dtype", "transformers_version"}  # in a configuration
@@ -44,6 +44,15 @@ def parts_of(pipe: Any, networks: Mapping[str, nn.Module]) -> dict[str, str]:
 def digest_of(parts: Mapping[str, str]) -> str:
     """The fingerprint of a model of those parts."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def active_adapters(pipe: Any) -> list[str]:
+    """The names of the adapters that act."""
+    names = getattr(pipe, "get_active_adapters", list)
+    try:
+        return sorted(names())
+    except ValueError:  # diffusers without peft has no adapters
+        return []
 
 
 def _settings(pipe: Any) -> dict[str, str]:
@@ -109,11 +118,7 @@ def _tensors(network: nn.Module) -> dict[str, torch.Tensor]:
 
 def _adapters(pipe: Any) -> list[Any]:
     """The adapters that act, with the scale of each layer they act on; nothing without any."""
-    names = getattr(pipe, "get_active_adapters", list)
-    try:
-        active = sorted(names())
-    except ValueError:  # diffusers without peft has no adapters
-        return []
+    active = active_adapters(pipe)
     scales: dict[str, Any] = {}
     for part in ("unet", "text_encoder", "text_encoder_2") if active else ():
         for name, module in (getattr(pipe, part, None) or nn.Module()).named_modules():

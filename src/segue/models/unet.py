@@ -27,8 +27,8 @@ from segue.method.noise import Noise
 from segue.method.tree import FrameKey
 from segue.models.backbone import Sampling
 from segue.models.controlnets import check_fit, residuals
-from segue.models.fingerprint import digest_of, parts_of
-from segue.models.solvers import Leg, Schedule
+from segue.models.fingerprint import active_adapters, digest_of, parts_of
+from segue.models.solvers import Leg, Schedule, warn_of_solver
 from segue.models.text import cut
 
 __all__ = ["TILED_PIXELS", "UNetBackbone"]
@@ -39,7 +39,6 @@ BYTES_PER_PIXEL, WIDTH = 1600, 320
 FREE_SHARE = 0.7  # of the free memory, which others use too
 FEATURE_NOISE, FEATURE_DRAWS = 0.15, 2
 ENCODERS = ("text encoder", "second text encoder")
-FEW_STEP = ("LCMScheduler", "TCDScheduler")  # the schedulers of checkpoints that are made for 1 to 8 steps
 TILED_PIXELS = 1024 * 1024  # above this, decoding one image in float32 takes more than 3 GB
 
 
@@ -86,6 +85,11 @@ class UNetBackbone:
     def name(self) -> str:
         """The name or the folder that the pipe was loaded from; its class where it has none."""
         return str(getattr(self.pipe, "name_or_path", None) or type(self.pipe).__name__)
+
+    @property
+    def marks(self) -> Sequence[str]:
+        """What tells what the pipe was made for: the class of its scheduler, the names of its adapters that act."""
+        return [type(self.pipe.scheduler).__name__, *active_adapters(self.pipe)]
 
     @property
     def schedule(self) -> Schedule:
@@ -153,15 +157,12 @@ class UNetBackbone:
         """Raise SegueError if the pipe, as it is now, cannot make a film with a solver; nothing is computed.
 
         Warns:
-            Notice: the pipe's scheduler is one of few-step checkpoints, and another solver is used.
+            Notice: the pipe's scheduler is not used, or not as it is.
         """
         self._check_pipe()
         self._check_controlnets()
-        own = type(self.pipe.scheduler).__name__
-        if own in FEW_STEP and sampling.solver != "pipe":
-            text = f"the pipe's {own} is replaced by the solver {sampling.solver}"
-            warn(f"{text}; checkpoints made for few steps look wrong with it; solver pipe keeps the pipe's own")
         self.leg(self.point(0.5), CLEAN, sampling)
+        warn_of_solver(sampling, self.pipe.scheduler)
 
     def _check_controlnets(self) -> None:
         for network in self.controlnets:
@@ -290,7 +291,8 @@ class UNetBackbone:
             stop: the noise point to reach, cleaner than start.
             sampling: solver, steps and guidance; at a guidance scale of 1 or less there is no negative branch, nor in
                 steps outside of the share of the leg from ``guidance_start`` to ``guidance_end`` (counted as above).
-            noise: the noise of a step by its number, (B, C, h, w), for eta and for pipes' schedulers that draw noise.
+            noise: the noise of a step by its number, (B, C, h, w), for eta, lcm, tcd and
+                for pipes' schedulers that draw noise.
             progress: called after each step.
 
         Returns:

@@ -31,7 +31,7 @@ class MorphValues(TypedDict, total=False):
     bias: float
     retroactive: bool
     seed: int
-    solver: Literal["dpm++", "ddim", "euler", "pipe"]
+    solver: Literal["dpm++", "ddim", "euler", "lcm", "tcd", "pipe"]
     num_inference_steps: int
     guidance_scale: float
     guidance_start: float

@@ -47,7 +47,7 @@ Scheme = Literal[
     "denoise-interpolate-denoise",
     "denoise-interpolate-denoise-unshared",
 ]
-Solver = Literal["dpm++", "ddim", "euler", "pipe"]
+Solver = Literal["dpm++", "ddim", "euler", "lcm", "tcd", "pipe"]
 SCHEMES: tuple[str, ...] = get_args(Scheme)
 SOLVERS: tuple[str, ...] = get_args(Solver)
 
@@ -201,7 +201,7 @@ class MorphSettings(InversionSettings):
     guidance_end: float = Field(
         default=1.0, ge=0, le=1, description="Share of the denoising at which guidance ends; a step without costs half."
     )
-    eta: float = Field(default=0.0, ge=0, le=1, description="Share of fresh noise in each step of ddim.")
+    eta: float = Field(default=0.0, ge=0, le=1, description="Share of fresh noise in each step of ddim; gamma of tcd.")
 
     prompt: Texts = Field(default=(), description="Prompt for all keyframes, or one for each.")
     negative_prompt: str = Field(default="", description="What the frames should not show.")
@@ -354,8 +354,8 @@ class MorphSettings(InversionSettings):
             raise SegueError("max_distance needs perceptual spacing: set spacing to perceptual")
         if self.control_image and self.pose not in ("auto", "off"):
             raise SegueError("pose files and control_image do not go together: the ControlNet takes one of them")
-        if self.eta and self.solver != "ddim":
-            raise SegueError(f"eta needs the solver ddim, not {self.solver}")
+        if self.eta and self.solver not in ("ddim", "tcd"):
+            raise SegueError(f"eta needs the solver ddim or tcd, not {self.solver}")
 
     @property
     def can_grow(self) -> bool:
