@@ -34,7 +34,7 @@ class Drawing:
         size: (width, height) of the film.
         detail: which keyframes alone a picture needs beside its own latent, and what it is given back.
         match: brings a frame's colours nearer to its keyframes'.
-        lift: gives a frame's picture its transparency.
+        lift: gives a frame's picture its transparency, if the film has any.
     """
 
     backbone: Backbone
@@ -43,7 +43,7 @@ class Drawing:
     size: tuple[int, int]
     detail: Detail
     match: ColourMatch
-    lift: Callable[[FrameKey, Image.Image], Image.Image]
+    lift: Callable[[FrameKey, Image.Image], Image.Image] | None
     drawn: set[str] = field(default_factory=set)  # the cache keys whose pictures were made here
     alone: dict[str, Tensor] = field(default_factory=dict)  # decoded images of keyframes alone, which frames share
 
@@ -74,7 +74,8 @@ class Drawing:
         blacked_out = not bool((image > -1).any())  # and nothing is added to it
         image = enlarge(image, self.size[::-1])
         image = image if blacked_out else self.match(key, self.detail(key, image, alone))
-        return self.lift(key, to_images(image[None])[0])
+        picture = to_images(image[None])[0]
+        return self.lift(key, picture) if self.lift else picture
 
     def _decode(self, key: FrameKey, cache_key: str, *, screened: bool = True) -> Tensor:
         """The image (3, h, w) in [-1, 1] of a cache key of a frame."""

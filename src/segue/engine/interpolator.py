@@ -75,7 +75,7 @@ class Interpolator:
 
         Args:
             pipe: a pipeline of a known family; its adapters, offloading and precision stay the user's business.
-            controlnet: a diffusers ControlNetModel, where the pipe holds none.
+            controlnet: a diffusers ControlNetModel, in place of the pipe's own.
             name: what to call the model in the run file; the pipe's own name if not given.
         """
         self.backbone: Backbone = backbone_of(pipe, controlnet)

@@ -77,9 +77,10 @@ class PixelSpace:
         """The parents' latents (C, h, w) as the camera at a frame sees them; one at a time through the networks."""
         drawn = [(parent, *self._draw(parent, latent)) for parent, latent in parents]
         pictures = view_parents(self.motion, key, [(parent, picture) for parent, picture, _ in drawn])
-        losses = view_parents(self.motion, key, [(parent, loss) for parent, _, loss in drawn])
+        residuals = view_parents(self.motion, key, [(parent, residual) for parent, _, residual in drawn])
         return [
-            self.encode(picture[None].clamp(-1, 1))[0] + loss for picture, loss in zip(pictures, losses, strict=True)
+            self.encode(picture[None].clamp(-1, 1))[0] + residual
+            for picture, residual in zip(pictures, residuals, strict=True)
         ]
 
     def _draw(self, parent: FrameKey, latent: Tensor) -> tuple[Tensor, Tensor]:
@@ -327,8 +328,8 @@ def images_of(keyframes: Mapping[FrameKey, Image.Image]) -> Mapping[FrameKey, Te
 
 def alpha_lifter(
     run: RunFolder, keys: Iterable[FrameKey], bends: Bends | None, motion: Motion, ground: str | None
-) -> Callable[[FrameKey, Image.Image], Image.Image]:
-    """What gives a frame's picture its alpha: by both its keyframes, whose alphas move as their pictures do.
+) -> Callable[[FrameKey, Image.Image], Image.Image] | None:
+    """What gives a frame its alpha, if the film has any: by both its keyframes, whose alphas move as they do.
 
     Args:
         run: the run folder, open.
@@ -338,7 +339,7 @@ def alpha_lifter(
         ground: the colour on which the picture is; None if the film is opaque, and pictures stay as they are.
     """
     if ground is None:
-        return lambda _key, picture: picture
+        return None
     keyframes = {key: run.whole_image(key).convert("RGBA") for key in keys}
 
     def view_from(key: FrameKey, keyframe: FrameKey) -> Floats:

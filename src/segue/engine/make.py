@@ -10,7 +10,7 @@ missing is made. So making a film, continuing it, growing it and making frames a
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from typing import Any
@@ -72,14 +72,17 @@ def make(backbone: Backbone, name: str, run: RunFolder, hooks: Hooks) -> None:
     # Section 4.2: words, fitted to the keyframes; slerp between them.
     words = words_of(backbone, run, settings, keyframes.given, z, model_name=name, report=hooks.report)
 
-    # Ours: which places of neighbouring keyframes correspond, so that parents are seen from the midpoint's place.
+    # Section 4.3: the keyframes' poses.
     find_poses(run, settings, keyframes.given, keyframes.given_shown, backbone)
+
+    # Ours: which places of neighbouring keyframes correspond, so that parents are seen from the midpoint's place.
     known = partial(keypoints_of, run, count=keyframes.count)
     bends = correspondences(run, settings, keyframes, backbone, matches_of(run), known) if settings.align else None
     sight = sight_of(settings, keyframes, backbone, bends, run.shown_image)
 
     # Section 4.3: poses, linear between the keyframes', drawn for the ControlNet.
-    words.controls = controls_of(run, settings, keyframes.given, backbone, data["model"].get("controlnet") or "", bends)
+    controls = controls_of(run, settings, keyframes.given, backbone, data["model"].get("controlnet") or "", bends)
+    conditioning = replace(words, controls=controls)
 
     # Section 4.1: level by level, from the largest noise to the smallest; see ``blend``.
     channels, height, width = z[FrameKey(0)].shape
@@ -101,7 +104,7 @@ def make(backbone: Backbone, name: str, run: RunFolder, hooks: Hooks) -> None:
         leads=leading.__contains__,
     )
     scheme = find_scheme(settings.scheme)(task)
-    denoising = Denoising(backbone, sampling_of(settings), words, noise)
+    denoising = Denoising(backbone, sampling_of(settings), conditioning, noise)
 
     # Ours: what autoencoder and denoiser lose of the keyframes is given back to the frames.
     cache_keys, images = CacheKeys(run, backbone.point, keyframes.digests), images_of(keyframes.shown)

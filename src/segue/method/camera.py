@@ -5,7 +5,7 @@ A parent is moved as its picture x (a keyframe's own pixels, else x = D(z)), by 
     z' = E(W(x)) + W(z - E(x))
 
 The second term is what the autoencoder would lose of a parent that was made; so a camera that stands still changes
-nothing, and the loss does not add up from level to level.
+nothing, and what is lost does not add up from level to level.
 """
 
 from collections.abc import Sequence

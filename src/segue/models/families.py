@@ -13,7 +13,7 @@ from segue.errors import SegueError
 if TYPE_CHECKING:  # a name is refused before torch is imported
     from segue.models.backbone import Backbone
 
-__all__ = ["FAMILIES", "Family", "backbone_of", "family_named"]
+__all__ = ["FAMILIES", "Family", "backbone_of", "family_named", "family_of"]
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,19 @@ def family_named(pipe: str) -> Family | None:
     return next((family for family in FAMILIES if pipe in family.pipes), None)
 
 
+def family_of(pipe: Any) -> Family:
+    """The family of a pipe.
+
+    Raises:
+        SegueError: films cannot be made with it.
+    """
+    found = (family_named(kind.__name__) for kind in type(pipe).__mro__)
+    if (family := next(filter(None, found), None)) is None:
+        names = ", ".join(family.name for family in FAMILIES)
+        raise SegueError(f"a {type(pipe).__name__} is not a pipe for text to image that segue knows; it takes {names}")
+    return family
+
+
 def backbone_of(pipe: Any, controlnet: Any = None, clip_skip: int = 0) -> "Backbone":
     """Wrap a pipe of diffusers as a backbone of its family.
 
@@ -87,10 +100,6 @@ def backbone_of(pipe: Any, controlnet: Any = None, clip_skip: int = 0) -> "Backb
     Raises:
         SegueError: the pipe is of no family that films can be made with, or something does not fit it.
     """
-    found = (family_named(kind.__name__) for kind in type(pipe).__mro__)
-    if (family := next(filter(None, found), None)) is None:
-        names = ", ".join(family.name for family in FAMILIES)
-        raise SegueError(f"a {type(pipe).__name__} is not a pipe for text to image that segue knows; it takes {names}")
-    module, _, name = family.backbone.rpartition(".")
+    module, _, name = family_of(pipe).backbone.rpartition(".")
     backbone: Backbone = getattr(import_module(module), name)(pipe, controlnet, clip_skip)
     return backbone

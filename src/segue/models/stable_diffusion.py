@@ -1,7 +1,6 @@
 """Stable Diffusion 1.x and 2.x, and checkpoints of their shape: one text encoder."""
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -12,8 +11,6 @@ __all__ = ["StableDiffusion"]
 
 class StableDiffusion(UNetBackbone):
     """A Stable Diffusion 1.x or 2.x checkpoint as a backbone."""
-
-    ENCODERS: ClassVar = {"text_encoder": "tokenizer"}
 
     def _embed_texts(
         self, prompts: Sequence[str], negative_prompts: Sequence[str]

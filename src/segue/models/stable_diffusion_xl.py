@@ -19,7 +19,6 @@ __all__ = ["StableDiffusionXL"]
 class StableDiffusionXL(UNetBackbone):
     """A Stable Diffusion XL checkpoint as a backbone."""
 
-    ENCODERS: ClassVar = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
     ADDITION: ClassVar = "text_time"
     FEATURES: ClassVar = slice(0, 2)
     UPCASTS: ClassVar = True

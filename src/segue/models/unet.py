@@ -8,6 +8,8 @@ keep working, because the networks are called as the pipe calls them, and nothin
 """
 
 import math
+import re
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,18 +29,18 @@ from segue.method.noise import Noise
 from segue.method.tree import FrameKey
 from segue.models.backbone import Sampling
 from segue.models.controlnets import check_fit, residuals
+from segue.models.families import family_of
 from segue.models.fingerprint import active_adapters, digest_of, parts_of
 from segue.models.solvers import Leg, Schedule, warn_of_solver
-from segue.models.text import cut
 
-__all__ = ["TILED_PIXELS", "UNetBackbone"]
+__all__ = ["TILED_PIXELS", "UNetBackbone", "cut"]
 
 # What denoising takes beside the weights, measured at Stable Diffusion 2.1's shape in float32: bytes for each pixel of
 # the image, in each branch of guidance, in a UNet whose first layers are that wide.
 BYTES_PER_PIXEL, WIDTH = 1600, 320
 FREE_SHARE = 0.7  # of the free memory, which others use too
 FEATURE_NOISE, FEATURE_DRAWS = 0.15, 2
-ENCODERS = ("text encoder", "second text encoder")
+ENCODER_NAMES = ("text encoder", "second text encoder")
 TILED_PIXELS = 1024 * 1024  # above this, decoding one image in float32 takes more than 3 GB
 
 
@@ -57,7 +59,6 @@ class UNetBackbone:
     One thread computes at a time: a second one that makes a film waits for the first.
     """
 
-    ENCODERS: ClassVar[Mapping[str, str]]  # text encoders, each with its tokenizer
     ADDITION: ClassVar[str | None] = None  # what the UNet takes beside text, as its configuration names it
     FEATURES: ClassVar[slice] = slice(1, 3)  # the decoder blocks whose activations show what is where
     UPCASTS: ClassVar[bool] = False  # whether a VAE that asks for it works in float32
@@ -65,6 +66,7 @@ class UNetBackbone:
     def __init__(self, pipe: Any, controlnet: Any = None, clip_skip: int = 0) -> None:
         self.pipe = pipe
         self.clip_skip = clip_skip
+        self._encoders = family_of(pipe).encoders  # text encoders, each with its tokenizer
         self._check_pipe()
         self._own_controlnets = _as_list(controlnet)
         self._schedule = (pipe.scheduler.config, Schedule.of(pipe.scheduler))
@@ -258,7 +260,7 @@ class UNetBackbone:
 
     def _cut(self, text: str) -> str:
         """A prompt as far as all encoders' windows take it; a learnt token of several vectors counts as so many."""
-        for tokenizer in (getattr(self.pipe, name) for name in self.ENCODERS.values()):
+        for tokenizer in (getattr(self.pipe, name) for name in self._encoders.values()):
             text = cut(tokenizer, text, partial(self.pipe.maybe_convert_prompt, tokenizer=tokenizer))
         return text
 
@@ -423,7 +425,7 @@ class UNetBackbone:
 
     def _networks(self) -> dict[str, Any]:
         """The networks that determine the images, by name."""
-        names = {"UNet": "unet", "VAE": "vae", **dict(zip(ENCODERS, self.ENCODERS, strict=False))}
+        names = {"UNet": "unet", "VAE": "vae", **dict(zip(ENCODER_NAMES, self._encoders, strict=False))}
         if self.takes_images:
             names["image encoder"] = "image_encoder"
         networks = {name: getattr(self.pipe, part) for name, part in names.items()}
@@ -504,10 +506,10 @@ class UNetBackbone:
     def _check_pipe(self) -> None:
         """Raise SegueError unless the pipe holds a whole checkpoint of the family for text to image."""
         pipe, kind = self.pipe, type(self.pipe).__name__
-        parts = ("vae", "unet", *self.ENCODERS, *self.ENCODERS.values())
+        parts = ("vae", "unet", *self._encoders, *self._encoders.values())
         if missing := [part for part in parts if getattr(pipe, part, None) is None]:
             raise SegueError(f"the {kind} lacks its {' and '.join(missing)}")
-        for encoder, tokenizer in ((getattr(pipe, e), getattr(pipe, t)) for e, t in self.ENCODERS.items()):
+        for encoder, tokenizer in ((getattr(pipe, e), getattr(pipe, t)) for e, t in self._encoders.items()):
             tokens, positions = tokenizer.model_max_length, encoder.config.max_position_embeddings
             if tokens > positions:
                 raise SegueError(
@@ -634,3 +636,32 @@ def _normalisation(vae: Any) -> tuple[Tensor, Tensor]:
 def _bring_home(x: Tensor) -> Tensor:
     """Back from the networks: float32 on the CPU."""
     return x.to("cpu", torch.float32)
+
+
+def cut(tokenizer: Any, prompt: str, written: Callable[[str], str] = lambda text: text) -> str:
+    """A prompt as far as the encoder's window takes it.
+
+    It is cut between words; within a word only where the first one is too long by itself.
+
+    Args:
+        tokenizer: the text encoder's tokenizer, of transformers; its ``model_max_length`` is the window in tokens.
+        prompt: the prompt.
+        written: how a text is written for the tokenizer, where it is not as it stands.
+
+    Warns:
+        Notice: something is lost; it shows what.
+    """
+    window = tokenizer.model_max_length
+
+    def is_too_long(end: int) -> bool:
+        return bool(len(tokenizer(written(prompt[:end]), truncation=False, verbose=False).input_ids) > window)
+
+    if not is_too_long(len(prompt)):
+        return prompt
+    ends = [match.end() for match in re.finditer(r"\S+", prompt)]
+    if is_too_long(ends[0]):
+        ends = list(range(1, ends[0] + 1))
+    fitting = bisect_right(ends, False, key=is_too_long)  # how many of the ends are not too long
+    kept = prompt[: ends[fitting - 1]] if fitting else ""
+    warn(f"a prompt is longer than the {window} tokens of the text encoder; cut off: {prompt[len(kept) :].strip()}")
+    return kept

@@ -136,7 +136,7 @@ class ModelSettings(LoadSettings):
 
 
 class InversionSettings(Settings):
-    """Textual inversion (DESIGN section 3, "Text"; the paper's section 4.2)."""
+    """Textual inversion (the paper's section 4.2)."""
 
     inversion: int = Field(
         default=0, ge=0, le=10_000, description="Steps of textual inversion; 0 leaves the prompts as they are."
