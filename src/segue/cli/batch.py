@@ -133,7 +133,7 @@ def _crew(model: ModelSettings, workers: int | None, ray: str | None, rows: int,
 
 def _placed(name: str | None) -> str | None:
     """A model's name; a folder's does not depend on where a worker stands."""
-    return str(Path(name).absolute()) if name is not None and Path(name).is_dir() else name
+    return str(Path(name).absolute()) if name is not None and Path(name).exists() else name
 
 
 def _is_address(text: str) -> bool:

@@ -93,10 +93,10 @@ class Interpolator:
         device: str | None = None,
         low_memory: bool = False,
     ) -> Self:
-        """Load a checkpoint by hub name or folder; with no name the embedded model pocket, without a network.
+        """Load a checkpoint by hub name, folder or file; with no name the embedded model pocket, without a network.
 
         Args:
-            name_or_path: a hub name, a folder in diffusers layout, or None for pocket.
+            name_or_path: a hub name, a folder in diffusers layout, a .safetensors file, or None for pocket.
             controlnet: a ControlNet by hub name or folder.
             dtype: "float32", "bfloat16" or "float16"; what the device does well if not given.
             device: "cpu", "cuda", "cuda:1", "mps"; the best there is if not given.
@@ -354,11 +354,11 @@ class Interpolator:
 
 
 def _named(checkpoint: str | PathLike[str] | None) -> str | None:
-    """What a run remembers of a checkpoint's name: a folder wherever the next command stands."""
+    """What a run remembers of a checkpoint's name: a folder or file wherever the next command stands."""
     if checkpoint is None:
         return None
-    is_folder = str(checkpoint) != "pocket" and Path(checkpoint).is_dir()
-    return str(Path(checkpoint).absolute() if is_folder else checkpoint)
+    is_path = str(checkpoint) != "pocket" and Path(checkpoint).exists()
+    return str(Path(checkpoint).absolute() if is_path else checkpoint)
 
 
 def _sources(images: Sequence[Source | Sequence[Source]]) -> list[Source]:

@@ -78,10 +78,10 @@ INDEX = "model_index.json"
 
 
 def named(name_or_path: str | PathLike[str] | None, *, kind: str = "model") -> Path | str:
-    """The folder of a checkpoint, or its hub name where it has one; nothing is read and the hub is not asked.
+    """The folder or file of a checkpoint, or its hub name where it has one; nothing is read and the hub is not asked.
 
     Raises:
-        SegueError: it is neither, or a single file.
+        SegueError: it is none of these.
     """
     if name_or_path is None or str(name_or_path) == "pocket":
         return pocket_folder() if kind == "model" else pocket_folder() / "controlnet"
@@ -89,7 +89,12 @@ def named(name_or_path: str | PathLike[str] | None, *, kind: str = "model") -> P
     if path.is_dir():
         return path
     if path.suffix in PICKLES:
-        raise SegueError(f"{name} is a pickled checkpoint, which can run code; segue reads safetensors")
+        fault = f"{name} is a pickled checkpoint, which can run code; segue reads safetensors"
+        raise SegueError(f"{fault}: look for a .safetensors of the same {kind}, or convert it")
+    if kind == "model" and path.suffix == ".safetensors":
+        if not path.is_file():
+            raise SegueError(f"{name}: no such file")
+        return path
     if path.is_file():
         raise SegueError(f"{name} is a file; a {kind} is a folder in diffusers layout or a hub name")
     if not HUB_NAME.fullmatch(name):

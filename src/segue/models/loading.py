@@ -31,6 +31,8 @@ from segue.models.checkpoints import (
     named,
 )
 from segue.models.controlnets import check_fit
+from segue.models.header import check_file
+from segue.models.single_file import load_file
 
 __all__ = ["laid_out", "load", "locate", "quiet", "spared"]
 
@@ -49,7 +51,8 @@ def load(
     """Load a Stable Diffusion checkpoint as a diffusers pipeline.
 
     Args:
-        name_or_path: a hub name, a folder in diffusers layout, or None (or "pocket") for the embedded model.
+        name_or_path: a hub name, a folder in diffusers layout, a .safetensors file, or None (or "pocket") for the
+            embedded model.
         controlnet: a ControlNet by hub name or folder; the checkpoint's own, where it has one, if not given.
         dtype: the precision of the networks; what the device does well if not given.
         device: where they run; the best there is if not given.
@@ -61,7 +64,8 @@ def load(
     where = device_of(device)
     precision = dtype_named(dtype) if dtype else best_dtype(where)
     folder = locate(name_or_path)
-    check_folder(folder, str(name_or_path or "pocket"))
+    is_file = folder.is_file()
+    (check_file if is_file else check_folder)(folder, str(name_or_path or "pocket"))
     if controlnet is None and (folder / "controlnet" / CONFIG).exists():
         controlnet = folder / "controlnet"
         if (folder / "controlnet_1").is_dir():
@@ -71,7 +75,10 @@ def load(
         check_controlnet(network, str(controlnet))
     with quiet():
         control = None if network is None else _network(ControlNetModel, network, precision)
-        pipe = _pipe(folder, precision, control)
+        if is_file:
+            pipe = load_file(folder, precision, controlnet=control)
+        else:
+            pipe = _pipe(folder, precision, control)
         if control is not None:
             check_fit(control, pipe, str(controlnet), str(name_or_path or "pocket"))
         pipe.set_progress_bar_config(disable=True)
@@ -108,7 +115,7 @@ def spared(pipe: Any, device: torch.device) -> Any:
 
 
 def locate(name_or_path: str | PathLike[str] | None, *, kind: str = "model") -> Path:
-    """The folder of a checkpoint; one with a hub name is downloaded (safetensors only) unless it is on disk.
+    """The folder or file of a checkpoint; a hub name is downloaded (safetensors only) unless it is on disk.
 
     Args:
         name_or_path: a hub name, a folder, or None (or "pocket") for the embedded one.

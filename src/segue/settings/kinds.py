@@ -130,7 +130,7 @@ class ModelSettings(LoadSettings):
     """Which checkpoint is loaded, and how; names and folders as ``Interpolator.from_pretrained`` takes them."""
 
     model: str | None = Field(
-        default=None, description="Checkpoint: hub name or folder; by default the built-in pocket."
+        default=None, description="Checkpoint: hub name, folder or .safetensors file; by default the built-in pocket."
     )
     controlnet: str | None = Field(default=None, description="ControlNet: hub name or folder; pocket has its own.")
 
