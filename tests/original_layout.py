@@ -137,7 +137,9 @@ def _unet_keys(unet: UNet2DConditionModel) -> Weights:
         name = key
         for ours, theirs in HEAD.items():
             name = re.sub(rf"^{ours}\.", f"{theirs}.", name)
-        if match := re.match(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.*)", key):
+        if match := re.match(
+            r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.*)", key
+        ):
             way, block, part, layer, rest = match[1], int(match[2]), match[3], int(match[4]), match[5]
             has_attention = any(k.startswith(f"{way}_blocks.{block}.attentions") for k in unet.state_dict())
             if way == "down":

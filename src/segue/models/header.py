@@ -24,7 +24,9 @@ UNET = "model.diffusion_model."
 FIRST = f"{UNET}input_blocks.0.0.weight"  # (width, channels, 3, 3)
 CHANNELS = {9: "for inpainting", 8: "for editing by instructions", 7: "for upscaling", 5: "with depth"}
 VAES = ("first_stage_model.", "vae.")
-TEXT: Mapping[str, Family] = {  # in this order: the refiner has the second encoder of XL alone, in the first one's place
+TEXT: Mapping[
+    str, Family
+] = {  # in this order: the refiner has the second encoder of XL alone, in the first one's place
     "conditioner.embedders.1.model.": "xl",
     "cond_stage_model.model.": "v2",
     "cond_stage_model.transformer.text_model.": "v1",

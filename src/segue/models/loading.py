@@ -37,7 +37,8 @@ from segue.models.single_file import load_file
 __all__ = ["laid_out", "load", "locate", "quiet", "spared"]
 
 CODE = {"diffusers": diffusers, "transformers": transformers, "stable_diffusion": stable_diffusion}  # of parts
-PLAIN = re.compile(r"(diffusion_pytorch_)?model(-\d{5}-of-\d{5})?\.safetensors")  # weights that are no variant
+WEIGHTS = re.compile(r"(diffusion_pytorch_)?model(\.(?P<variant>\w+))?(-\d{5}-of-\d{5})?\.safetensors")
+HALVES = ("fp16", "bf16")  # variants that stand for the whole where there is nothing else
 
 
 def load(
@@ -200,9 +201,10 @@ def _network(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
 
     The precision is always given: without it a folder of float16 becomes a mixture.
     """
-    names = [path.name for path in folder.glob("*.safetensors")]
-    half_only = any(".fp16" in name for name in names) and not any(map(PLAIN.fullmatch, names))
-    options = {"use_safetensors": True, "variant": "fp16" if half_only else None, "local_files_only": True}
+    names = (WEIGHTS.fullmatch(path.name) for path in folder.glob("*.safetensors"))
+    there = {name["variant"] for name in names if name}
+    variant = None if None in there else next((half for half in HALVES if half in there), None)
+    options = {"use_safetensors": True, "variant": variant, "local_files_only": True}
     with _in_one_line(folder):
         network, found = kind.from_pretrained(folder, dtype=dtype, output_loading_info=True, **options)
     check_whole(found, f"{folder} cannot be loaded: it lacks weights")

@@ -80,6 +80,8 @@ def load_file(
         pipe = plain.from_single_file(
             str(path), config=str(folder), local_files_only=True, dtype=dtype, extract_ema=averaged, **parts
         )
+    except NotImplementedError as error:  # what is not in the file stays without values, which torch cannot move
+        raise SegueError(f"{path} cannot be loaded: its UNet or VAE lacks weights") from error
     except Exception as error:  # of many kinds, as for a damaged folder
         text = " ".join(str(error).split())[:200] or type(error).__name__
         raise SegueError(f"{path} cannot be loaded: {text}") from error
