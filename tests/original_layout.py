@@ -145,7 +145,8 @@ def _unet_keys(unet: UNet2DConditionModel) -> Weights:
             if way == "down":
                 number = 1 + block * (layers + 1) + (layers if part == "downsamplers" else layer)
                 place = {"resnets": "0", "attentions": "1", "downsamplers": "0"}[part]
-                name = f"input_blocks.{number}.{place}.{rest.replace('conv.', 'op.', 1) if part == 'downsamplers' else rest}"
+                rest = rest.replace("conv.", "op.", 1) if part == "downsamplers" else rest
+                name = f"input_blocks.{number}.{place}.{rest}"
             else:
                 number = block * (layers + 1) + (layers if part == "upsamplers" else layer)
                 place = {"resnets": "0", "attentions": "1", "upsamplers": "2" if has_attention else "1"}[part]

@@ -1,4 +1,4 @@
-"""One checkpoint in all the forms in which it comes; what is no checkpoint; configurations and tokenizer in the package."""
+"""One checkpoint in each form in which it comes, what is refused, and what lies in the package."""
 
 import json
 import socket
@@ -21,7 +21,7 @@ from segue import Interpolator
 from segue.errors import SegueError
 from segue.models import header, loading, single_file
 from segue.models.fingerprint import fingerprint
-from segue.models.header import Family, check_file, family_of, prediction_of, read_header
+from segue.models.header import Family, Prediction, check_file, family_of, prediction_of, read_header
 from segue.models.single_file import CONFIGS, clip_tokenizer, config_of
 
 FAMILIES: tuple[Family, ...] = ("v1", "v2", "xl")
@@ -133,6 +133,26 @@ def test_a_run_of_a_file_is_remade_from_another_folder(
 
 
 @pytest.mark.usefixtures("tiny_configs")
+def test_what_a_network_predicts_can_be_said(forms: Path, tmp_path: Path) -> None:
+    """Of a file and of a folder; and the run keeps it."""
+    for form in ("file.safetensors", "folder"):
+        segue = Interpolator.from_pretrained(forms / "v2" / form, prediction_type="v_prediction", device="cpu")
+        segue(picture(0), picture(1), output=tmp_path / form, **FILM)
+        run = json.loads((tmp_path / form / "run.json").read_text())["model"]
+        assert (run["prediction_type"], run["parts"]["scheduler prediction_type"]) == ("v_prediction", '"v_prediction"')
+    assert (tmp_path / "folder" / "settings.toml").read_text().count('prediction_type = "v_prediction"') == 1
+    assert contents(tmp_path / "folder", "frames/") == contents(tmp_path / "file.safetensors", "frames/")
+
+
+def test_what_does_not_apply_to_a_file(forms: Path) -> None:
+    path = forms / "v1" / "file.safetensors"
+    for option, of in (("variant", "folder or hub name"), ("revision", "hub name")):
+        with pytest.raises(SegueError) as caught:
+            loading.load(path, **{option: "x"})  # type: ignore[arg-type]
+        assert str(caught.value) == f"{option} chooses among the weights of a {of}, which {path} is not"
+
+
+@pytest.mark.usefixtures("tiny_configs")
 def test_a_precision_is_that_of_all_networks(forms: Path) -> None:
     pipe = loading.load(forms / "v1" / "fp16.safetensors", dtype="bfloat16", device="cpu")
     assert {value.dtype for value in state(pipe).values() if value.is_floating_point()} == {torch.bfloat16}
@@ -188,14 +208,13 @@ def test_a_file_that_does_not_say_it_is_told_by_its_weights(
         assert loading.load(path).scheduler.config.prediction_type == prediction
 
 
-def test_the_size_goes_with_it() -> None:
-    sizes = {
-        (family, prediction): json.loads((config_of(family, prediction) / "unet" / "config.json").read_text())[
-            "sample_size"
-        ]
-        for family, prediction in (("v1", "epsilon"), ("v2", "epsilon"), ("v2", "v_prediction"), ("xl", "epsilon"))
-    }
-    assert list(sizes.values()) == [64, 64, 96, 128]
+@pytest.mark.parametrize(
+    ("family", "prediction", "size"),
+    [("v1", "epsilon", 64), ("v2", "epsilon", 64), ("v2", "v_prediction", 96), ("xl", "v_prediction", 128)],
+)
+def test_the_size_goes_with_it(family: Family, prediction: Prediction, size: int) -> None:
+    config = json.loads((config_of(family, prediction) / "unet" / "config.json").read_text())
+    assert config["sample_size"] == size
 
 
 @pytest.mark.parametrize(
@@ -304,7 +323,7 @@ def test_a_file_that_lacks_a_weight(forms: Path, tmp_path: Path, family: str, pa
     weights = read_tensors(forms / family / "file.safetensors")
     gone = next(key for key in weights if key == part or (part == "text" and key.endswith(ends)))
     path = file_of(tmp_path / "x.safetensors", without(gone)(weights))
-    with loading.quiet(), pytest.raises(SegueError, match="cannot be loaded: its .* lacks weights"):
+    with loading.quiet(), pytest.raises(SegueError, match=r"cannot be loaded: its .* lacks weights"):
         single_file.load_file(path, torch.float32, prediction_type="epsilon", config=forms / family / "folder")
 
 

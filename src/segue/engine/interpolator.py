@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, Self, Unpack
+from typing import Any, Literal, Self, Unpack
 
 from PIL import Image
 
@@ -92,6 +92,9 @@ class Interpolator:
         dtype: str | None = None,
         device: str | None = None,
         low_memory: bool = False,
+        variant: str | None = None,
+        revision: str | None = None,
+        prediction_type: Literal["epsilon", "v_prediction"] | None = None,
     ) -> Self:
         """Load a checkpoint by hub name, folder or file; with no name the embedded model pocket, without a network.
 
@@ -101,15 +104,21 @@ class Interpolator:
             dtype: "float32", "bfloat16" or "float16"; what the device does well if not given.
             device: "cpu", "cuda", "cuda:1", "mps"; the best there is if not given.
             low_memory: keep on an accelerator only the network that computes; one frame at a time, in tiles.
+            variant: which weights of a folder or hub name, such as "fp16".
+            revision: a branch, a tag or a commit of a hub name.
+            prediction_type: what the network predicts; as the checkpoint says if not given.
 
         Raises:
             SegueError: unknown name, another family, pickled weights only, no network.
         """
-        pipe = loading.load(name_or_path, controlnet=controlnet, dtype=dtype, device=device, low_memory=low_memory)
+        which: dict[str, Any] = {"variant": variant, "revision": revision, "prediction_type": prediction_type}
+        pipe = loading.load(
+            name_or_path, controlnet=controlnet, dtype=dtype, device=device, low_memory=low_memory, **which
+        )
         interpolator = cls(pipe, name=_named(name_or_path or "pocket"))
         interpolator.low_memory = low_memory
         used = str(pipe.unet.dtype).removeprefix("torch.")
-        interpolator._loaded = {"controlnet": _named(controlnet), "dtype": used}
+        interpolator._loaded = {"controlnet": _named(controlnet), "dtype": used, **which}
         return interpolator
 
     @classmethod

@@ -22,6 +22,7 @@ from segue.method.tree import grows
 __all__ = [
     "ALL",
     "GROUPS",
+    "LOADED",
     "RARE",
     "SCHEMES",
     "SOLVERS",
@@ -133,6 +134,17 @@ class ModelSettings(LoadSettings):
         default=None, description="Checkpoint: hub name, folder or .safetensors file; by default the built-in pocket."
     )
     controlnet: str | None = Field(default=None, description="ControlNet: hub name or folder; pocket has its own.")
+    variant: str | None = Field(
+        default=None, pattern=r"^\w+$", description="Variant of the checkpoint's weights, such as fp16."
+    )
+    revision: str | None = Field(default=None, description="Branch, tag or commit of a checkpoint with a hub name.")
+    prediction_type: Literal["epsilon", "v_prediction"] | None = Field(
+        default=None, description="What the checkpoint's network predicts, if its own word for it is missing or wrong."
+    )
+
+
+# How a run's model was loaded, beside its name: what a run keeps, to load it again.
+LOADED = tuple(sorted(ModelSettings.model_fields.keys() - {"model", "device", "low_memory"}))
 
 
 class InversionSettings(Settings):
@@ -476,7 +488,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Camera": ("zoom", "pan", "rotate"),
     "Film": tuple(FilmSettings.model_fields),
     "Model": (
-        *("model", "controlnet", "solver", "num_inference_steps"),
+        *("model", "controlnet", "variant", "revision", "prediction_type", "solver", "num_inference_steps"),
         *("guidance_scale", "guidance_start", "guidance_end", "eta"),
     ),
     "Computing": ("device", "dtype", "low_memory", *ComputeSettings.model_fields),
