@@ -1,6 +1,7 @@
 """One checkpoint in each form in which it comes, what is refused, and what lies in the package."""
 
 import json
+import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from segue import Interpolator
+from segue.cli.app import run
 from segue.errors import SegueError
 from segue.models import header, loading, single_file
 from segue.models.fingerprint import fingerprint
@@ -100,36 +102,54 @@ def test_each_form_gives_the_same_film_and_fingerprint(forms: Path, tmp_path: Pa
     assert {form: them == found["folder"] for form, them in found.items()} == dict.fromkeys(found, True)
 
 
-@pytest.mark.parametrize("form", ["file.safetensors", "fp16.safetensors", "bf16.safetensors"])
-def test_a_file_of_xl_gives_the_same_pipe(forms: Path, form: str) -> None:
+def test_a_file_of_xl_gives_the_same_pipe(forms: Path) -> None:
+    folder = forms / "xl" / "folder"
     with loading.quiet():
-        ours = single_file.load_file(forms / "xl" / form, torch.float32, config=forms / "xl" / "folder")
-        theirs = diffusers.StableDiffusionXLPipeline.from_pretrained(forms / "xl" / "folder", dtype=torch.float32)
-    assert type(ours) is type(theirs)
-    assert state(ours).keys() == state(theirs).keys()
-    assert all(torch.equal(value, state(theirs)[key]) for key, value in state(ours).items())
-    assert fingerprint(ours) == fingerprint(theirs)
-    assert ours.config.force_zeros_for_empty_prompt == theirs.config.force_zeros_for_empty_prompt
+        theirs = diffusers.StableDiffusionXLPipeline.from_pretrained(folder, dtype=torch.float32)
+        for form in ("fp16.safetensors", "bf16.safetensors", "file.safetensors"):
+            ours = single_file.load_file(forms / "xl" / form, torch.float32, config=folder)
+            assert type(ours) is type(theirs)
+            assert state(ours).keys() == state(theirs).keys()
+            assert all(torch.equal(value, state(theirs)[key]) for key, value in state(ours).items())
+            assert fingerprint(ours) == fingerprint(theirs)
+            assert ours.config.force_zeros_for_empty_prompt == theirs.config.force_zeros_for_empty_prompt
     images = []
     for pipe in (ours, theirs):
         pipe.set_progress_bar_config(disable=True)
         noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-        images.append(
-            pipe("a cat!", num_inference_steps=2, height=64, width=64, latents=noise, output_type="np").images
-        )
+        images.append(pipe("a cat!", num_inference_steps=2, latents=noise, output_type="np").images)
     assert (images[0] == images[1]).all()
 
 
 @pytest.mark.usefixtures("tiny_configs")
-def test_a_run_of_a_file_is_remade_from_another_folder(
+def test_the_command_line_takes_a_file_and_remakes_its_film(
     forms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(forms / "v1")
-    Interpolator.from_pretrained("file.safetensors", device="cpu")(
-        picture(0), picture(1), output=tmp_path / "run", **FILM
-    )
-    named = json.loads((tmp_path / "run" / "run.json").read_text())["model"]["name"]
-    assert named == str(forms / "v1" / "file.safetensors")
+    """Also from another folder, and with what the run was told of the file."""
+    monkeypatch.chdir(tmp_path)
+    for i in range(2):
+        picture(i).save(f"{i}.png")
+    shutil.copy(forms / "v2" / "file.safetensors", "model.safetensors")
+    settings = ["network_size=64x64", "prediction_type=v_prediction"]
+    words = ["--num-frames", "3", "--num-inference-steps", "4", "--dtype", "float32", "--device", "cpu", "--quiet"]
+    words += [word for setting in settings for word in ("--set", setting)]
+    assert run(["morph", "0.png", "1.png", "-o", "film.mp4", "--model", "model.safetensors", *words]) == 0
+    before = contents(tmp_path / "film", "frames/")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert run(["remake", "../film.mp4", "1", "--device", "cpu", "--quiet"]) == 0
+    after = contents(tmp_path / "film", "frames/")
+    assert [key for key in before if before[key] != after[key]] == [sorted(before)[1]]
+
+
+def test_the_command_line_refuses_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file_of(Path("ink.safetensors"), names_only("lora_unet_mid_block.lora_down.weight"))
+    assert run(["morph", "0.png", "1.png", "-o", "film.mp4", "--model", "ink.safetensors"]) == 2
+    said = capsys.readouterr()
+    assert said.out + said.err == "segue: ink.safetensors is a LoRA, which is used beside a model (--lora)\n"
 
 
 @pytest.mark.usefixtures("tiny_configs")
@@ -138,8 +158,11 @@ def test_what_a_network_predicts_can_be_said(forms: Path, tmp_path: Path) -> Non
     for form in ("file.safetensors", "folder"):
         segue = Interpolator.from_pretrained(forms / "v2" / form, prediction_type="v_prediction", device="cpu")
         segue(picture(0), picture(1), output=tmp_path / form, **FILM)
-        run = json.loads((tmp_path / form / "run.json").read_text())["model"]
-        assert (run["prediction_type"], run["parts"]["scheduler prediction_type"]) == ("v_prediction", '"v_prediction"')
+        kept = json.loads((tmp_path / form / "run.json").read_text())["model"]
+        assert (kept["prediction_type"], kept["parts"]["scheduler prediction_type"]) == (
+            "v_prediction",
+            '"v_prediction"',
+        )
     assert (tmp_path / "folder" / "settings.toml").read_text().count('prediction_type = "v_prediction"') == 1
     assert contents(tmp_path / "folder", "frames/") == contents(tmp_path / "file.safetensors", "frames/")
 

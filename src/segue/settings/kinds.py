@@ -502,6 +502,7 @@ RARE = frozenset(
         *("pose_detector", "pose_matching", "pose_hold", "pose_via_photo"),
         *("control_scale", "control_flat", "control_start", "control_end", "control_convention"),
         *("guidance_start", "guidance_end", "eta", "quality", "batch_size", "keep_candidates"),
+        *("variant", "revision", "prediction_type"),
     }
 )
 # What people who know other programs type, and what it is called here.
