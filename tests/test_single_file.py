@@ -15,6 +15,7 @@ from original_layout import original, tiny_family
 from safetensors.torch import load_file as read_tensors
 from safetensors.torch import save_file
 from shapes import contents, picture
+from tiny import tiny_controlnet
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -137,7 +138,7 @@ def test_the_command_line_takes_a_file_and_remakes_its_film(
     before = contents(tmp_path / "film", "frames/")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    assert run(["remake", "../film.mp4", "1", "--device", "cpu", "--quiet"]) == 0
+    assert run(["remake", "../film.mp4", "--frame", "1", "--device", "cpu", "--quiet"]) == 0
     after = contents(tmp_path / "film", "frames/")
     assert [key for key in before if before[key] != after[key]] == [sorted(before)[1]]
 
@@ -173,6 +174,20 @@ def test_what_does_not_apply_to_a_file(forms: Path) -> None:
         with pytest.raises(SegueError) as caught:
             loading.load(path, **{option: "x"})  # type: ignore[arg-type]
         assert str(caught.value) == f"{option} chooses among the weights of a {of}, which {path} is not"
+
+
+@pytest.mark.usefixtures("tiny_configs")
+def test_a_file_with_a_controlnet(forms: Path, tmp_path: Path) -> None:
+    with loading.quiet():
+        tiny_controlnet(tiny_family("v1")).save_pretrained(tmp_path)
+    file, folder = (
+        loading.load(forms / "v1" / form, controlnet=tmp_path, dtype="float32")
+        for form in ("file.safetensors", "folder")
+    )
+    assert type(file) is type(folder) is diffusers.StableDiffusionControlNetPipeline
+    assert file.name_or_path == str(forms / "v1" / "file.safetensors")
+    assert state(file).keys() == state(folder).keys()
+    assert all(torch.equal(value, state(folder)[key]) for key, value in state(file).items())
 
 
 @pytest.mark.usefixtures("tiny_configs")

@@ -73,12 +73,11 @@ def load_file(
     )
     parts = {name: clip_tokenizer(pad) for name, pad in PADS[family].items()}
     parts["scheduler"] = _scheduler(folder, prediction, zero_snr="ztsnr" in header.shapes)
-    if family != "xl":
-        parts["safety_checker"] = None
+    checker = {} if family == "xl" else {"safety_checker": None, "requires_safety_checker": False}
     averaged = sum(name.startswith(AVERAGED) for name in header.shapes) > MANY
     try:
         pipe = plain.from_single_file(
-            str(path), config=str(folder), local_files_only=True, dtype=dtype, extract_ema=averaged, **parts
+            str(path), config=str(folder), local_files_only=True, dtype=dtype, extract_ema=averaged, **parts, **checker
         )
     except NotImplementedError as error:  # what is not in the file stays without values, which torch cannot move
         raise SegueError(f"{path} cannot be loaded: its UNet or VAE lacks weights") from error
@@ -88,8 +87,10 @@ def load_file(
     for name, part in pipe.components.items():
         if isinstance(part, nn.Module):
             _check_whole(part, f"{path} cannot be loaded: its {name} lacks weights")
+    if controlnet is not None:
+        pipe = controlled(**{**pipe.components, **checker}, controlnet=controlnet)
     pipe.register_to_config(_name_or_path=str(path))
-    return pipe if controlnet is None else controlled(**pipe.components, controlnet=controlnet)
+    return pipe
 
 
 def config_of(family: Family, prediction: Prediction) -> Path:
