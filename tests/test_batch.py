@@ -42,6 +42,7 @@ SETTINGS: dict[str, Any] = {
     "num_inference_steps": 2,
     "prompt": ("cat",),
     "batch_size": 2,
+    "align": False,
 }
 OPTIONS = [
     "--num-frames",
@@ -52,6 +53,7 @@ OPTIONS = [
     "cat",
     "--set",
     "batch_size=2",
+    "--no-align",
     "--film",
     "gif",
 ]

@@ -259,7 +259,7 @@ def stopping(after: int) -> Callable[[Progress], None]:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_every_scheme_resumes_to_the_byte_and_does_not_depend_on_batches(scheme: str, tmp_path: Path) -> None:
+def test_every_scheme_resumes_to_the_byte(scheme: str, tmp_path: Path) -> None:
     calls: list[Progress] = []
     whole = film(tmp_path / "whole", scheme=scheme, callback=calls.append)
     assert len(whole.frames) == 5
@@ -273,10 +273,6 @@ def test_every_scheme_resumes_to_the_byte_and_does_not_depend_on_batches(scheme:
         assert not (path / "state.json").exists()
         film(path, scheme=scheme)
         assert contents(path, "frames/", "latents/", "state.json", "run.json") == kept
-    for size in (1, 2, 5) if scheme == "branching" else (1, 5):
-        other = film(None, scheme=scheme, batch_size=size)
-        for frame, same in zip(other.frames, whole.frames, strict=True):
-            assert abs(np.asarray(frame, int) - np.asarray(same, int)).max() <= 1
 
 
 def test_shapes_move() -> None:
