@@ -1,5 +1,6 @@
 """Every test runs offline, on one thread, without the libraries' progress bars."""
 
+import gc
 import logging
 import os
 from collections.abc import Iterator
@@ -18,6 +19,11 @@ from segue.method import align
 torch.set_num_threads(1)
 
 logging.getLogger("segue").addHandler(AsWarnings())
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays, so that no collection of garbage goes through it."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="module")

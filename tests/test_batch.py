@@ -36,13 +36,13 @@ from segue.run.folder import RunFolder
 from segue.settings.kinds import FilmSettings, ModelSettings
 from segue.settings.presets import POCKET
 
+ALIGNED_FINELY = True  # as in workers, which are processes of their own
 SETTINGS: dict[str, Any] = {
     **POCKET,  # of commands that name no model
     "num_frames": 5,
     "num_inference_steps": 2,
     "prompt": ("cat",),
     "batch_size": 2,
-    "align": False,
 }
 OPTIONS = [
     "--num-frames",
@@ -53,7 +53,6 @@ OPTIONS = [
     "cat",
     "--set",
     "batch_size=2",
-    "--no-align",
     "--film",
     "gif",
 ]

@@ -220,14 +220,7 @@ def pocket(dtype: str) -> Interpolator:
 
 @pytest.mark.parametrize(
     ("name", "size", "dtype"),
-    [
-        ("disc", 128, "float32"),
-        ("disc", 512, "float32"),
-        ("bear", 128, "float32"),
-        ("bear", 400, "float32"),
-        ("bear", 512, "float32"),
-        ("fox", 512, "bfloat16"),
-    ],
+    [("disc", 128, "float32"), ("bear", 400, "float32"), ("fox", 512, "bfloat16")],
 )
 def test_a_film_of_pocket_from_a_picture_to_itself_stands_still(name: str, size: int, dtype: str) -> None:
     if name != "disc":
@@ -236,9 +229,9 @@ def test_a_film_of_pocket_from_a_picture_to_itself_stands_still(name: str, size:
         picture = Image.new("RGB", (size, size), (128, 128, 128))
         ImageDraw.Draw(picture).ellipse((0.3 * size, 0.3 * size, 0.7 * size, 0.7 * size), fill="black")
     morph = pocket(dtype)(
-        picture, picture, num_frames=5, num_inference_steps=4, prompt="a bear", pose="off", align=True
+        picture, picture, num_frames=3, num_inference_steps=4, prompt="a bear", pose="off", align=True
     )
-    assert morph.frames[2].size == (size, size)
+    assert morph.frames[1].size == (size, size)
     assert far(morph, picture) <= 2
 
 
