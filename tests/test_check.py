@@ -12,6 +12,9 @@ from segue.engine.interpolator import Interpolator
 from segue.pose.keypoints import Person, Pose
 
 
+ALIGNED_FINELY = True
+
+
 def square(left: int) -> Image.Image:
     """A red square on white, so many pixels from the left."""
     picture = Image.new("RGB", (64, 64), "white")

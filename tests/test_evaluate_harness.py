@@ -409,7 +409,7 @@ def test_aligned_films_do_not_stand_beside_the_papers_table(interpolator: Counti
     made = evaluate(interpolator, pairs, schemes, tmp_path / "out", networks=networks, settings=quick)
     for given, text in (({"detail": 0.0}, "alignment"), ({"align": False}, "detail"), ({}, "alignment and detail")):
         report = replace(made, settings={**made.settings, **given})
-        page = write_report(report, tmp_path / text).read_text()
+        page = write_report(report, tmp_path / "out").read_text()
         assert f"Not comparable: these films have {text}, which the paper's do not." in page
         assert "436" not in page
 
