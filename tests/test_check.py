@@ -11,7 +11,6 @@ from segue.engine.check import Gap, check_gaps, expect
 from segue.engine.interpolator import Interpolator
 from segue.pose.keypoints import Person, Pose
 
-
 ALIGNED_FINELY = True
 
 
