@@ -82,10 +82,10 @@ def icons(name: str, held_out: bool | None = None, every: int = 1) -> Pictures:
     drawn = np.load(ROOT / ".cache" / "pocket" / f"{name}.npy", mmap_mode="r")  # (N, H, W, 4)
     records = json.loads((ROOT / ".cache" / "pocket" / f"{name}.json").read_text())
     rows = [i for i, record in enumerate(records) if held_out in (None, record["held_out"]) and i % every == 0]
-    return [on_white(Image.fromarray(drawn[i])) for i in rows], [records[i]["caption"] for i in rows]
+    return [lay_on_white(Image.fromarray(drawn[i])) for i in rows], [records[i]["caption"] for i in rows]
 
 
-def on_white(picture: Image.Image) -> Image.Image:
+def lay_on_white(picture: Image.Image) -> Image.Image:
     white = Image.new("RGBA", picture.size, "white")
     white.alpha_composite(picture)
     return white.convert("RGB")

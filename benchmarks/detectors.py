@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--drawn", type=Path, help="a directory for the photographs with skeletons")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    figures, places = drawn_figures(arguments.figures)
+    figures, places = draw_figures(arguments.figures)
     photographs = [load(path) for path in arguments.photographs]
     icons = sorted([*(HERE / "pairs").glob("*.png"), *(HERE.parent / "examples").glob("*.png")])
     nobody = [load(icon) for icon in icons if not icon.name.startswith("poses-")]
@@ -58,7 +58,7 @@ def main() -> None:
             print(path.name, json.dumps([int(person.visible.sum()) for person in pose.people]))
 
 
-def drawn_figures(count: int) -> tuple[list[Image.Image], list[NDArray[np.float64]]]:
+def draw_figures(count: int) -> tuple[list[Image.Image], list[NDArray[np.float64]]]:
     """Figures on white that pocket was not trained on, and their keypoints."""
     pictures, places = [], []
     for number in range(TRAINED, TRAINED + count):
@@ -84,12 +84,12 @@ def tell(
     if sure:
         line += f", confidence {min(sure):.3f} to {max(sure):.3f}"
     if places:
-        line += f", keypoints in place {np.mean([followed(*each) for each in zip(poses, places, strict=True)]):.3f}"
+        line += f", keypoints in place {np.mean([find_share(*each) for each in zip(poses, places, strict=True)]):.3f}"
     print(line)
     return seconds
 
 
-def followed(pose: Pose, places: NDArray[np.float64]) -> float:
+def find_share(pose: Pose, places: NDArray[np.float64]) -> float:
     """The share of a figure's keypoints that are found near their place, by the person who has most of them."""
     limit = WITHIN * np.ptp(places[:, 1])
     near = [person.visible & (np.hypot(*(person.points[:, :2] - places[:, :2]).T) <= limit) for person in pose.people]

@@ -11,7 +11,7 @@ stopped), measures them with the definitions of ``segue evaluate`` (docs/evaluat
 2.  Is the jump at the keyframes, the mean of the first and the last distance over the median of the others, at most
     1.5 with the fade of what the autoencoder loses? Without the fade it is measured on the same latents.
 
-Spacing and timing follow the network that ``--look`` names, pocket's CLIP; the others are a check that they do not use.
+Spacing and timing follow the network that ``--spacing`` names, pocket's CLIP; the others only check the result.
 """
 
 import argparse
@@ -30,11 +30,11 @@ from rich.table import Table
 from segue import FilmSettings, Interpolator, Morph
 from segue.batch.manifest import Pair, read_pairs
 from segue.evaluate.measures import relative_jump, step_variation
-from segue.evaluate.statistics import resampled_pairs
-from segue.method.detail import enlarged
+from segue.evaluate.statistics import resample_pairs
+from segue.method.detail import enlarge
 from segue.method.tree import FrameKey
 from segue.models.features.distances import Array, SequencePath
-from segue.models.features.networks import Network, network_named
+from segue.models.features.networks import Network, load_network
 from segue.pictures.tensors import to_images, to_tensor
 from segue.run.folder import RunFolder
 
@@ -51,25 +51,27 @@ def main() -> None:
         "--uniform", type=Path, help="run folders of uniform films by name, such as report/runs/branching"
     )
     parser.add_argument("--limit", type=int, help="only so many pairs, spread over the manifest")
-    parser.add_argument("--look", default="pocket", help="the feature network of spacing and timing")
-    parser.add_argument("--network", action="append", help="measured with, also several times; --look and pixels else")
+    parser.add_argument("--spacing", default="pocket", help="the feature network of spacing and timing")
+    parser.add_argument(
+        "--network", action="append", help="to measure with, also several times; else --spacing and pixels"
+    )
     arguments = parser.parse_args()
     interpolator = Interpolator.from_pretrained()
-    networks = [network_named(name) for name in dict.fromkeys(arguments.network or [arguments.look, "pixels"])]
+    networks = [load_network(name) for name in dict.fromkeys(arguments.network or [arguments.spacing, "pixels"])]
     pairs = read_pairs(arguments.pairs)
     pairs = pairs[:: max(1, len(pairs) // (arguments.limit or len(pairs)))][: arguments.limit]
     uniform = arguments.uniform or arguments.output / "uniform"
     rows: list[dict[str, Any]] = []
     for pair in pairs:
         begun = time.monotonic()
-        even = made(interpolator, pair, uniform / pair.name)
+        even = make(interpolator, pair, uniform / pair.name)
         folder = arguments.output / "perceptual" / pair.name
-        spaced = made(interpolator, pair, folder, spacing=f"perceptual:{arguments.look}")
+        spaced = make(interpolator, pair, folder, spacing=f"perceptual:{arguments.spacing}")
         assert len(even) == len(spaced), f"{pair.name}: {len(even)} and {len(spaced)} frames"
-        plain = unfaded(interpolator, even)
+        plain = decode_unfaded(interpolator, even)
         for network in networks:
             rows.append(
-                {"pair": pair.name, "network": network.name, **measured(network, even, spaced, plain, arguments.look)}
+                {"pair": pair.name, "network": network.name, **measure(network, even, spaced, plain, arguments.spacing)}
             )
         print(f"{pair.name}: {time.monotonic() - begun:.1f} s", flush=True)
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -86,7 +88,7 @@ def main() -> None:
         print("\n".join(answers(columns)), end="\n\n")
 
 
-def made(interpolator: Interpolator, pair: Pair, output: Path, **settings: Any) -> Morph:
+def make(interpolator: Interpolator, pair: Pair, output: Path, **settings: Any) -> Morph:
     """A film of a pair at the defaults; one that is finished is taken as it is."""
     if (output / "state.json").exists():
         return Morph(output)
@@ -94,38 +96,38 @@ def made(interpolator: Interpolator, pair: Pair, output: Path, **settings: Any) 
     return interpolator(pair.a, pair.b, prompt=prompts, pose="off", output=output, **settings)
 
 
-def measured(
-    network: Network, uniform: Morph, spaced: Morph, plain: Sequence[Image.Image], look: str
+def measure(
+    network: Network, uniform: Morph, spaced: Morph, plain: Sequence[Image.Image], spacing: str
 ) -> dict[str, float]:
     """The variations and jumps of one pair's films; ``plain`` are the uniform film's frames without the fade."""
     path = network.path(list(uniform.frames))
     return {
         "uniform": step_variation(path),
         "perceptual": step_variation(network.path(list(spaced.frames))),
-        "even timing": speed_variation(path, middle_times(uniform, look)),
+        "even timing": speed_variation(path, middle_times(uniform, spacing)),
         "jump without fade": relative_jump(network.path(plain)),
         "jump with fade": relative_jump(path),
     }
 
 
-def unfaded(interpolator: Interpolator, morph: Morph) -> list[Image.Image]:
+def decode_unfaded(interpolator: Interpolator, morph: Morph) -> list[Image.Image]:
     """The film's frames as the decoder gives them, without the fade."""
     with RunFolder(morph.path) as run, interpolator.backbone.evaluating():
         frames_made = (run.read("state.json") or {})["frames"]
-        recipes = {FrameKey.at(Fraction(f["place"])): f["recipe"] for f in frames_made if not f["keyframe"]}
+        cache_keys = {FrameKey.at(Fraction(f["place"])): f["cache_key"] for f in frames_made if not f["keyframe"]}
         frames = []
         for key, frame in zip(morph.keys, morph.frames, strict=True):
-            latent = run.latent(recipes[key]) if key in recipes else None
+            latent = run.latent(cache_keys[key]) if key in cache_keys else None
             shown = to_tensor([frame])[0]
             decoded = None if latent is None else interpolator.backbone.decode(latent[None])[0]
-            image = shown if decoded is None else enlarged(decoded, shown.shape[1:])
+            image = shown if decoded is None else enlarge(decoded, shown.shape[1:])
             frames += to_images(image[None])
         return frames
 
 
-def middle_times(morph: Morph, look: str) -> Array:
+def middle_times(morph: Morph, spacing: str) -> Array:
     """The time between neighbours' places in an evenly timed film: from the edges between their times on screen."""
-    seconds = np.array([shown for _, shown in morph.timed(FilmSettings(easing=f"even:{look}", hold=0.0))])
+    seconds = np.array([shown for _, shown in morph.screen_times(FilmSettings(easing=f"even:{spacing}", hold=0.0))])
     edges = np.cumsum(seconds)[:-1]
     times = [0.0]
     for edge in edges:
@@ -170,7 +172,7 @@ def answers(columns: dict[str, Array]) -> list[str]:
 
 def interval(values: Array) -> str:
     """A median over the pairs with its bootstrap interval."""
-    low, high = np.quantile(np.median(values[resampled_pairs(len(values))], axis=1), (0.025, 0.975))
+    low, high = np.quantile(np.median(values[resample_pairs(len(values))], axis=1), (0.025, 0.975))
     return f"{np.median(values):.3f} [{low:.3f}, {high:.3f}]"
 
 

@@ -56,7 +56,7 @@ def main() -> None:
         make(pairs, folder, {**VARIANTS[name], **options.settings})
         print(f"{name}: {time.perf_counter() - begun:.0f} s")
     folders |= {name: Path(folder) for name, _, folder in (text.partition("=") for text in options.runs)}
-    found = {name: [measured(folder / pair, clip) for pair in names] for name, folder in folders.items()}
+    found = {name: [measure(folder / pair, clip) for pair in names] for name, folder in folders.items()}
     print(f"{'':26}" + "".join(f"{column:>8}" for column in COLUMNS) + f"{'kid':>10}")
     for name, films in found.items():
         means = [float(np.nanmean([film[column] for film in films])) for column in COLUMNS]
@@ -97,7 +97,7 @@ def frames_of(run: Path) -> list[Image.Image]:
     return [Image.open(file).convert("RGB").resize((SIZE, SIZE), Image.Resampling.BOX) for file in files]
 
 
-def measured(run: Path, clip: Clip) -> dict[str, Any]:
+def measure(run: Path, clip: Clip) -> dict[str, Any]:
     """The measures of one film."""
     frames = frames_of(run)
     pixels = [np.asarray(frame, np.float64) / 255 for frame in frames]

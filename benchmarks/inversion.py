@@ -23,23 +23,24 @@ from typing import Any
 
 import numpy as np
 import torch
+from tiny import text_conditioning
 from torch import Tensor
 
 from segue.batch.manifest import Pair, read_pairs
 from segue.evaluate.statistics import mean_interval, paired_interval
 from segue.files import write_json
 from segue.method.blend import slerp
+from segue.method.conditioning import Conditioning
 from segue.method.diffusion import diffuse
 from segue.method.noise import Noise
 from segue.method.tree import FrameKey
 from segue.models import loading
 from segue.models.backbone import Sampling
 from segue.models.clip import Clip
-from segue.models.conditioning import TextConditioning
 from segue.models.stable_diffusion import StableDiffusion
 from segue.pictures.images import fit, load
 from segue.pictures.tensors import to_images, to_tensor
-from segue.settings.kinds import InversionSettings, MorphSettings, checked, fields
+from segue.settings.kinds import InversionSettings, MorphSettings, fields, parse_settings
 from segue.settings.presets import preset_settings
 from segue.words import inversion
 from segue.words.inversion import denoising_loss, invert
@@ -51,11 +52,11 @@ LEVELS = (0.2, 0.5)  # noise levels of reconstructions: pocket's own, and the pa
 
 
 def main() -> None:
-    arguments = parsed()
+    arguments = parse_arguments()
     if arguments.draw_from:
         inversion.TIMESTEPS["all"] = tuple(arguments.draw_from)
     values = {name: getattr(arguments, name) for name in fields(InversionSettings)}
-    settings = checked(MorphSettings, {**preset_settings("balanced", arguments.model), **values})
+    settings = parse_settings(MorphSettings, {**preset_settings("balanced", arguments.model), **values})
     backbone = StableDiffusion(loading.load(arguments.model, dtype=arguments.dtype, device=arguments.device))
     clip = Clip.load()
     pairs = read_pairs(arguments.pairs)
@@ -77,7 +78,7 @@ def main() -> None:
     print(table(results))
 
 
-def parsed() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="a folder or hub name; pocket if not given")
     parser.add_argument("--dtype")
@@ -111,15 +112,15 @@ def measure(
     fitted = invert(backbone, latents, words, settings, Noise(seed), KEYS, pictures=pictures).words
     seconds = time.perf_counter() - begun
 
-    def look(embeddings: TextConditioning) -> dict[str, float]:
+    def measure_words(embeddings: Conditioning) -> dict[str, float]:
         noise = Noise(HELD_OUT_SEED + seed)
-        found = {"loss": held_out_loss(backbone, latents, embeddings.prompt, noise, held_out)}
+        found = {"loss": held_out_loss(backbone, latents, embeddings.text, noise, held_out)}
         for level in LEVELS:
             seen = reconstruct(backbone, clip, latents, to_tensor(pictures), embeddings, noise, level, settings)
             found |= {f"{name}, noise {level:g}": value for name, value in seen.items()}
         return found
 
-    return {"pair": pair.name, "before": look(words), "after": look(fitted), "seconds": seconds}
+    return {"pair": pair.name, "before": measure_words(words), "after": measure_words(fitted), "seconds": seconds}
 
 
 def held_out_loss(backbone: StableDiffusion, latents: Tensor, embeddings: Tensor, noise: Noise, count: int) -> float:
@@ -129,7 +130,7 @@ def held_out_loss(backbone: StableDiffusion, latents: Tensor, embeddings: Tensor
         at = backbone.point((i + 0.5) / count)
         eps = torch.stack([noise("held-out", key, step=i, shape=latents.shape[1:]) for key in KEYS])
         with torch.no_grad():
-            words = TextConditioning(embeddings, embeddings)
+            words = text_conditioning(embeddings, embeddings)
             losses.append(float(denoising_loss(backbone, latents, words, at, eps).mean()))
     return float(np.mean(losses))
 
@@ -139,7 +140,7 @@ def reconstruct(
     clip: Clip,
     latents: Tensor,
     keyframes: Tensor,
-    words: TextConditioning,
+    words: Conditioning,
     noise: Noise,
     level: float,
     settings: MorphSettings,
@@ -155,7 +156,7 @@ def reconstruct(
     for i in range(draws):
         left, right = diffuse(latents, noise("reconstruction", KEYS[0], step=i, shape=latents.shape[1:])[None], at)
         z = torch.stack([left, right, slerp(left[None], right[None], 0.5)[0]])
-        made = backbone.decode(backbone.denoise(z, TextConditioning.stack([a, b, middle]), at, sampling=sampling))
+        made = backbone.decode(backbone.denoise(z, Conditioning.stack([a, b, middle]), at, sampling=sampling))
         cosines = clip.images(to_images(made)) @ given.T  # (3, 2)
         rmse = ((made[:2] - keyframes) / 2).square().flatten(1).mean(1).sqrt().mean()
         found.append([float(rmse), 1 - float(cosines[:2].diagonal().mean()), 1 - float(cosines[2].mean())])

@@ -54,7 +54,7 @@ def main() -> None:
     rows: list[dict[str, dict[str, float]]] = []
     for number in range(FIRST, FIRST + arguments.pairs):
         with tempfile.TemporaryDirectory() as folder:
-            rows.append(measured(interpolator, clip, detect, number, Path(folder)))
+            rows.append(measure(interpolator, clip, detect, number, Path(folder)))
         print(number - FIRST + 1, json.dumps(rows[-1]), flush=True)
     if arguments.output:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,7 @@ def main() -> None:
     Console(width=110).print(table)
 
 
-def measured(
+def measure(
     interpolator: Interpolator, clip: Clip, detect: Detect, number: int, folder: Path
 ) -> dict[str, dict[str, float]]:
     """One pair's films with and without poses, measured."""

@@ -32,7 +32,7 @@ PAIRS = Path(__file__).with_name("cat-dog") / "manifest.jsonl"
 KEPT = 0.8  # of each side, in the cropped check
 
 
-def cropped(picture: Image.Image) -> Image.Image:
+def crop(picture: Image.Image) -> Image.Image:
     """The middle of a picture, at the picture's size."""
     width, height = picture.size
     x, y = round(width * (1 - KEPT) / 2), round(height * (1 - KEPT) / 2)
@@ -42,12 +42,12 @@ def cropped(picture: Image.Image) -> Image.Image:
 VIEWS: dict[str, Callable[[Image.Image], Image.Image]] = {
     "as ranked": lambda picture: picture,
     "mirrored": ImageOps.mirror,
-    "cropped": cropped,
+    "cropped": crop,
 }
 
 
 def main() -> None:
-    arguments = parsed()
+    arguments = parse_arguments()
     interpolator = Interpolator.from_pretrained(arguments.model, dtype=arguments.dtype, device=arguments.device)
     clip = Clip.load(arguments.ranker)
     judge = Judge(clip, arguments.rank_for, arguments.rank_against)
@@ -86,7 +86,7 @@ def main() -> None:
     print(table(rows, results["gains"]))
 
 
-def parsed() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="a folder or hub name; pocket if not given")
     parser.add_argument("--dtype")

@@ -54,13 +54,13 @@ def stable_diffusion_21(dtype: torch.dtype) -> StableDiffusionPipeline:
         steps_offset=1,
     )
     torch.manual_seed(0)
-    networks = [_filled(network, dtype) for network in (vae, text, unet)]
+    networks = [_fill(network, dtype) for network in (vae, text, unet)]
     return StableDiffusionPipeline(
         networks[0], networks[1], tokenizer, networks[2], scheduler, None, None, requires_safety_checker=False
     )
 
 
-def _filled(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+def _fill(network: nn.Module, dtype: torch.dtype) -> nn.Module:
     """A network that has no memory yet, with small random weights in a precision."""
     network = network.to_empty(device="cpu").to(dtype).eval()
     for name, weight in network.named_parameters():

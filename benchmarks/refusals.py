@@ -70,8 +70,8 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         prepare(Path(folder))
         for name, command in COMMANDS.items():
-            measured(command, Path(folder), source)
-            found = [measured(command, Path(folder), source) for _ in range(arguments.times)]
+            measure(command, Path(folder), source)
+            found = [measure(command, Path(folder), source) for _ in range(arguments.times)]
             seconds, code, said = min(found)
             print(f"{name:28} {seconds:6.2f} s   exit {code}   {said[:90]}", flush=True)
 
@@ -92,7 +92,7 @@ def prepare(folder: Path) -> None:
     (folder / "film" / "state.json").write_text(f'{{"frames": [{frames}]}}')
 
 
-def measured(command: list[str], folder: Path, source: Path) -> tuple[float, int, str]:
+def measure(command: list[str], folder: Path, source: Path) -> tuple[float, int, str]:
     """User and system seconds of a command, its exit code, and the last line that it says."""
     environment = {**os.environ, "PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)

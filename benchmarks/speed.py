@@ -201,7 +201,7 @@ def watch(parts: Mapping[str, Sequence[tuple[Any, str]]], device: torch.device) 
     """Watch the methods (owner, name) of which each part consists."""
     found = {name: Calls() for name in parts}
 
-    def watched(function: Callable[..., Any], calls: Calls) -> Callable[..., Any]:
+    def wrap(function: Callable[..., Any], calls: Calls) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
             begun = now(device)
             try:
@@ -216,7 +216,7 @@ def watch(parts: Mapping[str, Sequence[tuple[Any, str]]], device: torch.device) 
     with ExitStack() as patches:
         for name, methods in parts.items():
             for owner, method in methods:
-                patches.enter_context(patch.object(owner, method, watched(getattr(owner, method), found[name])))
+                patches.enter_context(patch.object(owner, method, wrap(getattr(owner, method), found[name])))
         yield found
 
 
@@ -382,9 +382,9 @@ def measure_real_size(options: Options) -> Table:
     backbone = StableDiffusion(pipe)
     words, z = backbone.embed(["a cat"], [""]), torch.randn(1, 4, size // 8, size // 8)
     point, sampling = backbone.point(0.5), Sampling(num_inference_steps=1, guidance_scale=7.5, solver="ddim")
-    if backbone.steps(point, CLEAN, sampling) != 1:
+    if len(backbone.leg(point, CLEAN, sampling)) != 1:
         raise ValueError("more than one step would be measured")
-    text, noisy = (torch.cat(two).to(device, dtype) for two in ([words.negative, words.prompt], [z, z]))
+    text, noisy = (torch.cat(two).to(device, dtype) for two in ([words.negative_text, words.text], [z, z]))
 
     def step_engine() -> None:
         with backbone.evaluating():

@@ -30,7 +30,7 @@ from rich.table import Table
 
 from segue import Interpolator
 from segue.batch.manifest import Pair, read_pairs
-from segue.engine.keyframes import shown
+from segue.engine.keyframes import view
 from segue.evaluate.statistics import mean_interval
 from segue.method.motion import Motion
 from segue.pictures.images import fit, load
@@ -68,7 +68,7 @@ def errors(interpolator: Interpolator, pair: Pair, num_frames: int) -> dict[str,
     side = interpolator.backbone.native_size
     picture = fit(load(pair.a), (side, side), "cover", "white")
     motion, places = Motion(zoom=(ZOOM,)), [Fraction(i, num_frames - 1) for i in range(1, num_frames - 1)]
-    plain = [shown(motion, place, picture) for place in places]
+    plain = [view(motion, place, picture) for place in places]
 
     def film(**settings: Any) -> list[Image.Image]:
         prompt = pair.prompt_a or "a picture"
@@ -78,11 +78,11 @@ def errors(interpolator: Interpolator, pair: Pair, num_frames: int) -> dict[str,
 
     moving: dict[str, Any] = {"zoom": (ZOOM,)}
 
-    found = {"autoencoder": apart([through(interpolator, one) for one in plain], plain)}
-    found["faded at 0.001"] = apart(film(noise=FAINT, detail=1.0, **moving), plain)
-    found["pixel at 0.001"] = apart(film(noise=FAINT, **moving), plain)
-    found["pixel"] = apart(film(**moving), plain)
-    found["unmoved"] = apart(film(), [picture] * len(places))
+    found = {"autoencoder": mean_difference([through(interpolator, one) for one in plain], plain)}
+    found["faded at 0.001"] = mean_difference(film(noise=FAINT, detail=1.0, **moving), plain)
+    found["pixel at 0.001"] = mean_difference(film(noise=FAINT, **moving), plain)
+    found["pixel"] = mean_difference(film(**moving), plain)
+    found["unmoved"] = mean_difference(film(), [picture] * len(places))
     return found
 
 
@@ -92,7 +92,7 @@ def through(interpolator: Interpolator, picture: Image.Image) -> Image.Image:
         return to_images(interpolator.backbone.decode(interpolator.backbone.encode(to_tensor([picture]))))[0]
 
 
-def apart(frames: Sequence[Image.Image], wanted: Sequence[Image.Image]) -> float:
+def mean_difference(frames: Sequence[Image.Image], wanted: Sequence[Image.Image]) -> float:
     """The root mean square difference of each pair of pictures, 0 to 255; their mean."""
     pairs = zip(frames, wanted, strict=True)
     return float(np.mean([np.sqrt(np.square(np.asarray(a, float) - np.asarray(b, float)).mean()) for a, b in pairs]))

@@ -31,7 +31,7 @@ def power(exponent: float) -> Callable[[Any], Any]:
     return lambda linear: np.maximum(linear, 0) ** (1 / exponent)
 
 
-def written(colour: Any, space: str = "srgb", curve: Callable[[Any], Any] = srgb) -> Any:
+def write(colour: Any, space: str = "srgb", curve: Callable[[Any], Any] = srgb) -> Any:
     """What an sRGB colour (0 to 255) is in a space, as floats from 0 to 1."""
     value = np.asarray(colour, dtype=float) / 255
     linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
@@ -42,7 +42,7 @@ def disc(space: str = "srgb", curve: Callable[[Any], Any] = srgb, side: int = 64
     """The disc as a space writes it, (side, side, 3) of 8 bits."""
     y, x = np.mgrid[:side, :side] - (side - 1) / 2
     inside = (x**2 + y**2 < (side / 4) ** 2)[..., None]
-    colours = np.where(inside, written(DISC, space, curve), written((GREY,) * 3, space, curve))
+    colours = np.where(inside, write(DISC, space, curve), write((GREY,) * 3, space, curve))
     return np.rint(255 * colours.clip(0, 1)).astype(np.uint8)
 
 

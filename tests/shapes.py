@@ -16,7 +16,7 @@ from segue.engine.interpolator import Interpolator
 from segue.method.tree import FrameKey
 from segue.run.folder import RunFolder
 
-__all__ = ["QUICK", "contents", "interpolator", "latents", "picture", "pipe"]
+__all__ = ["QUICK", "contents", "latents", "picture", "pipe", "tiny_interpolator"]
 
 QUICK: dict[str, Any] = {
     "network_size": "32x32",
@@ -44,7 +44,7 @@ def pipe(prediction_type: Literal["epsilon", "v_prediction"] = "epsilon") -> Sta
 
 
 @cache
-def interpolator(prediction_type: Literal["epsilon", "v_prediction"] = "epsilon") -> Interpolator:
+def tiny_interpolator(prediction_type: Literal["epsilon", "v_prediction"] = "epsilon") -> Interpolator:
     """An interpolator with the tiny pipe."""
     return Interpolator(pipe(prediction_type), name="tiny")
 
@@ -54,7 +54,9 @@ def latents(path: Path) -> dict[FrameKey, Tensor]:
     with RunFolder(path) as run:
         state = run.read("state.json")
         assert state is not None
-        found = {FrameKey.at(Fraction(f["place"])): run.latent(f["recipe"]) for f in state["frames"] if "recipe" in f}
+        found = {
+            FrameKey.at(Fraction(f["place"])): run.latent(f["cache_key"]) for f in state["frames"] if "cache_key" in f
+        }
     return {key: latent for key, latent in found.items() if latent is not None}
 
 

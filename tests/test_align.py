@@ -23,7 +23,7 @@ from segue.method.align import (
     grid,
     is_plain,
     place_of,
-    sampled,
+    sample_picture,
     transport,
     unbend,
 )
@@ -34,6 +34,7 @@ from segue.method.tree import FrameKey
 Array = NDArray[np.float64]
 Map = Callable[[Any, Any], tuple[Any, Any]]  # of places from -1 to 1
 
+ALIGNED_FINELY = True
 CELL = 2 / 32  # of the picture, in units of grid sampling
 
 PARTS: Sequence[tuple[tuple[float, float, float, float], tuple[int, int, int]]] = (
@@ -65,7 +66,7 @@ def texture(seed: int, size: int = 128) -> Array:
     return np.asarray(np.clip(127.5 + 60 * soft / soft.std(), 0, 255), float)
 
 
-def moved(picture: Array, inverse: Map, mode: str = "nearest") -> Array:
+def move(picture: Array, inverse: Map, mode: str = "nearest") -> Array:
     """The picture (H, W, 3) of which each place shows what the old one shows at its inverse."""
     h, w = picture.shape[:2]
     y, x = np.mgrid[:h, :w] + 0.5
@@ -84,12 +85,12 @@ def rotation(degrees: float) -> Map:
     return lambda x, y: (cosine * x - sine * y, sine * x + cosine * y)
 
 
-def bent(x: Any, y: Any) -> tuple[Any, Any]:
+def bend(x: Any, y: Any) -> tuple[Any, Any]:
     return x + 0.12 * np.sin(2 * y + 0.5), y + 0.12 * np.cos(2 * x)
 
 
-def unbent(x: Any, y: Any) -> tuple[Any, Any]:
-    """The inverse of ``bent``, whose derivative is at most 0.24."""
+def bend_back(x: Any, y: Any) -> tuple[Any, Any]:
+    """The inverse of ``bend``, whose derivative is at most 0.24."""
     u, v = x, y
     for _ in range(60):
         u, v = x - 0.12 * np.sin(2 * v + 0.5), y - 0.12 * np.cos(2 * u)
@@ -100,7 +101,7 @@ MAPS: dict[str, tuple[Map, Map]] = {
     "translation": (lambda x, y: (x + 0.2, y - 0.12), lambda x, y: (x - 0.2, y + 0.12)),
     "rotation": (rotation(15), rotation(-15)),
     "scaling": (lambda x, y: (1.25 * x, 1.25 * y), lambda x, y: (x / 1.25, y / 1.25)),
-    "bend": (bent, unbent),
+    "bend": (bend, bend_back),
 }
 
 
@@ -139,7 +140,7 @@ def at(field: Tensor, place: Sequence[float]) -> Array:
 @pytest.mark.parametrize("name", MAPS)
 def test_a_known_map_is_found_within_one_cell(name: str, network: bool) -> None:
     forth, back = MAPS[name]
-    left, right = tensor(creature()), tensor(moved(creature(), back))
+    left, right = tensor(creature()), tensor(move(creature(), back))
     found = align(left, right, features(left, right) if network else ())
     assert found.confidence == 1
     off = [errors(found.left, left, forth), errors(found.right, right, back)]
@@ -150,7 +151,7 @@ def test_a_known_map_is_found_within_one_cell(name: str, network: bool) -> None:
 
 def test_pictures_that_are_not_square() -> None:
     left = creature(160, 96)
-    right = moved(left, lambda x, y: (x - 0.15, y + 0.2))
+    right = move(left, lambda x, y: (x - 0.15, y + 0.2))
     found = align(tensor(left), tensor(right))
     h, w = found.left.shape[1:]
     assert (w / h) == pytest.approx(160 / 96, rel=0.05)
@@ -190,7 +191,7 @@ def test_a_picture_and_itself_stand_still() -> None:
 
 
 def test_both_ways_round() -> None:
-    left, right = tensor(creature()), tensor(moved(creature(), MAPS["bend"][1]))
+    left, right = tensor(creature()), tensor(move(creature(), MAPS["bend"][1]))
     one, other = align(left, right), align(right, left)
     assert one.left.abs().max() > CELL
     for there, back in ((one.left, other.right), (one.right, other.left)):  # as far as Sinkhorn's steps go
@@ -215,7 +216,7 @@ def test_different_scenes_do_not_correspond() -> None:
 
 def test_a_scene_corresponds_to_itself_moved() -> None:
     left = texture(0)
-    right = moved(left, lambda x, y: (x - 0.1, y), mode="grid-wrap")
+    right = move(left, lambda x, y: (x - 0.1, y), mode="grid-wrap")
     found = align(tensor(left), tensor(right), features(tensor(left), tensor(right)))
     assert found.confidence > 0
 
@@ -284,7 +285,7 @@ POINTS: list[Match] = [((0.4, 0.5), (0.55, 0.45)), ((0.7, 0.35), (0.6, 0.5)), ((
 @pytest.mark.parametrize("same", [True, False])
 def test_points_hold_exactly(same: bool) -> None:
     left = tensor(creature())
-    right = left if same else tensor(moved(creature(), MAPS["bend"][1]))
+    right = left if same else tensor(move(creature(), MAPS["bend"][1]))
     found = align(left, right, points=POINTS)
     for one, other in POINTS:
         way = 2 * (np.array(other) - one)
@@ -295,7 +296,7 @@ def test_points_hold_exactly(same: bool) -> None:
 def test_points_hold_beside_a_moving_camera() -> None:
     """Seen from the place of the right keyframe, a known place shows what the left one has at its match."""
     motion = Motion(zoom=(1.3,), pan=((0.05, -0.1),), rotate=(20.0,))
-    left, right = tensor(creature()), tensor(moved(creature(), MAPS["bend"][1]))
+    left, right = tensor(creature()), tensor(move(creature(), MAPS["bend"][1]))
     matrix = motion.between(Fraction(1), Fraction(0), 1.0)
     found = align(left, right, points=POINTS, camera=torch.from_numpy(matrix).float())
     for one, other in POINTS:
@@ -313,7 +314,7 @@ def test_a_camera_and_a_field_compose_to_what_is_known() -> None:
     where = np.array([-0.1, 0.15])
     q = np.linalg.solve(matrix, [where[0] + 0.1, where[1] - 0.05, 1])[:2]
     known: Match = ((float(where[0] + 1) / 2, float(where[1] + 1) / 2), (float(q[0] + 1) / 2, float(q[1] + 1) / 2))
-    right = moved(
+    right = move(
         creature(), lambda x, y: tuple(np.tensordot(matrix[:2, :2], np.stack([x, y]), 1) + matrix[:2, 2:, None])
     )
     found = align(tensor(creature()), tensor(right), points=[known], camera=torch.from_numpy(matrix).float())
@@ -328,7 +329,7 @@ def test_what_a_camera_does_is_left_to_it() -> None:
     """The right picture is the left one as a camera shows it: its fields are 0."""
     motion = Motion(zoom=(1.2,), rotate=(10.0,))
     matrix = motion.between(Fraction(1), Fraction(0), 1.0)
-    right = moved(creature(), lambda x, y: (matrix[0, 0] * x + matrix[0, 1] * y, matrix[1, 0] * x + matrix[1, 1] * y))
+    right = move(creature(), lambda x, y: (matrix[0, 0] * x + matrix[0, 1] * y, matrix[1, 0] * x + matrix[1, 1] * y))
     found = align(tensor(creature()), tensor(right), camera=torch.from_numpy(matrix).float())
     assert errors(found.left, tensor(creature()), lambda x, y: (x, y)).mean() < 1
     assert errors(found.right, tensor(right), lambda x, y: (x, y)).mean() < 1
@@ -370,24 +371,26 @@ def test_a_subject_at_the_border_is_not_drawn_out() -> None:
     picture[20:44, 30:] = [200, 60, 30]  # it touches the right border
     image = tensor(picture)
     assert is_plain(image)
-    shown = sampled(image, grid((64, 64)) + torch.tensor([1.0, 0.0])[:, None, None])  # half a picture to the right
+    shown = sample_picture(
+        image, grid((64, 64)) + torch.tensor([1.0, 0.0])[:, None, None]
+    )  # half a picture to the right
     assert torch.allclose(shown[:, :, 34:], image[:, :1, :1], atol=1e-5)
     assert torch.allclose(shown[:, 24:40, 2:28], image[:, 24:40, 34:60], atol=1e-5)
-    assert torch.allclose(sampled(image, grid((64, 64))), image, atol=1e-5)
+    assert torch.allclose(sample_picture(image, grid((64, 64))), image, atol=1e-5)
 
 
 def test_a_scene_is_mirrored_at_its_border() -> None:
     image = tensor(texture(2, 64))
     assert not is_plain(image)
-    shown = sampled(image, grid((64, 64)) + torch.tensor([1.0, 0.0])[:, None, None])
+    shown = sample_picture(image, grid((64, 64)) + torch.tensor([1.0, 0.0])[:, None, None])
     assert torch.allclose(shown[:, :, 34:62], image.flip(2)[:, :, 2:30], atol=1e-4)
 
 
 def test_a_correspondence_that_is_known_brings_one_picture_onto_the_other() -> None:
     """The bend that was found, undone: the left picture moved all of the way is the right one."""
-    left, right = tensor(creature()), tensor(moved(creature(), MAPS["bend"][1]))
+    left, right = tensor(creature()), tensor(move(creature(), MAPS["bend"][1]))
     bends = Bends({0: align(left, right)})
-    carried = sampled(left, bends.origin(FrameKey(0, Fraction(9999, 10000)), FrameKey(0), (128, 128)))
+    carried = sample_picture(left, bends.origin(FrameKey(0, Fraction(9999, 10000)), FrameKey(0), (128, 128)))
     before, after = (float((picture - right).abs().mean()) for picture in (left, carried))
     assert after < 0.35 * before
 

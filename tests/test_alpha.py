@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from notices import SegueWarning
 from PIL import Image, ImageDraw
-from shapes import QUICK, contents, interpolator, picture
+from shapes import QUICK, contents, picture, tiny_interpolator
 
 from segue.errors import SegueError
 from segue.method.tree import FrameKey
-from segue.pictures.alpha import continued, ground_for, laid_on, lifted
+from segue.pictures.alpha import continue_colours, ground_for, lay_on, lift
 from segue.run.folder import RunFolder
 
 
@@ -30,7 +30,7 @@ def disc(left: int, colour: tuple[int, int, int], hidden: tuple[int, int, int] =
 RED, BLUE = disc(40, (210, 40, 30)), disc(120, (30, 60, 200))
 
 
-def premultiplied(image: Image.Image) -> Any:
+def premultiply(image: Image.Image) -> Any:
     return np.asarray(image.convert("RGBa"), np.float32) / 255
 
 
@@ -43,17 +43,17 @@ def difference(a: Image.Image, b: Image.Image) -> Any:
 
 @pytest.mark.parametrize("ground", ["white", "gray", "black"])
 def test_what_is_laid_on_a_ground_is_lifted_again(ground: str) -> None:
-    seen = premultiplied(RED)
-    again = lifted(laid_on(RED, ground), seen, seen, 0.5, ground)
+    seen = premultiply(RED)
+    again = lift(lay_on(RED, ground), seen, seen, 0.5, ground)
     assert (np.asarray(again)[..., 3] == np.asarray(RED)[..., 3]).all()
     for other in ("white", "black", "#ff00ff"):
-        assert difference(laid_on(again, other), laid_on(RED, other)).max() <= 2
+        assert difference(lay_on(again, other), lay_on(RED, other)).max() <= 2
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
 def test_a_picture_says_where_only_one_keyframe_is_opaque(share: float) -> None:
     """A frame that shows only the left disc is that disc, though the right one's alpha is there."""
-    frame = lifted(laid_on(RED, "white"), premultiplied(RED), premultiplied(BLUE), share, "white")
+    frame = lift(lay_on(RED, "white"), premultiply(RED), premultiply(BLUE), share, "white")
     alone = (np.asarray(BLUE)[..., 3] == 255) & (np.asarray(RED)[..., 3] == 0)
     assert alone.sum() > 100
     assert np.asarray(frame)[..., 3][alone].max() <= 3  # and no white
@@ -62,16 +62,16 @@ def test_a_picture_says_where_only_one_keyframe_is_opaque(share: float) -> None:
 
 
 def test_a_dissolve_is_the_mean_of_both() -> None:
-    mixed = (premultiplied(RED) + premultiplied(BLUE)) / 2
+    mixed = (premultiply(RED) + premultiply(BLUE)) / 2
     on_white = Image.fromarray(np.rint((mixed[..., :3] + 1 - mixed[..., 3:]) * 255).astype(np.uint8))
-    frame = lifted(on_white, premultiplied(RED), premultiplied(BLUE), 0.5, "white")
+    frame = lift(on_white, premultiply(RED), premultiply(BLUE), 0.5, "white")
     assert abs(np.asarray(frame)[..., 3] - 255 * mixed[..., 3]).max() <= 6
     on_black = Image.fromarray(np.rint(mixed[..., :3] * 255).astype(np.uint8))
-    assert difference(laid_on(frame, "black"), on_black).max() <= 8
+    assert difference(lay_on(frame, "black"), on_black).max() <= 8
 
 
 def test_colours_go_on_where_nothing_is_seen() -> None:
-    pixels = continued(RED)
+    pixels = continue_colours(RED)
     seen = np.asarray(RED)[..., 3] > 0
     assert (pixels[..., 3] == np.asarray(RED)[..., 3]).all()
     far = abs(pixels[..., :3].astype(int) - (210, 40, 30))
@@ -95,7 +95,7 @@ TRANSPARENT: dict[str, Any] = {**SMALL, "background": "transparent"}
 @pytest.fixture(scope="module", params=[True, False], ids=["aligned", "unaligned"])
 def film(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     path = tmp_path_factory.mktemp("film") / "run"
-    return interpolator()(RED, BLUE, **TRANSPARENT, align=request.param, output=path)
+    return tiny_interpolator()(RED, BLUE, **TRANSPARENT, align=request.param, output=path)
 
 
 def test_keyframes_are_exact(film: Any) -> None:
@@ -120,17 +120,17 @@ def test_frames_are_transparent_where_both_keyframes_are(film: Any) -> None:
 
 def test_networks_see_the_frames_on_the_ground(film: Any) -> None:
     with RunFolder(film.path) as run:
-        shown = run.shown(FrameKey(0))
+        shown = run.shown_image(FrameKey(0))
         assert shown.mode == "RGB"
-        assert (np.asarray(shown) == np.asarray(laid_on(RED, "white"))).all()
+        assert (np.asarray(shown) == np.asarray(lay_on(RED, "white"))).all()
     assert len(film.distances()) == len(film) - 1
     assert film.contact_sheet().getpixel((6, 6)) == (255, 255, 255)
 
 
 def test_without_transparent_nothing_changes(tmp_path: Path) -> None:
-    laid = [laid_on(image, "white") for image in (RED, BLUE)]
-    plain = interpolator()(*laid, **SMALL, output=tmp_path / "plain")
-    given = interpolator()(RED, BLUE, **SMALL, output=tmp_path / "given")
+    laid = [lay_on(image, "white") for image in (RED, BLUE)]
+    plain = tiny_interpolator()(*laid, **SMALL, output=tmp_path / "plain")
+    given = tiny_interpolator()(RED, BLUE, **SMALL, output=tmp_path / "given")
     for a, b in zip(plain.frames.paths, given.frames.paths, strict=True):
         assert a.read_bytes() == b.read_bytes()
     assert '"ground"' not in (tmp_path / "given" / "run.json").read_text()
@@ -138,21 +138,21 @@ def test_without_transparent_nothing_changes(tmp_path: Path) -> None:
 
 def test_a_transparent_film_goes_on_and_is_made_again(tmp_path: Path) -> None:
     path = tmp_path / "run"
-    interpolator()(RED, BLUE, **TRANSPARENT, loop=True, output=path)
+    tiny_interpolator()(RED, BLUE, **TRANSPARENT, loop=True, output=path)
     before = contents(path / "frames")
     with Image.open(path / "frames" / f"{FrameKey(2).name}.png") as closing:
         assert (np.asarray(closing) == np.asarray(RED)).all()
-    interpolator()(RED, BLUE, **TRANSPARENT, loop=True, output=path)
+    tiny_interpolator()(RED, BLUE, **TRANSPARENT, loop=True, output=path)
     assert contents(path / "frames") == before
-    morph = interpolator().remake(path, FrameKey.at("1/2"))
+    morph = tiny_interpolator().remake(path, FrameKey.at("1/2"))
     assert morph.frames[2].mode == "RGBA"
     assert contents(path / "frames") != before
-    interpolator().undo(path)
+    tiny_interpolator().undo(path)
     assert contents(path / "frames") == before
 
 
 def test_a_contained_keyframe_has_nothing_around_it() -> None:
-    morph = interpolator()(RED.crop((0, 16, 64, 48)), BLUE, **TRANSPARENT, fit="contain")
+    morph = tiny_interpolator()(RED.crop((0, 16, 64, 48)), BLUE, **TRANSPARENT, fit="contain")
     alpha = np.asarray(morph.frames[0])[..., 3]
     assert alpha[:16].max() == alpha[48:].max() == 0
     assert alpha[28:36].max() == 255
@@ -160,18 +160,18 @@ def test_a_contained_keyframe_has_nothing_around_it() -> None:
 
 def test_the_camera_moves_the_alpha_too() -> None:
     settings = {**TRANSPARENT, "rotate": 90.0}
-    morph = interpolator()(RED, RED, **settings)
+    morph = tiny_interpolator()(RED, RED, **settings)
     turned = np.asarray(RED.rotate(-90))[..., 3].astype(int)
     assert abs(np.asarray(morph.frames[-1])[..., 3].astype(int) - turned).mean() < 3
 
 
 def test_opaque_keyframes_make_an_opaque_film_and_it_is_told() -> None:
     with pytest.warns(SegueWarning, match="no keyframe is transparent anywhere: the frames are opaque"):
-        morph = interpolator()(picture(0), picture(1), **TRANSPARENT)
+        morph = tiny_interpolator()(picture(0), picture(1), **TRANSPARENT)
     assert {frame.mode for frame in morph.frames} == {"RGB"}
 
 
 def test_another_background_is_another_run(tmp_path: Path) -> None:
-    interpolator()(RED, BLUE, **TRANSPARENT, output=tmp_path / "run")
+    tiny_interpolator()(RED, BLUE, **TRANSPARENT, output=tmp_path / "run")
     with pytest.raises(SegueError, match="background: 'transparent', now 'white'"):
-        interpolator()(RED, BLUE, **SMALL, output=tmp_path / "run")
+        tiny_interpolator()(RED, BLUE, **SMALL, output=tmp_path / "run")

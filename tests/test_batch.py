@@ -19,23 +19,24 @@ from test_stills import write
 from tiny import tiny_pipe
 
 from segue.batch import drive
+from segue.batch.archive import make_apart, pack, unpack
 from segue.batch.cluster import share_of
-from segue.batch.crew import Event, Processes
 from segue.batch.drive import Status
 from segue.batch.notes import Outcome
-from segue.batch.parcel import make_apart, packed, unpack
+from segue.batch.pool import Event, ProcessPool
 from segue.batch.rows import NOTES, Row, read_rows
-from segue.batch.work import Loaded, Order, failed, make_row
+from segue.batch.work import Loaded, Order, make_row, result_of
 from segue.cli import batch as command
 from segue.cli.batch import BatchCommand, batch
 from segue.engine.interpolator import Interpolator
 from segue.errors import SegueError
 from segue.film.morph import Morph
-from segue.lock import locked
+from segue.lock import hold_lock
 from segue.run.folder import RunFolder
 from segue.settings.kinds import FilmSettings, ModelSettings
 from segue.settings.presets import POCKET
 
+ALIGNED_FINELY = True  # as in workers, which are processes of their own
 SETTINGS: dict[str, Any] = {
     **POCKET,  # of commands that name no model
     "num_frames": 5,
@@ -92,7 +93,7 @@ def frames(run: Path) -> dict[str, bytes]:
 
 
 class Here:
-    """A crew of one worker in this process; ``before`` sees each order, and may answer in the worker's place."""
+    """A pool of one worker in this process; ``before`` sees each order, and may answer in the worker's place."""
 
     count = 1
 
@@ -128,17 +129,17 @@ class Here:
 
 
 @pytest.fixture
-def crews(monkeypatch: pytest.MonkeyPatch, loaded: Loaded) -> Iterator[list[Here]]:
-    """The crews that the command makes, each of one worker in this process."""
+def pools(monkeypatch: pytest.MonkeyPatch, loaded: Loaded) -> Iterator[list[Here]]:
+    """The pools that the command makes, each of one worker in this process."""
     made: list[Here] = []
 
-    def crew(*_arguments: Any) -> Here:
+    def pool(*_arguments: Any) -> Here:
         made.append(Here(loaded))
         return made[-1]
 
-    monkeypatch.setattr(command, "_crew", crew)
+    monkeypatch.setattr(command, "_start_pool", pool)
     yield made
-    assert all(crew.is_closed for crew in made)
+    assert all(pool.is_closed for pool in made)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -197,13 +198,13 @@ def test_rows_of_frames_of_a_video(tmp_path: Path, loaded: Loaded) -> None:
     values = {**SETTINGS, "num_frames": 3}
     first, second = read_rows(manifest, tmp_path / "out", values, preset="balanced", ending=".gif")
     assert first.images == (tmp_path / "clip.mp4@first", tmp_path / "clip.mp4@last")
-    assert first.recipe(ModelSettings()) != second.recipe(ModelSettings())
+    assert first.cache_key(ModelSettings()) != second.cache_key(ModelSettings())
     (tmp_path / "out").mkdir()
-    order = packed(Order(first))
+    order = pack(Order(first))
     (tmp_path / "clip.mp4").unlink()
     result = make_apart(loaded, order, lambda: None, lambda _text: None)
     assert not result.reason
-    unpack(first, result.parcel or b"")
+    unpack(first, result.archive or b"")
     keyframes = [np.asarray(Image.open(path), int) for path in sorted((first.folder / "frames").glob("*.png"))]
     height, width = keyframes[0].shape[:2]
     assert abs(keyframes[0][height // 2, width // 2] - (200, 80, 60)).max() <= 3
@@ -211,7 +212,7 @@ def test_rows_of_frames_of_a_video(tmp_path: Path, loaded: Loaded) -> None:
 
 
 def test_every_fault_of_a_manifest_is_told_before_anything_is_made(
-    tmp_path: Path, crews: list[Here], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, pools: list[Here], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write_manifest(tmp_path, 3, p0={"num_frames": 1}, p2={"noise": [0.6, 0.3]})
     assert run([str(path), "-o", str(tmp_path / "out"), *OPTIONS]) == 2
@@ -245,11 +246,11 @@ def test_every_fault_of_a_manifest_is_told_before_anything_is_made(
     assert len(lines) == len(expected)
     assert all(re.search(*pair) for pair in zip(expected, lines, strict=True)), lines
     assert not (tmp_path / "out").exists()
-    assert not crews
+    assert not pools
 
 
 def test_a_film_of_another_ending_is_written(
-    tmp_path: Path, crews: list[Here], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, pools: list[Here], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, out = write_manifest(tmp_path, 1), tmp_path / "out"
     for ending, seed in (("mp4", "1"), ("gif", "1"), ("gif", "2"), ("mp4", "2")):
@@ -260,7 +261,7 @@ def test_a_film_of_another_ending_is_written(
 
 
 def test_quiet_still_tells_the_rows_that_failed(
-    tmp_path: Path, crews: list[Here], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, pools: list[Here], capsys: pytest.CaptureFixture[str]
 ) -> None:
     levels = [0.6, 0.5, 0.4, 0.3]
     own = {"ranker": "/no/such/clip", "rank_for": "x", "candidates": 2, "noise": levels}
@@ -275,7 +276,7 @@ def test_quiet_still_tells_the_rows_that_failed(
 
 
 def test_each_film_equals_that_of_a_single_run_and_is_made_once(
-    tmp_path: Path, crews: list[Here], loaded: Loaded, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, pools: list[Here], loaded: Loaded, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write_manifest(tmp_path, 3, p1={"seed": 5, "num_frames": 3})
     arguments = [str(path), "-o", str(tmp_path / "out"), *OPTIONS]
@@ -293,19 +294,19 @@ def test_each_film_equals_that_of_a_single_run_and_is_made_once(
 
     # The same again makes nothing; a row more makes that row; another film setting makes no frame.
     assert run(arguments) == 0
-    assert len(crews) == 1
+    assert len(pools) == 1
     write_manifest(tmp_path, 4, p1={"seed": 5, "num_frames": 3})
     assert run(arguments) == 0
-    assert [order.row.name for order in crews[1].orders] == ["p3"]
+    assert [order.row.name for order in pools[1].orders] == ["p3"]
     assert [row["state"] for row in table(tmp_path / "out").values()] == ["kept"] * 3 + ["made"]
     made = {path: path.stat().st_ino for path in (tmp_path / "out").glob("*/latents/*")}
     assert run([*arguments, "--fps", "5"]) == 0
-    assert len(crews[2].orders) == 4
+    assert len(pools[2].orders) == 4
     assert {path: path.stat().st_ino for path in (tmp_path / "out").glob("*/latents/*")} == made
 
 
 def test_a_row_that_fails_is_told_and_made_by_the_next_command(
-    tmp_path: Path, crews: list[Here], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, pools: list[Here], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write_manifest(tmp_path, 3)
     whole = (tmp_path / "p1-b.png").read_bytes()
@@ -327,7 +328,7 @@ def test_a_row_that_fails_is_told_and_made_by_the_next_command(
 
     (tmp_path / "p1-b.png").write_bytes(whole)
     assert run(arguments) == 0
-    assert [order.row.name for order in crews[1].orders] == ["p1"]
+    assert [order.row.name for order in pools[1].orders] == ["p1"]
     assert [row["state"] for row in table(tmp_path / "out").values()] == ["kept", "made", "kept"]
 
     # Other settings fail row by row; begun anew only when asked.
@@ -337,7 +338,7 @@ def test_a_row_that_fails_is_told_and_made_by_the_next_command(
 
 
 def test_files_that_are_not_the_batchs_are_not_written_over(
-    tmp_path: Path, crews: list[Here], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, pools: list[Here], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write_manifest(tmp_path, 2)
     out = tmp_path / "out"
@@ -370,7 +371,7 @@ def test_a_picture_that_changes_while_its_row_is_made_fails_that_row_only(
         if order.row.name == "p1":
             (tmp_path / "p2-b.png").unlink()  # and one that is gone before its row begins
 
-    monkeypatch.setattr(command, "_crew", lambda *_arguments: Here(loaded, change))
+    monkeypatch.setattr(command, "_start_pool", lambda *_arguments: Here(loaded, change))
     assert run([str(path), "-o", str(tmp_path / "out"), *OPTIONS]) == 1
     found = table(tmp_path / "out")
     assert [row["state"] for row in found.values()] == ["failed", "made", "failed"]
@@ -379,7 +380,7 @@ def test_a_picture_that_changes_while_its_row_is_made_fails_that_row_only(
 
 
 def test_what_is_no_longer_whole_is_made_again(
-    tmp_path: Path, crews: list[Here], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, pools: list[Here], capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [str(write_manifest(tmp_path, 3)), "-o", str(tmp_path / "out"), "--quiet", "--json", *OPTIONS]
     assert run(arguments) == 0
@@ -390,7 +391,7 @@ def test_what_is_no_longer_whole_is_made_again(
     shutil.rmtree(tmp_path / "out" / "p2")
     capsys.readouterr()
     assert run(arguments) == 0
-    assert [order.row.name for order in crews[1].orders] == ["p0", "p1", "p2"]
+    assert [order.row.name for order in pools[1].orders] == ["p0", "p1", "p2"]
     assert (film.read_bytes(), frame.read_bytes()) == whole
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert last | {"event": "done", "made": 3, "kept": 0, "failed": 0} == last
@@ -403,17 +404,17 @@ def test_an_interrupted_batch_leaves_a_table_of_what_was_made(
         if order.row.name == "p1":
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "_crew", lambda *_arguments: Here(loaded, interrupt))
+    monkeypatch.setattr(command, "_start_pool", lambda *_arguments: Here(loaded, interrupt))
     assert run([str(write_manifest(tmp_path, 3)), "-o", str(tmp_path / "out"), *OPTIONS]) == 130
     assert {name: row["state"] for name, row in table(tmp_path / "out").items()} == {"p0": "made"}
 
 
-def test_one_batch_at_a_time(tmp_path: Path, crews: list[Here]) -> None:
+def test_one_batch_at_a_time(tmp_path: Path, pools: list[Here]) -> None:
     path = write_manifest(tmp_path, 1)
-    with locked(tmp_path / "out", NOTES, "batch"):
+    with hold_lock(tmp_path / "out", NOTES, "batch"):
         with pytest.raises(SegueError, match="in use by another batch"):
             app(["batch", str(path), "-o", str(tmp_path / "out"), *OPTIONS], standalone_mode=False)
-        assert not crews
+        assert not pools
 
 
 def test_ray_stands_with_or_without_an_address() -> None:
@@ -455,10 +456,10 @@ LOST = Event(0, "lost", "killed by signal 9")
 
 def test_a_row_whose_worker_is_lost_is_tried_again_the_same_way(tmp_path: Path, loaded: Loaded) -> None:
     said: list[Status] = []
-    crew = Here(loaded, answers(LOST))
-    outcomes = drive.drive(rows_of(tmp_path, 2), [], crew, callback=said.append)
+    pool = Here(loaded, answers(LOST))
+    outcomes = drive.drive(rows_of(tmp_path, 2), [], pool, callback=said.append)
     assert [(o.name, o.state, o.attempts) for o in outcomes] == [("p0", "made", 2), ("p1", "made", 1)]
-    assert [order.batch_size for order in crew.orders] == [0, 0, 0]  # the same batches: the same bytes
+    assert [order.batch_size for order in pool.orders] == [0, 0, 0]  # the same batches: the same bytes
     assert [(s.row, s.text) for s in said if s.event == "again"] == [("p0", "its worker was lost (killed by signal 9)")]
     outcomes = drive.drive(rows_of(tmp_path, 2), [], Here(loaded, answers(LOST, LOST, LOST)))
     assert [(o.name, o.state, o.attempts) for o in outcomes] == [("p0", "failed", 3), ("p1", "made", 1)]
@@ -468,11 +469,11 @@ def test_a_row_whose_worker_is_lost_is_tried_again_the_same_way(tmp_path: Path, 
 def test_a_row_that_runs_out_of_memory_is_tried_with_half_the_batch(tmp_path: Path, loaded: Loaded) -> None:
     row = rows_of(tmp_path, 1)[0]
     make_row(loaded.interpolator, row)  # a run whose batches are of 2
-    result = failed(MemoryError("no room"), row, 1.0)
+    result = result_of(MemoryError("no room"), row, 1.0)
     assert (result.cause, result.batch_size) == ("memory", 2)
-    crew = Here(loaded, answers(Event(0, "result", result=replace(result, batch_size=8))))
-    outcomes = drive.drive([row], [], crew)
-    assert [order.batch_size for order in crew.orders] == [0, 4]
+    pool = Here(loaded, answers(Event(0, "result", result=replace(result, batch_size=8))))
+    outcomes = drive.drive([row], [], pool)
+    assert [order.batch_size for order in pool.orders] == [0, 4]
     assert (outcomes[0].state, outcomes[0].attempts) == ("made", 2)
 
 
@@ -494,22 +495,22 @@ def test_a_row_whose_folder_is_in_use_waits(tmp_path: Path, loaded: Loaded, monk
 
 
 def test_an_error_of_the_program_fails_its_row_only(tmp_path: Path, loaded: Loaded) -> None:
-    result = failed(ZeroDivisionError("division\nby zero"), rows_of(tmp_path, 1)[0], 1.0)
+    result = result_of(ZeroDivisionError("division\nby zero"), rows_of(tmp_path, 1)[0], 1.0)
     assert (result.reason, result.cause) == ("ZeroDivisionError: division by zero", "")
     assert "ZeroDivisionError" in result.trace
-    crew = Here(loaded, answers(Event(0, "result", result=result)))
-    outcomes = drive.drive(rows_of(tmp_path, 2), [Outcome("k", "kept")], crew)
+    pool = Here(loaded, answers(Event(0, "result", result=result)))
+    outcomes = drive.drive(rows_of(tmp_path, 2), [Outcome("k", "kept")], pool)
     assert [outcome.state for outcome in outcomes] == ["kept", "failed", "made"]
 
 
 def test_a_model_that_no_worker_can_load_ends_the_batch(tmp_path: Path, loaded: Loaded) -> None:
-    crew = Here(loaded)
-    crew.found = [Event(0, "unfit", "no such model")]
+    pool = Here(loaded)
+    pool.found = [Event(0, "unfit", "no such model")]
     with pytest.raises(SegueError, match="no such model"):
-        drive.drive(rows_of(tmp_path, 1), [], crew)
-    crew.found = [LOST, LOST, LOST]
+        drive.drive(rows_of(tmp_path, 1), [], pool)
+    pool.found = [LOST, LOST, LOST]
     with pytest.raises(SegueError, match=r"lost while they load the model \(killed by signal 9\)"):
-        drive.drive(rows_of(tmp_path, 1), [], crew)
+        drive.drive(rows_of(tmp_path, 1), [], pool)
 
 
 def test_rows_whose_names_meet_are_told_before_anything(tmp_path: Path) -> None:
@@ -539,16 +540,16 @@ def test_a_worker_that_cannot_load_the_model_does_not_end_what_others_make(
             found, self.found = self.found, []
             return found
 
-    crew = Two(loaded)
-    crew.found += [Event(1, kind, "no room")] * (1 if kind == "unfit" else drive.ATTEMPTS)
-    assert [o.state for o in drive.drive(rows_of(tmp_path, 2), [], crew)] == ["made", "made"]
-    assert crew.count == 1
+    pool = Two(loaded)
+    pool.found += [Event(1, kind, "no room")] * (1 if kind == "unfit" else drive.ATTEMPTS)
+    assert [o.state for o in drive.drive(rows_of(tmp_path, 2), [], pool)] == ["made", "made"]
+    assert pool.count == 1
     # A worker that was ready and is lost while it waits is only replaced.
     (tmp_path / "idle").mkdir()
-    crew = Two(loaded)
-    crew.found += [Event(1, "ready"), Event(1, "lost", "killed")] * drive.ATTEMPTS
-    assert [o.state for o in drive.drive(rows_of(tmp_path / "idle", 2), [], crew)] == ["made", "made"]
-    assert crew.count == 2
+    pool = Two(loaded)
+    pool.found += [Event(1, "ready"), Event(1, "lost", "killed")] * drive.ATTEMPTS
+    assert [o.state for o in drive.drive(rows_of(tmp_path / "idle", 2), [], pool)] == ["made", "made"]
+    assert pool.count == 2
 
 
 # Workers on a cluster.
@@ -582,12 +583,12 @@ def test_a_row_made_apart_comes_back_as_if_it_were_made_here(tmp_path: Path, loa
     os.utime(apart.images[0], (0, 0))  # as reproducible archives date their files, before any zip file's dates
     loaded.make(Order(here), lambda: None, lambda _text: None)
     said: list[str] = []
-    order = packed(Order(apart))
+    order = pack(Order(apart))
     result = make_apart(loaded, order, lambda: said.append("frame"), said.append)
     assert (result.reason, said) == ("", ["frame"] * 3)
     assert not apart.folder.exists()
-    assert result.parcel is not None
-    unpack(apart, result.parcel)
+    assert result.archive is not None
+    unpack(apart, result.archive)
     assert frames(apart.folder) == frames(here.folder)
     assert apart.film is not None
     assert here.film is not None
@@ -595,11 +596,11 @@ def test_a_row_made_apart_comes_back_as_if_it_were_made_here(tmp_path: Path, loa
     assert list(json.loads((apart.folder / "films.json").read_text())) == [os.path.relpath(apart.film, apart.folder)]
 
     # What there is of a run goes along and is not made again.
-    again = make_apart(loaded, packed(Order(apart)), lambda: None, said.append)
-    assert again.parcel is not None
+    again = make_apart(loaded, pack(Order(apart)), lambda: None, said.append)
+    assert again.archive is not None
     before = {path: path.read_bytes() for path in apart.folder.glob("latents/*")}
     Morph(apart.folder).remember(tmp_path / "other.gif", FilmSettings())  # a film of the run that was written by hand
-    unpack(apart, again.parcel)
+    unpack(apart, again.archive)
     assert len(json.loads((apart.folder / "films.json").read_text())) == 2
     assert {path: path.read_bytes() for path in apart.folder.glob("latents/*")} == before
 
@@ -611,18 +612,18 @@ def test_workers_are_processes_of_their_own_and_may_die(tmp_path: Path, loaded: 
     loaded.interpolator.backbone.pipe.save_pretrained(tmp_path / "model")  # type: ignore[attr-defined]
     model = ModelSettings(model=str(tmp_path / "model"), dtype="float32", device="cpu")
     rows = rows_of(tmp_path, 3)
-    crew = Processes([model], threads=1)
+    pool = ProcessPool([model], threads=1)
     killed: list[int] = []
 
     def kill_once(status: Status) -> None:
         if status.event == "frame" and not killed:
-            killed.extend(crew.pids)
+            killed.extend(pool.pids)
             os.kill(killed[0], signal.SIGKILL)
 
     try:
-        outcomes = drive.drive(rows, [], crew, callback=kill_once)
+        outcomes = drive.drive(rows, [], pool, callback=kill_once)
     finally:
-        crew.close()
+        pool.close()
     assert killed
     assert sorted((o.name, o.state) for o in outcomes) == [(row.name, "made") for row in rows]
     assert sum(o.attempts for o in outcomes) == 4

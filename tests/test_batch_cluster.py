@@ -21,7 +21,7 @@ pytest.importorskip("ray", reason="the extra cluster is not installed")
 def test_a_row_on_ray_equals_that_of_a_single_run_and_survives_its_worker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from segue.batch.cluster import LOCAL, Actors
+    from segue.batch.cluster import LOCAL, ActorPool
 
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as many threads as here
     tiny_pipe().save_pretrained(tmp_path / "model")
@@ -32,14 +32,14 @@ def test_a_row_on_ray_equals_that_of_a_single_run_and_survives_its_worker(
 
     def kill_once(status: Status) -> None:
         if status.event == "start" and not killed:
-            killed.extend(crew.pids)
+            killed.extend(pool.pids)
             os.kill(killed[0], signal.SIGKILL)
 
-    crew = Actors(model, 1, LOCAL, len(rows), tmp_path / "out")
+    pool = ActorPool(model, 1, LOCAL, len(rows), tmp_path / "out")
     try:
-        outcomes = drive(rows, [], crew, callback=kill_once)
+        outcomes = drive(rows, [], pool, callback=kill_once)
     finally:
-        crew.close()
+        pool.close()
     assert killed
     assert [(o.name, o.state) for o in outcomes] == [(row.name, "made") for row in rows]
     assert sum(o.attempts for o in outcomes) == 3

@@ -16,7 +16,7 @@ from PIL import Image
 from segue.batch.manifest import COLUMNS
 from segue.batch.rows import KINDS, read_rows
 from segue.errors import SegueError
-from segue.settings.kinds import MorphSettings, checked, fields
+from segue.settings.kinds import MorphSettings, fields, parse_settings
 from segue.settings.text import as_json
 
 NAMES = sorted({name for kind in KINDS for name in fields(kind)})
@@ -54,10 +54,10 @@ def test_malformed_images() -> None:
 @given(st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=8), VALUES, max_size=4))
 def test_any_settings(values: dict[str, Any]) -> None:
     try:
-        found = checked(MorphSettings, values)
+        found = parse_settings(MorphSettings, values)
     except SegueError:
         return
-    assert checked(MorphSettings, as_json(found)) == found
+    assert parse_settings(MorphSettings, as_json(found)) == found
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from shapes import interpolator
+from shapes import tiny_interpolator
 
 from benchmarks import speed
 from benchmarks.transcription import Procedure, slerp
@@ -19,15 +19,15 @@ MATCHING: dict[str, Any] = {"solver": "ddim", "num_inference_steps": 20, "size":
 
 def test_the_transcription_and_the_engine_make_the_same_film() -> None:
     """Up to the grids: the transcription's steps are diffusers' own, the engine's begin exactly at the noise level."""
-    pipe = speed.pipe_of(interpolator())
+    pipe = speed.pipe_of(tiny_interpolator())
     with speed.watch({"unet": [(pipe.unet, "forward")]}, CPU) as plain:
         paper = speed.film_by_paper(pipe, PROCEDURE, size=32)
     with speed.watch({"unet": [(pipe.unet, "forward")]}, CPU) as ours:
-        engine = speed.film_by_engine(interpolator(), PROCEDURE, **MATCHING)
+        engine = speed.film_by_engine(tiny_interpolator(), PROCEDURE, **MATCHING)
     assert "forward" not in vars(pipe.unet)
     assert len(plain["unet"].spans) == plain["unet"].samples == ours["unet"].samples == 2 * (12 + 2 * 7)
     assert len(ours["unet"].spans) == 12 + 7  # a level is one batch, and guidance one call
-    other = speed.film_by_engine(interpolator(), PROCEDURE, **MATCHING, seed=1)
+    other = speed.film_by_engine(tiny_interpolator(), PROCEDURE, **MATCHING, seed=1)
     assert speed.distance(paper, engine) < 0.1 * speed.distance(engine, other)
     # The released code's slip makes two steps more of each frame, from another noise level than the parents have.
     with speed.watch({"unet": [(pipe.unet, "forward")]}, CPU) as slipped:

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
-from shapes import QUICK, contents, interpolator
+from shapes import QUICK, contents, tiny_interpolator
 from shapes import picture as gradient
 from torch import Tensor
 
 from segue.engine.dialogue import Progress
 from segue.engine.interpolator import Interpolator
 from segue.film.morph import Morph
-from segue.method.align import Correspondence, grid, sampled
+from segue.method.align import Correspondence, grid, sample_picture
 from segue.method.bend import Bends, BentPictures
-from segue.method.camera import seen, warp
+from segue.method.camera import view_parents, warp
 from segue.method.motion import Motion
 from segue.method.tree import FrameKey
 from segue.models.stable_diffusion import StableDiffusion
@@ -84,7 +84,7 @@ def test_without_a_field_a_point_comes_from_where_the_camera_showed_it(parent: s
     bends = Bends({0: still, 1: still}, motion, 72 / 56)
     for gap in (0, 1):
         frame, other = FrameKey.at(gap + Fraction(1, 4)), FrameKey.at(gap + Fraction(parent))
-        carried = sampled(picture, bends.origin(frame, other, (56, 72)))
+        carried = sample_picture(picture, bends.origin(frame, other, (56, 72)))
         matrix = motion.between(frame.place, other.place, 72 / 56)
         x, y = grid((56, 72)).flatten(1).double().numpy()
         expected = (matrix @ np.stack([x, y, np.ones_like(x)]))[:2].reshape(2, 56, 72)
@@ -146,7 +146,7 @@ def bent_pictures(encode: Callable[[Tensor], Tensor] = lambda x: x) -> BentPictu
     return BentPictures(bends, pictures, finished.__getitem__, encode, (32, 32))
 
 
-def halved(picture: Tensor) -> Tensor:
+def halve(picture: Tensor) -> Tensor:
     """A picture of 64 x 64 on 32 x 32: Lanczos with a kernel of 3 lobes, which reaches over 12 pixels."""
     distance = (torch.arange(64) + 0.5)[None] / 2 - (torch.arange(32) + 0.5)[:, None]
     weights = torch.where(distance.abs() < 3, torch.sinc(distance) * torch.sinc(distance / 3), 0.0)
@@ -161,17 +161,17 @@ def test_keyframes_are_sampled_from_their_own_pixels() -> None:
     left, right, made = bent(key("1/4"), [(parent, wrong) for parent in (FrameKey(0), FrameKey(1), key("1/2"))])
     pictures = [bent.keyframes[FrameKey(0)], bent.keyframes[FrameKey(1)], bent.finished(key("1/2"))]
     for found, picture, shift in zip((left, right, made), pictures, (4, -12, -4), strict=True):
-        expected = 2 * halved(torch.roll(picture, shift, 2)).clamp(-1, 1)
+        expected = 2 * halve(torch.roll(picture, shift, 2)).clamp(-1, 1)
         assert torch.allclose(found[:, :, 6:-10], expected[:, :, 6:-10], atol=2e-3)
 
 
 def test_what_a_zooming_camera_does_not_see_of_a_parent_is_the_others() -> None:
-    """As where nothing is aligned (``camera.seen``): the right keyframe is the middle half of the left one's plane."""
+    """As without alignment (``camera.view_parents``): the right keyframe is the middle half of the left one's plane."""
     motion, key_quarter = Motion(zoom=(2.0,)), key("1/4")
     still = Correspondence(constant(0, 0), constant(0, 0))
     pictures = {FrameKey(0): scene(64, 64), FrameKey(1): scene(64, 64).flip(2)}
     bent = BentPictures(Bends({0: still}, motion), pictures, lambda _key: scene(), lambda x: x, (64, 64))
-    expected = seen(motion, key_quarter, list(pictures.items()))
+    expected = view_parents(motion, key_quarter, list(pictures.items()))
     for found, picture in zip(bent(key_quarter, list(pictures.items())), expected, strict=True):
         assert torch.allclose(found, picture.clamp(-1, 1), atol=1e-3)
 
@@ -185,19 +185,19 @@ def test_a_frame_is_itself() -> None:
 def test_a_noisy_latent_keeps_its_numbers() -> None:
     """From 1/2 to 1/4 all moves by 0.125, of 16 cells over 2 one; what comes from beyond is held."""
     noise = torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(0))
-    carried = bent_pictures().noisy(key("1/4"), key("1/2"), noise)
+    carried = bent_pictures().carry_noisy(key("1/4"), key("1/2"), noise)
     assert torch.equal(carried[:, :, :-1], noise[:, :, 1:])
     assert torch.equal(carried[:, :, -1], noise[:, :, -1])
     waves = Bends({0: Correspondence(0.1 * torch.sin(3 * grid((32, 32))), torch.zeros(2, 32, 32))})
     bent = BentPictures(waves, {}, lambda _key: noise, lambda x: x, (16, 16))
-    assert torch.isin(bent.noisy(key("1/4"), key("1/2"), noise), noise).all()
+    assert torch.isin(bent.carry_noisy(key("1/4"), key("1/2"), noise), noise).all()
 
 
 # Films.
 
 
 def film(path: Path | None = None, numbers: tuple[int, ...] = (0, 2), **settings: Any) -> Morph:
-    return interpolator()(*[blob(n) for n in numbers], output=path, **{**ALIGNED, **settings})
+    return tiny_interpolator()(*[blob(n) for n in numbers], output=path, **{**ALIGNED, **settings})
 
 
 def far(morph: Morph, picture: Image.Image) -> int:
@@ -220,14 +220,7 @@ def pocket(dtype: str) -> Interpolator:
 
 @pytest.mark.parametrize(
     ("name", "size", "dtype"),
-    [
-        ("disc", 128, "float32"),
-        ("disc", 512, "float32"),
-        ("bear", 128, "float32"),
-        ("bear", 400, "float32"),
-        ("bear", 512, "float32"),
-        ("fox", 512, "bfloat16"),
-    ],
+    [("disc", 128, "float32"), ("bear", 400, "float32"), ("fox", 512, "bfloat16")],
 )
 def test_a_film_of_pocket_from_a_picture_to_itself_stands_still(name: str, size: int, dtype: str) -> None:
     if name != "disc":
@@ -236,9 +229,9 @@ def test_a_film_of_pocket_from_a_picture_to_itself_stands_still(name: str, size:
         picture = Image.new("RGB", (size, size), (128, 128, 128))
         ImageDraw.Draw(picture).ellipse((0.3 * size, 0.3 * size, 0.7 * size, 0.7 * size), fill="black")
     morph = pocket(dtype)(
-        picture, picture, num_frames=5, num_inference_steps=4, prompt="a bear", pose="off", align=True
+        picture, picture, num_frames=3, num_inference_steps=4, prompt="a bear", pose="off", align=True
     )
-    assert morph.frames[2].size == (size, size)
+    assert morph.frames[1].size == (size, size)
     assert far(morph, picture) <= 2
 
 
@@ -246,7 +239,7 @@ class StopError(Exception):
     """What kills a run."""
 
 
-def stopping(after: int) -> Callable[[Progress], None]:
+def stop_at(after: int) -> Callable[[Progress], None]:
     """A callback that raises at its call of that number."""
     calls: list[Progress] = []
 
@@ -259,7 +252,7 @@ def stopping(after: int) -> Callable[[Progress], None]:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_every_scheme_resumes_to_the_byte_and_does_not_depend_on_batches(scheme: str, tmp_path: Path) -> None:
+def test_every_scheme_resumes_to_the_byte(scheme: str, tmp_path: Path) -> None:
     calls: list[Progress] = []
     whole = film(tmp_path / "whole", scheme=scheme, callback=calls.append)
     assert len(whole.frames) == 5
@@ -269,14 +262,10 @@ def test_every_scheme_resumes_to_the_byte_and_does_not_depend_on_batches(scheme:
     for after in (len(calls) // 2, len(calls)) if scheme == "branching" else (len(calls) // 2,):
         path = tmp_path / str(after)
         with pytest.raises(StopError):
-            film(path, scheme=scheme, callback=stopping(after))
+            film(path, scheme=scheme, callback=stop_at(after))
         assert not (path / "state.json").exists()
         film(path, scheme=scheme)
         assert contents(path, "frames/", "latents/", "state.json", "run.json") == kept
-    for size in (1, 2, 5) if scheme == "branching" else (1, 5):
-        other = film(None, scheme=scheme, batch_size=size)
-        for frame, same in zip(other.frames, whole.frames, strict=True):
-            assert abs(np.asarray(frame, int) - np.asarray(same, int)).max() <= 1
 
 
 def test_shapes_move() -> None:
@@ -305,7 +294,7 @@ def test_perceptual_spacing(tmp_path: Path) -> None:
     kept = contents(tmp_path / "run", "frames/", "state.json")
     assert len(morph.frames) == 6
     with pytest.raises(StopError):
-        film(tmp_path / "other", callback=stopping(8), **settings)
+        film(tmp_path / "other", callback=stop_at(8), **settings)
     film(tmp_path / "other", **settings)
     assert contents(tmp_path / "other", "frames/", "state.json") == kept
 
@@ -349,12 +338,12 @@ def parents(path: Path) -> dict[str, list[str]]:
 def test_what_is_made_again_leads_its_descendants(
     remade: str, made_from_it: dict[str, list[str]], tmp_path: Path
 ) -> None:
-    run, segue = tmp_path / "run", interpolator()
+    run, interpolator = tmp_path / "run", tiny_interpolator()
     film(run, num_frames=9)
     straight = {f"{Fraction(i, 8)}": ["0", "1"] for i in range(1, 8)}
     assert parents(run) == straight
     before, kept = frames(run), contents(run, "frames/", "state.json")
-    segue.remake(run, key(remade))
+    interpolator.remake(run, key(remade))
     after = frames(run)
     if remade == "1/2":
         made_from_it = {**made_from_it, "3/4": ["1/2", "1"], "7/8": ["1/2", "1"]}
@@ -363,14 +352,14 @@ def test_what_is_made_again_leads_its_descendants(
     # Continued, it stays.
     film(run, num_frames=9)
     assert frames(run) == after
-    segue.undo(run)
+    interpolator.undo(run)
     assert contents(run, "frames/", "state.json") == kept
-    segue.redo(run)
+    interpolator.redo(run)
     assert frames(run) == after
 
 
 def test_a_frame_with_a_seed_of_its_own_gets_the_residuals_of_that_seed(tmp_path: Path) -> None:
-    run, segue = tmp_path / "run", interpolator()
-    segue(gradient(0), gradient(0), output=run, **{**QUICK, "num_frames": 3, "prompt": "a cat"})
-    morph = segue.remake(run, key("1/2"), Edit(seed=5))
+    run, interpolator = tmp_path / "run", tiny_interpolator()
+    interpolator(gradient(0), gradient(0), output=run, **{**QUICK, "num_frames": 3, "prompt": "a cat"})
+    morph = interpolator.remake(run, key("1/2"), Edit(seed=5))
     assert far(morph, gradient(0)) <= 2

@@ -19,9 +19,9 @@ from segue.words.captions import (
     describe_captions,
     nearest_captions,
     prompts_of,
+    read_captions,
     subject_of,
     write_caption_features,
-    written_captions,
 )
 
 LINES = ["a cat", "two dogs", "the sun", "a house by the sea", "x", "y"]
@@ -97,7 +97,7 @@ def test_the_certainty_is_a_share_of_subjects_and_of_none_of_these(
     monkeypatch.setattr(segue.words.captions, "SHARPNESS", 50.0)
     monkeypatch.setattr(segue.words.captions, "NONE_OF_THESE", 0.93)
 
-    def sure(*lines: str) -> float:
+    def certainty(*lines: str) -> float:
         (pocket / "captions.txt").write_text("\n".join(lines))
         (found,) = nearest_captions(pictures()[:1], pocket)
         assert found.text == lines[1]
@@ -105,13 +105,15 @@ def test_the_certainty_is_a_share_of_subjects_and_of_none_of_these(
         return found.sure
 
     best, second, third, last, none = np.exp(50 * np.array([0.97, 0.96, 0.95, 0.9, 0.93]))
-    four = sure("a cat, noto", "a dog, noto", "an owl", "a bee, noto")
+    four = certainty("a cat, noto", "a dog, noto", "an owl", "a bee, noto")
     assert four == pytest.approx(best / (best + second + third + last + none), abs=1e-4)
     # The same subject in other styles, or bare, is no rival.
-    assert sure("A-cat, noto", "a cat, ink", "an owl", "a bee") == pytest.approx(
+    assert certainty("A-cat, noto", "a cat, ink", "an owl", "a bee") == pytest.approx(
         best / (best + third + last + none), abs=1e-4
     )
-    assert sure("a cat", "a cat, noto", "acat, twemoji", "a cat, ink") == pytest.approx(best / (best + none), abs=1e-4)
+    assert certainty("a cat", "a cat, noto", "acat, twemoji", "a cat, ink") == pytest.approx(
+        best / (best + none), abs=1e-4
+    )
 
 
 @pytest.mark.parametrize(
@@ -189,7 +191,7 @@ def test_a_written_caption_is_the_models(blip: Path, monkeypatch: pytest.MonkeyP
     found = captions(pictures(), str(blip))
     assert found == [Caption(text) for text in expected]
     assert any("word" in text for text in expected)
-    assert written_captions(pictures()[1:2], str(blip)) == expected[1:2]
+    assert read_captions(pictures()[1:2], str(blip)) == expected[1:2]
     monkeypatch.setattr(segue.words.captions, "BLIP", str(blip))
     assert captions(pictures(), "blip", model_name="a/large-model") == found
 

@@ -4,12 +4,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from shapes import interpolator
+from shapes import tiny_interpolator
 
 from segue.cli.app import run
 from segue.engine.check import Gap, check_gaps, expect
 from segue.engine.interpolator import Interpolator
 from segue.pose.keypoints import Person, Pose
+
+ALIGNED_FINELY = True
 
 
 def square(left: int) -> Image.Image:
@@ -24,7 +26,7 @@ def nobody(picture: Image.Image) -> Pose:
 
 
 def test_a_square_moves_as_far_as_it_is_away() -> None:
-    moved, same = check_gaps([square(16), square(32), square(32)], interpolator().backbone, nobody)
+    moved, same = check_gaps([square(16), square(32), square(32)], tiny_interpolator().backbone, nobody)
     assert moved.plain == (True, True)
     assert moved.confidence == 1
     assert moved.move == pytest.approx(25, abs=2)
@@ -45,10 +47,10 @@ def test_people_are_matched_and_who_is_left_over_is_named() -> None:
     points = np.array([[10.0 + i, 10 + 2 * i, 1.0] for i in range(18)])
     counts = iter((1, 2))
 
-    def found(picture: Image.Image) -> Pose:
+    def find(picture: Image.Image) -> Pose:
         return Pose((Person.of(points), Person.of(points + np.array([20, 0, 0])))[: next(counts)], *picture.size)
 
-    (gap,) = check_gaps([square(16), square(32)], interpolator().backbone, found)
+    (gap,) = check_gaps([square(16), square(32)], tiny_interpolator().backbone, find)
     assert (gap.people, gap.matched) == ((1, 2), 1)
     assert gap.unmatched == "pose: 1 of 2 people in the right picture is not guided"
 

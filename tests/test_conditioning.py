@@ -4,18 +4,19 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
+from tiny import text_conditioning
 
+from segue.method.conditioning import Conditioning
 from segue.method.path import ConditioningPath
-from segue.models.conditioning import TextConditioning
 
 
-def words(seed: int, negative: int = 100) -> TextConditioning:
+def words(seed: int, negative: int = 100) -> Conditioning:
     """A batch of one: 5 tokens of 8 numbers."""
 
     def draw(number: int) -> torch.Tensor:
         return torch.randn(1, 5, 8, generator=torch.Generator().manual_seed(number)) * (number % 3 + 1)
 
-    return TextConditioning(draw(seed), draw(negative))
+    return text_conditioning(draw(seed), draw(negative))
 
 
 def slerp(a: np.ndarray, b: np.ndarray, w: float) -> np.ndarray:
@@ -49,7 +50,7 @@ def test_between_anchors_embeddings_are_blended_piecewise(mode: Any) -> None:
     ]:
         found = path(place)
         assert len(found) == 1
-        for part in ("prompt", "negative"):
+        for part in ("text", "negative_text"):
             a, b = getattr(fixed[left], part), getattr(fixed[left + 1], part)
             assert np.allclose(getattr(found, part)[0].numpy(), expected(a, b, weight, mode), atol=1e-5)
 
@@ -59,24 +60,24 @@ def test_at_anchors_the_embeddings_are_exact(mode: Any) -> None:
     fixed = [words(i) for i in range(4)]
     path = ConditioningPath(list(zip(PLACES, fixed, strict=True)), mode)
     for place, own in zip(PLACES, fixed, strict=True):
-        assert torch.equal(path(place).prompt, own.prompt)
-        assert torch.equal(path(place).negative, own.negative)
+        assert torch.equal(path(place).text, own.text)
+        assert torch.equal(path(place).negative_text, own.negative_text)
 
 
 def test_modes_differ_and_a_shared_negative_stays() -> None:
     fixed = [(Fraction(i), words(i)) for i in range(2)]
     blends = [ConditioningPath(fixed, mode)(Fraction(1, 3)) for mode in MODES]
-    assert not torch.allclose(blends[0].prompt, blends[1].prompt, atol=1e-3)
-    assert not torch.allclose(blends[0].prompt, blends[2].prompt, atol=1e-3)
+    assert not torch.allclose(blends[0].text, blends[1].text, atol=1e-3)
+    assert not torch.allclose(blends[0].text, blends[2].text, atol=1e-3)
     for blend in blends:
-        assert torch.allclose(blend.negative, fixed[0][1].negative, rtol=0, atol=1e-6)
+        assert torch.allclose(blend.negative_text, fixed[0][1].negative_text, rtol=0, atol=1e-6)
 
 
 def test_one_anchor_and_the_ends_are_held() -> None:
     only = words(0)
     path = ConditioningPath([(Fraction(1), only)])
     for place in (Fraction(0), Fraction(1), Fraction(5, 2)):
-        assert torch.equal(path(place).prompt, only.prompt)
+        assert torch.equal(path(place).text, only.text)
 
 
 def test_anchors_in_any_other_order_are_refused() -> None:

@@ -18,13 +18,13 @@ from tiny import tiny_controlnet, tiny_pipe
 from segue import Edit, FrameKey, Interpolator, MorphSettings, SegueError
 from segue.engine.control import control_at, find_poses, read_given, scale_at, tell_unguided
 from segue.engine.dialogue import AcceptRest, Again
-from segue.models.conditioning import Control
+from segue.method.conditioning import Control
 from segue.pictures.images import fit, load
 from segue.pose.drawing import draw
 from segue.pose.keypoints import Person, Pose, as_openpose
 from segue.run.folder import RunFolder
 from segue.run.schema import RUN_FILE
-from segue.settings.kinds import checked
+from segue.settings.kinds import parse_settings
 
 SIZES = [(64, 64)] * 2
 SETTINGS: dict[str, Any] = {"num_frames": 5, "num_inference_steps": 2, "prompt": "a", "detail": 0.0}
@@ -54,10 +54,10 @@ def files(folder: Path, *poses: Pose) -> str:
 
 
 def test_the_scale_rises_to_the_middle() -> None:
-    settings = checked(MorphSettings, {"control_scale": 3.0})
+    settings = parse_settings(MorphSettings, {"control_scale": 3.0})
     scales = [float(scale_at(settings, FrameKey(0, Fraction(i, 8)))) for i in range(8)]
     assert scales == pytest.approx([1, 1.5, 2, 2.5, 3, 2.5, 2, 1.5])
-    flat = checked(MorphSettings, {"control_scale": 0.7, "control_flat": True})
+    flat = parse_settings(MorphSettings, {"control_scale": 0.7, "control_flat": True})
     assert float(scale_at(flat, FrameKey(0, Fraction(1, 8)))) == pytest.approx(0.7)
 
 
@@ -91,12 +91,12 @@ def test_given_poses_are_in_the_run_before_it_is_one(
     run, settings = tmp_path / "run", {**SETTINGS, "pose": files(tmp_path, standing(5), standing(35))}
     write, kept = RunFolder.write, []
 
-    def noted(folder: RunFolder, name: str, content: Any) -> None:
+    def note(folder: RunFolder, name: str, content: Any) -> None:
         if name == RUN_FILE:
             kept.append([Pose.load(file) for file in sorted((run / "pose").glob("*.json"))])
         write(folder, name, content)
 
-    monkeypatch.setattr(RunFolder, "write", noted)
+    monkeypatch.setattr(RunFolder, "write", note)
     interpolator(*keyframes, **settings, output=run)
     assert kept == [[standing(5), standing(35)]]
     (run / "pose/001.0000000.json").unlink()
@@ -112,7 +112,7 @@ def test_a_pose_file_without_a_size_is_of_its_picture(keyframes: list[Image.Imag
     del content["canvas_width"], content["canvas_height"]
     (tmp_path / "pose.json").write_text(json.dumps(content))
     large = [picture.resize((128, 128)) for picture in keyframes]
-    settings = checked(MorphSettings, {"pose": ",".join([str(tmp_path / "pose.json")] * 2)})
+    settings = parse_settings(MorphSettings, {"pose": ",".join([str(tmp_path / "pose.json")] * 2)})
     for pictures, factor in ((keyframes, 1.0), (large, 0.5)):
         (first, _) = read_given(settings, [picture.size for picture in pictures], (64, 64), (64, 64), 1).poses
         assert first.people[0].points[0, 0] == pytest.approx(factor * standing(20).people[0].points[0, 0])
@@ -122,12 +122,12 @@ def test_control_images_are_seen_through_the_camera(keyframes: list[Image.Image]
     image = Image.new("RGB", (64, 64), "white")
     image.paste("black", (24, 24, 40, 40))
     image.save(tmp_path / "hint.png")
-    settings = checked(MorphSettings, {"control_image": [str(tmp_path / "hint.png")] * 2, "zoom": (2.0,)})
+    settings = parse_settings(MorphSettings, {"control_image": [str(tmp_path / "hint.png")] * 2, "zoom": (2.0,)})
     first, second = read_given(settings, SIZES, (64, 64), (64, 64), 1).images
     assert np.array_equal(np.asarray(first), np.asarray(image))
     assert np.asarray(second)[18:46, 18:46].max() < 40  # twice as large
     standing(20).save(tmp_path / "pose.json")
-    settings = checked(MorphSettings, {"pose": ",".join([str(tmp_path / "pose.json")] * 2), "zoom": (2.0,)})
+    settings = parse_settings(MorphSettings, {"pose": ",".join([str(tmp_path / "pose.json")] * 2), "zoom": (2.0,)})
     poses = read_given(settings, SIZES, (64, 64), (64, 64), 1).poses
     assert poses[0] == standing(20)
     assert poses[1].people[0].points[0, :2] == pytest.approx(2 * standing(20).people[0].points[0, :2] - 32)
@@ -284,7 +284,7 @@ def test_a_broken_pose_file_names_the_place(
         interpolator(*keyframes, **SETTINGS, pose=paths, output=tmp_path / "run")
 
 
-def _detecting(monkeypatch: pytest.MonkeyPatch, *poses: Pose) -> None:
+def _detect_with(monkeypatch: pytest.MonkeyPatch, *poses: Pose) -> None:
     found = iter(poses)
     monkeypatch.setattr("segue.engine.control.detector_of", lambda _name: lambda _image: next(found))
 
@@ -295,20 +295,20 @@ def test_auto_says_in_one_line_who_is_not_guided(
     nobody = Pose((), 64, 64)
     plain = [np.asarray(frame) for frame in interpolator(*keyframes, **SETTINGS, pose="off").frames]
 
-    _detecting(monkeypatch, nobody, nobody)
+    _detect_with(monkeypatch, nobody, nobody)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", SegueWarning)
         morph = interpolator(*keyframes, **SETTINGS)
     assert all(np.array_equal(a, np.asarray(b)) for a, b in zip(plain, morph.frames, strict=True))
 
-    _detecting(monkeypatch, standing(5), nobody)
+    _detect_with(monkeypatch, standing(5), nobody)
     with pytest.warns(SegueWarning) as said:
         morph = interpolator(*keyframes, **SETTINGS)
     assert len([w for w in said if w.category is SegueWarning]) == 1
     assert all(np.array_equal(a, np.asarray(b)) for a, b in zip(plain, morph.frames, strict=True))
 
-    _detecting(monkeypatch, standing(5), standing(15, people=2))
+    _detect_with(monkeypatch, standing(5), standing(15, people=2))
     with pytest.warns(SegueWarning) as said:
         morph = interpolator(*keyframes, **SETTINGS)
     assert len([w for w in said if w.category is SegueWarning]) == 1
@@ -318,7 +318,7 @@ def test_auto_says_in_one_line_who_is_not_guided(
 def test_a_drawing_without_people_is_translated(
     interpolator: Interpolator, keyframes: list[Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _detecting(monkeypatch, Pose((), 64, 64), standing(5), Pose((), 64, 64), standing(20))
+    _detect_with(monkeypatch, Pose((), 64, 64), standing(5), Pose((), 64, 64), standing(20))
     interpolator(*keyframes, **SETTINGS, pose_via_photo=True, output=tmp_path / "run")
     photographs = sorted(path.name for path in (tmp_path / "run/pose").glob("*.png"))
     assert photographs == ["000.0000000-photograph.png", "001.0000000-photograph.png"]
@@ -332,10 +332,10 @@ def test_that_nobody_guides_people_is_told_once_before_anything_is_made(
 ) -> None:
     alone = Interpolator(tiny_pipe())
 
-    def stopped(*_args: Any) -> None:
+    def stop(*_args: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("segue.engine.interpolator.make", stopped)
+    monkeypatch.setattr("segue.engine.interpolator.make", stop)
     with pytest.warns(SegueWarning) as caught, pytest.raises(KeyboardInterrupt):
         alone(ASTRONAUT, ASTRONAUT, **SETTINGS, output=tmp_path / "run")
     assert [str(warning.message) for warning in caught if issubclass(warning.category, SegueWarning)] == [
@@ -346,15 +346,15 @@ def test_that_nobody_guides_people_is_told_once_before_anything_is_made(
 @pytest.mark.parametrize("settings", [{"pose": "off"}, {"scheme": "interpolate"}])
 def test_nobody_is_told_what_changes_nothing(settings: dict[str, Any]) -> None:
     astronaut, nobody = load(ASTRONAUT), Image.new("RGB", (64, 64))
-    tell_unguided(checked(MorphSettings, settings), [astronaut, astronaut])  # a warning would be an error
-    tell_unguided(checked(MorphSettings, {}), [astronaut, nobody])
-    tell_unguided(checked(MorphSettings, {}), [nobody, astronaut])
+    tell_unguided(parse_settings(MorphSettings, settings), [astronaut, astronaut])  # a warning would be an error
+    tell_unguided(parse_settings(MorphSettings, {}), [astronaut, nobody])
+    tell_unguided(parse_settings(MorphSettings, {}), [nobody, astronaut])
     with pytest.warns(SegueWarning, match="people are in the keyframes"):
-        tell_unguided(checked(MorphSettings, {}), [astronaut, astronaut, nobody])
+        tell_unguided(parse_settings(MorphSettings, {}), [astronaut, astronaut, nobody])
 
 
 def test_people_of_photographs_are_found_and_fitted_to_the_network(interpolator: Interpolator, tmp_path: Path) -> None:
-    settings = checked(MorphSettings, {})
+    settings = parse_settings(MorphSettings, {})
     shown = [load(ASTRONAUT), ImageOps.mirror(load(ASTRONAUT))]
     small = [fit(image, (64, 32), "stretch") for image in shown]
     with RunFolder(tmp_path / "run") as run:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from shapes import QUICK, interpolator, picture
+from shapes import QUICK, picture, tiny_interpolator
 from torch import Tensor
 
 from segue.engine.make import blend
@@ -17,11 +17,11 @@ from segue.method.align import Correspondence
 from segue.method.bend import Bends
 from segue.method.blend import slerp
 from segue.method.camera import warp
-from segue.method.detail import POWER, REACH, Detail, carried, enlarged, fading
+from segue.method.detail import POWER, REACH, Detail, carried_weight, enlarge, fading_weight
 from segue.method.diffusion import CLEAN
 from segue.method.motion import Motion
 from segue.method.noise import Noise
-from segue.method.schemes import Level, NamedNoise, Sample, Sight, Task, branching, interpolate, scheme_named
+from segue.method.schemes import Level, NamedNoise, Sample, Sight, Task, branching, find_scheme, interpolate
 from segue.method.tree import FrameKey, UniformTree
 from segue.models.backbone import Sampling
 from segue.pictures.tensors import to_tensor
@@ -81,18 +81,18 @@ def test_the_weights_of_what_is_carried() -> None:
     for place, s in (("1/8", 0.125), ("1/4", 0.25), ("1/2", 0.5), ("3/4", 0.75), ("21/4", 0.25)):
         frame = key(place)
         ends = FrameKey(frame.pair), FrameKey(frame.pair + 1)
-        assert carried(frame, ends[0]) == pytest.approx(left_share(s))
-        assert carried(frame, ends[0]) + carried(frame, ends[1]) == pytest.approx(1)
-    assert carried(key("1/2"), FrameKey(1)) == 0.5
+        assert carried_weight(frame, ends[0]) == pytest.approx(left_share(s))
+        assert carried_weight(frame, ends[0]) + carried_weight(frame, ends[1]) == pytest.approx(1)
+    assert carried_weight(key("1/2"), FrameKey(1)) == 0.5
 
 
 def test_the_weights_of_what_fades() -> None:
     """w(u) = (1 + cos(pi u^2)) / 2 over the reach."""
     assert pytest.approx(0.2) == REACH
-    assert fading(key("1/64"), FrameKey(0)) == pytest.approx((1 + math.cos(math.pi * (5 / 64) ** 2)) / 2)
-    assert fading(key("1/10"), FrameKey(0)) == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
-    assert fading(key("19/10"), FrameKey(2)) == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
-    assert fading(key("1/5"), FrameKey(0)) == fading(key("1/2"), FrameKey(0)) == 0
+    assert fading_weight(key("1/64"), FrameKey(0)) == pytest.approx((1 + math.cos(math.pi * (5 / 64) ** 2)) / 2)
+    assert fading_weight(key("1/10"), FrameKey(0)) == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
+    assert fading_weight(key("19/10"), FrameKey(2)) == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
+    assert fading_weight(key("1/5"), FrameKey(0)) == fading_weight(key("1/2"), FrameKey(0)) == 0
 
 
 # The autoencoder's residual.
@@ -170,7 +170,7 @@ def test_it_is_computed_once_for_a_keyframe() -> None:
 @pytest.mark.parametrize("motion", [Motion(), Motion(zoom=(1.5,), pan=((0.2, 0.0),))])
 def test_a_frame_of_nothing_but_its_keyframe_becomes_the_keyframe(motion: Motion) -> None:
     """Not aligned, beside its keyframe: but for the weight, the picture as the camera sees it."""
-    backbone, given = interpolator().backbone, to_tensor([picture(0)])[0]
+    backbone, given = tiny_interpolator().backbone, to_tensor([picture(0)])[0]
     keys, sampling = (FrameKey(0), FrameKey(1)), Sampling(num_inference_steps=6, guidance_scale=3.0)
     with backbone.evaluating():
         z, words = backbone.encode(given[None])[0], backbone.embed(["a cat"], [""])
@@ -189,7 +189,7 @@ def test_a_frame_of_nothing_but_its_keyframe_becomes_the_keyframe(motion: Motion
         )
         found = detail(frame, image, {own: alone})
         autoencoders = detail(frame, torch.zeros_like(image), {})
-    matrix, weight = motion.between(frame.place, Fraction(0), 1.0), fading(frame, keys[0])
+    matrix, weight = motion.between(frame.place, Fraction(0), 1.0), fading_weight(frame, keys[0])
     seen, inside = warp(given, matrix)
     wanted = ((1 - weight) * image + weight * seen).clamp(-1, 1)
     assert found[:, inside[0] == 1] == pytest.approx(wanted[:, inside[0] == 1], abs=1e-4)
@@ -210,16 +210,16 @@ def test_alone_keyframes_of_a_gap_are_what_is_carried() -> None:
     )
     alone = {Sample(keys[0], 0, alone=k): image for k, image in zip(keys, small, strict=True)}
     found = detail(key("1/4"), torch.zeros(3, 32, 32), alone)
-    lost, share = [big - enlarged(image, (32, 32)) for image in small], left_share(0.25)
+    lost, share = [big - enlarge(image, (32, 32)) for image in small], left_share(0.25)
     expected = share * lost[0] + (1 - share) * lost[1]
     assert torch.allclose(found, expected.clamp(-1, 1), atol=1e-4)
     swapped = dict(zip(alone, reversed(alone.values()), strict=True))  # of another level or candidate
     other = share * lost[1] + (1 - share) * lost[0]
     assert torch.allclose(detail(key("1/4"), torch.zeros(3, 32, 32), swapped), other.clamp(-1, 1), atol=1e-4)
-    assert torch.equal(enlarged(big, (32, 32)), big)
+    assert torch.equal(enlarge(big, (32, 32)), big)
     planes = [Image.fromarray(plane).resize((32, 32), Image.Resampling.BICUBIC) for plane in small[0].numpy()]
     reference = torch.stack([torch.from_numpy(np.array(plane)) for plane in planes])
-    assert torch.allclose(enlarged(small[0], (32, 32)), reference, atol=1e-5)
+    assert torch.allclose(enlarge(small[0], (32, 32)), reference, atol=1e-5)
 
 
 # Which keyframes go alone.
@@ -231,8 +231,8 @@ def levels(aligned: Collection[int], scheme: str = "branching") -> dict[str, Lev
     latents = {FrameKey(i): z.roll(i, 0) for i in range(3)}
     gaps = frozenset(aligned)
     tree = UniformTree(2, 9, (0.5, 0.4, 0.3), by_place=gaps)
-    going = scheme_named(scheme)(
-        Task(latents, tree, interpolator().backbone.point, noise_like(z), blend, Sight(aligned=gaps))
+    going = find_scheme(scheme)(
+        Task(latents, tree, tiny_interpolator().backbone.point, noise_like(z), blend, Sight(aligned=gaps))
     )
     found: dict[str, Level] = {}
     level = next(going, None)
@@ -324,14 +324,16 @@ def test_a_keyframe_alone_is_its_latent_under_the_noise_of_its_gap() -> None:
 
 def test_the_interpolated_scheme_gives_both_ends_their_detail() -> None:
     """Of a film that is only decoded, aligned with fields of nothing: D(z_s) + w_A r_A + w_B r_B."""
-    segue, pictures = interpolator().backbone, [to_tensor([picture(i)])[0] for i in (0, 1)]
+    interpolator, pictures = tiny_interpolator().backbone, [to_tensor([picture(i)])[0] for i in (0, 1)]
     keys = (FrameKey(0), FrameKey(1))
-    with segue.evaluating():
-        latents = {k: segue.encode(image[None])[0] for k, image in zip(keys, pictures, strict=True)}
+    with interpolator.evaluating():
+        latents = {k: interpolator.encode(image[None])[0] for k, image in zip(keys, pictures, strict=True)}
         level = next(
-            interpolate(Task(latents, UniformTree(1, 5, (0.5,) * 2), segue.point, noise_like(latents[keys[0]]), blend))
+            interpolate(
+                Task(latents, UniformTree(1, 5, (0.5,) * 2), interpolator.point, noise_like(latents[keys[0]]), blend)
+            )
         )
-        decode = partial(segue.decode, screened=False)
+        decode = partial(interpolator.decode, screened=False)
         detail = Detail(dict(zip(keys, pictures, strict=True)), latents, decode, bends=still())
         image = decode(level.blend(Sample(key("1/4")))[None])[0]
         found = detail(key("1/4"), image, {})
@@ -343,7 +345,7 @@ def test_the_interpolated_scheme_gives_both_ends_their_detail() -> None:
 def test_the_frames_beside_a_keyframe_come_near_it() -> None:
     jumps = {}
     for detail in (0.0, 1.0):
-        film = interpolator()(picture(0), picture(1), **{**QUICK, "num_frames": 17}, align=False, detail=detail)
+        film = tiny_interpolator()(picture(0), picture(1), **{**QUICK, "num_frames": 17}, align=False, detail=detail)
         first, second = (np.asarray(film.frames[i], float) for i in (0, 1))
         jumps[detail] = np.abs(first - second).mean()
     assert jumps[1.0] < 0.5 * jumps[0.0]

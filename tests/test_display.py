@@ -7,16 +7,16 @@ from dataclasses import replace
 
 import pytest
 
-from segue.cli.display import Line, Mode, showing, shown_as_lines
+from segue.cli.display import Line, Mode, show_as_lines, show_progress
 from segue.engine.dialogue import Progress, describe, duration
-from segue.errors import Notice, heard, warn
+from segue.errors import Notice, hearing, warn
 
 TOLD = Progress("words", text='captions: "cat face, noto" (92 %)')
 STATES = [Line("a", 1, 9, part=1), Line("b", part=1), Line("c", part=2, news="the news"), Line("d", plain="D", part=2)]
 
 
 def test_a_line_for_each_part_and_all_news(capsys: pytest.CaptureFixture[str]) -> None:
-    with shown_as_lines("plain", lambda line: line, unit="rows") as show:
+    with show_as_lines("plain", lambda line: line, unit="rows") as show:
         for state in STATES:
             show(state)
     shown = capsys.readouterr()
@@ -27,17 +27,17 @@ def test_a_line_for_each_part_and_all_news(capsys: pytest.CaptureFixture[str]) -
 def test_a_line_every_few_seconds(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter([100.0, 104.9, 105.0, 110.5])
     monkeypatch.setattr(time, "monotonic", lambda: next(now))
-    with shown_as_lines("live", Line, unit="rows") as show:  # no terminal here
+    with show_as_lines("live", Line, unit="rows") as show:  # no terminal here
         for text in "abcd":
             show(text)
     assert capsys.readouterr().err.splitlines() == ["a", "c", "d"]
 
 
 def test_json_lines_and_silence(capsys: pytest.CaptureFixture[str]) -> None:
-    with shown_as_lines("json", lambda n: Line(str(n)), record=lambda n: {"n": n}, unit="rows") as show:
+    with show_as_lines("json", lambda n: Line(str(n)), record=lambda n: {"n": n}, unit="rows") as show:
         show(3)
     assert json.loads(capsys.readouterr().out) == {"n": 3}
-    with shown_as_lines("quiet", lambda n: Line(str(n)), unit="rows") as show:
+    with show_as_lines("quiet", lambda n: Line(str(n)), unit="rows") as show:
         show(3)
     assert capsys.readouterr() == ("", "")
 
@@ -46,7 +46,7 @@ def test_a_terminal_gets_a_live_line_and_keeps_the_news(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    with shown_as_lines("live", lambda line: line, unit="rows") as show:
+    with show_as_lines("live", lambda line: line, unit="rows") as show:
         for state in STATES:
             show(state)
     assert "the news\n" in capsys.readouterr().err
@@ -54,14 +54,14 @@ def test_a_terminal_gets_a_live_line_and_keeps_the_news(
 
 def test_silence_holds_for_notes_too() -> None:
     told: list[Notice] = []
-    with heard(told.append), shown_as_lines("quiet", lambda line: line, unit="rows"):
+    with hearing(told.append), show_as_lines("quiet", lambda line: line, unit="rows"):
         warn("a note")
     assert not told
 
 
 @pytest.mark.parametrize("mode", ["live", "plain", "json"])
 def test_a_notice_is_a_line_on_standard_error(mode: Mode, capsys: pytest.CaptureFixture[str]) -> None:
-    with showing(mode) as show:
+    with show_progress(mode) as show:
         show(Notice("a note"))
     assert capsys.readouterr() == ("", "segue: a note\n")
 
@@ -70,7 +70,7 @@ def test_the_bar_stays_full_while_the_film_is_written(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    with showing("live") as show:
+    with show_progress("live") as show:
         show(Progress("frames", level=2, levels=2, frames=3, total=3, step=42, steps=42))
         show(Progress("film", total=5))
     last = capsys.readouterr().err.rpartition("writing the film")[2]
@@ -83,7 +83,7 @@ def test_captions_are_shown_at_once(
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLUMNS", "200")
-    with showing(mode) as show:
+    with show_progress(mode) as show:
         show(TOLD)
         show(Progress("frames", levels=4, total=15, steps=90))
     shown = capsys.readouterr()

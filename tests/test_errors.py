@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from notices import SegueWarning
-from shapes import QUICK, interpolator, picture
+from shapes import QUICK, picture, tiny_interpolator
 
 from segue.engine.dialogue import Progress
-from segue.errors import Notice, SegueError, heard, warn
-from segue.pictures.files import pillow_quiet
+from segue.errors import Notice, SegueError, hearing, warn
+from segue.pictures.files import quiet_pillow
 from segue.pictures.images import load
 
 SAID = {"noise": (0.1, 0.9), "zoom": 0.5, "align": False}
@@ -19,7 +19,7 @@ SAID = {"noise": (0.1, 0.9), "zoom": 0.5, "align": False}
 
 def test_a_callback_is_given_the_notices_of_its_film(tmp_path: Path) -> None:
     told: list[Progress | Notice] = []
-    interpolator()(picture(0), picture(1), output=tmp_path / "run", callback=told.append, **{**QUICK, **SAID})
+    tiny_interpolator()(picture(0), picture(1), output=tmp_path / "run", callback=told.append, **{**QUICK, **SAID})
     assert len([each for each in told if isinstance(each, Notice)]) == 3
 
 
@@ -31,9 +31,9 @@ def test_without_a_callback_notices_are_logged(caplog: pytest.LogCaptureFixture)
 
 def test_the_innermost_hears_every_notice_as_one_line() -> None:
     told: list[Notice] = []
-    with heard(told.append):
+    with hearing(told.append):
         warn("two\nlines")
-        with heard():
+        with hearing():
             warn("not now")
         warn("again")
         warn("again")
@@ -46,7 +46,7 @@ def test_threads_that_read_pictures_leave_the_filters_as_they_were(tmp_path: Pat
     with ThreadPoolExecutor(4) as threads:
         busy = [threads.submit(load, tmp_path / "a.png") for _ in range(200)]
         for _ in range(20):
-            with pillow_quiet():
+            with quiet_pillow():
                 pass
         for read in busy:
             read.result()

@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +29,7 @@ def several() -> None:
     """So that the command keeps its name."""
 
 
-def typed(*arguments: object) -> int:
+def type_command(*arguments: object) -> int:
     """Type the command; its exit code."""
     result = app(["evaluate", *map(str, arguments)], standalone_mode=False)
     return result if isinstance(result, int) else 0
@@ -58,17 +56,20 @@ def test_other_pictures_under_the_same_names_are_not_compared(folder: Path, caps
     for name, of in (("one", rows), ("back", rows[::-1]), ("swapped", swapped)):
         (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, of)))
         schemes = "branching,interpolate" if name == "back" else "branching"
-        assert typed(f"{name}.jsonl", "-o", name, "--schemes", schemes, "-q", *SMALL) == 0
+        assert type_command(f"{name}.jsonl", "-o", name, "--schemes", schemes, "-q", *SMALL) == 0
     capsys.readouterr()
-    assert typed("--compare", "one", "swapped") == 0
+    assert type_command("--compare", "one", "swapped") == 0
     shown = capsys.readouterr().out
     assert "swapped against one, 1 pairs" in shown
     assert "other pictures, prompts or poses: y" in shown
     # Words of the command are a setting that differs.
-    assert typed("one.jsonl", "-o", "against", "--schemes", "branching", "--negative-prompt", "bad", "-q", *SMALL) == 0
-    assert typed("--compare", "one", "against") == 0
+    assert (
+        type_command("one.jsonl", "-o", "against", "--schemes", "branching", "--negative-prompt", "bad", "-q", *SMALL)
+        == 0
+    )
+    assert type_command("--compare", "one", "against") == 0
     assert "negative_prompt: '', now 'bad'" in capsys.readouterr().out
-    assert typed("--compare", "one", "back") == 0  # the same pairs in another order, with one more scheme
+    assert type_command("--compare", "one", "back") == 0  # the same pairs in another order, with one more scheme
     shown = capsys.readouterr().out
     assert "the same settings and model" in shown
     fid = next(line for line in shown.splitlines() if "FID, all frames" in line)
@@ -77,7 +78,7 @@ def test_other_pictures_under_the_same_names_are_not_compared(folder: Path, caps
 
 
 def test_from_pairs_to_comparison(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert typed("pairs", "-o", "one", "--schemes", "branching,interpolate", *SMALL) == 0
+    assert type_command("pairs", "-o", "one", "--schemes", "branching,interpolate", *SMALL) == 0
     shown = capsys.readouterr()
     assert shown.out.strip() == "one/report.html"
     assert "films, branching" in shown.err
@@ -91,9 +92,9 @@ def test_from_pairs_to_comparison(folder: Path, capsys: pytest.CaptureFixture[st
     assert report["schemes"] == ["branching", "interpolate"]
     assert report["settings"]["num_inference_steps"] == 2
 
-    assert typed("pairs", "-o", "two", "--schemes", "branching", "-q", *SMALL, "--seed", 1) == 0
+    assert type_command("pairs", "-o", "two", "--schemes", "branching", "-q", *SMALL, "--seed", 1) == 0
     assert capsys.readouterr().out == ""
-    assert typed("--compare", "one", "two", "-o", "both.html") == 0
+    assert type_command("--compare", "one", "two", "-o", "both.html") == 0
     text = capsys.readouterr().out
     assert "two against one, 2 pairs" in text
     assert "seed: 0, now 1" in text
@@ -105,9 +106,9 @@ def test_from_pairs_to_comparison(folder: Path, capsys: pytest.CaptureFixture[st
 def test_measures_of_other_pairs_are_not_compared(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"name": name, "a": "pairs/x-a.png", "b": "pairs/x-b.png"} for name in ("x", "z")]
     (folder / "one.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    assert typed("pairs", "-o", "two", "--schemes", "branching", "-q", *SMALL) == 0
-    assert typed("one.jsonl", "-o", "one", "--schemes", "branching", "-q", *SMALL) == 0
-    assert typed("--compare", "one", "two", "-o", "new/both.html") == 0
+    assert type_command("pairs", "-o", "two", "--schemes", "branching", "-q", *SMALL) == 0
+    assert type_command("one.jsonl", "-o", "one", "--schemes", "branching", "-q", *SMALL) == 0
+    assert type_command("--compare", "one", "two", "-o", "new/both.html") == 0
     shown = capsys.readouterr().out
     assert "two against one, 1 pairs" in shown
     assert "other pairs: measures of a whole set, as FID, are not compared" in shown
@@ -116,7 +117,7 @@ def test_measures_of_other_pairs_are_not_compared(folder: Path, capsys: pytest.C
     assert not any(re.search(r"\d", line) for line in of_sets), of_sets
     assert "other pairs" in (folder / "new/both.html").read_text()
     (folder / "one.jsonl").write_text(json.dumps(rows[0]))
-    assert typed("one.jsonl", "-o", "single", "--schemes", "branching", "-q", *SMALL) == 0
+    assert type_command("one.jsonl", "-o", "single", "--schemes", "branching", "-q", *SMALL) == 0
     assert "– to –" not in (folder / "single/report.html").read_text()  # one pair has no interval
 
 
@@ -124,7 +125,7 @@ def test_faults_of_a_manifest_come_line_by_line_before_anything(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "bad.jsonl").write_text('{"a": "pairs/x-a.png", "b": "none.png"}\n{\n')
-    assert typed("bad.jsonl", "-o", "out", *SMALL) == 2
+    assert type_command("bad.jsonl", "-o", "out", *SMALL) == 2
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "segue: bad.jsonl has 2 faults:"
     assert sorted(line.split(":")[0].strip() for line in lines[1:]) == ["line 1", "line 2"]
@@ -153,7 +154,7 @@ def test_faults_of_a_manifest_come_line_by_line_before_anything(
 )
 def test_what_a_user_can_get_wrong(folder: Path, arguments: tuple[str, ...], text: str) -> None:
     with pytest.raises(SegueError, match=re.escape(text)) as caught:
-        typed(*arguments)
+        type_command(*arguments)
     assert "\n" not in str(caught.value)
     assert not (folder / "out").exists()
     assert not (folder / "w.safetensors").exists()
@@ -162,14 +163,9 @@ def test_what_a_user_can_get_wrong(folder: Path, arguments: tuple[str, ...], tex
 def test_convert(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({"x": torch.ones(2)}, folder / "a.pth")
     torch.save({"y": torch.zeros(3)}, folder / "b.pth")
-    assert typed("--convert", "a.pth", "b.pth", "-o", "w.safetensors") == 0
+    assert type_command("--convert", "a.pth", "b.pth", "-o", "w.safetensors") == 0
     assert load_file(folder / "w.safetensors").keys() == {"x", "y"}
     assert capsys.readouterr().out.strip() == "w.safetensors: 2 tensors"
-
-
-def test_importing_the_command_imports_no_torch() -> None:
-    code = "import sys, segue.cli.evaluate; sys.exit(any(m in sys.modules for m in ('torch', 'diffusers', 'numpy')))"
-    assert subprocess.run([sys.executable, "-c", code], check=False, stdin=subprocess.DEVNULL).returncode == 0
 
 
 def test_the_python_of_the_documentation_runs(

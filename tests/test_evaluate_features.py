@@ -18,7 +18,7 @@ from segue.errors import SegueError
 from segue.models.clip import Clip
 from segue.models.features import inception, lpips
 from segue.models.features.distances import path_of_features
-from segue.models.features.networks import convert, network_named
+from segue.models.features.networks import convert, load_network
 
 DATA = Path(__file__).parent / "data"
 
@@ -64,11 +64,11 @@ def test_inception_is_torch_fidelitys() -> None:
 def test_inception_file_of_something_else(tmp_path: Path) -> None:
     save_file({"x": torch.zeros(3)}, tmp_path / "x.safetensors")
     with pytest.raises(SegueError, match="does not hold Inception-v3"):
-        network_named(f"inception:{tmp_path / 'x.safetensors'}")
+        load_network(f"inception:{tmp_path / 'x.safetensors'}")
     with pytest.raises(SegueError, match=r"inception:FILE.safetensors"):
-        network_named("inception")
+        load_network("inception")
     with pytest.raises(SegueError, match="--convert"):
-        network_named(f"inception:{tmp_path / 'x.pth'}")
+        load_network(f"inception:{tmp_path / 'x.pth'}")
 
 
 # LPIPS.
@@ -137,7 +137,7 @@ def test_lpips_by_modules(tmp_path: Path, alex: bool) -> None:
     weights = lpips_weights(alex)
     save_file(weights, tmp_path / "w.safetensors")
     frames = pictures(4, size=64)
-    path = network_named(f"lpips:{tmp_path / 'w.safetensors'}").path(frames)
+    path = load_network(f"lpips:{tmp_path / 'w.safetensors'}").path(frames)
     tensors = [torch.from_numpy(np.asarray(f, dtype=np.float32) / 255).permute(2, 0, 1) for f in frames]
 
     def d(i: int, j: int) -> float:
@@ -153,10 +153,10 @@ def test_lpips_file_of_something_else(tmp_path: Path) -> None:
     del weights["lin4.model.1.weight"]
     save_file(weights, tmp_path / "w.safetensors")
     with pytest.raises(SegueError, match="does not hold LPIPS"):
-        network_named(f"lpips:{tmp_path / 'w.safetensors'}")
+        load_network(f"lpips:{tmp_path / 'w.safetensors'}")
     save_file(lpips_weights(alex=True), tmp_path / "w.safetensors")
     with pytest.raises(SegueError, match="31 pixels or more, not 16 x 16"):
-        network_named(f"lpips:{tmp_path / 'w.safetensors'}").path(pictures(3, size=16))
+        load_network(f"lpips:{tmp_path / 'w.safetensors'}").path(pictures(3, size=16))
     assert lpips.activations(lpips_weights(alex=True), torch.zeros(1, 3, 31, 31))[-1].shape[-1] == 1
 
 
@@ -165,7 +165,7 @@ def test_lpips_file_of_something_else(tmp_path: Path) -> None:
 
 def test_clip(tmp_path: Path) -> None:
     folder = save_tiny_clip(tmp_path / "clip")
-    network = network_named(f"clip:{folder}")
+    network = load_network(f"clip:{folder}")
     frames = pictures(3)
     assert network.features is not None
     assert network.texts is not None
@@ -179,7 +179,7 @@ def test_clip(tmp_path: Path) -> None:
 
 def test_nothing_depends_on_what_else_is_measured(tmp_path: Path) -> None:
     frames = pictures(5)
-    for network in (network_named("pixels"), network_named(f"clip:{save_tiny_clip(tmp_path / 'clip')}")):
+    for network in (load_network("pixels"), load_network(f"clip:{save_tiny_clip(tmp_path / 'clip')}")):
         assert network.features is not None
         together = network.features(frames)
         alone = np.concatenate([network.features([frame]) for frame in frames])
@@ -202,7 +202,7 @@ def save_tiny_dinov2(folder: Path) -> Path:
 def test_dinov2(tmp_path: Path) -> None:
     model = transformers.Dinov2Model.from_pretrained(save_tiny_dinov2(tmp_path)).eval()
     processor = transformers.BitImageProcessorPil.from_pretrained(tmp_path)
-    network = network_named(f"dinov2:{tmp_path}")
+    network = load_network(f"dinov2:{tmp_path}")
     frames = pictures(2)
     pixels = processor(images=frames, return_tensors="pt")["pixel_values"]
     with torch.no_grad():
@@ -213,7 +213,7 @@ def test_dinov2(tmp_path: Path) -> None:
 
 
 def test_pixels() -> None:
-    network = network_named("pixels")
+    network = load_network("pixels")
     assert network.features is not None
     white, black = (network.features([Image.new("RGB", (64, 48), c)])[0] for c in ("white", "black"))
     assert white.shape == (768,)
@@ -222,7 +222,7 @@ def test_pixels() -> None:
 
 def test_fingerprints_follow_the_weights(tmp_path: Path) -> None:
     first, again, other = (
-        network_named(f"clip:{save_tiny_clip(tmp_path / n, s)}") for n, s in (("a", 0), ("b", 0), ("c", 1))
+        load_network(f"clip:{save_tiny_clip(tmp_path / n, s)}") for n, s in (("a", 0), ("b", 0), ("c", 1))
     )
     assert first.fingerprint == again.fingerprint != other.fingerprint
 
@@ -230,7 +230,7 @@ def test_fingerprints_follow_the_weights(tmp_path: Path) -> None:
 def test_unknown_networks() -> None:
     for name in ("vgg", "clip:", "pixels:3"):
         with pytest.raises(SegueError, match="unknown feature network"):
-            network_named(name)
+            load_network(name)
 
 
 # Weights out of .pth files.
@@ -302,5 +302,5 @@ def test_lpips_by_way_of_pth_files(tmp_path: Path) -> None:
     convert([tmp_path / "net.pth", tmp_path / "lin.pth"], tmp_path / "lpips.safetensors")
     save_file(weights, tmp_path / "same.safetensors")
     frames = pictures(3, size=48)
-    paths = [network_named(f"lpips:{tmp_path / n}.safetensors").path(frames) for n in ("lpips", "same")]
+    paths = [load_network(f"lpips:{tmp_path / n}.safetensors").path(frames) for n in ("lpips", "same")]
     assert np.array_equal(paths[0].steps, paths[1].steps)

@@ -16,7 +16,7 @@ from tiny import tiny_controlnet, tiny_pipe
 from tiny_clip import save_tiny_clip
 
 from segue.batch.manifest import Pair, read_pairs
-from segue.cli.evaluate import print_comparison, schemes_named
+from segue.cli.evaluate import parse_schemes, print_comparison
 from segue.engine.interpolator import Interpolator
 from segue.errors import SegueError
 from segue.evaluate import measures
@@ -26,7 +26,7 @@ from segue.evaluate.report import check_report, pick_evenly, write_report
 from segue.evaluate.results import Film, Measured, Report, read_report, set_values
 from segue.evaluate.statistics import mean_interval
 from segue.method.tree import FrameKey
-from segue.models.features.networks import Network, network_named
+from segue.models.features.networks import Network, load_network
 from segue.run.journal import Edit
 from segue.settings.kinds import SCHEMES
 
@@ -75,7 +75,7 @@ def made(
     root = tmp_path_factory.mktemp("evaluation")
     (root / "pairs").mkdir()
     pairs = write_pairs(root / "pairs", 3)
-    networks = [network_named("pixels"), network_named(f"clip:{save_tiny_clip(root / 'clip')}")]
+    networks = [load_network("pixels"), load_network(f"clip:{save_tiny_clip(root / 'clip')}")]
     output = root / "out"
     report = evaluate(interpolator, pairs, ("branching", "interpolate"), output, networks=networks, settings=SETTINGS)
     return report, output, pairs, networks
@@ -175,18 +175,18 @@ def test_nothing_is_made_twice(made: Any, interpolator: Counting, tmp_path: Path
 
 def test_frames_that_changed_are_measured_anew(interpolator: Counting, tmp_path: Path) -> None:
     (tmp_path / "pairs").mkdir()
-    pairs, networks = write_pairs(tmp_path / "pairs", 2), [network_named("pixels")]
+    pairs, networks = write_pairs(tmp_path / "pairs", 2), [load_network("pixels")]
 
-    def measured(output: Path) -> Report:
+    def measure(output: Path) -> Report:
         return evaluate(interpolator, pairs, ("branching",), output, networks=networks, settings=SETTINGS)
 
-    before = measured(tmp_path / "out")
+    before = measure(tmp_path / "out")
     interpolator.remake(
         tmp_path / "out" / "runs" / "branching" / "p0", FrameKey(0, Fraction(1, 2)), Edit(prompt="a fox")
     )
-    after = measured(tmp_path / "out")
+    after = measure(tmp_path / "out")
     shutil.rmtree(tmp_path / "out" / "features")
-    assert after.cells == measured(tmp_path / "out").cells
+    assert after.cells == measure(tmp_path / "out").cells
     assert after.cell("branching", "ppl", "pixels") != before.cell("branching", "ppl", "pixels")
 
 
@@ -206,7 +206,7 @@ def test_a_control_image_that_changed_is_noticed(tmp_path: Path) -> None:
                 pairs,
                 ("branching",),
                 tmp_path / "out",
-                networks=[network_named("pixels")],
+                networks=[load_network("pixels")],
                 settings=settings,
             )
 
@@ -216,7 +216,7 @@ def test_films_without_frames_in_between_are_measured_without_fid(interpolator: 
     settings = {**SETTINGS, "spacing": "perceptual", "max_distance": 1000.0}
     pairs = write_pairs(tmp_path / "pairs", 2)
     report = evaluate(
-        interpolator, pairs, ("branching",), tmp_path / "out", networks=[network_named("pixels")], settings=settings
+        interpolator, pairs, ("branching",), tmp_path / "out", networks=[load_network("pixels")], settings=settings
     )
     assert {len(film.frames) for film in report.films} == {2}
     assert report.cell("branching", "fid", "pixels") is None
@@ -254,23 +254,6 @@ def test_another_model_needs_another_folder_and_says_why(made: Any, tmp_path: Pa
     second = evaluate(other, pairs, ("interpolate",), tmp_path / "out", networks=networks[:1], settings=SETTINGS)
     (change, *_) = comparison_of(report, second, ("a", "b")).changes
     assert re.fullmatch(rf"model: \w+, now \w+: {text}", change)
-
-
-def test_a_preset_goes_as_far_as_each_scheme_knows_it(interpolator: Counting, tmp_path: Path) -> None:
-    (tmp_path / "pairs").mkdir()
-    pairs = write_pairs(tmp_path / "pairs", 2)
-    settings = {**SETTINGS, "inversion": 0}
-    report = evaluate(
-        interpolator,
-        pairs,
-        ("branching", "interpolate"),
-        tmp_path / "out",
-        networks=[network_named("pixels")],
-        settings=settings,
-        preset="paper",
-    )
-    assert report.settings["solver"] == "ddim"  # of the preset
-    assert interpolator.films == 4
 
 
 def test_films_of_different_lengths_have_no_set_values() -> None:
@@ -313,7 +296,7 @@ def test_pairs_without_words_and_networks_without_features(interpolator: Countin
         pair.model_copy(update={"prompt_a": "", "prompt_b": "", "group": ""})
         for pair in write_pairs(tmp_path / "pairs", 1)
     )
-    pixels = network_named("pixels")
+    pixels = load_network("pixels")
     distances = Network("distances", "x", pixels.path)
     settings = {**SETTINGS, "prompt": "a thing"}
     report = evaluate(interpolator, pairs, ("interpolate",), tmp_path / "out", networks=[distances], settings=settings)
@@ -326,11 +309,11 @@ def test_pairs_without_words_and_networks_without_features(interpolator: Countin
 
 
 def test_schemes_named() -> None:
-    assert schemes_named("all") == SCHEMES
-    assert schemes_named("interpolate, branching,interpolate") == ("interpolate", "branching")
+    assert parse_schemes("all") == SCHEMES
+    assert parse_schemes("interpolate, branching,interpolate") == ("interpolate", "branching")
     for text in ("branchin", ""):
         with pytest.raises(SegueError, match="branching"):
-            schemes_named(text)
+            parse_schemes(text)
 
 
 # The report.
@@ -421,19 +404,12 @@ def test_the_page_shows_the_schemes_side_by_side_before_the_differences(page: st
 
 
 def test_aligned_films_do_not_stand_beside_the_papers_table(interpolator: Counting, tmp_path: Path) -> None:
-    pairs = write_pairs(tmp_path, 2)
+    pairs, schemes, networks = write_pairs(tmp_path, 2), ("branching", "interpolate"), [load_network("pixels")]
     quick = {"num_frames": 3, "num_inference_steps": 2}
+    made = evaluate(interpolator, pairs, schemes, tmp_path / "out", networks=networks, settings=quick)
     for given, text in (({"detail": 0.0}, "alignment"), ({"align": False}, "detail"), ({}, "alignment and detail")):
-        output = tmp_path / text
-        report = evaluate(
-            interpolator,
-            pairs,
-            ("branching", "interpolate"),
-            output,
-            networks=[network_named("pixels")],
-            settings={**quick, **given},
-        )
-        page = write_report(report, output).read_text()
+        report = replace(made, settings={**made.settings, **given})
+        page = write_report(report, tmp_path / "out").read_text()
         assert f"Not comparable: these films have {text}, which the paper's do not." in page
         assert "436" not in page
 
@@ -443,9 +419,9 @@ def test_the_papers_preset_aligns_nothing_in_any_scheme(interpolator: Counting, 
     settings = {"num_frames": 3, "num_inference_steps": 2, "inversion": 0, "candidates": 1}
     output = tmp_path / "out"
     report = evaluate(
-        interpolator, pairs, SCHEMES, output, networks=[network_named("pixels")], settings=settings, preset="paper"
+        interpolator, pairs, SCHEMES, output, networks=[load_network("pixels")], settings=settings, preset="paper"
     )
-    assert (report.settings["align"], report.settings["detail"]) == (False, 0.0)
+    assert (report.settings["align"], report.settings["detail"], report.settings["solver"]) == (False, 0.0, "ddim")
     for scheme in SCHEMES:
         made = json.loads((output / "runs" / scheme / pairs[0].name / "run.json").read_text())["settings"]
         assert (made["scheme"], made["align"], made["detail"]) == (scheme, False, 0.0)
@@ -475,7 +451,7 @@ def test_folders_that_are_no_evaluation(tmp_path: Path) -> None:
 # Two evaluations side by side.
 
 
-def moved(report: Report, by: float) -> Report:
+def move(report: Report, by: float) -> Report:
     """The report with every path one length longer, under another guidance."""
     films = tuple(
         replace(f, values={**f.values, "ppl@pixels": (f.values["ppl@pixels"] or 0) + by}) for f in report.films
@@ -485,7 +461,7 @@ def moved(report: Report, by: float) -> Report:
 
 def test_compare(made: Any, capsys: pytest.CaptureFixture[str]) -> None:
     report = made[0]
-    comparison = comparison_of(report, moved(report, 2.5), ("A", "B"))
+    comparison = comparison_of(report, move(report, 2.5), ("A", "B"))
     assert comparison.changes == ("guidance_scale: 5.0, now 9.0",)
     assert comparison.pairs == 3
     by_measure = {(scheme, d.measure, d.network): d for scheme, _, _, d in comparison.rows}

@@ -8,7 +8,7 @@ import scipy.linalg
 from PIL import Image, ImageFilter
 
 from segue.evaluate import measures as m
-from segue.evaluate.catalogue import FILM_MEASURES, MEASURES, film_values, measure_named
+from segue.evaluate.catalogue import FILM_MEASURES, MEASURES, film_values, find_measure
 from segue.models.features import distances
 
 
@@ -27,7 +27,7 @@ def test_frechet_is_scipys() -> None:
     assert m.frechet_distance(x, y) == pytest.approx(frechet_by_scipy(x, y), rel=1e-9)
 
 
-def whitened(seed: int, n: int, d: int) -> distances.Array:
+def whiten(seed: int, n: int, d: int) -> distances.Array:
     """Features whose mean is exactly 0 and whose covariance is exactly the identity."""
     x = normal(seed, n, d)
     x -= x.mean(0)
@@ -37,7 +37,7 @@ def whitened(seed: int, n: int, d: int) -> distances.Array:
 def test_frechet_closed_form() -> None:
     """Of N(0, I) and N(m, diag(s^2)): |m|^2 + sum (1 - s)^2."""
     mean, spread = np.array([1.0, -2.0, 0.5]), np.array([2.0, 0.25, 1.0])
-    x, y = whitened(0, 50, 3), whitened(1, 60, 3) * spread + mean
+    x, y = whiten(0, 50, 3), whiten(1, 60, 3) * spread + mean
     assert m.frechet_distance(x, y) == pytest.approx(mean @ mean + ((1 - spread) ** 2).sum(), rel=1e-9)
 
 
@@ -113,11 +113,11 @@ def test_kernel_distance_of_pairs_by_hand() -> None:
 
 def test_kernel_distance_of_pairs_does_not_depend_on_their_number() -> None:
     """Frames that are almost their own keyframes, which are far apart: where all features count, it comes out low."""
-    keyframes = normal(0, 2400, 1, 4) + 0.3 * normal(1, 2400, 2, 4)
-    frames = keyframes.mean(1, keepdims=True) + 0.3 * normal(2, 2400, 5, 4) + 0.5
+    keyframes = normal(0, 1200, 1, 4) + 0.3 * normal(1, 1200, 2, 4)
+    frames = keyframes.mean(1, keepdims=True) + 0.3 * normal(2, 1200, 5, 4) + 0.5
     for_many = m.kernel_distance_of_pairs(frames, keyframes)
     for pairs in (2, 4, 12):
-        parts = [slice(i, i + pairs) for i in range(0, 2400, pairs)]
+        parts = [slice(i, i + pairs) for i in range(0, 1200, pairs)]
         values = [m.kernel_distance_of_pairs(frames[part], keyframes[part]) for part in parts]
         assert np.mean(values) == pytest.approx(for_many, abs=4 * np.std(values) / np.sqrt(len(values)))
         naive = [m.kernel_distance(frames[p].reshape(-1, 4), keyframes[p].reshape(-1, 4)) for p in parts]
@@ -214,5 +214,5 @@ def test_text_margin_by_hand() -> None:
 
 def test_catalogue() -> None:
     assert set(film_values(STEPS)) | {"margin", "sharpness"} == {measure.name for measure in FILM_MEASURES}
-    assert measure_named("kid").label == "KID"
+    assert find_measure("kid").label == "KID"
     assert len({measure.name for measure in MEASURES}) == len(MEASURES)

@@ -220,7 +220,7 @@ def test_a_folder_that_is_interrupted_between_old_and_new_is_the_old_one(
     path.mkdir()
     (path / "old").touch()
 
-    def interrupted(source: Path, target: Path) -> Path:
+    def interrupt(source: Path, target: Path) -> Path:
         nonlocal moves
         moves += 1
         if moves == 2:
@@ -231,7 +231,7 @@ def test_a_folder_that_is_interrupted_between_old_and_new_is_the_old_one(
         with writing_folder(path) as temporary:
             (temporary / "new").touch()
 
-    monkeypatch.setattr(Path, "replace", interrupted)
+    monkeypatch.setattr(Path, "replace", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write()
     assert [file.name for file in path.iterdir()] == ["old"]

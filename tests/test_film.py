@@ -33,7 +33,7 @@ def smooth(width: int, height: int, shift: float = 0.0) -> Image.Image:
     return Image.fromarray(np.rint(127.5 + 110 * waves).astype(np.uint8))
 
 
-def decoded(path: Path) -> tuple[list[Any], list[float]]:
+def decode(path: Path) -> tuple[list[Any], list[float]]:
     """The pixels and the seconds on screen of each frame, read by libraries that did not write them."""
     if path.name in VIDEOS or path.suffix == ".mp4":
         with av.open(str(path)) as container:
@@ -56,7 +56,7 @@ def names(folder: Path) -> list[str]:
 def test_pixels_and_times(tmp_path: Path, name: str) -> None:
     ticks = [12, 2, 3, 1, 7, 1, 30]
     write_film(tmp_path / name, plain(), ticks, 24)
-    pixels, seconds = decoded(tmp_path / name)
+    pixels, seconds = decode(tmp_path / name)
     colours, times = COLOURS, np.array(ticks) / 24
     if name in VIDEOS:
         colours = [colour for colour, count in zip(COLOURS, ticks, strict=True) for _ in range(count)]
@@ -74,7 +74,7 @@ def test_pixels_and_times(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("fps", [12, 24, 29.97, 30])
 def test_rounding_does_not_add_up(tmp_path: Path, name: str, fps: float) -> None:
     write_film(tmp_path / name, plain((16, 16), 50), [1] * 50, fps)
-    pixels, seconds = decoded(tmp_path / name)
+    pixels, seconds = decode(tmp_path / name)
     assert len(pixels) == 50
     assert sum(seconds) == pytest.approx(50 / fps, abs=0.0051 if name == "film.gif" else 0.0021)
     assert max(seconds) - min(seconds) < 0.0101
@@ -84,7 +84,7 @@ def test_rounding_does_not_add_up(tmp_path: Path, name: str, fps: float) -> None
 def test_pictures_survive(tmp_path: Path, name: str) -> None:
     frames = [smooth(96, 64, shift) for shift in (0, 0.5, 1)]
     write_film(tmp_path / name, frames, [1] * 3, 10)
-    pixels, _ = decoded(tmp_path / name)
+    pixels, _ = decode(tmp_path / name)
     for found, frame in zip(pixels, frames, strict=True):
         assert abs(found - np.asarray(frame)).mean() < (8 if name == "film.gif" else 3)
 
@@ -94,7 +94,7 @@ def test_odd_sides(tmp_path: Path, size: tuple[int, int]) -> None:
     frame = smooth(*size)
     for name in FORMATS:
         write_film(tmp_path / name, [frame, frame], [1, 1], 10)
-        pixels, _ = decoded(tmp_path / name)
+        pixels, _ = decode(tmp_path / name)
         exact = np.asarray(frame).astype(int)
         even = (0, 0)
         if name == "film.mp4":
@@ -140,7 +140,7 @@ def test_quality_counts(tmp_path: Path) -> None:
         path = tmp_path / f"{quality}.mp4"
         write_film(path, [frame] * 3, [1] * 3, 10, quality=quality)
         sizes.append(path.stat().st_size)
-        faults.append(abs(decoded(path)[0][0] - np.asarray(frame)).mean())
+        faults.append(abs(decode(path)[0][0] - np.asarray(frame)).mean())
     assert sizes == sorted(sizes, reverse=True)
     assert faults == sorted(faults)
     assert faults[0] < 2.5
@@ -158,7 +158,7 @@ def test_it_repeats_for_ever(tmp_path: Path, name: str) -> None:
 def test_frames_too_short_to_be_played_are_left_out(tmp_path: Path, name: str, least: float) -> None:
     with pytest.warns(SegueWarning, match=rf"^\d+ frames are left out: .* less than {1000 * least:.0f} ms; ") as caught:
         write_film(tmp_path / name, plain((8, 8), 48), [1] * 48, 240)
-    pixels, seconds = decoded(tmp_path / name)
+    pixels, seconds = decode(tmp_path / name)
     assert str(caught[0].message).startswith(f"{48 - len(pixels)} frames")
     assert min(seconds) >= least - 1e-9
     assert sum(seconds) == pytest.approx(0.2, abs=2 * least)
@@ -170,21 +170,21 @@ def test_each_gif_frame_has_its_own_colours(tmp_path: Path) -> None:
     red, blue = np.zeros((16, 16, 3), np.uint8), np.zeros((16, 16, 3), np.uint8)
     red[..., 0] = blue[..., 2] = np.arange(256).reshape(16, 16)
     write_film(tmp_path / "film.gif", [Image.fromarray(red), Image.fromarray(blue)], [1, 1], 10)
-    pixels, _ = decoded(tmp_path / "film.gif")
+    pixels, _ = decode(tmp_path / "film.gif")
     assert abs(pixels[0] - red).max() <= 4
     assert abs(pixels[1] - blue).max() <= 4
 
 
 def test_a_very_long_still(tmp_path: Path) -> None:
     for name in FORMATS:
-        write_film(tmp_path / name, plain((16, 16))[:2], [1000, 1], 1)
-        assert sum(decoded(tmp_path / name)[1]) == pytest.approx(1001)
+        write_film(tmp_path / name, plain((16, 16))[:2], [700, 1], 1)
+        assert sum(decode(tmp_path / name)[1]) == pytest.approx(701)
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_film_of_one_frame(tmp_path: Path, name: str) -> None:
     write_film(tmp_path / name, plain()[:1], [7], 10)
-    pixels, seconds = decoded(tmp_path / name)
+    pixels, seconds = decode(tmp_path / name)
     if name in VIDEOS:
         assert sum(seconds) == pytest.approx(0.7, abs=0.002)
     assert len(pixels) == (7 if name in VIDEOS else 1)

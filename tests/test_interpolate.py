@@ -19,7 +19,7 @@ import torch
 from diffusers import LCMScheduler, TCDScheduler, UniPCMultistepScheduler
 from notices import SegueWarning
 from PIL import Image
-from shapes import QUICK, contents, interpolator, latents, picture
+from shapes import QUICK, contents, latents, picture, tiny_interpolator
 from tiny import tiny_controlnet, tiny_pipe
 
 from segue.engine.dialogue import Progress
@@ -35,7 +35,7 @@ A, B, C = picture(0), picture(1), picture(2)
 
 
 def film(path: Path | None, *images: Any, **settings: Any) -> Any:
-    return interpolator()(*(images or (A, B)), output=path, **{**QUICK, **settings})
+    return tiny_interpolator()(*(images or (A, B)), output=path, **{**QUICK, **settings})
 
 
 @pytest.mark.parametrize("how", ["cover", "contain", "stretch"])
@@ -109,11 +109,11 @@ def test_a_refined_film_that_grows_keeps_its_frames(
 
 def test_words_of_an_impossible_film_are_not_fitted(tmp_path: Path) -> None:
     settings = {**QUICK, "num_frames": 9, "noise": (0.5, 0.4, 0.3), "inversion": 1}
-    segue = Interpolator(tiny_pipe())
-    segue(A, B, output=tmp_path / "run", **settings)
+    interpolator = Interpolator(tiny_pipe())
+    interpolator(A, B, output=tmp_path / "run", **settings)
     before = contents(tmp_path / "run")
     with pytest.raises(SegueError, match="noise levels"):
-        segue.invert(A, B, output=tmp_path / "run", **{**settings, "num_frames": 17})
+        interpolator.invert(A, B, output=tmp_path / "run", **{**settings, "num_frames": 17})
     assert contents(tmp_path / "run") == before
 
 
@@ -137,7 +137,7 @@ def test_growth_with_a_range_of_noise_keeps_the_frames(tmp_path: Path) -> None:
 def test_a_finished_run_calls_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = film(tmp_path / "run")
     before = contents(tmp_path / "run")
-    pipe: Any = interpolator().backbone.pipe  # type: ignore[attr-defined]
+    pipe: Any = tiny_interpolator().backbone.pipe  # type: ignore[attr-defined]
 
     def never(*_arguments: Any, **_options: Any) -> Any:
         raise AssertionError("a network was called")
@@ -227,7 +227,7 @@ def test_a_run_that_is_being_overwritten_is_there_as_it_was(tmp_path: Path) -> N
 
 def test_overwrite_begins_anew(tmp_path: Path) -> None:
     film(tmp_path / "run", candidates=2)
-    interpolator().remake(tmp_path / "run", FrameKey(0, Fraction(1, 2)))
+    tiny_interpolator().remake(tmp_path / "run", FrameKey(0, Fraction(1, 2)))
     film(tmp_path / "run", seed=3, overwrite=True)
     film(tmp_path / "fresh", seed=3)
     assert contents(tmp_path / "run") == contents(tmp_path / "fresh")
@@ -309,9 +309,9 @@ def test_what_cannot_be_loaded_does_not_overwrite_a_run(finished: Path, settings
     before = contents(finished)
     pipe = tiny_pipe()
     pipe.scheduler = UniPCMultistepScheduler.from_config(pipe.scheduler.config)
-    segue = Interpolator(pipe, name="tiny")
+    interpolator = Interpolator(pipe, name="tiny")
     with pytest.raises(SegueError, match=message):
-        segue(A, B, output=finished, overwrite=True, **{**QUICK, **settings})
+        interpolator(A, B, output=finished, overwrite=True, **{**QUICK, **settings})
     assert contents(finished) == before
 
 
@@ -325,7 +325,7 @@ def test_a_model_that_overflows_does_not_overwrite_a_run(finished: Path) -> None
     assert contents(finished) == before
 
 
-def failing(error: Exception) -> Any:
+def fail_with(error: Exception) -> Any:
     def fail(*_arguments: Any, **_options: Any) -> None:
         raise error
 
@@ -338,7 +338,7 @@ def test_a_damaged_run_comes_back_as_it_was_if_the_new_one_fails(
     damaged = Path(shutil.copytree(finished, tmp_path / "run"))
     (damaged / "journal.jsonl").write_text("nonsense\n")
     before = contents(damaged)
-    monkeypatch.setattr(StableDiffusion, "denoise", failing(SegueError("it overflows")))
+    monkeypatch.setattr(StableDiffusion, "denoise", fail_with(SegueError("it overflows")))
     with pytest.raises(SegueError, match=r"^it overflows$"):
         film(damaged, seed=9, overwrite=True)
     assert contents(damaged) == before
@@ -349,7 +349,7 @@ def test_what_overwrites_a_run_that_overwrites_another_fails(tmp_path: Path, mon
     film(tmp_path / "run")
     before = contents(tmp_path / "run")
     begun_anew(tmp_path / "run")
-    monkeypatch.setattr(StableDiffusion, "denoise", failing(SegueError("it overflows")))
+    monkeypatch.setattr(StableDiffusion, "denoise", fail_with(SegueError("it overflows")))
     with pytest.raises(SegueError, match=r"^it overflows$"):
         film(tmp_path / "run", seed=10, overwrite=True)
     assert contents(tmp_path / "run") == before
@@ -359,7 +359,7 @@ def test_fitted_words_are_kept_where_the_first_frame_fails(tmp_path: Path, monke
     film(tmp_path / "run")
     before = contents(tmp_path / "run")
     with monkeypatch.context() as patched:
-        patched.setattr(StableDiffusion, "denoise", failing(SegueError("it overflows")))
+        patched.setattr(StableDiffusion, "denoise", fail_with(SegueError("it overflows")))
         with pytest.raises(SegueError, match=r"^it overflows; the previous film stays until this one has a "):
             film(tmp_path / "run", seed=9, inversion=1, overwrite=True)
     assert any("words" in name for name in contents(tmp_path / "run", ".new/"))
@@ -381,14 +381,14 @@ def test_a_change_of_the_model_that_matters_is_named(tmp_path: Path) -> None:
     before = contents(tmp_path / "run")
     pipe = tiny_pipe()
     pipe.vae.register_to_config(scaling_factor=0.13025)
-    segue = Interpolator(pipe, name="tiny")
+    interpolator = Interpolator(pipe, name="tiny")
     text = r"the VAE scaling factor was 0\.18215, is 0\.13025"
     with pytest.raises(
         SegueError, match=rf"holds a run with other settings \(model: tiny, now tiny with other .*: {text}\); ch"
     ):
-        segue(A, B, output=tmp_path / "run", **QUICK)
+        interpolator(A, B, output=tmp_path / "run", **QUICK)
     with pytest.raises(SegueError, match=rf"made with tiny \(weights .*\), not with tiny \(weights .*\): {text}$"):
-        segue.remake(tmp_path / "run", FrameKey.at("1/2"))
+        interpolator.remake(tmp_path / "run", FrameKey.at("1/2"))
     assert contents(tmp_path / "run") == before
 
 
@@ -397,14 +397,14 @@ def test_a_few_step_scheduler_is_not_silently_left_out(own: Any, tmp_path: Path)
     """One line where another solver takes its place; none where it is used, and then its own frames."""
     pipe = tiny_pipe()
     pipe.scheduler = own.from_config(pipe.scheduler.config)
-    segue = Interpolator(pipe)
-    told = rf"the pipe's {own.__name__} is replaced by the solver dpm\+\+; .* wrong with it; solver pipe keeps"
+    interpolator = Interpolator(pipe)
+    told = rf"the pipe's {own.__name__} is replaced by the solver dpm\+\+; .* wrong with it; preset fast"
     with pytest.warns(SegueWarning, match=told) as heard:
-        other = segue(A, B, output=tmp_path / "other", **{**QUICK, "num_frames": 3})
+        other = interpolator(A, B, output=tmp_path / "other", **{**QUICK, "num_frames": 3})
     assert [issubclass(warning.category, SegueWarning) for warning in heard].count(True) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error", SegueWarning)
-        film = segue(A, B, output=tmp_path / "own", **{**QUICK, "num_frames": 3, "solver": "pipe"})
+        film = interpolator(A, B, output=tmp_path / "own", **{**QUICK, "num_frames": 3, "solver": "pipe"})
     assert film.frames[1].tobytes() != other.frames[1].tobytes()
 
 
@@ -424,11 +424,11 @@ def test_candidates_that_nothing_ranks_are_told_before_anything_is_computed(
     def stop(*_given: Any, **_named: Any) -> None:
         raise KeyboardInterrupt
 
-    segue = Interpolator(tiny_pipe())
-    monkeypatch.setattr(segue.backbone, "encode", stop)
+    interpolator = Interpolator(tiny_pipe())
+    monkeypatch.setattr(interpolator.backbone, "encode", stop)
     warnings.simplefilter("always")
     with warnings.catch_warnings(record=True) as heard, pytest.raises(KeyboardInterrupt):
-        segue(A, B, output=tmp_path / "run", **{**QUICK, **settings})
+        interpolator(A, B, output=tmp_path / "run", **{**QUICK, **settings})
     told = [str(warning.message) for warning in heard if issubclass(warning.category, SegueWarning)]
     line = (
         "candidates 4: nothing ranks them, so the first of each frame stays; "
@@ -439,63 +439,14 @@ def test_candidates_that_nothing_ranks_are_told_before_anything_is_computed(
 
 def test_several_controlnets_are_refused_where_they_would_act(tmp_path: Path) -> None:
     pipe = tiny_pipe()
-    segue = Interpolator(pipe, controlnet=[tiny_controlnet(pipe), tiny_controlnet(pipe)])
+    interpolator = Interpolator(pipe, controlnet=[tiny_controlnet(pipe), tiny_controlnet(pipe)])
     with pytest.raises(SegueError, match="one ControlNet can be used, not 2; with pose off they are left out"):
-        segue(A, B, output=tmp_path / "run", **{**QUICK, "pose": "auto"})
+        interpolator(A, B, output=tmp_path / "run", **{**QUICK, "pose": "auto"})
     assert list(tmp_path.iterdir()) == []
     plain = film(tmp_path / "plain", pose="off")
-    assert contents(segue(A, B, output=tmp_path / "off", **{**QUICK, "pose": "off"}).path, "frames/") == contents(
-        plain.path, "frames/"
-    )
-
-
-def test_a_run_killed_while_it_replaces_another_is_one_of_them(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Killed at every rename, deletion or new folder: the old run is there, whole, or the new one with a frame."""
-    film(tmp_path / "fresh", seed=9)
-    fresh, old, steps = contents(tmp_path / "fresh"), contents(finished), 0
-    names = ("replace", "rename", "unlink", "remove", "rmdir", "mkdir", "link")
-
-    def stopping(name: str) -> Any:
-        real = getattr(os, name)
-
-        def call(*arguments: Any, **options: Any) -> Any:
-            nonlocal steps
-            steps += 1
-            if steps == stop:
-                os._exit(3)
-            return real(*arguments, **options)
-
-        return call
-
-    came_back = 0
-    for stop in range(1, 1000):
-        run = tmp_path / f"run-{stop}"
-        shutil.copytree(finished, run)
-        child = os.fork()
-        if not child:
-            torch.set_num_threads(1)  # threads do not live on in a fork
-            for name in names:
-                monkeypatch.setattr(os, name, stopping(name))
-            with contextlib.suppress(BaseException):
-                film(run, seed=9, overwrite=True)
-            os._exit(0)
-        ended = os.waitpid(child, 0)[1] == 0
-        with RunFolder(run):
-            there = {name: file for name, file in contents(run).items() if not name.startswith(".new/")}
-        came_back += there == old
-        if there != old:
-            assert there["run.json"] == fresh["run.json"], stop
-            assert len([name for name in there if name.startswith("frames/")]) >= 3, stop
-            assert there.items() <= fresh.items(), stop
-        film(run, seed=9, overwrite=True)
-        assert contents(run) == fresh, stop
-        shutil.rmtree(run)
-        if ended:
-            break
-    assert ended
-    assert came_back > 5
+    assert contents(
+        interpolator(A, B, output=tmp_path / "off", **{**QUICK, "pose": "off"}).path, "frames/"
+    ) == contents(plain.path, "frames/")
 
 
 def begun_anew(run: Path, **settings: Any) -> None:
@@ -512,12 +463,12 @@ def begun_anew(run: Path, **settings: Any) -> None:
 def test_a_run_that_was_to_be_overwritten_can_be_had_again(tmp_path: Path) -> None:
     """With its remakes, and one that it got meanwhile: no frame of the other run was made."""
     film(tmp_path / "run", candidates=2)
-    interpolator().remake(tmp_path / "run", FrameKey(0, Fraction(1, 2)))
+    tiny_interpolator().remake(tmp_path / "run", FrameKey(0, Fraction(1, 2)))
     before = contents(tmp_path / "run", "frames/")
     begun_anew(tmp_path / "run")
     assert contents(tmp_path / "run", "frames/") == before
-    interpolator().remake(tmp_path / "run", FrameKey(0, Fraction(1, 2)))
-    interpolator().undo(tmp_path / "run")
+    tiny_interpolator().remake(tmp_path / "run", FrameKey(0, Fraction(1, 2)))
+    tiny_interpolator().undo(tmp_path / "run")
     film(tmp_path / "run", candidates=2, overwrite=True)
     assert contents(tmp_path / "run", "frames/") == before
 
@@ -531,7 +482,7 @@ def test_an_error_of_another_command_changes_nothing_of_a_run_that_overwrites(
     before = contents(tmp_path / "run")
     assert any(name.endswith(".unfinished") for name in before)
     with pytest.raises(SegueError, match="no frame at"):
-        interpolator().remake(tmp_path / "run", FrameKey(0, Fraction(1, 3)))
+        tiny_interpolator().remake(tmp_path / "run", FrameKey(0, Fraction(1, 3)))
     with pytest.raises(SegueError, match="other settings"):
         film(tmp_path / "run", seed=8)
     assert contents(tmp_path / "run") == before
@@ -566,7 +517,7 @@ def test_a_run_with_settings_that_are_refused_now_is_named_and_can_be_overwritte
 def test_one_image_is_no_film(tmp_path: Path) -> None:
     for images in ((A,), ()):
         with pytest.raises(SegueError, match="a film needs at least two images"):
-            interpolator()(*images, output=tmp_path / "run", **QUICK)
+            tiny_interpolator()(*images, output=tmp_path / "run", **QUICK)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -633,11 +584,11 @@ def test_frames_are_read_when_they_are_asked_for(tmp_path: Path, monkeypatch: py
     opened: list[str] = []
     original = Image.open
 
-    def counted(file: Any, *arguments: Any, **options: Any) -> Any:
+    def count(file: Any, *arguments: Any, **options: Any) -> Any:
         opened.append(Path(file).name)
         return original(file, *arguments, **options)
 
-    monkeypatch.setattr(Image, "open", counted)
+    monkeypatch.setattr(Image, "open", count)
     assert (len(morph), len(morph.frames[1:3]), opened) == (5, 2, [])
     first = morph.frames[1]
     assert opened == ["000.2500000.png"]
@@ -672,7 +623,7 @@ def test_a_run_folder_can_be_moved(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "run")
     film(tmp_path / "copied")
     assert contents(tmp_path / "copied") == before
-    interpolator().remake(tmp_path / "copied", FrameKey(0, Fraction(1, 4)))
+    tiny_interpolator().remake(tmp_path / "copied", FrameKey(0, Fraction(1, 4)))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -11,17 +11,17 @@ import torch
 from notices import SegueWarning
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny import tiny_pipe
+from tiny import text_conditioning, tiny_pipe
 
 import segue.words.inversion
 from segue.errors import SegueError
+from segue.method.conditioning import Conditioning
 from segue.method.noise import Noise
 from segue.method.tree import FrameKey
-from segue.models.conditioning import TextConditioning
 from segue.models.stable_diffusion import StableDiffusion
 from segue.pictures.tensors import to_tensor
-from segue.settings.kinds import MorphSettings, checked, updated
-from segue.words.inversion import Inverted, augmented, denoising_loss, invert
+from segue.settings.kinds import MorphSettings, parse_settings, update_settings
+from segue.words.inversion import Inverted, augment, denoising_loss, invert
 
 KEYS = [FrameKey(0), FrameKey(1), FrameKey(2)]
 FEW = MorphSettings(inversion=3, inversion_learning_rate=1e-2)
@@ -32,14 +32,14 @@ def pictures(count: int = 3) -> list[Image.Image]:
     return [Image.fromarray(pixels).resize((64, 64)) for pixels in noise]
 
 
-def prepared(backbone: StableDiffusion, count: int = 3) -> tuple[torch.Tensor, TextConditioning]:
+def prepare(backbone: StableDiffusion, count: int = 3) -> tuple[torch.Tensor, Conditioning]:
     """Latents (N, 4, 8, 8) and the words of N keyframes."""
     prompts = ["a cat", "a dog", "the sun"][:count]
     return backbone.encode(to_tensor(pictures(count))), backbone.embed(prompts, [""] * count)
 
 
-def fitted(backbone: StableDiffusion, settings: MorphSettings = FEW, count: int = 3, **options: Any) -> Inverted:
-    latents, words = prepared(backbone, count)
+def fit(backbone: StableDiffusion, settings: MorphSettings = FEW, count: int = 3, **options: Any) -> Inverted:
+    latents, words = prepare(backbone, count)
     return invert(backbone, latents, words, settings, Noise(0), KEYS[:count], **options)
 
 
@@ -77,8 +77,8 @@ def test_the_loss_and_its_gradient_are_those_of_the_formula(prediction_type: str
         return torch.stack(losses)
 
     def loss(prompt: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
-        words = TextConditioning(prompt, negative.expand(2, -1, -1))
-        points = [backbone.noise_point(t) for t in times]
+        words = text_conditioning(prompt, negative.expand(2, -1, -1))
+        points = [backbone.schedule.noise_point(t) for t in times]
         return denoising_loss(backbone, z_0, words, points, eps, guidance_scale)
 
     with torch.no_grad():
@@ -104,11 +104,11 @@ def test_the_loss_and_its_gradient_are_those_of_the_formula(prediction_type: str
 def test_iterations_are_adam_on_the_gradient_of_the_drawn_losses(guidance: bool) -> None:
     """Against a loop written out: one loss at a time, the means over the draws summed over the keyframes."""
     backbone = StableDiffusion(tiny_pipe())
-    latents, words = prepared(backbone, 2)
-    settings = updated(FEW, {"inversion_batch": 2, "inversion_guidance": guidance, "guidance_scale": 3.0})
+    latents, words = prepare(backbone, 2)
+    settings = update_settings(FEW, {"inversion_batch": 2, "inversion_guidance": guidance, "guidance_scale": 3.0})
     found = invert(backbone, latents, words, settings, Noise(4), KEYS[:2])
 
-    prompt, negative = words.prompt.clone().requires_grad_(), words.negative[:1].clone().requires_grad_()
+    prompt, negative = words.text.clone().requires_grad_(), words.negative_text[:1].clone().requires_grad_()
     adam = torch.optim.Adam([prompt, negative], lr=1e-2)
     curve = []
     for i in range(3):
@@ -119,28 +119,28 @@ def test_iterations_are_adam_on_the_gradient_of_the_drawn_losses(guidance: bool)
                 generator = Noise(4).generator("inversion", KEYS[k], candidate=draw, step=i)
                 point = backbone.point(torch.rand((), generator=generator).item())
                 eps = torch.randn(1, *latents.shape[1:], generator=generator)
-                sample = TextConditioning(prompt[k : k + 1], negative)
+                sample = text_conditioning(prompt[k : k + 1], negative)
                 own.append(denoising_loss(backbone, latents[k : k + 1], sample, point, eps, 3.0 if guidance else 1.0))
                 torch.autograd.backward(own[-1] / 2)
                 if not guidance:
-                    sample = TextConditioning(negative, negative)
+                    sample = text_conditioning(negative, negative)
                     torch.autograd.backward(denoising_loss(backbone, latents[k : k + 1], sample, point, eps) / 2)
         curve.append(float(torch.cat(own).detach().mean()))
         adam.step()
     assert found.losses == pytest.approx(curve, rel=1e-4)
     # Adam's steps are of the learning rate's size whatever the gradient's, so rounding shows where it is near zero.
-    for part, expected in ((found.words.prompt, prompt), (found.words.negative, negative.expand(2, -1, -1))):
+    for part, expected in ((found.words.text, prompt), (found.words.negative_text, negative.expand(2, -1, -1))):
         difference = (part - expected.detach()).abs()
         assert float((difference < 1e-4).float().mean()) > 0.99
 
 
 def test_the_held_out_loss_falls() -> None:
     backbone = StableDiffusion(tiny_pipe())
-    latents, words = prepared(backbone)
-    settings = updated(FEW, {"inversion": 30, "inversion_learning_rate": 3e-2})
+    latents, words = prepare(backbone)
+    settings = update_settings(FEW, {"inversion": 30, "inversion_learning_rate": 3e-2})
     found = invert(backbone, latents, words, settings, Noise(0), KEYS)
 
-    def held_out(words: TextConditioning) -> list[float]:
+    def held_out(words: Conditioning) -> list[float]:
         points = [backbone.point(f) for f in (0.2, 0.4, 0.6, 0.8)]
         eps = [Noise(99)("held-out", KEYS[0], shape=latents.shape, step=i) for i in range(4)]
         with torch.no_grad():
@@ -149,8 +149,8 @@ def test_the_held_out_loss_falls() -> None:
 
     for before, after in zip(held_out(words), held_out(found.words), strict=True):
         assert after < before
-    negative = TextConditioning(words.negative, words.negative)
-    fitted_negative = TextConditioning(found.words.negative, found.words.negative)
+    negative = text_conditioning(words.negative_text, words.negative_text)
+    fitted_negative = text_conditioning(found.words.negative_text, found.words.negative_text)
     assert sum(held_out(fitted_negative)) < sum(held_out(negative))
 
 
@@ -159,46 +159,46 @@ def test_the_held_out_loss_falls() -> None:
 
 def test_without_iterations_the_words_are_as_they_were() -> None:
     backbone = StableDiffusion(tiny_pipe())
-    latents, words = prepared(backbone)
+    latents, words = prepare(backbone)
     found = invert(backbone, latents, words, MorphSettings(), Noise(0), KEYS)
     assert found.words is words
     assert found.losses == []
 
 
 def test_all_keyframes_share_one_negative() -> None:
-    found = fitted(StableDiffusion(tiny_pipe()))
-    assert found.words.prompt.shape == found.words.negative.shape == (3, 77, 32)
-    assert found.words.prompt.dtype == torch.float32
-    assert not found.words.prompt.requires_grad
-    assert torch.equal(found.words.negative[0], found.words.negative[2])
-    assert not torch.equal(found.words.prompt[0], found.words.prompt[2])
+    found = fit(StableDiffusion(tiny_pipe()))
+    assert found.words.text.shape == found.words.negative_text.shape == (3, 77, 32)
+    assert found.words.text.dtype == torch.float32
+    assert not found.words.text.requires_grad
+    assert torch.equal(found.words.negative_text[0], found.words.negative_text[2])
+    assert not torch.equal(found.words.text[0], found.words.text[2])
 
 
 def test_the_negative_stays_where_it_is_not_fitted() -> None:
     backbone = StableDiffusion(tiny_pipe())
-    _, words = prepared(backbone)
+    _, words = prepare(backbone)
     for guidance in (False, True):
-        found = fitted(backbone, updated(FEW, {"inversion_negative": False, "inversion_guidance": guidance}))
-        assert torch.equal(found.words.negative, words.negative)
-        assert not torch.equal(found.words.prompt, words.prompt)
+        found = fit(backbone, update_settings(FEW, {"inversion_negative": False, "inversion_guidance": guidance}))
+        assert torch.equal(found.words.negative_text, words.negative_text)
+        assert not torch.equal(found.words.text, words.text)
 
 
 def test_a_keyframe_does_not_depend_on_the_others() -> None:
     backbone = StableDiffusion(tiny_pipe())
-    settings = updated(FEW, {"inversion_learning_rate": 1e-3})
-    together, alone = fitted(backbone, settings).words, fitted(backbone, settings, count=1).words
+    settings = update_settings(FEW, {"inversion_learning_rate": 1e-3})
+    together, alone = fit(backbone, settings).words, fit(backbone, settings, count=1).words
     # Adam's first steps are of equal size whatever the gradient's, so rounding shows where it is near zero.
-    assert float(((together.prompt[0] - alone.prompt[0]).abs() < 1e-5).float().mean()) > 0.99
+    assert float(((together.text[0] - alone.text[0]).abs() < 1e-5).float().mean()) > 0.99
 
 
 def test_timesteps_are_drawn_over_the_schedule_or_from_its_middle_third() -> None:
     backbone = StableDiffusion(tiny_pipe())
     for timesteps, low, high in (("all", 1, 999), ("middle", 333, 667)):
-        settings = checked(MorphSettings, {"inversion_timesteps": timesteps, "inversion_batch": 64})
+        settings = parse_settings(MorphSettings, {"inversion_timesteps": timesteps, "inversion_batch": 64})
         drawn = [
             point.timestep
             for step in range(4)
-            for point in segue.words.inversion._drawn(backbone, settings, Noise(0), KEYS, (4, 2, 2), step)[0]
+            for point in segue.words.inversion._draw(backbone, settings, Noise(0), KEYS, (4, 2, 2), step)[0]
         ]
         assert len(drawn) == 64 * 3 * 4
         assert low <= min(drawn) < low + 0.05 * (high - low)
@@ -209,21 +209,21 @@ def test_timesteps_are_drawn_over_the_schedule_or_from_its_middle_third() -> Non
 def test_noise_is_named_by_keyframe_draw_and_iteration() -> None:
     backbone = StableDiffusion(tiny_pipe())
 
-    def drawn(keys: list[FrameKey], batch: int, step: int) -> tuple[list[float], torch.Tensor]:
+    def draw(keys: list[FrameKey], batch: int, step: int) -> tuple[list[float], torch.Tensor]:
         settings = MorphSettings(inversion_batch=batch)
-        points, eps = segue.words.inversion._drawn(backbone, settings, Noise(0), keys, (4, 2, 2), step)
+        points, eps = segue.words.inversion._draw(backbone, settings, Noise(0), keys, (4, 2, 2), step)
         return [point.timestep for point in points], eps
 
-    times, eps = drawn(KEYS, 3, 0)
-    one_time, one = drawn(KEYS[1:2], 1, 0)
+    times, eps = draw(KEYS, 3, 0)
+    one_time, one = draw(KEYS[1:2], 1, 0)
     assert one_time == times[3:4]
     assert torch.equal(one[0], eps[3])
-    assert len({tuple(e.flatten().tolist()) for e in [*eps, *drawn(KEYS, 3, 1)[1]]}) == 18
+    assert len({tuple(e.flatten().tolist()) for e in [*eps, *draw(KEYS, 3, 1)[1]]}) == 18
 
 
 def test_progress_is_told_after_each_iteration() -> None:
     told: list[tuple[int, int]] = []
-    found = fitted(StableDiffusion(tiny_pipe()), progress=lambda i, n: told.append((i, n)))
+    found = fit(StableDiffusion(tiny_pipe()), progress=lambda i, n: told.append((i, n)))
     assert told == [(1, 3), (2, 3), (3, 3)]
     assert len(found.losses) == 3
 
@@ -233,21 +233,21 @@ def test_progress_is_told_after_each_iteration() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_masters_are_float32_over_a_network_of_half_precision(dtype: torch.dtype) -> None:
-    settings = updated(FEW, {"inversion_learning_rate": 1e-5})  # lost at once in half precision
+    settings = update_settings(FEW, {"inversion_learning_rate": 1e-5})  # lost at once in half precision
     backbone = StableDiffusion(tiny_pipe())
-    latents, words = prepared(backbone)
+    latents, words = prepare(backbone)
     whole = invert(backbone, latents, words, settings, Noise(0), KEYS).words
     backbone.pipe.unet.to(dtype)
     half = invert(backbone, latents, words, settings, Noise(0), KEYS).words
-    assert half.prompt.dtype == torch.float32
-    step, half_step = whole.prompt - words.prompt, half.prompt - words.prompt
+    assert half.text.dtype == torch.float32
+    step, half_step = whole.text - words.text, half.text - words.text
     assert float((half_step != 0).float().mean()) > 0.95
     assert float(torch.cosine_similarity(step.flatten(), half_step.flatten(), dim=0)) > 0.8
 
 
 def test_a_loss_that_is_not_finite_is_named_in_one_line() -> None:
     backbone = StableDiffusion(tiny_pipe())
-    latents, words = prepared(backbone)
+    latents, words = prepare(backbone)
     with torch.no_grad():
         backbone.pipe.unet.conv_out.bias.fill_(float("inf"))
     with pytest.raises(SegueError, match="is not finite in iteration 1; load it with dtype") as caught:
@@ -259,15 +259,15 @@ def test_a_loss_that_is_not_finite_is_named_in_one_line() -> None:
 def test_large_networks_are_checkpointed_meanwhile(monkeypatch: pytest.MonkeyPatch, on_before: bool) -> None:
     backbone = StableDiffusion(tiny_pipe())
     unet = backbone.pipe.unet
-    plain = fitted(backbone)
+    plain = fit(backbone)
     if on_before:
         unet.enable_gradient_checkpointing()
     before = [dict(vars(module)) for module in unet.modules()]
     inside: list[bool] = []
     monkeypatch.setattr(segue.words.inversion, "LARGE", 1000)
-    found = fitted(backbone, progress=lambda _i, _n: inside.append(unet.down_blocks[0].gradient_checkpointing))
+    found = fit(backbone, progress=lambda _i, _n: inside.append(unet.down_blocks[0].gradient_checkpointing))
     assert inside == [True] * 3
-    assert torch.allclose(found.words.prompt, plain.words.prompt, atol=1e-4)
+    assert torch.allclose(found.words.text, plain.words.text, atol=1e-4)
     assert unet.is_gradient_checkpointing == on_before
     for module, values in zip(unet.modules(), before, strict=True):
         assert vars(module).keys() == values.keys()
@@ -317,8 +317,8 @@ def test_what_was_touched_is_restored(
     unet.mid_block.eval()
     unet.conv_in.requires_grad_(False)
     unet.register_forward_hook(lambda *_: None)
-    latents, words = prepared(backbone)
-    kept = latents.clone(), words.prompt.clone(), words.negative.clone()
+    latents, words = prepare(backbone)
+    kept = latents.clone(), words.text.clone(), words.negative_text.clone()
     before = state(backbone)
     with torch.set_grad_enabled(grad):
         try:
@@ -326,7 +326,7 @@ def test_what_was_touched_is_restored(
                 backbone,
                 latents,
                 words,
-                updated(FEW, {"inversion_augment": True}),
+                update_settings(FEW, {"inversion_augment": True}),
                 Noise(0),
                 KEYS,
                 pictures=pictures(),
@@ -336,7 +336,7 @@ def test_what_was_touched_is_restored(
             assert progress is stop
         assert torch.is_grad_enabled() == grad
     assert state(backbone) == before
-    for tensor, same in zip((latents, words.prompt, words.negative), kept, strict=True):
+    for tensor, same in zip((latents, words.text, words.negative_text), kept, strict=True):
         assert torch.equal(tensor, same)
         assert not tensor.requires_grad
 
@@ -370,7 +370,7 @@ def test_crops_have_the_released_areas_and_aspects(monkeypatch: pytest.MonkeyPat
     height, width, count = 96, 128, 400
     y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
     images = torch.stack([y, x, torch.zeros_like(x)])[None].repeat(count, 1, 1, 1)
-    found = augmented(images, generators(count))
+    found = augment(images, generators(count))
     assert found.shape == images.shape
     inner = found[:, :, 10:-10, 10:-10]
     sides_y = (inner[:, 0, -1].mean(1) - inner[:, 0, 0].mean(1)) / (y[-11, 0] - y[10, 0])
@@ -397,7 +397,7 @@ def test_colours_change_as_released(name: str, limit: float, monkeypatch: pytest
     whole(monkeypatch)
     plain(monkeypatch, **{name: segue.words.inversion.JITTER[name]})
     colours = torch.tensor([[0.7, 0.5, 0.3], [0.3, 0.5, 0.6]]).T.reshape(3, 1, 2) * 2 - 1
-    found = (augmented(colours.expand(400, 3, 1, 2), generators(400)) + 1) / 2
+    found = (augment(colours.expand(400, 3, 1, 2), generators(400)) + 1) / 2
     a, b = found[:, :, 0, 0].double(), found[:, :, 0, 1].double()
     luma = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)
     greys = (0.7 * 0.299 + 0.5 * 0.587 + 0.3 * 0.114, 0.3 * 0.299 + 0.5 * 0.587 + 0.6 * 0.114)
@@ -431,7 +431,7 @@ def test_hues_of_every_sector_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     colours = np.concatenate([rng.random((60, 3)), [[0, 0, 0], [1, 1, 1], [0.5, 0.5, 0.5], [1, 0, 0], [0, 1, 1]]])
     pixels = torch.tensor(colours, dtype=torch.float32).T[:, None]
     for turns in (-0.1, 0.04, 0.1):
-        found = segue.words.inversion._turned(pixels, turns)[:, 0].T
+        found = segue.words.inversion._turn_hue(pixels, turns)[:, 0].T
         for colour, turned in zip(colours, found.tolist(), strict=True):
             hue, saturation, value = colorsys.rgb_to_hsv(*colour)
             assert turned == pytest.approx(colorsys.hsv_to_rgb((hue + turns) % 1, saturation, value), abs=1e-5)
@@ -440,14 +440,14 @@ def test_hues_of_every_sector_turn(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_augmentations_draw_from_the_keyframes_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its seed, "augment", its key and the iteration: whatever other keyframes there are."""
     seen: list[torch.Tensor] = []
-    real = augmented
+    real = augment
 
-    def watched(images: torch.Tensor, given: list[torch.Generator]) -> torch.Tensor:
+    def watch(images: torch.Tensor, given: list[torch.Generator]) -> torch.Tensor:
         seen.append(real(images, given))
         return seen[-1]
 
-    monkeypatch.setattr(segue.words.inversion, "augmented", watched)
-    fitted(StableDiffusion(tiny_pipe()), updated(FEW, {"inversion_augment": True}), pictures=pictures())
+    monkeypatch.setattr(segue.words.inversion, "augment", watch)
+    fit(StableDiffusion(tiny_pipe()), update_settings(FEW, {"inversion_augment": True}), pictures=pictures())
     images = to_tensor(pictures())
     for step, found in enumerate(seen):
         for i, key in enumerate(KEYS):
@@ -458,23 +458,23 @@ def test_augmentations_draw_from_the_keyframes_own_name(monkeypatch: pytest.Monk
 
 def test_augmentation_is_named_and_stays_in_range(monkeypatch: pytest.MonkeyPatch) -> None:
     images = to_tensor(pictures())
-    found = augmented(images, generators(3))
-    assert torch.equal(found, augmented(images, generators(3)))
-    assert torch.equal(found[1:2], augmented(images[1:2], generators(3)[1:2]))
+    found = augment(images, generators(3))
+    assert torch.equal(found, augment(images, generators(3)))
+    assert torch.equal(found[1:2], augment(images[1:2], generators(3)[1:2]))
     assert found.abs().max() <= 1
     plain(monkeypatch)
     whole(monkeypatch)
-    assert torch.allclose(augmented(images, generators(3)), images, atol=1e-5)
+    assert torch.allclose(augment(images, generators(3)), images, atol=1e-5)
 
 
 def test_augmentation_encodes_the_changed_pictures_anew() -> None:
     backbone = StableDiffusion(tiny_pipe())
-    changed = fitted(backbone, updated(FEW, {"inversion_augment": True}), pictures=pictures())
-    assert not torch.equal(changed.words.prompt, fitted(backbone).words.prompt)
-    again = fitted(backbone, updated(FEW, {"inversion_augment": True}), pictures=pictures())
-    assert torch.equal(changed.words.prompt, again.words.prompt)
+    changed = fit(backbone, update_settings(FEW, {"inversion_augment": True}), pictures=pictures())
+    assert not torch.equal(changed.words.text, fit(backbone).words.text)
+    again = fit(backbone, update_settings(FEW, {"inversion_augment": True}), pictures=pictures())
+    assert torch.equal(changed.words.text, again.words.text)
     with pytest.raises(ValueError, match="needs the pictures of all 3 keyframes"):
-        fitted(backbone, updated(FEW, {"inversion_augment": True}))
+        fit(backbone, update_settings(FEW, {"inversion_augment": True}))
 
 
 # What is kept.
@@ -482,20 +482,20 @@ def test_augmentation_encodes_the_changed_pictures_anew() -> None:
 
 def test_a_second_run_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = StableDiffusion(tiny_pipe())
-    first = fitted(backbone, pictures=pictures(), folder=tmp_path / "words")
+    first = fit(backbone, pictures=pictures(), folder=tmp_path / "words")
     assert len(list((tmp_path / "words").iterdir())) == 1
-    latents, words = prepared(backbone)
+    latents, words = prepare(backbone)
     monkeypatch.setattr(backbone, "predict", lambda *_a, **_k: pytest.fail("the network was called"))
     second = invert(backbone, latents, words, FEW, Noise(0), KEYS, pictures=pictures(), folder=tmp_path / "words")
-    assert torch.equal(first.words.prompt, second.words.prompt)
-    assert torch.equal(first.words.negative, second.words.negative)
+    assert torch.equal(first.words.text, second.words.text)
+    assert torch.equal(first.words.negative_text, second.words.negative_text)
     assert first.losses == second.losses
 
 
 def test_whatever_determines_the_result_is_in_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = StableDiffusion(tiny_pipe())
-    latents, words = prepared(backbone)
-    monkeypatch.setattr(segue.words.inversion, "_fitted", lambda _b, _z, words, *_rest: Inverted(words, [1.0]))
+    latents, words = prepare(backbone)
+    monkeypatch.setattr(segue.words.inversion, "_fit", lambda _b, _z, words, *_rest: Inverted(words, [1.0]))
 
     def files(**changes: Any) -> int:
         options = {
@@ -514,16 +514,16 @@ def test_whatever_determines_the_result_is_in_the_key(tmp_path: Path, monkeypatc
     other = tiny_pipe(seed=1)
     changes: list[dict[str, Any]] = [
         {"backbone": StableDiffusion(other)},
-        {"words": TextConditioning(words.prompt.flip(0), words.negative)},
-        {"words": TextConditioning(words.prompt, words.negative + 1)},
-        {"settings": updated(FEW, {"inversion": 4})},
-        {"settings": updated(FEW, {"inversion_learning_rate": 1e-3})},
-        {"settings": updated(FEW, {"inversion_batch": 2})},
-        {"settings": updated(FEW, {"inversion_timesteps": "middle"})},
-        {"settings": updated(FEW, {"inversion_augment": True})},
-        {"settings": updated(FEW, {"inversion_negative": False})},
-        {"settings": updated(FEW, {"inversion_guidance": True})},
-        {"settings": updated(FEW, {"inversion_guidance": True, "guidance_scale": 9.0})},
+        {"words": text_conditioning(words.text.flip(0), words.negative_text)},
+        {"words": text_conditioning(words.text, words.negative_text + 1)},
+        {"settings": update_settings(FEW, {"inversion": 4})},
+        {"settings": update_settings(FEW, {"inversion_learning_rate": 1e-3})},
+        {"settings": update_settings(FEW, {"inversion_batch": 2})},
+        {"settings": update_settings(FEW, {"inversion_timesteps": "middle"})},
+        {"settings": update_settings(FEW, {"inversion_augment": True})},
+        {"settings": update_settings(FEW, {"inversion_negative": False})},
+        {"settings": update_settings(FEW, {"inversion_guidance": True})},
+        {"settings": update_settings(FEW, {"inversion_guidance": True, "guidance_scale": 9.0})},
         {"noise": Noise(1)},
         {"keys": [FrameKey(0), FrameKey(1), FrameKey(3)]},
         {"pictures": pictures()[::-1]},
@@ -535,8 +535,8 @@ def test_whatever_determines_the_result_is_in_the_key(tmp_path: Path, monkeypatc
         assert files(**change) == i + 2, change
     # What does not matter makes no other result: the film's settings, guidance outside the loss, latents' rounding.
     same: list[dict[str, Any]] = [
-        {"settings": updated(FEW, {"num_frames": 9})},
-        {"settings": updated(FEW, {"guidance_scale": 9.0})},
+        {"settings": update_settings(FEW, {"num_frames": 9})},
+        {"settings": update_settings(FEW, {"guidance_scale": 9.0})},
         {"latents": latents + 1e-6},
     ]
     for change in same:
@@ -566,21 +566,21 @@ def test_a_damaged_result_is_ignored_with_a_warning_and_made_again(
     tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
     backbone = StableDiffusion(tiny_pipe())
-    first = fitted(backbone, folder=tmp_path)
+    first = fit(backbone, folder=tmp_path)
     (path,) = tmp_path.iterdir()
     whole = path.read_bytes()
     damage(path)
     with pytest.warns(SegueWarning, match="is damaged and made again") as caught:
-        again = fitted(backbone, folder=tmp_path)
+        again = fit(backbone, folder=tmp_path)
     assert str(path) in str(caught[0].message)
-    assert torch.equal(first.words.prompt, again.words.prompt)
+    assert torch.equal(first.words.text, again.words.text)
     assert path.read_bytes() == whole
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_an_exception_keeps_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        fitted(StableDiffusion(tiny_pipe()), folder=tmp_path / "words", progress=stop)
+        fit(StableDiffusion(tiny_pipe()), folder=tmp_path / "words", progress=stop)
     assert not (tmp_path / "words").exists() or not list((tmp_path / "words").iterdir())
 
 
@@ -589,8 +589,8 @@ def test_an_interrupted_fit_goes_on_to_the_same_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, negative: bool
 ) -> None:
     backbone = StableDiffusion(tiny_pipe())
-    settings = updated(FEW, {"inversion": 5, "inversion_negative": negative})
-    unbroken = fitted(backbone, settings)
+    settings = update_settings(FEW, {"inversion": 5, "inversion_negative": negative})
+    unbroken = fit(backbone, settings)
     monkeypatch.setattr(segue.words.inversion, "KEPT_SECONDS", 0.0)
 
     def stop_at(step: int, _steps: int) -> None:
@@ -600,19 +600,19 @@ def test_an_interrupted_fit_goes_on_to_the_same_numbers(
 
     steps: list[int] = []
     with pytest.raises(KeyboardInterrupt):
-        fitted(backbone, settings, folder=tmp_path, progress=stop_at)
+        fit(backbone, settings, folder=tmp_path, progress=stop_at)
     (left,) = tmp_path.iterdir()
     assert left.suffix == ".unfinished"
-    resumed = fitted(backbone, settings, folder=tmp_path, progress=lambda step, _steps: steps.append(step))
+    resumed = fit(backbone, settings, folder=tmp_path, progress=lambda step, _steps: steps.append(step))
     assert steps == [1, 2, 3, 4, 5]
-    assert torch.equal(resumed.words.prompt, unbroken.words.prompt)
-    assert torch.equal(resumed.words.negative, unbroken.words.negative)
+    assert torch.equal(resumed.words.text, unbroken.words.text)
+    assert torch.equal(resumed.words.negative_text, unbroken.words.negative_text)
     assert resumed.losses == unbroken.losses
     assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"]
 
     left.write_bytes(b"damaged")  # it is begun anew
     next(tmp_path.glob("*.safetensors")).unlink()
-    assert fitted(backbone, settings, folder=tmp_path).losses == unbroken.losses
+    assert fit(backbone, settings, folder=tmp_path).losses == unbroken.losses
 
 
 def test_places_of_keys_are_exact() -> None:

@@ -11,14 +11,14 @@ import pytest
 from colours import assert_right
 from notices import SegueWarning
 from PIL import Image
-from shapes import QUICK, interpolator, picture
+from shapes import QUICK, picture, tiny_interpolator
 from test_stills import write
 
-from segue.engine.keyframes import loaded, warn_of_crops
+from segue.engine.keyframes import load_images, warn_of_crops
 from segue.errors import SegueError
 from segue.pictures.images import film_size, network_size
 from segue.run.folder import RunFolder
-from segue.settings.kinds import MorphSettings, checked
+from segue.settings.kinds import MorphSettings, parse_settings
 
 CASES = Path(__file__).parent / "data" / "cases"
 POCKET = (128, 32)  # native size, and what its sides are multiples of
@@ -62,14 +62,14 @@ def test_a_crop_of_more_than_a_tenth_is_told_in_one_line(tmp_path: Path) -> None
 def test_a_film_tells_of_its_crops(tmp_path: Path) -> None:
     picture(1, (100, 32)).save(tmp_path / "wide.png")
     with pytest.warns(SegueWarning, match=r"wide\.png loses 68 % at the edges to the film's shape of 32 x 32; --fit"):
-        interpolator()(picture(0), tmp_path / "wide.png", output=tmp_path / "run", **{**QUICK, "num_frames": 3})
+        tiny_interpolator()(picture(0), tmp_path / "wide.png", output=tmp_path / "run", **{**QUICK, "num_frames": 3})
 
 
 def test_a_huge_jpeg_is_read_no_smaller_than_twice_the_film(tmp_path: Path) -> None:
     Image.new("L", (4096, 4096), 128).save(tmp_path / "a.jpg", quality=10)
     images = [tmp_path / "a.jpg"] * 2
     for settings, side in (({}, 2048), ({"size": "1400x1000"}, 4096), ({"network_size": "2048x1440"}, 4096)):
-        assert {found.size for found in loaded(images, checked(MorphSettings, settings))} == {(side, side)}
+        assert {found.size for found in load_images(images, parse_settings(MorphSettings, settings))} == {(side, side)}
 
 
 def test_poses_and_points_count_the_pixels_of_a_picture_that_was_read_small(
@@ -80,7 +80,7 @@ def test_poses_and_points_count_the_pixels_of_a_picture_that_was_read_small(
     Image.new("L", (8192, 4096), 128).save(tmp_path / "a.jpg", quality=10, exif=turned)
     monkeypatch.setattr("segue.engine.interpolator.read_given", lambda _settings, given, *_: given)
     settings = MorphSettings(network_size="64x128")
-    _, _, given = interpolator()._prepare([tmp_path / "a.jpg", str(tmp_path / "a.jpg")], settings)
+    _, _, given = tiny_interpolator()._prepare([tmp_path / "a.jpg", str(tmp_path / "a.jpg")], settings)
     sizes: Any = given
     assert sizes == [(4096, 8192)] * 2
 
@@ -104,7 +104,7 @@ def chunks(path: Path) -> set[bytes]:
 
 def test_frames_films_and_folders_carry_the_same_colour_information(tmp_path: Path) -> None:
     with pytest.warns(SegueWarning, match="colour profile cannot be used"):
-        morph = interpolator()(
+        morph = tiny_interpolator()(
             *(CASES / name for name in COLOURS),
             output=tmp_path / "run",
             **{**QUICK, "num_frames": 3, "prompt": tuple("abcd")},
@@ -119,7 +119,7 @@ def test_frames_films_and_folders_carry_the_same_colour_information(tmp_path: Pa
 def test_first_and_last_frame_of_a_film_as_keyframes(tmp_path: Path) -> None:
     clip = write(tmp_path / "clip.mp4", size=(32, 32))
     settings = {**QUICK, "num_frames": 3}
-    morph = interpolator()(f"{clip}@last", f"{clip}@first", output=tmp_path / "run", **settings)
+    morph = tiny_interpolator()(f"{clip}@last", f"{clip}@first", output=tmp_path / "run", **settings)
     first, last = (np.array(morph.frames[i].getpixel((16, 16))) for i in (0, 2))
     assert abs(first - (60, 80, 200)).max() <= 3
     assert abs(last - (200, 80, 60)).max() <= 3
@@ -132,13 +132,13 @@ def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
     with open(name, "wb") as file:  # noqa: PTH123
         picture(0).save(file, format="PNG")
     settings: dict[str, Any] = {**QUICK, "num_frames": 3}
-    morph = interpolator()(name, picture(1), output=tmp_path / "run", **settings)
+    morph = tiny_interpolator()(name, picture(1), output=tmp_path / "run", **settings)
     with RunFolder(morph.path) as run:
         data = run.read("run.json")
     assert data is not None
     assert data["keyframes"][0]["source"] == name
     (tmp_path / "run" / "run.json").read_bytes().decode()  # the file itself is UTF-8
-    again = interpolator()(name, picture(1), output=tmp_path / "run", **settings)
+    again = tiny_interpolator()(name, picture(1), output=tmp_path / "run", **settings)
     assert len(again.frames) == 3
     with pytest.raises(SegueError, match="the name of an output must be UTF-8"):
-        interpolator()(name, picture(1), output=os.fsdecode(os.fsencode(tmp_path) + b"/\xe9"), **settings)
+        tiny_interpolator()(name, picture(1), output=os.fsdecode(os.fsencode(tmp_path) + b"/\xe9"), **settings)

@@ -26,7 +26,7 @@ WIDER = {  # what the settings' own readers take beside the field's type
 }
 
 
-def typed(field: Any) -> str:
+def type_words(field: Any) -> str:
     """The type of a field as it is written, without its bounds."""
     text = field.annotation.__name__ if isinstance(field.annotation, type) else str(field.annotation)
     text = str(field.annotation) if "[" in str(field.annotation) else text
@@ -45,7 +45,7 @@ def source() -> str:
         ("MorphValues", (MorphSettings, ComputeSettings), "Keyword arguments that make frames"),
         ("FilmValues", (FilmSettings,), "Keyword arguments that make a film of frames"),
     ):
-        lines = [f"    {n}: {typed(field)}" for kind in kinds for n, field in fields(kind).items()]
+        lines = [f"    {n}: {type_words(field)}" for kind in kinds for n, field in fields(kind).items()]
         of = " and ".join(kind.__name__ for kind in kinds)
         parts.append(
             f'class {name}(TypedDict, total=False):\n    """{what}: the fields of {of}."""\n\n' + "\n".join(lines)

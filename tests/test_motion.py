@@ -10,12 +10,12 @@ from PIL import Image
 from tiny import tiny_pipe
 
 from segue import Interpolator
-from segue.engine.keyframes import PixelSpace, shown
-from segue.method.camera import seen, warp
-from segue.method.motion import Motion, goes_beyond
+from segue.engine.keyframes import PixelSpace, view
+from segue.method.camera import view_parents, warp
+from segue.method.motion import Motion, is_beyond
 from segue.method.tree import FrameKey
 from segue.pictures.tensors import to_images, to_tensor
-from segue.pose.keypoints import Person, Pose, shown_pose
+from segue.pose.keypoints import Person, Pose, view_pose
 
 
 def picture(width: int = 64, height: int = 64) -> Image.Image:
@@ -26,7 +26,7 @@ def picture(width: int = 64, height: int = 64) -> Image.Image:
 
 
 def test_a_zoom_by_two_shows_the_middle_quarter() -> None:
-    zoomed = shown(Motion(zoom=(2.0,)), Fraction(1), picture())
+    zoomed = view(Motion(zoom=(2.0,)), Fraction(1), picture())
     middle = picture().crop((16, 16, 48, 48)).resize((64, 64), Image.Resampling.BICUBIC)
     apart = np.abs(np.asarray(zoomed, dtype=float) - np.asarray(middle, dtype=float))[3:-3, 3:-3]
     assert apart.mean() < 1
@@ -41,15 +41,15 @@ def test_people_are_where_the_moved_picture_shows_them() -> None:
         image.paste(tuple(255 if channel == i else 0 for channel in range(3)), (x - 2, y - 2, x + 3, y + 3))
     points = np.zeros((18, 3))
     points[:3] = [(x + 0.5, y + 0.5, 1) for x, y in spots]
-    there = shown_pose(motion, Fraction(1), Pose((Person(points),), 128, 96)).people[0]
-    pixels = np.asarray(shown(motion, Fraction(1), image), dtype=float)
+    there = view_pose(motion, Fraction(1), Pose((Person(points),), 128, 96)).people[0]
+    pixels = np.asarray(view(motion, Fraction(1), image), dtype=float)
     rows, columns = np.mgrid[0.5:96.5, 0.5:128.5]
     for i in range(3):
         weight = pixels[..., i] / pixels[..., i].sum()
         assert there.points[i, :2] == pytest.approx(((columns * weight).sum(), (rows * weight).sum()), abs=0.3)
     assert there.visible.sum() == 3
     same = Pose((Person(points),), 128, 96)
-    assert shown_pose(Motion(), Fraction(1), same) == same
+    assert view_pose(Motion(), Fraction(1), same) == same
 
 
 def test_the_zoom_is_even_in_its_logarithm() -> None:
@@ -58,10 +58,10 @@ def test_the_zoom_is_even_in_its_logarithm() -> None:
 
 
 def test_a_pan_moves_by_pictures_and_a_turn_is_one_of_pixels() -> None:
-    panned = shown(Motion(pan=((0.25, 0.0),)), Fraction(1), picture())
+    panned = view(Motion(pan=((0.25, 0.0),)), Fraction(1), picture())
     assert np.abs(np.asarray(panned, float)[:, :48] - np.asarray(picture(), float)[:, 16:]).max() <= 1
     wide = picture(96, 64)
-    turned = shown(Motion(rotate=(90.0,)), Fraction(1), wide)
+    turned = view(Motion(rotate=(90.0,)), Fraction(1), wide)
     expected = wide.rotate(-90, Image.Resampling.BICUBIC)
     apart = np.abs(np.asarray(turned, float) - np.asarray(expected, float))[2:-2, 20:-20]
     assert np.median(apart) < 3
@@ -72,7 +72,7 @@ def test_gaps_add_up_and_the_last_value_holds() -> None:
     assert motion.camera(Fraction(1), 1.0)[0, 0] == pytest.approx(0.5)
     assert motion.camera(Fraction(2), 1.0) == pytest.approx(np.eye(3))
     assert motion.camera(Fraction(3), 1.0)[0, 0] == pytest.approx(2)
-    assert shown(motion, Fraction(0), (given := picture())) is given
+    assert view(motion, Fraction(0), (given := picture())) is given
 
 
 def test_between_undoes_the_camera_of_the_parent() -> None:
@@ -84,7 +84,7 @@ def test_between_undoes_the_camera_of_the_parent() -> None:
 def test_what_a_parent_does_not_show_comes_from_the_other() -> None:
     left, right = torch.ones(1, 8, 8), torch.full((1, 8, 8), 2.0)
     keys = FrameKey(0), FrameKey(1)
-    seen_left, seen_right = seen(
+    seen_left, seen_right = view_parents(
         Motion(zoom=(2.0,)), FrameKey(0, Fraction(1, 2)), list(zip(keys, (left, right), strict=True))
     )
     assert torch.allclose(seen_left, torch.ones(1, 8, 8), atol=1e-5)  # the left one is magnified: all of it is known
@@ -135,14 +135,14 @@ def test_a_zoom_of_a_picture_into_itself_is_the_plain_zoom_within_the_autoencode
         "detail": 0.0,
     }
     film = interpolator(given, given, **settings)
-    plain = [shown(Motion(zoom=(2.0,)), key.place, given) for key in film.keys]
+    plain = [view(Motion(zoom=(2.0,)), key.place, given) for key in film.keys]
     backbone = interpolator.backbone
     with backbone.evaluating():
         through = [to_images(backbone.decode(backbone.encode(to_tensor([one]))))[0] for one in plain[1:-1]]
-    assert apart(list(film.frames)[1:-1], plain[1:-1]) < 1.25 * apart(through, plain[1:-1])
+    assert difference(list(film.frames)[1:-1], plain[1:-1]) < 1.25 * difference(through, plain[1:-1])
 
 
-def apart(frames: list[Image.Image], wanted: list[Image.Image]) -> float:
+def difference(frames: list[Image.Image], wanted: list[Image.Image]) -> float:
     """Root mean square of the pixels' differences."""
     return float(
         np.sqrt(
@@ -167,12 +167,12 @@ def test_a_camera_that_sees_beyond_a_keyframe_is_told() -> None:
             interpolator(
                 picture(), picture(), num_frames=3, num_inference_steps=2, prompt="a", zoom=(zoom,), pan=(pan,)
             )
-    assert not goes_beyond(Motion(zoom=(2.0,), pan=((0.25, -0.25),)), Fraction(1), 1.5)
-    assert goes_beyond(Motion(rotate=(10.0,)), Fraction(1), 1.5)
+    assert not is_beyond(Motion(zoom=(2.0,), pan=((0.25, -0.25),)), Fraction(1), 1.5)
+    assert is_beyond(Motion(rotate=(10.0,)), Fraction(1), 1.5)
 
 
 def test_keyframes_of_a_moving_film_are_seen_through_the_camera() -> None:
     interpolator = Interpolator(tiny_pipe())
     morph = interpolator(picture(), picture(), num_frames=3, num_inference_steps=2, prompt="a", zoom=(2.0,))
     assert np.array_equal(np.asarray(morph.frames[0]), np.asarray(picture()))
-    assert np.array_equal(np.asarray(morph.frames[2]), np.asarray(shown(Motion(zoom=(2.0,)), Fraction(1), picture())))
+    assert np.array_equal(np.asarray(morph.frames[2]), np.asarray(view(Motion(zoom=(2.0,)), Fraction(1), picture())))

@@ -12,7 +12,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from shapes import QUICK, interpolator, picture
+from shapes import QUICK, picture, tiny_interpolator
 
 from segue.engine.bar import Bar, is_notebook
 from segue.engine.dialogue import Progress
@@ -25,17 +25,17 @@ A, B = picture(0), picture(1)
 
 @pytest.fixture(scope="module")
 def film(tmp_path_factory: pytest.TempPathFactory) -> Morph:
-    return interpolator()(A, B, output=tmp_path_factory.mktemp("film") / "run", **QUICK)
+    return tiny_interpolator()(A, B, output=tmp_path_factory.mktemp("film") / "run", **QUICK)
 
 
 def test_images_come_one_by_one_or_in_a_list(film: Morph, tmp_path: Path) -> None:
     for number, images in enumerate(([A, B], (A, B))):
-        other = interpolator()(images, output=tmp_path / str(number), **QUICK)
+        other = tiny_interpolator()(images, output=tmp_path / str(number), **QUICK)
         assert [frame.tobytes() for frame in other] == [frame.tobytes() for frame in film]
     with pytest.raises(SegueError, match="a film needs at least two images, not 1"):
-        interpolator()([A], output=tmp_path / "one", **QUICK)
+        tiny_interpolator()([A], output=tmp_path / "one", **QUICK)
     with pytest.raises(SegueError, match="a picture is a path, a PIL image or a numpy array, not list"):
-        interpolator()([A, B], A, output=tmp_path / "mixed", **QUICK)
+        tiny_interpolator()([A, B], A, output=tmp_path / "mixed", **QUICK)
 
 
 def test_a_film_is_a_sequence_of_frames(film: Morph) -> None:
@@ -76,7 +76,7 @@ def test_or_the_sheet_where_the_film_is_large(film: Morph, monkeypatch: pytest.M
 
 
 def test_a_bar_follows_the_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    interpolator()(A, B, output=tmp_path / "run", callback=Bar(), **QUICK)
+    tiny_interpolator()(A, B, output=tmp_path / "run", callback=Bar(), **QUICK)
     said = capsys.readouterr().err
     last = said.rstrip().rpartition("\r")[2]
     assert re.search(r"frames: 100%.*(\d+)/\1 .*3 of 3 frames", last), last
@@ -85,7 +85,7 @@ def test_a_bar_follows_the_steps(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_a_notebook_gets_a_bar_of_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Progress] = []
     monkeypatch.setattr(Bar, "__call__", lambda _self, progress: seen.append(progress))
-    interpolator()(A, B, output=tmp_path / "plain", **QUICK)
+    tiny_interpolator()(A, B, output=tmp_path / "plain", **QUICK)
     assert not seen
 
     def shell(**config: Any) -> Any:
@@ -95,5 +95,5 @@ def test_a_notebook_gets_a_bar_of_itself(tmp_path: Path, monkeypatch: pytest.Mon
     assert not is_notebook()
     monkeypatch.setitem(sys.modules, "IPython", shell(IPKernelApp={}))
     assert is_notebook()
-    interpolator()(A, B, output=tmp_path / "shown", **QUICK)
+    tiny_interpolator()(A, B, output=tmp_path / "shown", **QUICK)
     assert seen[-1].frames == seen[-1].total == QUICK["num_frames"] - 2

@@ -283,7 +283,7 @@ def test_of_several_frames_the_first_with_a_word(tmp_path: Path) -> None:
 # What is refused: one line that names the file.
 
 
-def refused(source: Source) -> str:
+def refusal_of(source: Source) -> str:
     with pytest.raises(SegueError) as caught:
         load(source)
     message = str(caught.value)
@@ -293,20 +293,20 @@ def refused(source: Source) -> str:
 
 def test_no_picture(tmp_path: Path) -> None:
     gone = tmp_path / "gone.png"
-    assert refused(gone) == f"{gone}: no such file"
-    assert refused(tmp_path / "a" / "gone.png") == f"{tmp_path}/a/gone.png: no such file"
-    assert refused(tmp_path) == f"{tmp_path} is a folder, not a picture"
+    assert refusal_of(gone) == f"{gone}: no such file"
+    assert refusal_of(tmp_path / "a" / "gone.png") == f"{tmp_path}/a/gone.png: no such file"
+    assert refusal_of(tmp_path) == f"{tmp_path} is a folder, not a picture"
     text = tmp_path / "text.png"
     text.write_text("I am no picture.\n" * 100)
-    assert refused(text).startswith(f"{text} is not a picture that can be read")
+    assert refusal_of(text).startswith(f"{text} is not a picture that can be read")
     empty = tmp_path / "empty.jpg"
     empty.touch()
-    assert refused(empty) == f"{empty} is empty"
+    assert refusal_of(empty) == f"{empty} is empty"
     pipe = tmp_path / "pipe.png"
     os.mkfifo(pipe)
-    assert refused(pipe) == f"{pipe} is not a regular file"
+    assert refusal_of(pipe) == f"{pipe} is not a regular file"
     inside = text / "a.png"
-    assert refused(inside) == f"{inside} cannot be read: Not a directory"
+    assert refusal_of(inside) == f"{inside} cannot be read: Not a directory"
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.gif", "a.tif", "a.bmp"])
@@ -316,7 +316,7 @@ def test_a_truncated_picture_is_not_filled_up(tmp_path: Path, name: str, share: 
     Image.fromarray(noise(64, 64)).save(whole, format=Image.registered_extensions()[f".{name[2:]}"])
     path = tmp_path / name
     path.write_bytes(whole.getvalue()[: max(12, int(share * len(whole.getvalue())))])
-    message = refused(path)
+    message = refusal_of(path)
     assert message.startswith(f"{path} is ")
     assert "damaged" in message or "no picture" in message
 
@@ -327,14 +327,14 @@ def test_damage_in_the_middle_of_a_png(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 0xFF
     path.write_bytes(data)
-    assert refused(path).startswith(f"{path} is damaged")
+    assert refusal_of(path).startswith(f"{path} is damaged")
 
 
 def test_too_small(tmp_path: Path) -> None:
     path = tmp_path / "dot.png"
     Image.new("RGB", (1, 1)).save(path)
-    assert refused(path) == f"{path} is too small: 1 x 1 pixels, the minimum is 8 x 8"
-    assert refused(Image.new("RGB", (100, 7))) == "the image is too small: 100 x 7 pixels, the minimum is 8 x 8"
+    assert refusal_of(path) == f"{path} is too small: 1 x 1 pixels, the minimum is 8 x 8"
+    assert refusal_of(Image.new("RGB", (100, 7))) == "the image is too small: 100 x 7 pixels, the minimum is 8 x 8"
     assert load(Image.new("RGB", (8, 8))).size == (8, 8)
 
 
@@ -348,7 +348,7 @@ def bomb(width: int, height: int) -> bytes:
 def test_a_decompression_bomb(tmp_path: Path, side: int) -> None:
     path = tmp_path / "bomb.png"
     path.write_bytes(bomb(side, side))
-    assert refused(path) == f"{path} is too large: {side} x {side} pixels; the limit is 256 megapixels"
+    assert refusal_of(path) == f"{path} is too large: {side} x {side} pixels; the limit is 256 megapixels"
 
 
 def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -361,18 +361,18 @@ def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             raise PermissionError(13, "Permission denied", str(path))
 
         monkeypatch.setattr(Image, "open", refuse)
-    assert refused(path) == f"{path} cannot be read: Permission denied"
+    assert refusal_of(path) == f"{path} cannot be read: Permission denied"
     path.chmod(stat.S_IRUSR | stat.S_IWUSR)
 
 
 def test_no_array_of_a_picture() -> None:
-    assert "has the shape (8,)" in refused(np.zeros(8, np.uint8))
-    assert "has the shape (8, 8, 2)" in refused(np.zeros((8, 8, 2), np.uint8))
-    assert "has the shape (0, 8, 3)" in refused(np.zeros((0, 8, 3), np.uint8))
-    assert "is of int64" in refused(np.zeros((8, 8, 3), np.int64))
+    assert "has the shape (8,)" in refusal_of(np.zeros(8, np.uint8))
+    assert "has the shape (8, 8, 2)" in refusal_of(np.zeros((8, 8, 2), np.uint8))
+    assert "has the shape (0, 8, 3)" in refusal_of(np.zeros((0, 8, 3), np.uint8))
+    assert "is of int64" in refusal_of(np.zeros((8, 8, 3), np.int64))
     for bad in (1.5, -0.5, np.nan):
-        assert "values outside 0 to 1" in refused(np.full((8, 8, 3), bad))
-    assert "not Tensor" in refused(torch.zeros(3, 8, 8))  # type: ignore[arg-type]
+        assert "values outside 0 to 1" in refusal_of(np.full((8, 8, 3), bad))
+    assert "not Tensor" in refusal_of(torch.zeros(3, 8, 8))  # type: ignore[arg-type]
 
 
 # Sizes.

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from shapes import QUICK, interpolator, picture
+from shapes import QUICK, picture, tiny_interpolator
 
 from segue.engine.control import keypoints_of
 from segue.engine.points import read_points, shared_keypoints
@@ -18,16 +18,17 @@ from segue.pose.keypoints import Person, Pose
 from segue.run.folder import RunFolder
 from segue.run.given import matches_of
 
+ALIGNED_FINELY = True
 SQUARES = [(100, 100)] * 3
 
 
-def written(path: Path, gaps: Any) -> Path:
+def write(path: Path, gaps: Any) -> Path:
     path.write_text(json.dumps(gaps))
     return path
 
 
 def read(path: Path, gaps: Any, given: Any = SQUARES, size: Any = (64, 64), how: Fit = "cover") -> Any:
-    return read_points(written(path / "points.json", gaps), given, size, how, Motion())
+    return read_points(write(path / "points.json", gaps), given, size, how, Motion())
 
 
 def test_the_matches_of_each_gap(tmp_path: Path) -> None:
@@ -76,7 +77,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "text.json").write_text("[[")
     with pytest.raises(SegueError, match=r"text.json is not a list of gaps"):
         read_points(tmp_path / "text.json", SQUARES, (64, 64), "cover", Motion())
-    written(tmp_path / "nan.json", [[[[float("nan"), 0.5], [0.5, 0.5]]], []])
+    write(tmp_path / "nan.json", [[[[float("nan"), 0.5], [0.5, 0.5]]], []])
     with pytest.raises(SegueError, match=r"nan.json"):
         read_points(tmp_path / "nan.json", SQUARES, (64, 64), "cover", Motion())
 
@@ -86,11 +87,11 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 
 def film(path: Path, points: Path | str, **settings: Any) -> None:
     quick = {**QUICK, "num_frames": 3, "num_inference_steps": 2, "align": True, **settings}
-    interpolator()(picture(0), picture(1), output=path, points=str(points), **quick)
+    tiny_interpolator()(picture(0), picture(1), output=path, points=str(points), **quick)
 
 
 def test_a_run_keeps_its_points(tmp_path: Path) -> None:
-    file = written(tmp_path / "points.json", [[[[0.25, 0.5], [0.5, 0.375]]]])
+    file = write(tmp_path / "points.json", [[[[0.25, 0.5], [0.5, 0.375]]]])
     film(tmp_path / "run", file)
     file.unlink()
     with RunFolder(tmp_path / "run") as run:
@@ -99,7 +100,7 @@ def test_a_run_keeps_its_points(tmp_path: Path) -> None:
         assert field is not None
         frames = [run.frame(key).read_bytes() for key in run_frames(run)]
         (tmp_path / "run" / "state.json").unlink()
-        interpolator().make(run)  # without the file
+        tiny_interpolator().make(run)  # without the file
         assert [run.frame(key).read_bytes() for key in run_frames(run)] == frames
     # The field at the point's cell: a quarter to the right and an eighth up, of half a picture's 1.
     at = field[:2, 15:17, 7:9].mean((1, 2)).numpy()
@@ -115,10 +116,10 @@ def run_frames(run: RunFolder) -> list[Any]:
 
 
 def test_a_file_with_other_content_is_another_run(tmp_path: Path) -> None:
-    file = written(tmp_path / "points.json", [[[[0.25, 0.5], [0.5, 0.375]]]])
+    file = write(tmp_path / "points.json", [[[[0.25, 0.5], [0.5, 0.375]]]])
     film(tmp_path / "run", file)
     film(tmp_path / "run", file)  # the same: nothing is said
-    written(file, [[[[0.25, 0.5], [0.5, 0.5]]]])
+    write(file, [[[[0.25, 0.5], [0.5, 0.5]]]])
     with pytest.raises(SegueError, match=r"other settings \(points: files? with other content\)"):
         film(tmp_path / "run", file)
     film(tmp_path / "run", file, overwrite=True)
@@ -128,7 +129,7 @@ def test_a_file_with_other_content_is_another_run(tmp_path: Path) -> None:
 
 def test_points_are_seen_through_the_moving_camera(tmp_path: Path) -> None:
     """The camera zooms to the middle half by the second keyframe: what lies at 3/8 of it is shown at 1/4."""
-    file = written(tmp_path / "points.json", [[[[0.5, 0.5], [0.375, 0.5]]]])
+    file = write(tmp_path / "points.json", [[[[0.5, 0.5], [0.375, 0.5]]]])
     film(tmp_path / "run", file, zoom=(2.0,))
     with RunFolder(tmp_path / "run") as run:
         (((left, right),),) = matches_of(run)
@@ -138,7 +139,7 @@ def test_points_are_seen_through_the_moving_camera(tmp_path: Path) -> None:
 
 def test_a_wrong_file_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(SegueError, match="is for 2 gaps, the film has 1"):
-        film(tmp_path / "run", written(tmp_path / "points.json", [[], []]))
+        film(tmp_path / "run", write(tmp_path / "points.json", [[], []]))
     assert not (tmp_path / "run" / "run.json").exists()
     with pytest.raises(SegueError, match="points needs align, which is off"):
         film(tmp_path / "run", tmp_path / "points.json", align=False)

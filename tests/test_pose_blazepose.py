@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from segue.pose import blazepose
-from segue.pose.blazepose import crop, find, find_squares, merged, refined
+from segue.pose.blazepose import crop, find, find_squares, merge, refine
 from segue.pose.blazepose.networks import BOX_SIZE, LANDMARK_SIZE, load_detector, load_landmarks
 from segue.pose.keypoints import KEYPOINTS, Pose
 from training.blazepose import PHOTOGRAPH, pictures
@@ -141,11 +141,11 @@ def test_overlapping_candidates_become_their_weighted_mean() -> None:
         return [[x, 50], [20, 20], [x, 90], [x, 10], [0, 0], [0, 0]]
 
     numbers = np.array([candidate(100), candidate(50), candidate(52), candidate(59)])
-    found = merged(numbers, np.array([0.6, 0.5, 0.9, 0.7]))
+    found = merge(numbers, np.array([0.6, 0.5, 0.9, 0.7]))
     # 52 is the best; 50 and 59 overlap with it by more than 0.3 of the union; 100 stays by itself.
     assert found[:, 0, 0] == pytest.approx([(50 * 0.5 + 52 * 0.9 + 59 * 0.7) / 2.1, 100])
     assert found[:, 2] == pytest.approx(np.array([[found[0, 0, 0], 90], [100, 90]]))
-    assert merged(np.zeros((0, 6, 2)), np.zeros(0)).shape == (0, 6, 2)
+    assert merge(np.zeros((0, 6, 2)), np.zeros(0)).shape == (0, 6, 2)
 
 
 @pytest.mark.parametrize("turn", [0, 1, 2, 3])
@@ -173,7 +173,7 @@ def test_heat_maps_move_landmarks_only_nearby() -> None:
     maps[0, 2, 10, 20] = -1.0  # below one half
     places = torch.full((1, 39, 2), 0.5).double()
     places[0, :3] = torch.tensor([20.5 / 64, 10.5 / 64])
-    moved = refined(places, maps)
+    moved = refine(places, maps)
     assert moved[0, 0].tolist() == pytest.approx([22.5 / 64, 12 / 64])
     assert torch.equal(moved[0, 1:], places[0, 1:])
 

@@ -7,7 +7,7 @@ from PIL import Image
 from segue.errors import SegueError
 from segue.pictures.images import load
 from segue.pose import detect as module
-from segue.pose.detect import by_network, detect, detector_of
+from segue.pose.detect import detect, detector_of, network_detector
 from segue.pose.network import KeypointNetwork, save
 
 ASTRONAUT = Path(__file__).parent / "data" / "pose" / "astronaut.png"
@@ -48,7 +48,7 @@ def test_pocket_s_network_is_used_where_it_lies(monkeypatch: pytest.MonkeyPatch,
     picture = Image.linear_gradient("L")
     found = detect(picture, "pocket")
     assert len(found.people) == 1
-    assert found == by_network(network)(picture) == detector_of("pocket")(picture)
+    assert found == network_detector(network)(picture) == detector_of("pocket")(picture)
 
 
 def test_pocket_lies_in_the_package() -> None:

@@ -9,7 +9,7 @@ from notices import SegueWarning
 from PIL import Image
 
 from segue.errors import SegueError
-from segue.pose.keypoints import KEYPOINTS, Person, Pose, as_openpose, fitted, from_openpose, scaled
+from segue.pose.keypoints import KEYPOINTS, Person, Pose, as_openpose, fit_pose, from_openpose, scale_pose
 
 
 def numbers(count: int = 18) -> list[float]:
@@ -185,7 +185,7 @@ def test_a_picture_has_pixels(size: tuple[int, int]) -> None:
 def test_keypoints_move_with_the_picture(fit: Any, expected: tuple[float, float]) -> None:
     points = np.zeros((18, 3))
     points[3] = 70, 30, 0.8
-    pose = fitted(Pose((Person(points),), 200, 100), (100, 100), fit)
+    pose = fit_pose(Pose((Person(points),), 200, 100), (100, 100), fit)
     assert pose.size == (100, 100)
     assert pose.people[0].points[3].tolist() == [*expected, 0.8]
     assert pose.people[0].points[4].tolist() == [0, 0, 0]
@@ -205,18 +205,18 @@ def test_a_dot_of_the_fitted_picture_is_at_the_fitted_keypoint(fit: Any) -> None
     y, x = (mass * (np.indices(mass.shape) + 0.5)).sum(axis=(1, 2)) / mass.sum()
     points = np.zeros((18, 3))
     points[0] = 72, 38, 1
-    moved = fitted(Pose((Person(points),), 160, 90), (width, height), fit).people[0].points[0]
+    moved = fit_pose(Pose((Person(points),), 160, 90), (width, height), fit).people[0].points[0]
     assert moved[:2] == pytest.approx([x, y], abs=0.6)
 
 
 def test_scaling_there_and_back_changes_nothing() -> None:
     pose = Pose((standing(),), 64, 48)
-    assert scaled(pose, (128, 24)).people[0].points[0].tolist() == [20, 20, 0.5]
-    assert scaled(scaled(pose, (128, 24)), (64, 48)) == pose
+    assert scale_pose(pose, (128, 24)).people[0].points[0].tolist() == [20, 20, 0.5]
+    assert scale_pose(scale_pose(pose, (128, 24)), (64, 48)) == pose
 
 
 def test_a_cropped_pose_is_written_and_read_with_what_lies_outside(tmp_path: Path) -> None:
-    pose = fitted(Pose((standing(),), 64, 48), (20, 48))
+    pose = fit_pose(Pose((standing(),), 64, 48), (20, 48))
     assert pose.people[0].points[0].tolist() == [-12, 40, 0.5]  # kept, for the limbs that reach into the picture
     pose.save(tmp_path / "cropped.json")
     assert json.loads((tmp_path / "cropped.json").read_text())["cropped"] is True

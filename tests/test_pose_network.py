@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from segue.errors import SegueError
-from segue.pose.detect import by_network
+from segue.pose.detect import network_detector
 from segue.pose.drawing import draw
 from segue.pose.keypoints import Person, Pose
 from segue.pose.network import KeypointNetwork, heat_maps, load, peaks, save
@@ -106,7 +106,7 @@ def test_a_trained_network_finds_the_figure_wherever_it_is(tmp_path: Path) -> No
         F.binary_cross_entropy_with_logits(network(pictures), targets).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     save(network, tmp_path / "pose")
-    pose = by_network(load(tmp_path / "pose"))(Image.fromarray(drawn[1]))
+    pose = network_detector(load(tmp_path / "pose"))(Image.fromarray(drawn[1]))
     assert len(pose.people) == 1
     there = pose.people[0].visible
     assert there.sum() >= 14
@@ -116,7 +116,7 @@ def test_a_trained_network_finds_the_figure_wherever_it_is(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("size", [(128, 128), (400, 200), (33, 96)])
 def test_keypoints_come_back_in_the_picture_s_pixels(size: tuple[int, int]) -> None:
-    pose = by_network(Certain(torch.tensor(PERSON.points).float()))(Image.new("RGB", size))
+    pose = network_detector(Certain(torch.tensor(PERSON.points).float()))(Image.new("RGB", size))
     scale = max(size) / 128  # the picture lies in the middle of the network's square
     expected = (PLACES - 64) * scale + np.array(size) / 2
     inside = PERSON.visible & ((expected >= 0) & (expected <= size)).all(axis=1)
@@ -136,7 +136,7 @@ def test_a_picture_is_not_stretched() -> None:
 
     picture = Image.new("L", (64, 32), 0)
     picture.paste(255, (0, 0, 64, 16))
-    by_network(Watching(torch.zeros(18, 3)))(picture)
+    network_detector(Watching(torch.zeros(18, 3)))(picture)
     (square,) = seen
     assert square.shape == (1, 3, 128, 128)
     assert square[0, :, 40, 64].tolist() == [1, 1, 1]
@@ -148,10 +148,10 @@ def test_a_picture_is_not_stretched() -> None:
 def test_too_few_keypoints_are_nobody() -> None:
     points = torch.tensor(PERSON.points).float()
     points[6:] = 0
-    assert len(by_network(Certain(points))(Image.new("RGB", (128, 128))).people) == 1
-    assert by_network(Certain(points, least_keypoints=7))(Image.new("RGB", (128, 128))).people == ()
-    assert by_network(Certain(points, threshold=0.9999))(Image.new("RGB", (128, 128))).people == ()
-    assert by_network(Certain(torch.zeros(18, 3)))(Image.new("RGB", (128, 128))).people == ()
+    assert len(network_detector(Certain(points))(Image.new("RGB", (128, 128))).people) == 1
+    assert network_detector(Certain(points, least_keypoints=7))(Image.new("RGB", (128, 128))).people == ()
+    assert network_detector(Certain(points, threshold=0.9999))(Image.new("RGB", (128, 128))).people == ()
+    assert network_detector(Certain(torch.zeros(18, 3)))(Image.new("RGB", (128, 128))).people == ()
 
 
 def test_a_saved_network_is_the_same_network(tmp_path: Path) -> None:

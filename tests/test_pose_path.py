@@ -6,7 +6,7 @@ import pytest
 from segue.errors import SegueError
 from segue.method.tree import FrameKey
 from segue.pose.keypoints import Person, Pose
-from segue.pose.path import PosePath, between
+from segue.pose.path import PosePath, pose_between
 
 
 def person(**places: tuple[float, float]) -> Person:
@@ -47,7 +47,7 @@ def test_held_keypoints_stay_where_they_are() -> None:
 
 def test_confidences_are_blended_too() -> None:
     faint = Person.of(LEFT.people[0].points * np.array([1, 1, 0.5]))
-    assert between(pose(faint), LEFT, ((0, 0),), 0.5).people[0].points[0, 2] == pytest.approx(0.75)
+    assert pose_between(pose(faint), LEFT, ((0, 0),), 0.5).people[0].points[0, 2] == pytest.approx(0.75)
 
 
 def test_keyframes_have_their_own_pose() -> None:

@@ -9,7 +9,7 @@ from segue.engine.dialogue import best
 from segue.engine.rank import Judge
 from segue.errors import SegueError
 from segue.models.clip import Clip
-from segue.settings.kinds import MorphSettings, checked
+from segue.settings.kinds import MorphSettings, parse_settings
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +86,8 @@ def test_no_scores_are_an_error() -> None:
 def test_ranking_prompts_need_candidates() -> None:
     for option in ("rank_for", "rank_against"):
         with pytest.raises(SegueError, match="need candidates to choose from: set candidates to 2 or more"):
-            checked(MorphSettings, {option: ["cat"]})
-        assert checked(MorphSettings, {option: ["cat"], "candidates": 2}).candidates == 2
+            parse_settings(MorphSettings, {option: ["cat"]})
+        assert parse_settings(MorphSettings, {option: ["cat"], "candidates": 2}).candidates == 2
 
 
 def test_one_text_is_one_prompt(clip: Clip) -> None:

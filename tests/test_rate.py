@@ -16,7 +16,7 @@ from PIL import Image
 from segue import FilmSettings, Morph
 from segue.errors import SegueError
 from segue.method.tree import FrameKey
-from segue.pictures.alpha import laid_on
+from segue.pictures.alpha import lay_on
 
 SIZE = (48, 40)
 
@@ -178,7 +178,7 @@ def test_editors_get_the_alpha(tmp_path: Path, ending: str, smooth: Literal["non
         assert abs(found[..., 3].astype(int) - exact[..., 3]).max() <= (2 if ending == "mov" else 12)
         assert abs(found[..., 3].astype(int) - exact[..., 3]).mean() < 1.5
         for dark in ("black", "#203040"):
-            laid = [laid_on(Image.fromarray(pixels.astype(np.uint8)), dark) for pixels in (found, exact)]
+            laid = [lay_on(Image.fromarray(pixels.astype(np.uint8)), dark) for pixels in (found, exact)]
             assert abs(np.subtract(*(np.asarray(one).astype(int) for one in laid))).mean() < 3
     middle = frames[len(frames) // 2]
     assert abs(middle[:6, :, 3].astype(int)).max() <= 12

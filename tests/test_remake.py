@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from notices import SegueWarning
-from shapes import QUICK, contents, interpolator, latents, picture
+from shapes import QUICK, contents, latents, picture, tiny_interpolator
 
 from segue.engine.dialogue import AcceptRest, Again, Candidates, Pick
 from segue.errors import SegueError
@@ -31,7 +31,7 @@ def at(eighths: int) -> FrameKey:
 
 def film(path: Path, choose: Any = None, **settings: Any) -> None:
     """A film of the published tree, in which every frame is a parent; aligned ones are in test_bend.py."""
-    interpolator()(picture(0), picture(1), output=path, choose=choose, **{"align": False, **NINE, **settings})
+    tiny_interpolator()(picture(0), picture(1), output=path, choose=choose, **{"align": False, **NINE, **settings})
 
 
 def frames(path: Path) -> dict[int, str]:
@@ -39,7 +39,7 @@ def frames(path: Path) -> dict[int, str]:
     return dict(enumerate(contents(path, "frames/").values()))
 
 
-def touched(before: dict[int, str], after: dict[int, str]) -> set[int]:
+def list_touched(before: dict[int, str], after: dict[int, str]) -> set[int]:
     return {i for i in before if before[i] != after[i]}
 
 
@@ -52,8 +52,8 @@ def run(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(("frame", "descendants"), [(4, {1, 2, 3, 5, 6, 7}), (2, {1, 3}), (6, {5, 7}), (3, set())])
 def test_a_redo_touches_the_frame_and_its_descendants(run: Path, frame: int, descendants: set[int]) -> None:
     before, times = frames(run), {file: file.stat().st_mtime_ns for file in (run / "frames").iterdir()}
-    interpolator().remake(run, at(frame))
-    assert touched(before, frames(run)) == {frame} | descendants
+    tiny_interpolator().remake(run, at(frame))
+    assert list_touched(before, frames(run)) == {frame} | descendants
     names = {f"{at(i).name}.png" for i in {frame} | descendants}
     for file, time in times.items():
         if file.name not in names:
@@ -61,40 +61,46 @@ def test_a_redo_touches_the_frame_and_its_descendants(run: Path, frame: int, des
 
 
 def test_undo_and_redo_to_the_byte(run: Path) -> None:
-    segue = interpolator()
+    interpolator = tiny_interpolator()
     shown = [frames(run)]
     states = [(run / "state.json").read_bytes()]
     for remake in ((at(4), None), (at(2), Edit(prompt="an owl"))):
-        segue.remake(run, *remake)
+        interpolator.remake(run, *remake)
         shown.append(frames(run))
         states.append((run / "state.json").read_bytes())
-    assert touched(shown[1], shown[2]) == {1, 2, 3}
-    for step, there in ((segue.undo, 1), (segue.undo, 0), (segue.redo, 1), (segue.redo, 2), (segue.undo, 1)):
+    assert list_touched(shown[1], shown[2]) == {1, 2, 3}
+    for step, there in (
+        (interpolator.undo, 1),
+        (interpolator.undo, 0),
+        (interpolator.redo, 1),
+        (interpolator.redo, 2),
+        (interpolator.undo, 1),
+    ):
         step(run)
         assert frames(run) == shown[there]
         assert (run / "state.json").read_bytes() == states[there]
-    segue.remake(run, at(6))
+    interpolator.remake(run, at(6))
     with pytest.raises(SegueError, match="nothing to redo"):
-        segue.redo(run)
-    segue.undo(run)
-    segue.undo(run)
+        interpolator.redo(run)
+    interpolator.undo(run)
+    interpolator.undo(run)
     assert frames(run) == shown[0]
     with pytest.raises(SegueError, match="nothing to undo"):
-        segue.undo(run)
+        interpolator.undo(run)
 
 
 def test_undo_calls_no_denoiser(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    segue = interpolator()
-    segue.remake(run, at(4))
-    monkeypatch.setattr(segue.backbone, "denoise", None)
-    segue.undo(run)
-    segue.redo(run)
+    interpolator = tiny_interpolator()
+    interpolator.remake(run, at(4))
+    monkeypatch.setattr(interpolator.backbone, "denoise", None)
+    interpolator.undo(run)
+    interpolator.redo(run)
 
 
 def test_an_undo_that_was_interrupted_is_finished_by_the_next_call(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    segue = interpolator()
+    interpolator = tiny_interpolator()
     first = frames(run)
-    segue.remake(run, at(4))
+    interpolator.remake(run, at(4))
     second = frames(run)
 
     def stop(progress: Any) -> None:
@@ -102,7 +108,7 @@ def test_an_undo_that_was_interrupted_is_finished_by_the_next_call(run: Path, mo
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        segue.undo(run, callback=stop)
+        interpolator.undo(run, callback=stop)
     assert frames(run) not in (first, second)
     film(run)
     assert frames(run) == first
@@ -110,20 +116,20 @@ def test_an_undo_that_was_interrupted_is_finished_by_the_next_call(run: Path, mo
 
 @pytest.mark.parametrize("edit", [Edit(prompt="an owl"), Edit(negative_prompt="fog"), Edit(seed=5), Edit(noise=0.6)])
 def test_edits(run: Path, edit: Edit) -> None:
-    segue = interpolator()
+    interpolator = tiny_interpolator()
     before = latents(run)
-    segue.remake(run, at(3), edit)
+    interpolator.remake(run, at(3), edit)
     after = latents(run)
     assert not torch.allclose(before[at(3)], after[at(3)], atol=1e-3)
     assert all(torch.equal(before[key], after[key]) for key in before if key != at(3))
-    undone = segue.undo(run)
+    undone = interpolator.undo(run)
     assert all(torch.equal(before[key], latents(run)[key]) for key in before)
     assert len(undone) == 9
 
 
 def test_noise_outside_of_the_usual_is_told(run: Path, tmp_path: Path) -> None:
     with pytest.warns(SegueWarning, match=r"noise 0\.7: above 0\.65 frames leave their parents"):
-        interpolator().remake(run, at(3), Edit(noise=0.7))
+        tiny_interpolator().remake(run, at(3), Edit(noise=0.7))
     with pytest.warns(SegueWarning, match=r"noise 0\.2: below 0\.25 frames look like a cross-fade"):
         film(tmp_path / "low", noise=(0.2, 0.65))
     film(tmp_path / "aligned", noise=(0.2, 0.65), align=True)
@@ -132,62 +138,62 @@ def test_noise_outside_of_the_usual_is_told(run: Path, tmp_path: Path) -> None:
 
 def test_only_the_prompt_differs_where_the_seed_is_the_same(tmp_path: Path) -> None:
     """A remake with a seed is the same whatever was tried before; without an edit its noise is new each time."""
-    segue = interpolator()
+    interpolator = tiny_interpolator()
     found = []
     for tries in (0, 2):
         path = tmp_path / str(tries)
         film(path)
         for _ in range(tries):
-            segue.remake(path, at(3))
-        segue.remake(path, at(3), Edit(seed=5))
+            interpolator.remake(path, at(3))
+        interpolator.remake(path, at(3), Edit(seed=5))
         found.append(latents(path)[at(3)])
     assert torch.equal(found[0], found[1])
-    segue.remake(path, at(3))
+    interpolator.remake(path, at(3))
     assert not torch.allclose(latents(path)[at(3)], found[0], atol=1e-3)
 
 
 def test_an_edit_lasts_until_another(run: Path) -> None:
     """A remake without an edit keeps the frame's own words; its parent's remake does too."""
-    segue = interpolator()
-    segue.remake(run, at(2), Edit(prompt="an owl"))
-    segue.remake(run, at(2))
+    interpolator = tiny_interpolator()
+    interpolator.remake(run, at(2), Edit(prompt="an owl"))
+    interpolator.remake(run, at(2))
     journal = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
     assert [line["edit"] for line in journal] == [{"prompt": "an owl"}] * 2
     before = frames(run)
-    segue.remake(run, at(4))
-    assert touched(before, frames(run)) == {1, 2, 3, 4, 5, 6, 7}
+    interpolator.remake(run, at(4))
+    assert list_touched(before, frames(run)) == {1, 2, 3, 4, 5, 6, 7}
     state = json.loads((run / "state.json").read_text())["frames"]
     assert state[2]["candidate"] == 2  # still the remake's, from new parents
-    segue.undo(run)
+    interpolator.undo(run)
     assert frames(run) == before
 
 
 def test_a_candidate_by_its_number(tmp_path: Path) -> None:
     run = tmp_path / "run"
     film(run, candidates=2)
-    segue, before = interpolator(), frames(run)
-    segue.remake(run, at(4), candidate=1)
-    assert touched(before, frames(run)) == {1, 2, 3, 4, 5, 6, 7}
-    segue.remake(run, at(4), candidate=0)
+    interpolator, before = tiny_interpolator(), frames(run)
+    interpolator.remake(run, at(4), candidate=1)
+    assert list_touched(before, frames(run)) == {1, 2, 3, 4, 5, 6, 7}
+    interpolator.remake(run, at(4), candidate=0)
     assert frames(run) == before
     with pytest.raises(SegueError, match=r"frame 0\.5 has candidates 0 to 1, not 2"):
-        segue.remake(run, at(4), candidate=2)
+        interpolator.remake(run, at(4), candidate=2)
     with pytest.raises(SegueError, match="a candidate that is there already cannot take another prompt"):
-        segue.remake(run, at(4), Edit(prompt="x"), candidate=1)
+        interpolator.remake(run, at(4), Edit(prompt="x"), candidate=1)
 
 
 def test_wrong_redos_change_nothing(run: Path, tmp_path: Path) -> None:
-    segue, before = interpolator(), contents(run)
+    interpolator, before = tiny_interpolator(), contents(run)
     for frame, message in ((FrameKey(0), "is a keyframe"), (FrameKey(0, Fraction(1, 3)), "has no frame at 0.333")):
         with pytest.raises(SegueError, match=message):
-            segue.remake(run, frame)
+            interpolator.remake(run, frame)
     assert contents(run) == before
     with pytest.raises(SegueError, match="does not hold a run"):
-        segue.remake(tmp_path / "nothing", at(4))
+        interpolator.remake(tmp_path / "nothing", at(4))
     assert not (tmp_path / "nothing").exists()
     film(tmp_path / "other", scheme="interpolate")
     with pytest.raises(SegueError, match="only frames made by the scheme branching"):
-        segue.remake(tmp_path / "other", at(4))
+        interpolator.remake(tmp_path / "other", at(4))
 
 
 @pytest.mark.parametrize(
@@ -203,12 +209,12 @@ def test_numbers_of_any_kind_are_kept_as_pythons(tmp_path: Path) -> None:
         return Pick(np.argmax([0, 1]))  # type: ignore[arg-type]
 
     settings: dict[str, Any] = {**QUICK, "num_frames": 3, "candidates": 2}
-    segue, key = interpolator(), FrameKey(0, Fraction(1, 2))
-    segue(picture(0), picture(1), output=tmp_path / "run", choose=choose, **settings)
+    interpolator, key = tiny_interpolator(), FrameKey(0, Fraction(1, 2))
+    interpolator(picture(0), picture(1), output=tmp_path / "run", choose=choose, **settings)
     edit = Edit(seed=np.int64(3), noise=Fraction(1, 2), pose=None)  # type: ignore[arg-type]
-    segue.remake(tmp_path / "run", key, edit)
+    interpolator.remake(tmp_path / "run", key, edit)
     assert edit == Edit(seed=3, noise=0.5)
-    segue.remake(tmp_path / "run", key, candidate=np.int64(1))  # type: ignore[arg-type]
+    interpolator.remake(tmp_path / "run", key, candidate=np.int64(1))  # type: ignore[arg-type]
     shown = [
         json.loads(line).get("candidate") for line in (tmp_path / "run" / "journal.jsonl").read_text().splitlines()
     ]
@@ -219,7 +225,7 @@ def test_numbers_of_any_kind_are_kept_as_pythons(tmp_path: Path) -> None:
 def test_a_candidate_is_a_whole_number(run: Path, candidate: Any) -> None:
     before = contents(run)
     with pytest.raises(SegueError, match="candidate is a whole number, not "):
-        interpolator().remake(run, at(4), candidate=candidate)
+        tiny_interpolator().remake(run, at(4), candidate=candidate)
     with pytest.raises(SegueError, match="candidate is a whole number, not "):
         Pick(candidate)
     assert contents(run) == before
@@ -230,10 +236,10 @@ def test_what_is_no_frame_and_no_edit_is_named(run: Path) -> None:
     wrong: Any
     for wrong in (2, Fraction(1, 2), "1/2"):
         with pytest.raises(SegueError, match=r"frame is a FrameKey, such as FrameKey.at\('1/2'\), not "):
-            interpolator().remake(run, wrong)
+            tiny_interpolator().remake(run, wrong)
     for wrong in ({"prompt": "x"}, "x"):
         with pytest.raises(SegueError, match=r"edit is an Edit, .*, not "):
-            interpolator().remake(run, at(4), wrong)
+            tiny_interpolator().remake(run, at(4), wrong)
         with pytest.raises(SegueError, match=r"edit is an Edit, .*, not "):
             Again(wrong)
     with pytest.raises(SegueError, match=r"film is a FilmSettings, .*, not "):
@@ -243,7 +249,7 @@ def test_what_is_no_frame_and_no_edit_is_named(run: Path) -> None:
 
 def test_a_film_is_found_from_wherever_one_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    morph = interpolator()(picture(0), picture(1), output="run", **{**QUICK, "num_frames": 3})
+    morph = tiny_interpolator()(picture(0), picture(1), output="run", **{**QUICK, "num_frames": 3})
     (tmp_path / "other").mkdir()
     monkeypatch.chdir(tmp_path / "other")
     assert morph.frames[0].tobytes() == picture(0).tobytes()
@@ -253,12 +259,12 @@ def test_a_film_is_found_from_wherever_one_stands(tmp_path: Path, monkeypatch: p
 
 
 def test_a_temporary_film_cannot_be_copied() -> None:
-    morph = interpolator()(picture(0), picture(1), **{**QUICK, "num_frames": 3})
+    morph = tiny_interpolator()(picture(0), picture(1), **{**QUICK, "num_frames": 3})
     for copied in (copy.deepcopy, pickle.dumps):
         with pytest.raises(SegueError, match="give it an output"):
             copied(morph)
     with pytest.raises(SegueError, match="output is an empty name"):
-        interpolator()(picture(0), picture(1), output="", **QUICK)
+        tiny_interpolator()(picture(0), picture(1), output="", **QUICK)
 
 
 def test_a_contact_sheet_is_a_png(run: Path) -> None:
@@ -287,7 +293,7 @@ def test_a_film_is_never_written_over_its_run_or_other_files(run: Path, tmp_path
 
 
 def test_growing_after_a_redo_keeps_it(run: Path) -> None:
-    interpolator().remake(run, at(4))
+    tiny_interpolator().remake(run, at(4))
     before = contents(run, "frames/")
     film(run, num_frames=17)
     after = contents(run, "frames/")
@@ -326,13 +332,13 @@ def test_candidates_of_another_noise_level_stay(tmp_path: Path) -> None:
     film(tmp_path / "run", candidates=3, keep_candidates=True)
     before = state(tmp_path / "run")
     compute = ComputeSettings(keep_candidates=True)
-    interpolator().remake(tmp_path / "run", at(4), Edit(noise=0.6), compute=compute)
+    tiny_interpolator().remake(tmp_path / "run", at(4), Edit(noise=0.6), compute=compute)
     after = state(tmp_path / "run")
     assert list(before["candidates"]) == ["0", "1", "2"]
     assert list(after["candidates"]) == ["0", "1", "2", "3", "4", "5"]
     assert {number: after["candidates"][number] for number in "012"} == before["candidates"]
-    interpolator().remake(tmp_path / "run", at(4), candidate=before["candidate"], compute=compute)
-    assert state(tmp_path / "run")["recipe"] == before["recipe"]
+    tiny_interpolator().remake(tmp_path / "run", at(4), candidate=before["candidate"], compute=compute)
+    assert state(tmp_path / "run")["cache_key"] == before["cache_key"]
 
 
 def test_one_candidate_is_asked_about_too(tmp_path: Path) -> None:
@@ -346,13 +352,13 @@ def test_one_candidate_is_asked_about_too(tmp_path: Path) -> None:
 def test_a_redo_asks_about_no_other_frame_than_those_it_makes(tmp_path: Path) -> None:
     film(tmp_path / "run")
     chooser = Chooser(lambda candidates, number: Again() if number == 2 else Pick(max(candidates.pictures)))
-    interpolator().remake(tmp_path / "run", at(2), choose=chooser)
+    tiny_interpolator().remake(tmp_path / "run", at(2), choose=chooser)
     assert [key for key, _ in chooser.asked] == [at(2), at(1), at(1), at(3)]
     before = contents(tmp_path / "run", "frames/")
-    interpolator().undo(tmp_path / "run")
+    tiny_interpolator().undo(tmp_path / "run")
     film(tmp_path / "fresh")
     assert contents(tmp_path / "run", "frames/") == contents(tmp_path / "fresh", "frames/")
-    interpolator().redo(tmp_path / "run")
+    tiny_interpolator().redo(tmp_path / "run")
     assert contents(tmp_path / "run", "frames/") == before
 
 
@@ -437,7 +443,7 @@ def test_interrupting_after_again_shows_the_same_candidates(tmp_path: Path) -> N
 
 
 def test_undo_brings_back_picks_after_a_redo_with_again(tmp_path: Path) -> None:
-    run, segue = tmp_path / "run", interpolator()
+    run, interpolator = tmp_path / "run", tiny_interpolator()
     film(run, Chooser(lambda *_: Pick(1)), candidates=2)
     before = frames(run)
 
@@ -445,13 +451,13 @@ def test_undo_brings_back_picks_after_a_redo_with_again(tmp_path: Path) -> None:
         return Again() if number in (1, 3) else Pick(max(candidates.pictures))
 
     chooser = Chooser(answer)
-    segue.remake(run, at(4), choose=chooser)
+    interpolator.remake(run, at(4), choose=chooser)
     after = frames(run)
     assert [key for key, _ in chooser.asked] == [at(4), at(4), at(2), at(2), at(6), at(1), at(3), at(5), at(7)]
     assert chooser.asked[1][1] == (2, 3, 4, 5)
-    segue.undo(run)
+    interpolator.undo(run)
     assert frames(run) == before
-    segue.redo(run)
+    interpolator.redo(run)
     assert frames(run) == after
 
 
@@ -479,5 +485,5 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[FrameKey, Any]:
 def test_another_model_is_refused(run: Path) -> None:
     before = contents(run)
     with pytest.raises(SegueError, match=r"was made with tiny \(weights .*\), not with tiny"):
-        interpolator("v_prediction").remake(run, at(4))
+        tiny_interpolator("v_prediction").remake(run, at(4))
     assert contents(run) == before

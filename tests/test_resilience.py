@@ -1,6 +1,6 @@
 """What memory, numbers and disks do to a run: one line that says it, nothing lost, and the same film in the end."""
 
-import os
+import random
 import re
 import resource
 import shutil
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from broken_runs import FILMS, Trial
 from notices import SegueWarning
 from PIL import Image
 from tiny import tiny_pipe
@@ -27,12 +28,17 @@ from segue.lock import InUseError
 from segue.machine import is_out_of_memory
 from segue.run.folder import RunFolder
 
-SETTINGS: dict[str, Any] = {"num_frames": 5, "num_inference_steps": 2, "prompt": "cat", "batch_size": 4}
-TESTS = Path(__file__).parent
+SETTINGS: dict[str, Any] = {
+    "num_frames": 5,
+    "num_inference_steps": 2,
+    "prompt": "cat",
+    "batch_size": 4,
+    "align": False,
+}
 
 
 @pytest.fixture(scope="module")
-def segue() -> Interpolator:
+def interpolator() -> Interpolator:
     return Interpolator(tiny_pipe())
 
 
@@ -43,9 +49,9 @@ def images() -> list[Image.Image]:
 
 
 @pytest.fixture(scope="module")
-def unbroken(segue: Interpolator, images: list[Image.Image], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def unbroken(interpolator: Interpolator, images: list[Image.Image], tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("unbroken") / "run"
-    segue(*images, output=run, **SETTINGS)
+    interpolator(*images, output=run, **SETTINGS)
     return run
 
 
@@ -73,7 +79,7 @@ class Wrapped:
         return getattr(self.backbone, name)
 
 
-def out_of_memory(segue: Interpolator, most: int) -> tuple[Any, list[int]]:
+def out_of_memory(interpolator: Interpolator, most: int) -> tuple[Any, list[int]]:
     """A backbone whose memory holds so many samples, and the sizes of the batches that were denoised."""
     done: list[int] = []
 
@@ -82,19 +88,19 @@ def out_of_memory(segue: Interpolator, most: int) -> tuple[Any, list[int]]:
             keywords["progress"]()  # a step was done before the memory was used up
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
         done.append(len(z))
-        return segue.backbone.denoise(z, *arguments, **keywords)
+        return interpolator.backbone.denoise(z, *arguments, **keywords)
 
-    return Wrapped(segue.backbone, denoise=denoise), done
+    return Wrapped(interpolator.backbone, denoise=denoise), done
 
 
 @pytest.mark.parametrize(("most", "sizes"), [(3, [1, 2, 2, 2, 2]), (1, [1] * 7 + [1, 1])])
 def test_out_of_memory_halves_the_batch(
-    segue: Interpolator, images: list[Image.Image], tmp_path: Path, most: int, sizes: list[int]
+    interpolator: Interpolator, images: list[Image.Image], tmp_path: Path, most: int, sizes: list[int]
 ) -> None:
-    settings = {**SETTINGS, "num_frames": 9, "batch_size": 0, "align": False, "detail": 0.0}  # every sample a frame
-    whole = segue(*images, output=tmp_path / "whole", **settings)
+    settings = {**SETTINGS, "num_frames": 9, "batch_size": 0, "detail": 0.0}  # every sample a frame
+    whole = interpolator(*images, output=tmp_path / "whole", **settings)
     other = Interpolator(tiny_pipe())
-    other.backbone, done = out_of_memory(segue, most)
+    other.backbone, done = out_of_memory(interpolator, most)
     said: list[Progress | Notice] = []
     morph = other(*images, output=tmp_path / "run", callback=said.append, **settings)
     steps = [each for each in said if isinstance(each, Progress)]
@@ -116,10 +122,10 @@ def test_out_of_memory_halves_the_batch(
 
 
 def test_out_of_memory_for_a_single_frame_is_one_line(
-    segue: Interpolator, images: list[Image.Image], tmp_path: Path
+    interpolator: Interpolator, images: list[Image.Image], tmp_path: Path
 ) -> None:
     other = Interpolator(tiny_pipe())
-    other.backbone, _ = out_of_memory(segue, 0)
+    other.backbone, _ = out_of_memory(interpolator, 0)
     with pytest.raises(SegueError, match="out of memory, even for one frame") as caught:
         other(*images, output=tmp_path / "run", **{**SETTINGS, "batch_size": 1})
     assert "\n" not in str(caught.value)
@@ -130,15 +136,17 @@ def test_out_of_memory_for_a_single_frame_is_one_line(
 
 
 def test_a_picture_or_keyframe_without_numbers_is_named(
-    segue: Interpolator, images: list[Image.Image], tmp_path: Path
+    interpolator: Interpolator, images: list[Image.Image], tmp_path: Path
 ) -> None:
     other = Interpolator(tiny_pipe())
-    nan = Wrapped(segue.backbone, decode=lambda z, **options: segue.backbone.decode(z, **options) * float("nan"))
+    nan = Wrapped(
+        interpolator.backbone, decode=lambda z, **options: interpolator.backbone.decode(z, **options) * float("nan")
+    )
     other.backbone = nan
     with pytest.raises(SegueError, match=r"frame 0.5: .*NaN.*dtype float32"):
         other(*images, output=tmp_path / "decode", detail=0, **SETTINGS)
     assert not frames(tmp_path / "decode")
-    nan = Wrapped(segue.backbone, encode=lambda x: segue.backbone.encode(x) * float("inf"))
+    nan = Wrapped(interpolator.backbone, encode=lambda x: interpolator.backbone.encode(x) * float("inf"))
     other.backbone = nan
     with pytest.raises(SegueError, match=r"the keyframe at 0: .*NaN.*dtype float32"):
         other(*images, output=tmp_path / "encode", **SETTINGS)
@@ -146,31 +154,32 @@ def test_a_picture_or_keyframe_without_numbers_is_named(
 
 
 def test_a_frame_that_is_blacked_out_stays_black_beside_its_keyframe(
-    segue: Interpolator, images: list[Image.Image], tmp_path: Path
+    interpolator: Interpolator, images: list[Image.Image], tmp_path: Path
 ) -> None:
     """Nothing of the keyframe shows in it; and what the checker says of the keyframe's own way is not asked."""
 
     asked: list[bool] = []
 
-    def screening(z: torch.Tensor, *, screened: bool = True) -> torch.Tensor:
+    def screen(z: torch.Tensor, *, screened: bool = True) -> torch.Tensor:
         asked.append(screened)
-        shown = segue.backbone.decode(z, screened=screened)
+        shown = interpolator.backbone.decode(z, screened=screened)
         return torch.full_like(shown, -1) if screened else shown
 
     other = Interpolator(tiny_pipe())
-    other.backbone = Wrapped(segue.backbone, decode=screening)
+    other.backbone = Wrapped(interpolator.backbone, decode=screen)
     with pytest.warns(SegueWarning, match="is all black"):
-        morph = other(*images, output=tmp_path / "run", **{**SETTINGS, "num_frames": 5})
+        morph = other(*images, output=tmp_path / "run", **{**SETTINGS, "align": True})
     assert [frame.getbbox() is None for frame in morph.frames] == [False, True, True, True, False]
     assert (asked.count(True), asked.count(False)) == (3, 4)  # the frames; both keyframes alone at two noise levels
 
 
 def test_a_black_frame_is_named_unless_its_parents_are_black(
-    segue: Interpolator, images: list[Image.Image], tmp_path: Path
+    interpolator: Interpolator, images: list[Image.Image], tmp_path: Path
 ) -> None:
     other = Interpolator(tiny_pipe())
     black = Wrapped(
-        segue.backbone, decode=lambda z, **options: torch.full_like(segue.backbone.decode(z, **options), -1)
+        interpolator.backbone,
+        decode=lambda z, **options: torch.full_like(interpolator.backbone.decode(z, **options), -1),
     )
     other.backbone = black
     settings = {**SETTINGS, "num_frames": 3, "detail": 0}
@@ -197,7 +206,7 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def remounted(folder: Path, options: str) -> None:
+def remount(folder: Path, options: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)
 
 
@@ -209,35 +218,35 @@ def one_line(error: BaseException, *texts: str) -> None:
 
 @pytest.mark.parametrize("size", ["4k", "48k", "64k"])
 def test_a_disk_that_fills_up(
-    segue: Interpolator, images: list[Image.Image], unbroken: Path, tmp_path: Path, size: str
+    interpolator: Interpolator, images: list[Image.Image], unbroken: Path, tmp_path: Path, size: str
 ) -> None:
     with small_disk(tmp_path / "disk", size) as disk:
         run = disk / "run"
         with pytest.raises(SegueError) as caught:
-            segue(*images, output=run, **SETTINGS)
+            interpolator(*images, output=run, **SETTINGS)
         one_line(caught.value, str(disk), "No space left on device")
         assert not list(disk.rglob("*.part"))
         made = contents(run) if run.exists() else {}
         assert all(made[name] == data for name, data in contents(unbroken).items() if name in made)
-        remounted(disk, "size=8m")
-        segue(*images, output=run, **SETTINGS)
+        remount(disk, "size=8m")
+        interpolator(*images, output=run, **SETTINGS)
         assert contents(run) == contents(unbroken)
 
 
 @pytest.mark.parametrize("limit", [900, 2500])
 def test_a_disk_that_takes_only_small_files(
-    segue: Interpolator, images: list[Image.Image], unbroken: Path, tmp_path: Path, limit: int
+    interpolator: Interpolator, images: list[Image.Image], unbroken: Path, tmp_path: Path, limit: int
 ) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
         with pytest.raises(SegueError) as caught:
-            segue(*images, output=tmp_path / "run", **SETTINGS)
+            interpolator(*images, output=tmp_path / "run", **SETTINGS)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     one_line(caught.value, str(tmp_path / "run"), "cannot be written")
     assert not list(tmp_path.rglob("*.part"))
-    segue(*images, output=tmp_path / "run", **SETTINGS)
+    interpolator(*images, output=tmp_path / "run", **SETTINGS)
     assert contents(tmp_path / "run") == contents(unbroken)
 
 
@@ -258,7 +267,7 @@ def at_frame(number: int, act: Callable[[], None]) -> Callable[[Progress | Notic
 
 @pytest.mark.parametrize("part", ["latents", "pictures", "frames"])
 def test_a_folder_that_becomes_read_only(
-    segue: Interpolator, images: list[Image.Image], unbroken: Path, tmp_path: Path, part: str
+    interpolator: Interpolator, images: list[Image.Image], unbroken: Path, tmp_path: Path, part: str
 ) -> None:
     with small_disk(tmp_path / "disk", "8m") as disk:
         run = disk / "run"
@@ -267,18 +276,18 @@ def test_a_folder_that_becomes_read_only(
             folder = run / part
             folder.mkdir(exist_ok=True)
             subprocess.run(["mount", "--bind", str(folder), str(folder)], check=True)
-            remounted(folder, "bind,ro")
+            remount(folder, "bind,ro")
 
         with pytest.raises(SegueError) as caught:
-            segue(*images, output=run, callback=at_frame(0, close), **SETTINGS)
+            interpolator(*images, output=run, callback=at_frame(0, close), **SETTINGS)
         one_line(caught.value, str(run / part), "Read-only file system")
         subprocess.run(["umount", str(run / part)], check=True)
-        remounted(disk, "ro")
+        remount(disk, "ro")
         with pytest.raises(SegueError) as caught:
-            segue(*images, output=run, **SETTINGS)
+            interpolator(*images, output=run, **SETTINGS)
         one_line(caught.value, str(run), "Read-only file system")
-        remounted(disk, "rw")
-        segue(*images, output=run, **SETTINGS)
+        remount(disk, "rw")
+        interpolator(*images, output=run, **SETTINGS)
         assert contents(run) == contents(unbroken)
 
 
@@ -286,7 +295,7 @@ def test_a_folder_that_becomes_read_only(
     ("part", "number"), [("", 0), ("", 1), ("pictures", 1), ("latents", 1), ("frames", 1), ("run.json", 0)]
 )
 def test_a_folder_that_is_removed(
-    segue: Interpolator, images: list[Image.Image], unbroken: Path, tmp_path: Path, part: str, number: int
+    interpolator: Interpolator, images: list[Image.Image], unbroken: Path, tmp_path: Path, part: str, number: int
 ) -> None:
     run = tmp_path / "run"
 
@@ -295,14 +304,14 @@ def test_a_folder_that_is_removed(
         path.unlink() if path.is_file() else shutil.rmtree(path, ignore_errors=True)
 
     try:
-        segue(*images, output=run, callback=at_frame(number, remove), **SETTINGS)
+        interpolator(*images, output=run, callback=at_frame(number, remove), **SETTINGS)
     except SegueError as error:
         one_line(error, str(run))
         assert part or not run.exists()
     else:
         assert part  # what was removed had been read already, or was made again
     assert not list(tmp_path.rglob("*.part"))
-    segue(*images, output=run, **SETTINGS)
+    interpolator(*images, output=run, **SETTINGS)
     assert contents(run) == contents(unbroken)
 
 
@@ -335,14 +344,16 @@ def test_a_second_process_is_refused_and_a_stale_lock_is_not(unbroken: Path, tmp
     assert contents(run) == contents(unbroken)
 
 
-def test_a_run_that_is_broken_anywhere_is_continued_to_the_same_film() -> None:
-    script = TESTS / "stress" / "broken_runs.py"
-    command = [sys.executable, str(script), "crashes", "kills", "--every", "29", "--count", "5"]
-    environment = {**os.environ, "PYTHONPATH": str(TESTS)}
-    done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    found = re.findall(r"^(\d+) (crashes|kills), \d+ finished batches kept", done.stdout, re.MULTILINE)
-    assert [kind for _, kind in found] == ["crashes", "kills"]
-    assert all(int(count) >= 5 for count, _ in found)
+@pytest.mark.parametrize(("film", "count"), [("candidates", 5), ("denoise-interpolate-denoise", 3), ("interpolate", 2)])
+def test_a_run_that_is_broken_anywhere_is_continued_to_the_same_film(film: str, count: int, tmp_path: Path) -> None:
+    trial = Trial(tmp_path, FILMS[film])
+    trial.crashes(count)
+    trial.kills(1, random.Random(0))
+    assert trial.broken == count + 1
+    assert trial.kept
+
+
+def test_a_run_that_is_broken_while_it_replaces_another_is_one_of_them(tmp_path: Path) -> None:
+    trial = Trial(tmp_path, FILMS["plain"])
+    trial.replacements(10)
+    assert trial.broken == 10

@@ -1,4 +1,4 @@
-"""The run folder: killed and continued, locked, cleared, damaged."""
+"""The run folder: locked, cleared, damaged."""
 
 import fcntl
 import json
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from shapes import QUICK, contents, interpolator, picture
+from shapes import QUICK, contents, picture, tiny_interpolator
 
 from segue.errors import SegueError
 from segue.method.tree import FrameKey
@@ -23,123 +23,6 @@ from segue.run.schema import RUN_FILE, read_part
 
 KEY = FrameKey(0, Fraction(1, 2))
 RUN = '{"settings": {}, "size": [8, 8], "keyframes": [], "model": {"name": "a", "fingerprint": "b"}, "batch_size": 1}'
-
-# Loads everything once, then makes each film in a child of its own: whole; killed at its n-th call that changes the
-# disk, before or after that call; and continued.
-KILLER = """
-import os, signal, sys, json
-from pathlib import Path
-import warnings
-warnings.simplefilter("ignore")
-import torch
-torch.set_num_threads(1)
-from shapes import QUICK, interpolator, picture
-from segue.engine.dialogue import Pick
-
-root = Path(sys.argv[1])
-segue = interpolator()
-JOBS = {
-    "branching": ({"candidates": 2, "batch_size": 3}, 5),
-    "denoise-interpolate-denoise": ({"scheme": "denoise-interpolate-denoise", "batch_size": 2}, 2),
-    "interpolate": ({"scheme": "interpolate"}, 1),
-}
-
-def make(folder, settings):
-    choose = (lambda candidates: Pick(max(candidates.pictures))) if "candidates" in settings else None
-    segue(picture(0), picture(1), output=folder, choose=choose, **{**QUICK, **settings})
-
-def in_a_child(work):
-    child = os.fork()
-    if not child:
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    return os.waitpid(child, 0)[1]
-
-def counting(then):
-    calls = 0
-    def wrap(original):
-        def call(*arguments, **options):
-            nonlocal calls
-            calls += 1
-            return then(calls, lambda: original(*arguments, **options))
-        return call
-    for name in ("replace", "link", "write", "unlink", "mkdir"):
-        setattr(os, name, wrap(getattr(os, name)))
-    return lambda: calls
-
-def whole(folder, settings):
-    calls = counting(lambda number, call: call())
-    make(folder, settings)
-    (root / f"{folder.name}.count").write_text(str(calls()))
-
-def killed(folder, settings, moment, before):
-    def then(number, call):
-        if number == moment and before:
-            os.kill(os.getpid(), signal.SIGKILL)
-        try:
-            return call()
-        finally:
-            if number == moment:
-                os.kill(os.getpid(), signal.SIGKILL)
-    counting(then)
-    make(folder, settings)
-
-report = {}
-for name, (settings, moments) in JOBS.items():
-    assert in_a_child(lambda: whole(root / name, settings)) == 0
-    count = int((root / f"{name}.count").read_text())
-    for k in range(moments):
-        folder = root / f"{name}-{k}"
-        moment = 1 + (count - 1) * (2 * k + 1) // (2 * moments)
-        status = in_a_child(lambda: killed(folder, settings, moment, k % 2 == 0))
-        unfinished = not (folder / "state.json").exists()
-        status_after = in_a_child(lambda: make(folder, settings))
-        report[folder.name] = [os.WTERMSIG(status), unfinished, status_after]
-print(json.dumps(report))
-"""
-
-
-@pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list[Any]]]:
-    """Films that were killed at moments spread over the work, and continued."""
-    root = tmp_path_factory.mktemp("killed")
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "PYTHONPATH": str(Path(__file__).parent),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", KILLER, str(root)],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return root, json.loads(done.stdout.splitlines()[-1])
-
-
-MOMENTS = [
-    *(f"branching-{k}" for k in range(5)),
-    *(f"denoise-interpolate-denoise-{k}" for k in range(2)),
-    "interpolate-0",
-]
-
-
-@pytest.mark.parametrize("name", MOMENTS)
-def test_a_killed_run_continued_is_the_unbroken_run(name: str, killed: tuple[Path, dict[str, list[Any]]]) -> None:
-    root, report = killed
-    signal, unfinished, status_after = report[name]
-    assert (signal, unfinished, status_after) == (9, True, 0)
-    unbroken = contents(root / name.rpartition("-")[0])
-    assert len([file for file in unbroken if file.startswith("frames/")]) == 5
-    assert contents(root / name) == unbroken
 
 
 @pytest.fixture
@@ -172,9 +55,9 @@ def test_what_is_saved_is_read_again(run: RunFolder) -> None:
         assert run.latent("c") is None
         assert run.has_picture("a")
         assert not run.has_picture("b")
-        assert run.picture("a").tobytes() == run.shown(KEY).tobytes() == picture(0).tobytes()
-        assert run.shown(FrameKey(0)).tobytes() == picture(1).tobytes()
-        assert run.shows(KEY, "a")
+        assert run.picture("a").tobytes() == run.shown_image(KEY).tobytes() == picture(0).tobytes()
+        assert run.shown_image(FrameKey(0)).tobytes() == picture(1).tobytes()
+        assert run.is_showing(KEY, "a")
         assert run.read(RUN_FILE) == data
         assert run.read("state.json") is None
         assert run.history.events == [Choice(KEY, 1, "context", "rank", {0: 0.5, 1: 0.75})]
@@ -192,19 +75,19 @@ def test_of_many_pictures_the_one_that_cannot_be_saved_is_named(
 ) -> None:
     save, taken = run.save_picture, []
 
-    def refuse(recipe: str, image: Image.Image) -> None:
-        if recipe == "1":
+    def refuse(cache_key: str, image: Image.Image) -> None:
+        if cache_key == "1":
             raise SegueError("1 cannot be written: No space left on device")
-        save(recipe, image)
+        save(cache_key, image)
 
-    def made() -> Iterator[tuple[str, Image.Image]]:
+    def make_pictures() -> Iterator[tuple[str, Image.Image]]:
         for i in range(50):
             taken.append(i)
             yield str(i), picture(i)
 
     monkeypatch.setattr(run, "save_picture", refuse)
     with pytest.raises(SegueError, match=r"^1 cannot be written: No space left on device$"):
-        run.save_pictures(made())
+        run.save_pictures(make_pictures())
     assert run.has_picture("0")
     assert len(taken) < 50  # and no more are made than were under way
 
@@ -214,11 +97,11 @@ def test_a_frame_stays_when_its_picture_is_dropped(run: RunFolder) -> None:
     run.settle(KEY, "a")
     run.drop(["a", "b"])
     assert not run.has_picture("a")
-    assert run.shown(KEY).tobytes() == picture(0).tobytes()
+    assert run.shown_image(KEY).tobytes() == picture(0).tobytes()
     run.save_picture("c", picture(1))
-    assert not run.shows(KEY, "c")
+    assert not run.is_showing(KEY, "c")
     run.settle(KEY, "c")
-    assert run.shows(KEY, "c")
+    assert run.is_showing(KEY, "c")
     run.forget_frames([FrameKey(0)])
     assert not run.frame(KEY).exists()
 
@@ -230,8 +113,8 @@ def test_a_file_system_without_links(run: RunFolder, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(os, "link", refuse)
     run.save_picture("a", picture(0))
     run.settle(KEY, "a")
-    assert run.shows(KEY, "a")
-    assert run.shown(KEY).tobytes() == picture(0).tobytes()
+    assert run.is_showing(KEY, "a")
+    assert run.shown_image(KEY).tobytes() == picture(0).tobytes()
     assert not run.frame(KEY).samefile(run.path / "pictures" / "a.png")
 
 
@@ -293,13 +176,13 @@ def test_a_last_line_that_was_cut_off_is_dropped(tmp_path: Path) -> None:
 
 def test_damaged_latents_are_made_again(tmp_path: Path) -> None:
     path = tmp_path / "run"
-    morph = interpolator()(picture(0), picture(1), output=path, **QUICK)
+    morph = tiny_interpolator()(picture(0), picture(1), output=path, **QUICK)
     before = contents(path)
     latents = sorted((path / "latents").iterdir())
     latents[0].write_bytes(latents[0].read_bytes()[:50])
     latents[-1].write_bytes(b"")
     (path / "pictures" / next((path / "pictures").iterdir()).name).unlink()
-    interpolator()(picture(0), picture(1), output=path, **QUICK)
+    tiny_interpolator()(picture(0), picture(1), output=path, **QUICK)
     assert contents(path) == before
     assert len(morph) == 5
 

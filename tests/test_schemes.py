@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
-from shapes import QUICK, interpolator, latents, picture, pipe
+from shapes import QUICK, latents, picture, pipe, tiny_interpolator
 from torch import Tensor
 
 from segue.engine.make import blend
 from segue.errors import SegueError
 from segue.method.diffusion import NoisePoint
 from segue.method.noise import Noise
-from segue.method.schemes import Sample, Task, biased, scheme_named
+from segue.method.schemes import Sample, Task, bias_weight, find_scheme
 from segue.method.tree import FrameKey, GrownTree, Midpoint, UniformTree, noise_levels
 from segue.settings.kinds import SCHEMES
 
@@ -82,13 +82,13 @@ class Plain:
         with_text, without = outputs
         return without + GUIDANCE * (with_text - without)
 
-    def diffused(self, z: Tensor, start: int, t: int, eps: Tensor) -> Tensor:
+    def diffuse(self, z: Tensor, start: int, t: int, eps: Tensor) -> Tensor:
         """z_t' = a z_t + b eps."""
         (alpha, sigma), (alpha_to, sigma_to) = self.point(start), self.point(t)
         a = alpha_to / alpha
         return a * z + math.sqrt(max(sigma_to**2 - (a * sigma) ** 2, 0)) * eps.double()
 
-    def denoised(self, z: Tensor, t: int, stop: int, c: Tensor) -> Tensor:
+    def denoise(self, z: Tensor, t: int, stop: int, c: Tensor) -> Tensor:
         """DDIM with eta 0 over equal steps."""
         count = max(1, math.ceil(STEPS * (t - stop) / 1000))
         grid = [t - (t - stop) * i // count for i in range(count + 1)]
@@ -119,7 +119,7 @@ class Film:
         z = self.ends[end]
         for k, (start, t) in enumerate(zip([-1, *ladder], ladder[:rung], strict=False)):
             purpose = "stack" if shared else "stack-left" if end == 0 else "stack-right"
-            z = self.plain.diffused(z, start, t, self.noise(purpose, step=k))
+            z = self.plain.diffuse(z, start, t, self.noise(purpose, step=k))
         return z
 
 
@@ -131,8 +131,8 @@ def plain_branching(film: Film, low: float, high: float) -> dict[int, Tensor]:
         for left in range(0, film.steps, width):
             i = left + width // 2
             eps = film.noise("midpoint", i)
-            a, b = (film.plain.diffused(made[parent], -1, t, eps) for parent in (left, left + width))
-            made[i] = film.plain.denoised(slerp(a, b, 0.5), t, -1, film.words(i))
+            a, b = (film.plain.diffuse(made[parent], -1, t, eps) for parent in (left, left + width))
+            made[i] = film.plain.denoise(slerp(a, b, 0.5), t, -1, film.words(i))
         width //= 2
     return made
 
@@ -149,7 +149,7 @@ def plain_interpolate_denoise(film: Film, low: float, high: float) -> dict[int, 
     for i in range(1, film.steps):
         rung = min(i, film.steps - i)
         a, b = (film.stack(end, ladder, rung, shared=True) for end in (0, film.steps))
-        made[i] = film.plain.denoised(slerp(a, b, i / film.steps), ladder[rung - 1], -1, film.words(i))
+        made[i] = film.plain.denoise(slerp(a, b, i / film.steps), ladder[rung - 1], -1, film.words(i))
     return made
 
 
@@ -172,7 +172,7 @@ def plain_legs(
             fresh |= {i: slerp(both[i - width // 2], both[i + width // 2], 0.5) for i in made}
         made |= fresh
         stop = ladder[rung - 2] if rung > 1 else -1
-        made = {i: film.plain.denoised(z, ladder[rung - 1], stop, film.words(i)) for i, z in made.items()}
+        made = {i: film.plain.denoise(z, ladder[rung - 1], stop, film.words(i)) for i, z in made.items()}
     return made
 
 
@@ -202,7 +202,7 @@ def test_a_scheme_is_its_equations(name: str, prediction: Prediction, tmp_path: 
     scheme = "denoise-interpolate-denoise" if name == "retroactive" else name
     settings = {**COMMON, "num_frames": num_frames, "scheme": scheme, "retroactive": name == "retroactive"}
     count = 2 if name == "retroactive" else 3
-    morph = interpolator(prediction)(
+    morph = tiny_interpolator(prediction)(
         *(picture(i) for i in range(count)), output=tmp_path / "run", **{**settings, "prompt": PROMPTS[:count]}
     )
     found = latents(tmp_path / "run")
@@ -226,7 +226,7 @@ def test_one_level_of_branching_is_diffusers_ddim_for_one_frame_at_a_time(
     """At t = 499 the grid of a tenth of the schedule, 499, 399, ..., 99, -1, is one that DDIMScheduler can walk."""
     run = tmp_path / "run"
     one_level = {"branching": 4, "noise": (0.499, 0.499), "num_inference_steps": 10, "prompt": PROMPTS[:2]}
-    interpolator(prediction)(picture(0), picture(1), output=run, **{**COMMON, **one_level})
+    tiny_interpolator(prediction)(picture(0), picture(1), output=run, **{**COMMON, **one_level})
     found = latents(run)
     plain = Plain(prediction)
     film = Film(plain, 0, 4)
@@ -247,14 +247,14 @@ def test_the_noise_is_shared_by_the_parents() -> None:
     """With equal parents the blend is the parent, diffused: no noise is averaged away."""
     z = torch.randn(SHAPE, generator=torch.Generator().manual_seed(1))
     task = toy(3, {FrameKey(0): z, FrameKey(1): z})
-    level = next(scheme_named("branching")(task))
+    level = next(find_scheme("branching")(task))
     eps = task.noise("midpoint", FrameKey(0, Fraction(1, 2)))
     expected = level.start.alpha * z + level.start.sigma * eps
     assert torch.allclose(level.blend(Sample(FrameKey(0, Fraction(1, 2)))), expected, atol=1e-6)
 
 
 def test_candidates_have_noise_of_their_own() -> None:
-    level = next(scheme_named("branching")(toy(3)))
+    level = next(find_scheme("branching")(toy(3)))
     key = FrameKey(0, Fraction(1, 2))
     assert not torch.allclose(level.blend(Sample(key, 0)), level.blend(Sample(key, 1)), atol=0.1)
 
@@ -263,7 +263,7 @@ def test_the_chosen_latent_is_the_next_levels_parent() -> None:
     key = FrameKey(0, Fraction(1, 2))
     blends = []
     for chosen in (torch.ones(SHAPE), -torch.ones(SHAPE)):
-        scheme = scheme_named("branching")(toy(5))
+        scheme = find_scheme("branching")(toy(5))
         assert list(next(scheme).parents) == [key]
         second = scheme.send({key: chosen})
         assert second.parents == {
@@ -277,7 +277,7 @@ def test_the_chosen_latent_is_the_next_levels_parent() -> None:
 def test_midpoints_of_other_noise_make_a_level_of_their_own() -> None:
     """A frame that is made again with its own noise level is denoised apart, from the same parents."""
     own = FrameKey(0, Fraction(3, 4))
-    scheme = scheme_named("branching")(toy(5, noise_of=lambda m: 0.7 if m.key == own else m.noise))
+    scheme = find_scheme("branching")(toy(5, noise_of=lambda m: 0.7 if m.key == own else m.noise))
     middle = next(scheme)
     first = scheme.send({key: torch.ones(SHAPE) for key in middle.parents})
     second = scheme.send({key: torch.ones(SHAPE) for key in first.parents})
@@ -293,15 +293,15 @@ def test_bias_of_a_tenth_makes_a_half_to_four_tenths(left: Any, right: Any, weig
     keys = [FrameKey.at(Fraction(place)) for place in (left, right)]
     middle = FrameKey.at((keys[0].place + keys[1].place) / 2)
     midpoint = Midpoint(middle, keys[0], keys[1], Fraction(1, 2), 0, 0.5)
-    assert biased(midpoint, 0.1) == pytest.approx(weight)
-    assert biased(midpoint, 0.0) == 0.5
+    assert bias_weight(midpoint, 0.1) == pytest.approx(weight)
+    assert bias_weight(midpoint, 0.0) == 0.5
 
 
 def test_bias_keeps_the_order_of_frames_next_to_one_keyframe() -> None:
     """A level that splits by four: three midpoints have the keyframe as a parent, none of them reaches it."""
     ends = FrameKey(0), FrameKey(0, Fraction(1, 4))
     weights = [Fraction(i, 4) for i in (1, 2, 3)]
-    found = [biased(Midpoint(FrameKey(0, w / 4), *ends, w, 1, 0.5), 0.4) for w in weights]
+    found = [bias_weight(Midpoint(FrameKey(0, w / 4), *ends, w, 1, 0.5), 0.4) for w in weights]
     assert found == pytest.approx([0.05, 0.1, 0.15])
 
 
@@ -309,7 +309,7 @@ def test_bias_reaches_the_latents() -> None:
     """The quarter is the blend at 0.4 of its diffused parents, the three quarters the one at 0.6."""
     middle = torch.randn(SHAPE, generator=torch.Generator().manual_seed(7))
     task = toy(5, bias=0.1)
-    scheme = scheme_named("branching")(task)
+    scheme = find_scheme("branching")(task)
     next(scheme)
     second = scheme.send({FrameKey(0, Fraction(1, 2)): middle})
     for place, ends, weight in (
@@ -326,7 +326,7 @@ def test_bias_reaches_the_latents() -> None:
 @pytest.mark.parametrize("num_frames", [3, 4, 6, 20])
 def test_every_scheme_makes_every_frame_once(name: str, num_frames: int) -> None:
     task = toy(num_frames, {FrameKey(i): torch.full(SHAPE, 0.1 + i) for i in range(3)})
-    scheme = scheme_named(name)(task)
+    scheme = find_scheme(name)(task)
     made: list[FrameKey] = []
     level = next(scheme, None)
     while level is not None:
@@ -341,13 +341,13 @@ def test_every_scheme_makes_every_frame_once(name: str, num_frames: int) -> None
 
 def test_unknown_schemes_and_trees_are_refused() -> None:
     with pytest.raises(SegueError, match="unknown scheme 'morph'; choose from branching, interpolate,"):
-        scheme_named("morph")
+        find_scheme("morph")
     grown = GrownTree((UniformTree(1, 3, (0.5,)), UniformTree(1, 5, (0.5, 0.4))))
     with pytest.raises(SegueError, match="only the scheme branching"):
-        next(scheme_named("interpolate")(Task({}, grown, point, named, blend)))
+        next(find_scheme("interpolate")(Task({}, grown, point, named_noise, blend)))
 
 
-def named(purpose: str, key: FrameKey, candidate: int = 0, step: int = 0) -> Tensor:
+def named_noise(purpose: str, key: FrameKey, candidate: int = 0, step: int = 0) -> Tensor:
     return Noise(SEED)(purpose, key, candidate=candidate, step=step, shape=SHAPE)
 
 
@@ -357,7 +357,7 @@ def point(f: float) -> NoisePoint:
 
 def toy(num_frames: int, keyframes: dict[FrameKey, Tensor] | None = None, **others: Any) -> Task:
     """A task on made-up latents and a made-up schedule."""
-    drawn = {FrameKey(i): named("keyframe", FrameKey(i)) for i in range(2)}
+    drawn = {FrameKey(i): named_noise("keyframe", FrameKey(i)) for i in range(2)}
     given = drawn if keyframes is None else keyframes
     levels = noise_levels(UniformTree.depth(num_frames), 0.3, 0.55)
-    return Task(given, UniformTree(len(given) - 1, num_frames, levels), point, named, blend, **others)
+    return Task(given, UniformTree(len(given) - 1, num_frames, levels), point, named_noise, blend, **others)

@@ -7,18 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from shapes import QUICK, interpolator, picture
-from tiny import batch_sizes, tiny_controlnet, tiny_pipe
+from shapes import QUICK, picture, tiny_interpolator
+from tiny import batch_sizes, text_conditioning, tiny_controlnet, tiny_pipe
 from torch import Tensor
 
 from segue import machine
 from segue.engine.interpolator import Interpolator
 from segue.machine import allowed_cpus, limit_threads
-from segue.models import loading, stable_diffusion
+from segue.method.conditioning import Conditioning, Control
+from segue.models import loading, unet
 from segue.models.backbone import Sampling
-from segue.models.conditioning import Control, TextConditioning
 from segue.models.stable_diffusion import StableDiffusion
-from segue.settings.kinds import MorphSettings, checked
+from segue.settings.kinds import MorphSettings, parse_settings
 
 SAMPLING = Sampling(num_inference_steps=16, guidance_scale=6.0)
 
@@ -33,62 +33,62 @@ def backbone() -> StableDiffusion:
 
 
 @pytest.fixture(scope="module")
-def words(backbone: StableDiffusion) -> TextConditioning:
+def words(backbone: StableDiffusion) -> Conditioning:
     return backbone.embed(["a cat", "a tiger"], ["blurry", ""])
 
 
 # Guidance over a share of the leg.
 
 
-def denoised(backbone: StableDiffusion, words: TextConditioning, **options: Any) -> tuple[Tensor, list[int]]:
+def denoise(backbone: StableDiffusion, words: Conditioning, **options: Any) -> tuple[Tensor, list[int]]:
     sampling = Sampling(**{**vars(SAMPLING), **options})
     with batch_sizes(backbone.pipe.unet) as seen:
         return backbone.denoise(randn(2, 4, 4, 4), words, backbone.point(0.5), sampling=sampling), seen
 
 
-def test_guidance_over_all_of_the_leg_is_the_default(backbone: StableDiffusion, words: TextConditioning) -> None:
-    plain, calls = denoised(backbone, words)
-    full, same = denoised(backbone, words, guidance_start=0.0, guidance_end=1.0)
+def test_guidance_over_all_of_the_leg_is_the_default(backbone: StableDiffusion, words: Conditioning) -> None:
+    plain, calls = denoise(backbone, words)
+    full, same = denoise(backbone, words, guidance_start=0.0, guidance_end=1.0)
     assert torch.equal(plain, full)
     assert calls == same == [4] * 9
 
 
-def test_guidance_over_nothing_is_no_guidance(backbone: StableDiffusion, words: TextConditioning) -> None:
-    without, calls = denoised(backbone, words, guidance_scale=1.0)
-    nowhere, same = denoised(backbone, words, guidance_start=0.0, guidance_end=0.0)
+def test_guidance_over_nothing_is_no_guidance(backbone: StableDiffusion, words: Conditioning) -> None:
+    without, calls = denoise(backbone, words, guidance_scale=1.0)
+    nowhere, same = denoise(backbone, words, guidance_start=0.0, guidance_end=0.0)
     assert torch.equal(without, nowhere)
     assert calls == same == [2] * 9
 
 
-def test_only_steps_inside_are_guided(backbone: StableDiffusion, words: TextConditioning) -> None:
-    z, calls = denoised(backbone, words, guidance_start=0.3, guidance_end=0.7)
+def test_only_steps_inside_are_guided(backbone: StableDiffusion, words: Conditioning) -> None:
+    z, calls = denoise(backbone, words, guidance_start=0.3, guidance_end=0.7)
     assert calls == [2, 2, 2, 4, 4, 4, 2, 2, 2]
-    assert not torch.allclose(z, denoised(backbone, words)[0], atol=1e-3)
-    late, _ = denoised(backbone, words, guidance_start=0.5)
-    early, _ = denoised(backbone, words, guidance_end=0.5)
+    assert not torch.allclose(z, denoise(backbone, words)[0], atol=1e-3)
+    late, _ = denoise(backbone, words, guidance_start=0.5)
+    early, _ = denoise(backbone, words, guidance_end=0.5)
     assert not torch.allclose(late, early, atol=1e-3)
 
 
-def test_unguided_steps_keep_their_controls(words: TextConditioning) -> None:
+def test_unguided_steps_keep_their_controls(words: Conditioning) -> None:
     pipe = tiny_pipe()
     backbone = StableDiffusion(pipe, tiny_controlnet(pipe))
     control = Control(torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1)), torch.tensor([1.0, 0.5]))
-    controlled = TextConditioning(words.prompt, words.negative, (control,))
-    nowhere, _ = denoised(backbone, controlled, guidance_end=0.0)
-    without, _ = denoised(backbone, controlled, guidance_scale=1.0)
+    controlled = text_conditioning(words.text, words.negative_text, (control,))
+    nowhere, _ = denoise(backbone, controlled, guidance_end=0.0)
+    without, _ = denoise(backbone, controlled, guidance_scale=1.0)
     assert torch.equal(nowhere, without)
-    assert not torch.allclose(nowhere, denoised(backbone, words, guidance_end=0.0)[0], atol=1e-3)
+    assert not torch.allclose(nowhere, denoise(backbone, words, guidance_end=0.0)[0], atol=1e-3)
 
 
 def test_the_settings_reach_the_sampling(tmp_path: Path) -> None:
-    unet: Any = interpolator().backbone.pipe.unet  # type: ignore[attr-defined]
+    unet: Any = tiny_interpolator().backbone.pipe.unet  # type: ignore[attr-defined]
     with batch_sizes(unet) as seen:
-        interpolator()(
+        tiny_interpolator()(
             picture(0), picture(1), output=tmp_path / "a", guidance_end=0.0, align=False, detail=0.0, **QUICK
         )
     assert set(seen) == {1, 2}  # the levels' frames, no second branch
     with pytest.raises(Exception, match=r"guidance_start \(0.6\) lies behind guidance_end \(0.4\)"):
-        checked(MorphSettings, {"guidance_start": 0.6, "guidance_end": 0.4})
+        parse_settings(MorphSettings, {"guidance_start": 0.6, "guidance_end": 0.4})
 
 
 # Tiles.
@@ -105,7 +105,7 @@ def test_large_images_are_coded_in_tiles(monkeypatch: pytest.MonkeyPatch) -> Non
     backbone.decode(backbone.encode(image))
     assert tiled == [False, False]
     tiled.clear()
-    monkeypatch.setattr(stable_diffusion, "TILED_PIXELS", 128 * 128 - 1)
+    monkeypatch.setattr(unet, "TILED_PIXELS", 128 * 128 - 1)
     backbone.decode(backbone.encode(image))
     assert len(tiled) > 8
     assert all(tiled)
@@ -119,11 +119,11 @@ def test_the_batch_follows_from_the_free_memory(monkeypatch: pytest.MonkeyPatch)
     pipe = tiny_pipe()
     backbone = StableDiffusion(pipe)
     free = [1e12]
-    monkeypatch.setattr(stable_diffusion, "free_memory", lambda _device: free[0])
+    monkeypatch.setattr(unet, "free_memory", lambda _device: free[0])
     assert backbone.frames_at_once((256, 256)) == 16  # a million pixels
     assert backbone.frames_at_once((512, 512)) == 4
     assert backbone.frames_at_once((2048, 2048)) == 1
-    one = 2 * 256 * 256 * stable_diffusion.BYTES_PER_PIXEL * 32 / stable_diffusion.WIDTH
+    one = 2 * 256 * 256 * unet.BYTES_PER_PIXEL * 32 / unet.WIDTH
     for free[0], frames in ((5 * one / 0.69, 4), (4 * one / 0.71, 2), (0.1 * one, 1)):
         assert backbone.frames_at_once((256, 256)) == frames
     pipe.unet.to(torch.bfloat16)
@@ -135,17 +135,17 @@ def test_the_batch_follows_from_the_free_memory(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_finished_film_embeds_no_words(tmp_path: Path) -> None:
-    pipe: Any = interpolator().backbone.pipe  # type: ignore[attr-defined]
+    pipe: Any = tiny_interpolator().backbone.pipe  # type: ignore[attr-defined]
     calls: list[int] = []
     handles = [
         network.register_forward_pre_hook(lambda *_arguments, **_options: calls.append(1), with_kwargs=True)
         for network in (pipe.text_encoder, pipe.unet)
     ]
     try:
-        interpolator()(picture(0), picture(1), output=tmp_path / "a", **QUICK)
+        tiny_interpolator()(picture(0), picture(1), output=tmp_path / "a", **QUICK)
         assert calls
         calls.clear()
-        morph = interpolator()(picture(0), picture(1), output=tmp_path / "a", **QUICK)
+        morph = tiny_interpolator()(picture(0), picture(1), output=tmp_path / "a", **QUICK)
     finally:
         for handle in handles:
             handle.remove()
@@ -154,16 +154,16 @@ def test_a_finished_film_embeds_no_words(tmp_path: Path) -> None:
 
 
 def test_a_run_that_is_older_than_a_setting_is_continued(tmp_path: Path) -> None:
-    interpolator()(picture(0), picture(1), output=tmp_path / "a", **QUICK)
+    tiny_interpolator()(picture(0), picture(1), output=tmp_path / "a", **QUICK)
     file = tmp_path / "a" / "run.json"
     data = json.loads(file.read_text())
     del data["settings"]["guidance_start"]
     file.write_text(json.dumps(data))
-    with batch_sizes(interpolator().backbone.pipe.unet) as seen:  # type: ignore[attr-defined]
-        interpolator()(picture(0), picture(1), output=tmp_path / "a", **QUICK)
+    with batch_sizes(tiny_interpolator().backbone.pipe.unet) as seen:  # type: ignore[attr-defined]
+        tiny_interpolator()(picture(0), picture(1), output=tmp_path / "a", **QUICK)
     assert not seen
     with pytest.raises(Exception, match=r"guidance_start: 0.0, now 0.5"):
-        interpolator()(picture(0), picture(1), output=tmp_path / "a", **{**QUICK, "guidance_start": 0.5})
+        tiny_interpolator()(picture(0), picture(1), output=tmp_path / "a", **{**QUICK, "guidance_start": 0.5})
 
 
 # Low memory.
@@ -182,14 +182,14 @@ def test_low_memory_gives_equal_frames(saved: Path, tmp_path: Path) -> None:
         Interpolator.from_pretrained(saved, dtype="float32", device="cpu", low_memory=spare) for spare in (False, True)
     )
     films = [
-        segue(picture(0), picture(1), output=tmp_path / name, **QUICK)
-        for name, segue in zip("ab", (plain, low), strict=True)
+        interpolator(picture(0), picture(1), output=tmp_path / name, **QUICK)
+        for name, interpolator in zip("ab", (plain, low), strict=True)
     ]
     for a, b in zip(*(film.frames for film in films), strict=True):
         assert abs(np.asarray(a, int) - np.asarray(b, int)).max() <= 1
     sizes = [json.loads((tmp_path / name / "run.json").read_text())["batch_size"] for name in "ab"]
     assert sizes == [16, 1]
-    vaes: list[Any] = [segue.backbone.pipe.vae for segue in (plain, low)]  # type: ignore[attr-defined]
+    vaes: list[Any] = [interpolator.backbone.pipe.vae for interpolator in (plain, low)]  # type: ignore[attr-defined]
     assert [(vae.use_slicing, vae.use_tiling) for vae in vaes] == [(False, False), (True, True)]
 
 

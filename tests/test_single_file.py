@@ -23,7 +23,7 @@ from segue import Interpolator
 from segue.cli.app import run
 from segue.errors import SegueError
 from segue.models import header, loading, single_file
-from segue.models.fingerprint import fingerprint
+from segue.models.families import backbone_of
 from segue.models.header import Family, Prediction, check_file, family_of, prediction_of, read_header
 from segue.models.single_file import CONFIGS, clip_tokenizer, config_of
 
@@ -71,6 +71,10 @@ def state(pipe: Any) -> Weights:
     return {f"{name}.{key}": value for name, network in networks.items() for key, value in network.state_dict().items()}
 
 
+def fingerprint(pipe: Any) -> str:
+    return backbone_of(pipe).fingerprint()
+
+
 def refused(path: Path) -> str:
     with pytest.raises(SegueError) as caught:
         check_file(path, str(path))
@@ -91,7 +95,7 @@ def file_of(path: Path, weights: Weights, **notes: str) -> Path:
 FORMS = ("sharded", "fp16", "bf16", "file.safetensors", "fp16.safetensors", "bf16.safetensors")
 
 
-@pytest.mark.parametrize("family", ["v1", "v2"])
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.usefixtures("tiny_configs")
 def test_each_form_gives_the_same_film_and_fingerprint(forms: Path, tmp_path: Path, family: str) -> None:
     found = {}

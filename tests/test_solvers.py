@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -9,18 +10,20 @@ from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     HeunDiscreteScheduler,
     LCMScheduler,
     PNDMScheduler,
+    UniPCMultistepScheduler,
 )
 from torch import Tensor
 
-from segue.errors import SegueError
+from segue.errors import Notice, SegueError, hearing
 from segue.method.diffusion import CLEAN, NoisePoint
 from segue.models.backbone import Sampling
-from segue.models.solvers import SOLVERS, Leg, Schedule, grid
+from segue.models.solvers import SOLVERS, Leg, Schedule, grid, warn_of_solver
 from segue.settings.kinds import SOLVERS as NAMES
 
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -185,7 +188,7 @@ def test_a_pipes_scheduler_draws_the_named_noise_of_each_sample(own: type) -> No
     start = s.point(0.55)
     noises = [torch.randn(U.shape, generator=torch.Generator().manual_seed(i)) for i in range(20)]
 
-    def made(i: slice, seed: int) -> Tensor:
+    def make(i: slice, seed: int) -> Tensor:
         torch.manual_seed(seed)
         state = torch.get_rng_state()
         leg = Leg(s, start, CLEAN, sampling("pipe", 10), scheduler)
@@ -193,23 +196,50 @@ def test_a_pipes_scheduler_draws_the_named_noise_of_each_sample(own: type) -> No
         assert torch.equal(torch.get_rng_state(), state)
         return z
 
-    both = made(slice(0, 2), 0)
-    assert torch.equal(both, torch.cat([made(slice(0, 1), 1), made(slice(1, 2), 2)]))
+    both = make(slice(0, 2), 0)
+    assert torch.equal(both, torch.cat([make(slice(0, 1), 1), make(slice(1, 2), 2)]))
     noises.reverse()
-    assert not torch.allclose(made(slice(0, 2), 0), both, atol=0.01)
+    assert not torch.allclose(make(slice(0, 2), 0), both, atol=0.01)
 
 
 def test_a_scheduler_that_cannot_start_at_a_noise_point_is_named() -> None:
     s = schedule()
     for scheduler in (
-        PNDMScheduler(**SD),
-        DDIMScheduler(**SD),
-        EulerDiscreteScheduler(**SD, use_karras_sigmas=True),
+        UniPCMultistepScheduler(**SD),
+        EulerAncestralDiscreteScheduler(**SD),
         EulerDiscreteScheduler(**SD, interpolation_type="log_linear"),
     ):
         with pytest.raises(SegueError, match=rf"{type(scheduler).__name__}.* noise point") as caught:
             Leg(s, s.point(0.5), CLEAN, sampling("pipe", 10), scheduler)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("own", "solver"),
+    [
+        (DDIMScheduler(**SD), "ddim"),
+        (PNDMScheduler(**SD, skip_prk_steps=True), "dpm++"),
+        (EulerDiscreteScheduler(**SD, use_karras_sigmas=True), "euler"),
+        (DPMSolverMultistepScheduler(**SD, use_karras_sigmas=True), "dpm++"),
+        (DPMSolverMultistepScheduler(**SD, use_lu_lambdas=True, final_sigmas_type="zero"), "dpm++"),
+    ],
+)
+@pytest.mark.parametrize("f_stop", [None, 0.2])
+def test_a_pipes_scheduler_is_driven_from_a_noise_point_and_what_is_not_its_own_is_told(
+    own: Any, solver: str, f_stop: float | None
+) -> None:
+    """One that takes no timesteps by the solver that stands in for it; another's own spacing is left out."""
+    s, network = schedule(), gaussian("epsilon")
+    start, stop = s.point(0.55), CLEAN if f_stop is None else s.point(f_stop)
+    ours = run(Leg(s, start, stop, sampling(solver, 12)), marginal(start), network, s)
+    driven = run(Leg(s, start, stop, sampling("pipe", 12), own), marginal(start), network, s)
+    assert torch.allclose(driven, ours, atol=1e-5)
+    told: list[Notice] = []
+    with hearing(told.append):
+        warn_of_solver(sampling("pipe", 12), own)
+        warn_of_solver(sampling(solver, 12), own)
+    assert len(told) == 1
+    assert told[0].text.startswith(f"the pipe's {type(own).__name__} ")
 
 
 def test_wrong_solver_eta_and_schedule_are_named() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from colours import DISC, GREY, assert_right, bt709, disc, png, power, written
+from colours import DISC, GREY, assert_right, bt709, disc, png, power, write
 from notices import SegueWarning
 from PIL import Image, ImageCms
 from test_pictures import profile
@@ -44,7 +44,7 @@ def grey_profile(gamma: float) -> bytes:
     return struct.pack(">I", len(whole)) + whole[4:]
 
 
-def coded(primaries: int, transfer: int, is_full: int = 1) -> tuple[bytes, bytes]:
+def code(primaries: int, transfer: int, is_full: int = 1) -> tuple[bytes, bytes]:
     return b"cICP", bytes((primaries, transfer, 0, is_full))
 
 
@@ -61,7 +61,7 @@ def test_grey_through_its_profile(name: str) -> None:
 
 
 def test_grey_of_every_depth_through_a_profile(tmp_path: Path) -> None:
-    value, icc = written((GREY,) * 3, curve=power(1.0))[0], grey_profile(1.0)
+    value, icc = write((GREY,) * 3, curve=power(1.0))[0], grey_profile(1.0)
     deep = np.full((8, 8), round(65535 * value), np.uint16)
     whole = np.full((8, 8), round(255 * value), np.uint8)
     (tmp_path / "la16.png").write_bytes(png(np.dstack([deep, np.full_like(deep, 65535)]), iccp(icc), bits=16))
@@ -145,7 +145,7 @@ def test_an_unusable_profile_is_told_and_not_kept(case: Path, reason: str) -> No
 )
 def test_code_points_of_a_png(tmp_path: Path, points: tuple[int, int], space: str, curve: Any) -> None:
     pixels = disc(space, curve) if curve else disc(space)
-    (tmp_path / "a.png").write_bytes(png(pixels, coded(*points)))
+    (tmp_path / "a.png").write_bytes(png(pixels, code(*points)))
     assert_right(load(tmp_path / "a.png"))
     with Image.open(tmp_path / "a.png") as opened:  # also of a picture that a program opened itself
         assert_right(load(opened))
@@ -155,14 +155,14 @@ def test_code_points_of_a_png(tmp_path: Path, points: tuple[int, int], space: st
 
 def test_code_points_of_narrow_range(tmp_path: Path) -> None:
     narrow = np.rint(16 + 219 / 255 * disc("p3").astype(float)).astype(np.uint8)
-    (tmp_path / "a.png").write_bytes(png(narrow, coded(12, 13, 0)))
+    (tmp_path / "a.png").write_bytes(png(narrow, code(12, 13, 0)))
     assert_right(load(tmp_path / "a.png"))
 
 
 def test_code_points_go_before_a_profile_and_srgb_before_gamma(tmp_path: Path) -> None:
     wrong = profile(SRGB_AT_D50, 1.0)
-    (tmp_path / "a.png").write_bytes(png(disc("p3"), coded(12, 13), iccp(wrong)))
-    (tmp_path / "b.png").write_bytes(png(disc("p3"), coded(12, 13), (b"sRGB", b"\0"), gama(1.0)))
+    (tmp_path / "a.png").write_bytes(png(disc("p3"), code(12, 13), iccp(wrong)))
+    (tmp_path / "b.png").write_bytes(png(disc("p3"), code(12, 13), (b"sRGB", b"\0"), gama(1.0)))
     (tmp_path / "c.png").write_bytes(png(disc(), (b"sRGB", b"\0"), gama(1.0), chrm(*CHRM)))
     (tmp_path / "d.png").write_bytes(png(disc(curve=power(1.0)), iccp(wrong), gama(0.45455)))
     for name in "abcd":
@@ -170,7 +170,7 @@ def test_code_points_go_before_a_profile_and_srgb_before_gamma(tmp_path: Path) -
 
 
 def test_unknown_code_points_are_told(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(png(disc(), coded(1, 99)))
+    (tmp_path / "a.png").write_bytes(png(disc(), code(1, 99)))
     with pytest.warns(SegueWarning, match=r"a\.png: its colour profile .*code points 1 and 99 are not known"):
         assert_right(load(tmp_path / "a.png"))
 
@@ -181,7 +181,7 @@ HDR = {16: "PQ (SMPTE ST 2084)", 18: "HLG (ARIB STD-B67)"}
 @pytest.mark.parametrize("transfer", [16, 18])
 def test_hdr_is_refused_by_name(tmp_path: Path, transfer: int) -> None:
     paths = [tmp_path / name for name in ("a.png", "a.avif", "icc.png")]
-    paths[0].write_bytes(png(disc(), coded(9, transfer)))
+    paths[0].write_bytes(png(disc(), code(9, transfer)))
     paths[1].write_bytes(avif(disc(), 9, transfer))
     own = bytearray(profile(SRGB_AT_D50, 1.0))  # a profile that says so in a tag, in place of its description
     place = own.index(b"desc")
@@ -237,7 +237,7 @@ def test_gamma_and_primaries_of_a_png(tmp_path: Path, chunks: Any, space: str, c
 
 
 def test_gamma_of_a_grey_png(tmp_path: Path) -> None:
-    value = written((GREY,) * 3, curve=power(1.0))[0]
+    value = write((GREY,) * 3, curve=power(1.0))[0]
     (tmp_path / "8.png").write_bytes(png(np.full((8, 8), round(255 * value), np.uint8), gama(1.0)))
     deep = np.full((8, 8), round(65535 * value), np.uint16)
     (tmp_path / "16.png").write_bytes(png(deep, gama(1.0), bits=16))

@@ -117,7 +117,7 @@ def test_every_setting_has_a_control_with_its_name_and_help() -> None:
 
 
 def test_controls_give_the_settings_back() -> None:
-    from segue.settings.kinds import checked
+    from segue.settings.kinds import parse_settings
 
     settings = MorphSettings(
         noise=(0.2, 0.6123456789),
@@ -129,7 +129,9 @@ def test_controls_give_the_settings_back() -> None:
     )
     values = as_json(settings)
     found = {name: read(name, shown(name, values[name])) for name in controls()}
-    assert checked(MorphSettings, {name: value for name, value in found.items() if value is not None}) == settings
+    assert (
+        parse_settings(MorphSettings, {name: value for name, value in found.items() if value is not None}) == settings
+    )
     assert read("prompt_at", "1/2 = a fox") == {0.5: "a fox"}
     with pytest.raises(SegueError, match=r"noise: input should be a valid number.*not 'a'"):
         MorphSettings(noise=read("noise", "a lot"))
@@ -139,13 +141,13 @@ def test_controls_give_the_settings_back() -> None:
 
 
 def test_the_command_line_names_what_differs() -> None:
-    from segue.settings.kinds import FilmSettings, checked
+    from segue.settings.kinds import FilmSettings, parse_settings
     from segue.settings.presets import POCKET
 
     line = command_line(
         ["a b.png", "c.png"],
         "f.mp4",
-        checked(MorphSettings, {**POCKET, "noise": (0.2, 0.6), "loop": True, "seed": 3}),
+        parse_settings(MorphSettings, {**POCKET, "noise": (0.2, 0.6), "loop": True, "seed": 3}),
         FilmSettings(fps=30),
         {"name": "pocket", "dtype": "float32"},
     )

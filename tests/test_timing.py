@@ -3,7 +3,17 @@ from fractions import Fraction
 import pytest
 
 from segue.errors import SegueError
-from segue.method.timing import EASINGS, Bezier, Tick, at_rate, easing_named, frame_rate, moments, on_screen, timeline
+from segue.method.timing import (
+    EASINGS,
+    Bezier,
+    Tick,
+    frame_rate,
+    moments,
+    parse_easing,
+    screen_times,
+    timeline,
+    way_at_rate,
+)
 
 
 def test_an_even_film_is_as_far_as_the_time_has_gone() -> None:
@@ -28,7 +38,7 @@ FLAGS = [True, False, True, False, True]
 
 
 def test_a_frame_is_on_screen_for_its_hold_and_half_of_the_ways_beside_it() -> None:
-    shown = on_screen(timeline(FLAGS, [0.1] * 4, 0.5))
+    shown = screen_times(timeline(FLAGS, [0.1] * 4, 0.5))
     assert [number for number, _ in shown] == [0, 1, 2, 3, 4]
     assert [seconds for _, seconds in shown] == pytest.approx([0.55, 0.1, 0.6, 0.1, 0.55])
     with pytest.raises(ValueError):
@@ -36,22 +46,22 @@ def test_a_frame_is_on_screen_for_its_hold_and_half_of_the_ways_beside_it() -> N
 
 
 def test_a_boomerang_turns_at_its_ends() -> None:
-    shown = on_screen(timeline(FLAGS, [0.1] * 4, 0.5, boomerang=True))
+    shown = screen_times(timeline(FLAGS, [0.1] * 4, 0.5, boomerang=True))
     assert [number for number, _ in shown] == [0, 1, 2, 3, 4, 3, 2, 1]
     assert [seconds for _, seconds in shown] == pytest.approx([0.6, 0.1] * 4)
-    eased = on_screen(timeline(FLAGS, [1.5, 0.5, 0.5, 1.5], 0, boomerang=True))
+    eased = screen_times(timeline(FLAGS, [1.5, 0.5, 0.5, 1.5], 0, boomerang=True))
     # It comes to a turning point as slowly as it leaves it.
     assert [seconds for _, seconds in eased] == pytest.approx([1.5, 1.0, 0.5, 1.0, 1.5, 1.0, 0.5, 1.0])
 
 
 def test_a_closed_film_has_no_ends() -> None:
-    shown = on_screen(timeline([True, False, True, False], [1.5, 0.5, 1.5, 0.5], 0, closed=True))
+    shown = screen_times(timeline([True, False, True, False], [1.5, 0.5, 1.5, 0.5], 0, closed=True))
     assert [seconds for _, seconds in shown] == pytest.approx([1.0] * 4)
     assert timeline([True, False], [1.0, 3.0], 0, closed=True)[-1].way == 3.0
 
 
 def test_ticks_say_where_between_two_frames_they_are() -> None:
-    way = at_rate(timeline([True, False, True], [0.4, 0.2], 0.2), [True, False, True], Fraction(10))
+    way = way_at_rate(timeline([True, False, True], [0.4, 0.2], 0.2), [True, False, True], Fraction(10))
     assert way.ticks() == [
         *[Tick(0, 0, 0.0)] * 3,
         *[Tick(0, 1, share) for share in (0.25, 0.5, 0.75)],
@@ -68,19 +78,19 @@ def test_ticks_say_where_between_two_frames_they_are() -> None:
 @pytest.mark.parametrize("hold", [0.0, 0.01, 0.26])
 def test_keyframes_are_on_the_nearest_tick(fps: Fraction, gap: float, hold: float) -> None:
     shown = timeline(FLAGS, [gap / 2] * 4, hold)
-    ticks = at_rate(shown, FLAGS, Fraction(fps)).ticks()
+    ticks = way_at_rate(shown, FLAGS, Fraction(fps)).ticks()
     assert len(ticks) == pytest.approx((3 * hold + 2 * gap) * fps, abs=1)
     exact = [k for k, tick in enumerate(ticks) if tick == Tick(2, 2, 0.0)]
     assert exact[0] == pytest.approx((hold + gap) * fps, abs=0.5)
     assert ticks[0] == Tick(0, 0, 0.0)
     assert ticks[-1] == Tick(4, 4, 0.0)
-    closed = at_rate(timeline(FLAGS, [gap / 2] * 5, hold, closed=True), FLAGS, Fraction(fps))
+    closed = way_at_rate(timeline(FLAGS, [gap / 2] * 5, hold, closed=True), FLAGS, Fraction(fps))
     assert closed.length == pytest.approx((3 * hold + 2.5 * gap) * fps, abs=0.5)
 
 
 def test_a_film_that_goes_round_shows_its_first_frame_once() -> None:
     flags = [True, False]
-    way = at_rate(timeline(flags, [0.3, 0.3], 0.2, closed=True), flags, Fraction(20))
+    way = way_at_rate(timeline(flags, [0.3, 0.3], 0.2, closed=True), flags, Fraction(20))
     assert [(tick.left, count) for tick, count in way.runs(mixes=False)] == [(0, 10), (1, 6)]
     assert way.length == 16
 
@@ -104,5 +114,5 @@ def test_a_bezier_curve_is_inverted() -> None:
 @pytest.mark.parametrize("text", ["bounce", "1,2,3", "0.4,0,1.5,1", "a,b,c,d"])
 def test_a_wrong_easing_is_named(text: str) -> None:
     with pytest.raises(SegueError, match="easing"):
-        easing_named(text)
-    assert easing_named("0.42,0,0.58,1") == EASINGS["ease-in-out"]
+        parse_easing(text)
+    assert parse_easing("0.42,0,0.58,1") == EASINGS["ease-in-out"]

@@ -77,7 +77,7 @@ def test_averaged_weights_are_applied_and_taken_back(loop: ModuleType) -> None:
     with torch.no_grad():
         network.weight.add_(1)
     ema.update(network)  # The first memory is 2 / 11.
-    with ema.applied(network):
+    with ema.applying(network):
         assert torch.allclose(network.weight, own + 9 / 11)
     assert torch.allclose(network.weight, own + 1)
 
@@ -105,7 +105,7 @@ def test_random_pictures_keep_what_they_should(loop: ModuleType) -> None:
     assert (inked[:, 3] <= 1 + 1e-6).all()
     behind = augment.backgrounds(400, 8, random, white=0.4)
     assert 0.3 < (behind == 1).all((1, 2, 3)).float().mean() < 0.5
-    assert torch.allclose(augment.on(torch.zeros(400, 4, 8, 8), behind), behind * 2 - 1)
+    assert torch.allclose(augment.lay_on(torch.zeros(400, 4, 8, 8), behind), behind * 2 - 1)
 
 
 def test_pictures_are_drawn_at_the_size_asked_for(loop: ModuleType, tmp_path: Path) -> None:

@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segue.errors import SegueError
-from segue.method.tree import FrameKey, GrownTree, Midpoint, UniformTree, around, descendants, grows, noise_levels
+from segue.method.tree import (
+    FrameKey,
+    GrownTree,
+    Midpoint,
+    UniformTree,
+    descendants,
+    find_ends,
+    is_growth,
+    noise_levels,
+)
 
 F = Fraction
 
@@ -181,11 +190,11 @@ def test_growth_where_the_gap_is_odd() -> None:
 
 
 def test_which_films_grow() -> None:
-    assert all(grows(9, after) for after in (17, 33, 65))
-    assert not any(grows(9, after) for after in (3, 5, 9, 16, 18, 25))
-    assert grows(4, 10, branching=3)
-    assert not grows(4, 7, branching=3)
-    assert grows(4, 7)
+    assert all(is_growth(9, after) for after in (17, 33, 65))
+    assert not any(is_growth(9, after) for after in (3, 5, 9, 16, 18, 25))
+    assert is_growth(4, 10, branching=3)
+    assert not is_growth(4, 7, branching=3)
+    assert is_growth(4, 7)
 
 
 def test_noise_levels() -> None:
@@ -214,12 +223,12 @@ def test_descendants() -> None:
 
 def test_around() -> None:
     anchors = [F(0), F(1, 2), F(2)]
-    assert around(F(0), anchors) == (0, 0, F(0))
-    assert around(F(1, 4), anchors) == (0, 1, F(1, 2))
-    assert around(F(1, 2), anchors) == (1, 2, F(0))
-    assert around(F(1), anchors) == (1, 2, F(1, 3))
-    assert around(F(2), anchors) == (2, 2, F(0))
-    assert around(F(3), anchors) == (2, 2, F(0))
+    assert find_ends(F(0), anchors) == (0, 0, F(0))
+    assert find_ends(F(1, 4), anchors) == (0, 1, F(1, 2))
+    assert find_ends(F(1, 2), anchors) == (1, 2, F(0))
+    assert find_ends(F(1), anchors) == (1, 2, F(1, 3))
+    assert find_ends(F(2), anchors) == (2, 2, F(0))
+    assert find_ends(F(3), anchors) == (2, 2, F(0))
 
 
 def test_frame_keys() -> None:

@@ -9,31 +9,32 @@ import torch
 from notices import SegueWarning
 from PIL import Image
 from shapes import QUICK, picture
-from tiny import tiny_controlnet, tiny_pipe
+from tiny import text_conditioning, tiny_controlnet, tiny_pipe
 
 import segue.engine.wording
 from segue.engine.dialogue import Progress
 from segue.engine.interpolator import Interpolator
 from segue.errors import Notice, SegueError
+from segue.method.conditioning import Conditioning, Control
 from segue.models.backbone import Sampling
-from segue.models.conditioning import Control, TextConditioning, cut
 from segue.models.stable_diffusion import StableDiffusion
-from segue.settings.kinds import MorphSettings, checked
+from segue.models.unet import cut
+from segue.settings.kinds import MorphSettings, parse_settings
 from segue.words.captions import Caption
 from segue.words.prompts import anchors, prompts
 
 
-def unasked() -> list[str]:
+def refuse_to_ask() -> list[str]:
     raise AssertionError("captions are only looked for where no prompt is given")
 
 
 def test_one_prompt_is_for_all_keyframes() -> None:
-    assert prompts(MorphSettings(prompt=("a cat",)), 3, unasked) == ["a cat"] * 3
-    assert prompts(checked(MorphSettings, {"prompt": "a cat"}), 2, unasked) == ["a cat", "a cat"]
+    assert prompts(MorphSettings(prompt=("a cat",)), 3, refuse_to_ask) == ["a cat"] * 3
+    assert prompts(parse_settings(MorphSettings, {"prompt": "a cat"}), 2, refuse_to_ask) == ["a cat", "a cat"]
 
 
 def test_one_prompt_for_each_keyframe() -> None:
-    assert prompts(MorphSettings(prompt=("a", "b", "c")), 3, unasked) == ["a", "b", "c"]
+    assert prompts(MorphSettings(prompt=("a", "b", "c")), 3, refuse_to_ask) == ["a", "b", "c"]
 
 
 def test_without_a_prompt_captions_are_found() -> None:
@@ -45,16 +46,16 @@ def test_without_a_prompt_captions_are_found() -> None:
 @pytest.mark.parametrize(("given", "count"), [(("a", "b", "c"), 2), (("a", "b"), 3), (("a", "b"), 1)])
 def test_another_number_of_prompts_is_named(given: tuple[str, ...], count: int) -> None:
     with pytest.raises(SegueError, match=f"prompt: {len(given)} prompts for {count} keyframes"):
-        prompts(MorphSettings(prompt=given), count, unasked)
+        prompts(MorphSettings(prompt=given), count, refuse_to_ask)
 
 
 def test_an_empty_prompt_is_named() -> None:
     with pytest.raises(SegueError, match="prompt: an empty text"):
-        checked(MorphSettings, {"prompt": ("a", " ")})
+        parse_settings(MorphSettings, {"prompt": ("a", " ")})
     settings = MorphSettings()
     object.__setattr__(settings, "prompt", ("a", ""))
     with pytest.raises(SegueError, match="prompt 2 is empty"):
-        prompts(settings, 2, unasked)
+        prompts(settings, 2, refuse_to_ask)
 
 
 def places(settings: MorphSettings, count: int) -> list[tuple[object, object]]:
@@ -113,22 +114,20 @@ def test_a_prompt_that_fits_is_left_alone() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for text in ("", "a cat", "  two  spaces ", "x" * 75, "ab " * 37 + "c"):
-            assert cut(tokenizer, text) == (text, "")
+            assert cut(tokenizer, text) == text
 
 
 def test_a_long_prompt_is_cut_between_words_and_what_is_lost_is_shown() -> None:
     tokenizer = tiny_pipe().tokenizer
     text = "abcd  " * 18 + "xyz rest of it"
     with pytest.warns(SegueWarning, match="longer than the 77 tokens of the text encoder; cut off: rest of it$"):
-        kept, lost = cut(tokenizer, text)
-    assert kept == "abcd  " * 18 + "xyz"
-    assert lost == "rest of it"
+        assert cut(tokenizer, text) == "abcd  " * 18 + "xyz"
 
 
 def test_a_word_that_is_too_long_by_itself_is_cut_within() -> None:
     tokenizer = tiny_pipe().tokenizer
     with pytest.warns(SegueWarning, match="cut off: y{5} more$"):
-        assert cut(tokenizer, "x" * 75 + "y" * 5 + " more") == ("x" * 75, "yyyyy more")
+        assert cut(tokenizer, "x" * 75 + "y" * 5 + " more") == "x" * 75
 
 
 def test_what_is_kept_gives_the_encoders_own_tokens() -> None:
@@ -136,13 +135,13 @@ def test_what_is_kept_gives_the_encoders_own_tokens() -> None:
     tokenizer = tiny_pipe().tokenizer
     text = " ".join(f"word{i}" for i in range(40))
     with pytest.warns(SegueWarning):
-        kept, lost = cut(tokenizer, text)
+        kept = cut(tokenizer, text)
     whole = tokenizer(text, truncation=True, max_length=77).input_ids
     part = tokenizer(kept).input_ids
     assert len(part) <= 77
     assert part[:-1] == whole[: len(part) - 1]
-    assert f"{kept} {lost}" == text
-    assert len(tokenizer(f"{kept} {lost.split()[0]}").input_ids) > 77, "the next word did not fit"
+    assert text.startswith(kept)
+    assert len(tokenizer(f"{kept} {text[len(kept) :].split()[0]}").input_ids) > 77, "the next word did not fit"
 
 
 # The words of a film
@@ -221,7 +220,7 @@ def test_captions_that_are_not_sure_enough_are_told_instead(tmp_path: Path, monk
 # Guidance without words
 
 
-def denoised(backbone: StableDiffusion, words: TextConditioning, guidance: float) -> tuple[torch.Tensor, list[int]]:
+def denoise(backbone: StableDiffusion, words: Conditioning, guidance: float) -> tuple[torch.Tensor, list[int]]:
     """Latents denoised in 4 steps, and the batch sizes of the network's calls."""
     sizes: list[int] = []
     z = torch.randn(len(words), 4, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -240,14 +239,14 @@ def test_equal_prompts_are_computed_once_and_guidance_changes_nothing(controlled
     words: Any = backbone.embed(["", "x"], ["", "x"])
     if controlled:
         image = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(2))
-        words = TextConditioning(words.prompt, words.negative, (Control(image, torch.tensor([1.0, 0.5])),))
-    guided, sizes = denoised(backbone, words, 5.0)
+        words = text_conditioning(words.text, words.negative_text, (Control(image, torch.tensor([1.0, 0.5])),))
+    guided, sizes = denoise(backbone, words, 5.0)
     assert set(sizes) == {2}
-    assert torch.equal(guided, denoised(backbone, words, 1.0)[0])
+    assert torch.equal(guided, denoise(backbone, words, 1.0)[0])
     # Both branches, in which one token differs by less than it can change: what was left out is nothing.
-    moved = words.negative.clone()
+    moved = words.negative_text.clone()
     moved[0, -1, 0] += 1e-6
-    both, sizes = denoised(backbone, TextConditioning(words.prompt, moved, words.controls), 5.0)
+    both, sizes = denoise(backbone, text_conditioning(words.text, moved, words.controls), 5.0)
     assert set(sizes) == {4}
     assert torch.allclose(both, guided, atol=1e-4)
 
@@ -255,9 +254,9 @@ def test_equal_prompts_are_computed_once_and_guidance_changes_nothing(controlled
 def test_a_batch_in_which_one_prompt_differs_has_both_branches() -> None:
     backbone = StableDiffusion(tiny_pipe())
     words: Any = backbone.embed(["", "a cat"], ["", ""])
-    mixed, sizes = denoised(backbone, words, 5.0)
+    mixed, sizes = denoise(backbone, words, 5.0)
     assert set(sizes) == {4}
-    alone, sizes = denoised(backbone, words.sample(0), 5.0)
+    alone, sizes = denoise(backbone, words.sample(0), 5.0)
     assert set(sizes) == {1}
     assert torch.allclose(mixed[:1], alone, atol=1e-5)
 
@@ -266,10 +265,10 @@ def test_a_loss_with_guidance_moves_equal_prompts_apart() -> None:
     """Where gradients are recorded both branches are computed: the negative embedding has a gradient of its own."""
     backbone = StableDiffusion(tiny_pipe())
     words: Any = backbone.embed([""], [""])
-    prompt, negative = words.prompt.requires_grad_(), words.negative.requires_grad_()
+    prompt, negative = words.text.requires_grad_(), words.negative_text.requires_grad_()
     z = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     with torch.enable_grad():
-        eps = backbone.predict(z, backbone.point(0.4), TextConditioning(prompt, negative), guidance_scale=3.0)
+        eps = backbone.predict(z, backbone.point(0.4), text_conditioning(prompt, negative), guidance_scale=3.0)
         of_prompt, of_negative = torch.autograd.grad(eps.square().sum(), (prompt, negative))
     assert of_negative.abs().max() > 0
     assert torch.allclose(of_negative, of_prompt * (1 - 3.0) / 3.0, rtol=1e-3, atol=1e-5)

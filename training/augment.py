@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from training.loop import DEVICE
 from training.store import load_array
 
-__all__ = ["Drawings", "backgrounds", "move", "on", "outline", "recolour"]
+__all__ = ["Drawings", "backgrounds", "lay_on", "move", "outline", "recolour"]
 
 
 class Drawings:
@@ -85,6 +85,6 @@ def backgrounds(n: int, size: int, generator: torch.Generator, white: float = 0.
     return F.interpolate(corners, (size, size), mode="bilinear", align_corners=True)
 
 
-def on(rgba: Tensor, background: Tensor) -> Tensor:
+def lay_on(rgba: Tensor, background: Tensor) -> Tensor:
     """Puts drawings on backgrounds; the result (B, 3, H, W) is in [-1, 1]."""
     return (rgba[:, :3] + background * (1 - rgba[:, 3:])).clamp(0, 1) * 2 - 1

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 
-from training.augment import backgrounds, move, on
+from training.augment import backgrounds, lay_on, move
 from training.loop import DEVICE, Course, arguments, autocast, course, generator, train
 from training.store import CACHE, load_array
 
@@ -148,7 +148,7 @@ def picture(rgba: Tensor, random: torch.Generator) -> Tensor:
     n, device = len(rgba), rgba.device
     mix = torch.eye(3, device=device) + 0.12 * torch.randn(n, 3, 3, generator=random, device=device)
     rgba[:, :3] = torch.einsum("nij,njhw->nihw", mix, rgba[:, :3])
-    x = on(rgba, backgrounds(n, SIZE, random, white=0.5))
+    x = lay_on(rgba, backgrounds(n, SIZE, random, white=0.5))
     return (x + 0.03 * torch.randn(x.shape, generator=random, device=device)).clamp(-1, 1)
 
 

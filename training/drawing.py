@@ -181,12 +181,12 @@ def skeleton(who: Character, how: Posture) -> NDArray[np.float64]:
     torso = 1 - who.leg - 2.3 * who.head
     points = np.zeros((18, 2))
 
-    def turned(x: float, y: float, angle: float) -> NDArray[np.float64]:
+    def turn(x: float, y: float, angle: float) -> NDArray[np.float64]:
         return np.array([x * math.cos(angle) - y * math.sin(angle), x * math.sin(angle) + y * math.cos(angle)])
 
     for k, sign in ((0, -1.0), (1, 1.0)):
-        shoulder = turned(sign * who.shoulders, 0.02, how.lean)
-        hip = turned(sign * who.hips, torso, how.lean)
+        shoulder = turn(sign * who.shoulders, 0.02, how.lean)
+        hip = turn(sign * who.hips, torso, how.lean)
         points[2 + 3 * k], points[8 + 3 * k] = shoulder, hip
         for start, length, first, bend, index in (
             (shoulder, who.arm / 2, how.arms[k], how.elbows[k], 3 + 3 * k),
@@ -196,7 +196,7 @@ def skeleton(who: Character, how: Posture) -> NDArray[np.float64]:
             points[index] = middle
             points[index + 1] = middle + length * np.array([sign * math.sin(first + bend), math.cos(first + bend)])
     angle = how.lean + how.tilt
-    centre = turned(0, -1.25 * who.head, angle)
+    centre = turn(0, -1.25 * who.head, angle)
     ears = (0.72, -0.62) if who.kind in FURS else (0.97, 0.05)
     for index, (x, y) in {
         0: (0.35 * how.turn, 0.15),
@@ -205,7 +205,7 @@ def skeleton(who: Character, how: Posture) -> NDArray[np.float64]:
         16: (-ears[0], ears[1]),
         17: (ears[0], ears[1]),
     }.items():
-        points[index] = centre + who.head * turned(x, y, angle)
+        points[index] = centre + who.head * turn(x, y, angle)
     return points
 
 

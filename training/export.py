@@ -17,7 +17,7 @@ from segue.pose.network import KeypointNetwork, save
 from training.clip import SIZE
 from training.controlnet import build_controlnet
 from training.latents import text_tower, trained_clip, trained_vae
-from training.report import on_white
+from training.report import lay_on_white
 from training.store import MODEL, command, load_array, load_checkpoint
 from training.unet import SIGNS, build_unet
 
@@ -164,7 +164,7 @@ def export_captions() -> None:
     sums = torch.zeros_like(texts)
     for start in range(0, len(seen), 256):
         part = seen[start : start + 256]
-        for image, (_, named) in zip(clip.images([on_white(picture) for picture, _ in part]), part, strict=True):
+        for image, (_, named) in zip(clip.images([lay_on_white(picture) for picture, _ in part]), part, strict=True):
             for line in named & place.keys():
                 sums[place[line]] += image
     mixed = TEXT_SHARE * texts + (1 - TEXT_SHARE) * normalize(sums, dim=1)

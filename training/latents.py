@@ -12,7 +12,7 @@ from diffusers import AutoencoderTiny
 from torch import Tensor
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
-from training.augment import Drawings, backgrounds, move, on
+from training.augment import Drawings, backgrounds, lay_on, move
 from training.clip import build_clip, build_tokenizer, tokenise
 from training.composed import build_vae, encode
 from training.loop import DEVICE, autocast, generator
@@ -61,7 +61,7 @@ def encode_all(vae: AutoencoderTiny, drawings: Drawings, rows: list[int], varian
             rgba = move(rgba, (0.8, 1.05), 0.06, 0.08, random)
             behind = backgrounds(len(rgba), rgba.shape[-1], random, white=0.3)
         with autocast():
-            z = encode(vae, on(rgba, behind).contiguous(memory_format=torch.channels_last))
+            z = encode(vae, lay_on(rgba, behind).contiguous(memory_format=torch.channels_last))
         parts.append(z.half().cpu())
     return torch.cat(parts)
 

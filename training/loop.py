@@ -129,7 +129,7 @@ def train(
                 log.row(step=step, seconds=clock(), rate=rate)
             over = clock() >= minutes * 60 or bool(stop)
             if check and check_every and (step % check_every == 0 or over):
-                with ema.applied(network):
+                with ema.applying(network):
                     check()
             if over or time.monotonic() - saved > SAVE_SECONDS:
                 saved = time.monotonic()
@@ -221,7 +221,7 @@ class Ema:
         torch._foreach_lerp_([old for old, _ in floats], [new for _, new in floats], 1 - decay)
 
     @contextmanager
-    def applied(self, module: nn.Module) -> Iterator[None]:
+    def applying(self, module: nn.Module) -> Iterator[None]:
         """The averaged weights in the module, then its own again."""
         own = {name: tensor.clone() for name, tensor in module.state_dict().items()}
         module.load_state_dict(self.weights)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segue.pose.network import KeypointNetwork, heat_maps
-from training.augment import Drawings, backgrounds, on, outline, recolour
+from training.augment import Drawings, backgrounds, lay_on, outline, recolour
 from training.loop import DEVICE, Course, arguments, autocast, course, generator, train
 
 HOW = course(
@@ -57,13 +57,13 @@ class Batches:
         )
         rgba = torch.cat([self.figures[rows], self.icons[empty]])
         points = torch.cat([self.points[rows], torch.zeros(n_empty, 18, 2, device=device)])
-        rgba, points = moved(rgba, points, random)
+        rgba, points = move(rgba, points, random)
         chance = torch.rand(2, HOW.batch, generator=random, device=device)
         for row, share, change in ((0, 0.3, recolour), (1, 0.15, outline)):
             chosen = chance[row] < share
             if chosen.any():
                 rgba[chosen] = change(rgba[chosen], random)
-        x = on(rgba, backgrounds(HOW.batch, rgba.shape[-1], random, white=0.5))
+        x = lay_on(rgba, backgrounds(HOW.batch, rgba.shape[-1], random, white=0.5))
         strength, soft = torch.rand(2, generator=random, device=device)
         x = x + 0.05 * strength * torch.randn(x.shape, generator=random, device=device)
         if soft < 0.3:  # As soft as generated figures are.
@@ -74,7 +74,7 @@ class Batches:
         return x, torch.cat([points, there * inside], 2)
 
 
-def moved(rgba: Tensor, points: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
+def move(rgba: Tensor, points: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
     """Zooms, shifts and turns pictures and keypoints (B, 18, 2) alike, each at random."""
     n, size = len(rgba), rgba.shape[-1]
     draw = torch.rand(4, n, generator=random, device=rgba.device)

@@ -23,8 +23,8 @@ from torch import Tensor
 from segue.evaluate.measures import kernel_distance
 from segue.models.clip import Clip
 from segue.models.features.distances import Array
-from segue.models.features.networks import network_named
-from segue.pose.detect import by_network
+from segue.models.features.networks import load_network
+from segue.pose.detect import network_detector
 from segue.pose.network import load
 from training.controlnet import skeleton
 from training.store import MODEL, ROOT, command, load_array
@@ -67,7 +67,7 @@ def main() -> None:
     for name in ("icons", "figures", "openmoji"):
         note(f"reconstruction of {name}", reconstruction(pipe, clip, held_out(name, RECONSTRUCTED)[0]))
     note("caption recall", recall(clip))
-    note("name of a picture", named(clip))
+    note("name of a picture", naming_rates(clip))
     note("error of v by timestep", losses(pipe))
     if (MODEL / "pose").exists():
         note("keypoints", keypoints())
@@ -97,10 +97,10 @@ def held_out(name: str, count: int) -> tuple[list[Image.Image], list[dict[str, A
     pictures, records = load_array(name)
     rows = [i for i, r in enumerate(records) if r["held_out"] or name == "openmoji"]
     rows = rows[:: max(1, len(rows) // count)][:count]
-    return [on_white(pictures[i]) for i in rows], [records[i] for i in rows]
+    return [lay_on_white(pictures[i]) for i in rows], [records[i] for i in rows]
 
 
-def on_white(rgba: NDArray[np.uint8]) -> Image.Image:
+def lay_on_white(rgba: NDArray[np.uint8]) -> Image.Image:
     alpha = rgba[..., 3:].astype(np.float32) / 255
     return Image.fromarray((rgba[..., :3] * alpha + 255 * (1 - alpha)).round().astype(np.uint8))
 
@@ -139,7 +139,7 @@ def recall(clip: Clip) -> dict[str, float]:
     return {"captions": len(rows), **{f"at_{k}": (rank < k).float().mean().item() for k in (1, 10)}}
 
 
-def named(clip: Clip) -> dict[str, float]:
+def naming_rates(clip: Clip) -> dict[str, float]:
     """How often the nearest of pocket's captions has the name of a held-out icon, in any style; also by texts alone."""
     pictures, records = held_out("icons", 10_000)
     lines = (MODEL / "captions.txt").read_text().splitlines()
@@ -211,7 +211,7 @@ def halves() -> list[tuple[list[Image.Image], list[dict[str, Any]]]]:
 
 def features(pictures: Sequence[Image.Image]) -> Array:
     """What the evaluation's network pocket sees, (B, D)."""
-    see = network_named("pocket").features
+    see = load_network("pocket").features
     assert see is not None
     return see(pictures)
 
@@ -260,7 +260,7 @@ def within(pictures: list[Image.Image], points: list[NDArray[np.float64]], share
     """Share of keypoints (18, 2) that the detector finds within a share of the figure's height."""
     network = load(MODEL / "pose").float()
     network.threshold = 0.0
-    detect = by_network(network)
+    detect = network_detector(network)
     hits = []
     for picture, wanted in zip(pictures, points, strict=True):
         found = detect(picture).people

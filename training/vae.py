@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.augment import Drawings, backgrounds, move, on, outline, recolour
+from training.augment import Drawings, backgrounds, lay_on, move, outline, recolour
 from training.composed import build_vae, decode, encode
 from training.loop import DEVICE, Course, arguments, autocast, course, generator, train
 from training.store import CACHE
@@ -100,7 +100,7 @@ class Batches:
             rgba[chosen] = move(rgba[chosen], ZOOM, 0.25, 0.5, random)
         if (chosen := chance[2] < OUTLINED).any():
             rgba[chosen] = outline(rgba[chosen], random)
-        return on(rgba, backgrounds(len(rgba), rgba.shape[-1], random))
+        return lay_on(rgba, backgrounds(len(rgba), rgba.shape[-1], random))
 
 
 if __name__ == "__main__":

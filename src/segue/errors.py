@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-__all__ = ["FaultsError", "Notice", "SegueError", "heard", "warn"]
+__all__ = ["FaultsError", "Notice", "SegueError", "hearing", "warn"]
 
 
 class SegueError(ValueError):
@@ -40,7 +40,7 @@ def warn(text: str) -> None:
 
 
 @contextmanager
-def heard(listen: Callable[[Notice], object] | None = None) -> Iterator[None]:
+def hearing(listen: Callable[[Notice], object] | None = None) -> Iterator[None]:
     """Hand each Notice of the work in here to ``listen``, or to nobody."""
     token = _listener.set(listen or (lambda _notice: None))
     try:

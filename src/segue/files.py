@@ -75,7 +75,7 @@ def writing(path: Path, *, flush: bool = True) -> Iterator[Path]:
         if flush:
             _flush_folder(target.parent)
     except OSError as error:
-        raise _refused(path, error) from error
+        raise _refusal(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -97,7 +97,7 @@ def writing_folder(path: Path) -> Iterator[Path]:
         temporary.replace(target)
         _flush_folder(target.parent)
     except OSError as error:
-        raise _refused(path, error) from error
+        raise _refusal(path, error) from error
     finally:
         if old.exists() and not target.exists():  # interrupted, or refused, between the two
             old.replace(target)
@@ -188,7 +188,7 @@ def append_line(path: Path, text: str) -> None:
         if size == written:
             _flush_folder(path.parent)
     except OSError as error:
-        raise _refused(path, error) from error
+        raise _refusal(path, error) from error
 
 
 def check_writable(path: Path) -> None:
@@ -216,7 +216,7 @@ def check_writable(path: Path) -> None:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise _refused(path, error) from error
+        raise _refusal(path, error) from error
 
 
 def check_apart(path: Path, sources: Iterable[Path]) -> None:
@@ -242,7 +242,7 @@ def sweep(folder: Path, name: str | None = None) -> None:
         return
     for path in folder.iterdir():
         found = _TEMPORARY.fullmatch(path.name)
-        if found is None or (name is not None and found[1] != _shortened(name)):
+        if found is None or (name is not None and found[1] != _shorten(name)):
             continue
         with suppress(OSError):  # what can neither be read nor removed harms nobody
             remove(path)
@@ -263,10 +263,10 @@ def _target(path: Path) -> Path:
 
 def temporary_name(path: Path) -> Path:
     """A name beside ``path`` that nobody has yet."""
-    return path.parent / f".{_shortened(path.name)}.{os.urandom(4).hex()}.part"
+    return path.parent / f".{_shorten(path.name)}.{os.urandom(4).hex()}.part"
 
 
-def _shortened(name: str) -> str:
+def _shorten(name: str) -> str:
     """As much of a name as a temporary name repeats."""
     cut = os.fsencode(name)[:_NAME_BYTES]
     return name if os.fsdecode(cut) == name else cut.decode(errors="ignore")
@@ -289,7 +289,7 @@ def _flush_folder(folder: Path) -> None:
         return
 
 
-def _refused(path: Path, error: OSError) -> SegueError:
+def _refusal(path: Path, error: OSError) -> SegueError:
     """One line for an error of the operating system; it also names another file that the error is about."""
     reason = error.strerror or str(error)
     other = Path(error.filename if isinstance(error.filename, str | os.PathLike) else path)

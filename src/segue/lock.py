@@ -8,7 +8,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from segue.errors import SegueError
 
-__all__ = ["InUseError", "lock", "locked"]
+__all__ = ["InUseError", "hold_lock", "lock"]
 
 
 class InUseError(SegueError):
@@ -36,7 +36,7 @@ def lock(path: Path, folder: Path, who: str = "process") -> BaseFileLock:
 
 
 @contextmanager
-def locked(output: Path, notes: str, who: str) -> Iterator[None]:
+def hold_lock(output: Path, notes: str, who: str) -> Iterator[None]:
     """Keep a second process out of an output's folder; the lock of a dead process does not count.
 
     Args:

@@ -14,11 +14,11 @@ from segue.errors import SegueError
 __all__ = [
     "allowed_cpus",
     "best_dtype",
-    "cpu_has",
     "device_of",
-    "dtype_named",
+    "dtype_of",
     "free_cached",
     "free_memory",
+    "has_cpu_extension",
     "is_out_of_memory",
     "limit_threads",
     "within_memory",
@@ -90,16 +90,16 @@ def best_dtype(device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     if device.type == "cpu":
-        return torch.bfloat16 if cpu_has("amx_bf16") or cpu_has("avx512_bf16") else torch.float32
+        return torch.bfloat16 if has_cpu_extension("amx_bf16") or has_cpu_extension("avx512_bf16") else torch.float32
     return torch.float32
 
 
-def cpu_has(extension: str) -> bool:
+def has_cpu_extension(extension: str) -> bool:
     """Whether the processor has an extension of its instructions."""
     return bool(torch.cpu.get_capabilities().get(extension))
 
 
-def dtype_named(name: str | torch.dtype) -> torch.dtype:
+def dtype_of(name: str | torch.dtype) -> torch.dtype:
     """The precision of a name.
 
     Raises:

@@ -45,7 +45,7 @@ def main() -> None:
         chance = random.Random(seed)
         with tempfile.TemporaryDirectory() as folder:
             film = Film(guided if chance.random() < 0.4 else plain, Path(folder), chance)
-            if fault := film.tried():
+            if fault := film.try_step():
                 wrong += 1
                 print(f"--seed {seed}: {fault}\n  {film.settings}\n  " + "\n  ".join(film.steps), flush=True)
     print(f"{arguments.count} films, {wrong} wrong")
@@ -55,14 +55,14 @@ def main() -> None:
 class Film:
     """One film, what was done to it, and what it showed after each remake that counts."""
 
-    def __init__(self, segue: Interpolator, folder: Path, chance: random.Random) -> None:
-        self.segue, self.folder, self.chance = segue, folder, chance
+    def __init__(self, interpolator: Interpolator, folder: Path, chance: random.Random) -> None:
+        self.interpolator, self.folder, self.chance = interpolator, folder, chance
         self.run = folder / "run"
         self.images = [picture(i) for i in range(chance.choice([2, 3]))]
         self.poses = [str(folder / f"{i}.json") for i in range(5)]
         for i, path in enumerate(self.poses):
             standing(4 + 5 * i).save(path)
-        has_poses = bool(segue.backbone.controlnets)
+        has_poses = bool(interpolator.backbone.controlnets)
         self.settings: dict[str, Any] = {
             "num_inference_steps": 2,
             "num_frames": chance.choice([3, 5, 9]),
@@ -81,10 +81,10 @@ class Film:
         self.counted: list[Frames] = []
         self.undone: list[Frames] = []
 
-    def tried(self) -> str:
+    def try_step(self) -> str:
         """Make the film, and do some random things to it; what was wrong, in words."""
         self.make()
-        self.counted = [self.shown()]
+        self.counted = [self.read_frames()]
         for _ in range(self.chance.randint(2, 6)):
             step = self.chance.choice([self.remake, self.remake, self.show, self.undo, self.redo, self.grow, self.stop])
             if fault := step() or self.is_settled():
@@ -92,9 +92,9 @@ class Film:
         return self.is_made_from_its_journal() if self.settings["batch_size"] == 1 else ""
 
     def make(self, run: Path | None = None) -> None:
-        self.segue(*self.images, output=run or self.run, **self.settings)
+        self.interpolator(*self.images, output=run or self.run, **self.settings)
 
-    def shown(self) -> Frames:
+    def read_frames(self) -> Frames:
         return contents(self.run, "frames/")
 
     def remake(self) -> str:
@@ -107,26 +107,26 @@ class Film:
         key, number = self._key(), self.chance.randint(0, 3)
         self.steps.append(f"show {key}, candidate {number}")
         try:
-            self.segue.remake(self.run, key, candidate=number, compute=self._compute)
+            self.interpolator.remake(self.run, key, candidate=number, compute=self._compute)
         except SegueError as error:
             return "" if "has candidates 0 to" in str(error) or "has only candidate 0" in str(error) else str(error)
         return self._counts()
 
     def undo(self) -> str:
-        return self._moved("undo", self.counted, self.undone) if len(self.counted) > 1 else ""
+        return self._move("undo", self.counted, self.undone) if len(self.counted) > 1 else ""
 
     def redo(self) -> str:
-        return self._moved("redo", self.undone, self.counted) if self.undone else ""
+        return self._move("redo", self.undone, self.counted) if self.undone else ""
 
     def grow(self) -> str:
         if "spacing" in self.settings or self.settings["num_frames"] == 9:
             return ""
         self.settings["num_frames"] = self.settings["num_frames"] * 2 - 1
         self.steps.append(f"grow to {self.settings['num_frames']}")
-        before = self.shown()
+        before = self.read_frames()
         self.make()
-        self.counted, self.undone = [self.shown()], []
-        lost = [name for name in before if self.shown().get(name) != before[name]]
+        self.counted, self.undone = [self.read_frames()], []
+        lost = [name for name in before if self.read_frames().get(name) != before[name]]
         return f"growing changed {lost}" if lost else ""
 
     def stop(self) -> str:
@@ -148,7 +148,7 @@ class Film:
     def is_settled(self) -> str:
         """Whether the film's own command has nothing to do."""
         self.make()
-        return "" if self.shown() == self.counted[-1] else "the same command changes frames"
+        return "" if self.read_frames() == self.counted[-1] else "the same command changes frames"
 
     def is_made_from_its_journal(self) -> str:
         """Whether settings and journal alone make the same film."""
@@ -158,7 +158,7 @@ class Film:
             shutil.rmtree(copy / name)
         (copy / "state.json").unlink()
         self.make(copy)
-        return "" if contents(copy, "frames/") == self.shown() else "the journal makes other frames"
+        return "" if contents(copy, "frames/") == self.read_frames() else "the journal makes other frames"
 
     @property
     def _compute(self) -> ComputeSettings:
@@ -179,7 +179,7 @@ class Film:
             edits.append(Edit(pose=self.chance.choice(self.poses)))
         key, edit = self._key(), self.chance.choice(edits)
         self.steps.append(f"remake {key} with {edit}" + (", answering" if options.get("choose") else ""))
-        self.segue.remake(self.run, key, edit, compute=self._compute, **options)
+        self.interpolator.remake(self.run, key, edit, compute=self._compute, **options)
 
     def _answers(self) -> Callable[[Candidates], Pick | Again | AcceptRest]:
         asked = 0
@@ -194,15 +194,15 @@ class Film:
 
         return answer
 
-    def _moved(self, name: str, source: list[Frames], target: list[Frames]) -> str:
+    def _move(self, name: str, source: list[Frames], target: list[Frames]) -> str:
         """Undo or redo, and what the film must show then."""
         self.steps.append(name)
-        getattr(self.segue, name)(self.run, compute=self._compute)
+        getattr(self.interpolator, name)(self.run, compute=self._compute)
         target.append(source.pop())
-        return "" if self.shown() == self.counted[-1] else f"{name} brings other frames back"
+        return "" if self.read_frames() == self.counted[-1] else f"{name} brings other frames back"
 
     def _counts(self) -> str:
-        self.counted.append(self.shown())
+        self.counted.append(self.read_frames())
         self.undone.clear()
         return ""
 

@@ -34,7 +34,7 @@ def main() -> None:
     whole = formats()
     read = refused = half = 0
     with TemporaryDirectory() as folder:
-        for number, (name, data) in enumerate(malformed(whole, options.count, random.Random(options.seed))):
+        for number, (name, data) in enumerate(malform(whole, options.count, random.Random(options.seed))):
             path = Path(folder) / "image.png"
             path.write_bytes(data)
             signal.alarm(SECONDS)
@@ -78,7 +78,7 @@ def formats() -> dict[str, bytes]:
     return found
 
 
-def malformed(whole: dict[str, bytes], count: int, chance: random.Random) -> Iterator[tuple[str, bytes]]:
+def malform(whole: dict[str, bytes], count: int, chance: random.Random) -> Iterator[tuple[str, bytes]]:
     """So many malformed images: each format in turn, each damage in turn."""
     names = list(whole)
     for number in range(count):

@@ -32,7 +32,7 @@ import numpy as np
 from PIL import Image
 
 if TYPE_CHECKING:
-    from segue.batch.crew import Crew, Event
+    from segue.batch.pool import Event, WorkerPool
     from segue.batch.rows import Row
     from segue.batch.work import Order
     from segue.film.morph import Morph
@@ -64,14 +64,14 @@ def main() -> None:
         folder = Path(name)
         model = options.model or str(saved_tiny(folder / "model"))
         settings = {"num_frames": options.frames, "num_inference_steps": options.steps, "batch_size": 2, "pose": "off"}
-        manifest = spread(folder, options.rows) if model == "pocket" else written(folder, options.rows)
+        manifest = write_spread(folder, options.rows) if model == "pocket" else write(folder, options.rows)
         if "killed" in options.kinds:
-            killed(folder, manifest, model, settings)
+            check_killed(folder, manifest, model, settings)
         if "cost" in options.kinds:
             cost(folder, manifest, model, settings)
 
 
-def killed(folder: Path, manifest: Path, model: str, settings: dict[str, Any]) -> None:
+def check_killed(folder: Path, manifest: Path, model: str, settings: dict[str, Any]) -> None:
     """Two workers; one is killed in the middle, later the driver; then the same command again."""
     rows = rows_of(manifest, folder / "single", settings)
     make = plain(model)
@@ -81,7 +81,7 @@ def killed(folder: Path, manifest: Path, model: str, settings: dict[str, Any]) -
     command += ["--model", model, "--dtype", "float32", "--device", "cpu"]
     for key, value in settings.items():
         command += [f"--{key.replace('_', '-')}", str(value)]
-    with started(command) as driver:
+    with start(command) as driver:
         wait_for(driver, made=len(rows) // 6)
         os.kill(worker_of(driver.pid), signal.SIGKILL)
         finished = batches(folder / "out")
@@ -106,17 +106,17 @@ def killed(folder: Path, manifest: Path, model: str, settings: dict[str, Any]) -
 
 def cost(folder: Path, manifest: Path, model: str, settings: dict[str, Any]) -> None:
     """One worker on Ray against a plain loop, in turns, from when both have made a row."""
-    from segue.batch.cluster import LOCAL, Actors
+    from segue.batch.cluster import LOCAL, ActorPool
     from segue.batch.drive import drive
     from segue.batch.notes import Notes
     from segue.batch.rows import NOTES
-    from segue.lock import locked
+    from segue.lock import hold_lock
     from segue.settings.kinds import ModelSettings
 
     chosen = ModelSettings(model=model, dtype="float32", device="cpu")
-    here, there = (warmed(rows_of(manifest, folder / name, settings)) for name in ("loop", "ray"))
-    turns = Turns(Actors(chosen, 1, LOCAL, len(there), folder), plain(model), {row.name: row for row in here})
-    with locked(folder / "ray", NOTES, "batch"), closing(turns.crew):
+    here, there = (warm_up(rows_of(manifest, folder / name, settings)) for name in ("loop", "ray"))
+    turns = Turns(ActorPool(chosen, 1, LOCAL, len(there), folder), plain(model), {row.name: row for row in here})
+    with hold_lock(folder / "ray", NOTES, "batch"), closing(turns.pool):
         done = drive(there, [], turns, notes=Notes(folder / "ray", chosen))
         turns.end()
     assert {outcome.state for outcome in done} == {"made"}, done
@@ -132,13 +132,13 @@ def cost(folder: Path, manifest: Path, model: str, settings: dict[str, Any]) -> 
 
 
 class Turns:
-    """A crew of one worker that takes turns with a plain loop: each row is made by both, every other one by it first.
+    """A pool of one worker that takes turns with a plain loop: each row is made by both, every other one by it first.
 
     The worker's time is from when it is handed a row to when it could be handed the next.
     """
 
-    def __init__(self, crew: "Crew", make: "Callable[[Row], Morph]", rows: "dict[str, Row]") -> None:
-        self.crew, self.make, self.rows = crew, make, rows
+    def __init__(self, pool: "WorkerPool", make: "Callable[[Row], Morph]", rows: "dict[str, Row]") -> None:
+        self.pool, self.make, self.rows = pool, make, rows
         self.spent: list[dict[str, float]] = []
         self.begun, self.row = 0.0, ""
 
@@ -150,24 +150,24 @@ class Turns:
         if len(self.spent) % 2:
             self._loop()
         self.begun = time.monotonic()
-        self.crew.hand(worker, order)
+        self.pool.hand(worker, order)
 
     def events(self, seconds: float) -> "list[Event]":
         """What happened."""
-        return self.crew.events(seconds)
+        return self.pool.events(seconds)
 
     @property
     def count(self) -> int:
         """One worker."""
-        return self.crew.count
+        return self.pool.count
 
     def retire(self, worker: int) -> None:
         """Do without the worker."""
-        self.crew.retire(worker)
+        self.pool.retire(worker)
 
     def close(self) -> None:
         """End the worker."""
-        self.crew.close()
+        self.pool.close()
 
     def end(self) -> None:
         """The worker is through with its row."""
@@ -182,7 +182,7 @@ class Turns:
         self.spent[-1]["loop"] = time.monotonic() - begun
 
 
-def warmed(rows: "list[Row]") -> "list[Row]":
+def warm_up(rows: "list[Row]") -> "list[Row]":
     """The rows, behind a copy of the first one that does not count."""
     return [replace(rows[0], name="first", folder=rows[0].folder.with_name("first"), film=None), *rows]
 
@@ -210,7 +210,7 @@ def batches(output: Path) -> dict[Path, tuple[int, int]]:
     return {path: (file.st_ino, file.st_mtime_ns) for path, file in found.items()}
 
 
-def spread(folder: Path, count: int) -> Path:
+def write_spread(folder: Path, count: int) -> Path:
     """A manifest of so many pairs of the benchmark, spread over it."""
     lines = [json.loads(line) for line in BENCHMARK.read_text().splitlines()]
     chosen = lines[:: max(1, len(lines) // count)][:count]
@@ -231,7 +231,7 @@ def saved_tiny(folder: Path) -> Path:
     return folder
 
 
-def written(folder: Path, count: int) -> Path:
+def write(folder: Path, count: int) -> Path:
     """A manifest of pairs of noise."""
     rng = np.random.default_rng(0)
     rows = []
@@ -243,7 +243,7 @@ def written(folder: Path, count: int) -> Path:
     return folder / "pairs.jsonl"
 
 
-def started(arguments: list[str]) -> subprocess.Popen[str]:
+def start(arguments: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", COMMAND, *arguments], stdout=subprocess.PIPE, text=True)
 
 

@@ -2,9 +2,9 @@
 
 rows       a manifest becomes rows: what each film is made of
 work       one row is made, by whoever has the model loaded
-crew       workers that are processes of this machine
+pool       workers that are processes of this machine
 cluster    workers that are actors on Ray
-parcel     rows for workers that do not see the output's folder
+archive    rows for workers that do not see the output's folder
 drive      rows to workers, again where the cause of a failure may pass
 command    ``segue batch``
 """

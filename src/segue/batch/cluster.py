@@ -13,19 +13,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segue.batch.crew import Event, threads_of
+from segue.batch.pool import Event, threads_of
 from segue.errors import SegueError
 from segue.settings.kinds import ModelSettings
 
 if TYPE_CHECKING:
     from segue.batch.work import Order
 
-__all__ = ["LOCAL", "Actors", "share_of"]
+__all__ = ["LOCAL", "ActorPool", "share_of"]
 
 LOCAL = "local"  # the address that starts Ray on this machine
 
 
-class Actors:
+class ActorPool:
     """Workers that are actors on Ray."""
 
     def __init__(self, model: ModelSettings, workers: int | None, address: str, rows: int, output: Path) -> None:
@@ -41,7 +41,7 @@ class Actors:
         Raises:
             SegueError: Ray is not installed, or there is no cluster at the address.
         """
-        self._ray = ray = _imported()
+        self._ray = ray = _import_ray()
         _join(ray, address)
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         gpus, cpus = ([float(machine.get(kind, 0)) for machine in machines] for kind in ("GPU", "CPU"))
@@ -84,13 +84,13 @@ class Actors:
     def hand(self, worker: int, order: "Order") -> None:
         """Give a row to a worker that is ready."""
         if self.is_apart(worker):
-            from segue.batch.parcel import packed
-            from segue.batch.work import failed
+            from segue.batch.archive import pack
+            from segue.batch.work import result_of
 
             try:
-                order = packed(order)
+                order = pack(order)
             except OSError as error:
-                self._unsent.append(Event(worker, "result", result=failed(error, order.row, 0.0)))
+                self._unsent.append(Event(worker, "result", result=result_of(error, order.row, 0.0)))
                 return
         self._calls[self._actors[worker].make.remote(order)] = worker
 
@@ -159,9 +159,9 @@ class _Actor:
 
     def make(self, order: "Order") -> Event:
         """Make a row."""
-        from segue.batch.parcel import make_apart
+        from segue.batch.archive import make_apart
 
-        make = make_apart if order.parcel is not None else type(self.loaded).make
+        make = make_apart if order.archive is not None else type(self.loaded).make
         result = make(
             self.loaded,
             order,
@@ -175,7 +175,7 @@ class _Actor:
         self.inbox.actor.put_nowait.remote(event)
 
 
-def _imported() -> Any:
+def _import_ray() -> Any:
     """Ray, without its reports of usage."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     try:

@@ -5,8 +5,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from segue.batch.crew import Crew, Event
 from segue.batch.notes import Notes, Outcome
+from segue.batch.pool import Event, WorkerPool
 from segue.batch.rows import Row
 from segue.batch.work import Order, Result
 from segue.errors import SegueError
@@ -59,18 +59,18 @@ class _Job:
 def drive(
     rows: Sequence[Row],
     outcomes: list[Outcome],
-    crew: Crew,
+    pool: WorkerPool,
     *,
     overwrite: bool = False,
     notes: Notes | None = None,
     callback: Callback = lambda _status: None,
 ) -> list[Outcome]:
-    """Have a crew make all rows.
+    """Have a pool of workers make all rows.
 
     Args:
         rows: what is to be made.
         outcomes: of the rows that were made before; those of the others are added as they come.
-        crew: the workers.
+        pool: the workers.
         overwrite: begin rows anew whose folders hold runs with other settings.
         notes: keeps what each row was made of.
         callback: is handed a Status after each event.
@@ -78,22 +78,22 @@ def drive(
     Raises:
         SegueError: no worker can load the model.
     """
-    state = _State(rows, outcomes, overwrite, crew, notes)
+    state = _State(rows, outcomes, overwrite, pool, notes)
     callback(state.status("begin"))
     while not state.is_done:
         for worker in sorted(state.free):
             job = state.next_job()
             if job is None:
                 break
-            if status := state.unfit(job):
+            if status := state.find_fault(job):
                 callback(status)
                 continue
             state.free.discard(worker)
             state.running[worker] = job
             job.attempts += 1
-            crew.hand(worker, job.order)
+            pool.hand(worker, job.order)
             callback(state.status("start", job))
-        for event in crew.events(TICK):
+        for event in pool.events(TICK):
             for status in state.take(event):
                 callback(status)
     return state.outcomes
@@ -103,9 +103,9 @@ class _State:
     """Which rows wait, run and are through; which workers can be had, and which are free."""
 
     def __init__(
-        self, rows: Sequence[Row], outcomes: list[Outcome], overwrite: bool, crew: Crew, notes: Notes | None
+        self, rows: Sequence[Row], outcomes: list[Outcome], overwrite: bool, pool: WorkerPool, notes: Notes | None
     ) -> None:
-        self.crew, self.notes = crew, notes
+        self.pool, self.notes = pool, notes
         self.waiting = deque(_Job(Order(row, overwrite)) for row in rows)
         self.running: dict[int, _Job] = {}
         self.free: set[int] = set()
@@ -130,14 +130,14 @@ class _State:
                 return job
         return None
 
-    def unfit(self, job: _Job) -> Status | None:
+    def find_fault(self, job: _Job) -> Status | None:
         """The failure of a row whose files cannot be read any more; None if it can be made."""
         try:
             if self.notes:
                 self.notes.begin(job.order.row)
         except OSError as error:
             job.attempts += 1
-            return self.ended(job, Result(reason=f"{error.filename}: {error.strerror}"))
+            return self.settle(job, Result(reason=f"{error.filename}: {error.strerror}"))
         return None
 
     def take(self, event: Event) -> Iterator[Status]:
@@ -159,7 +159,7 @@ class _State:
             self.free.discard(event.worker)
             self.running.pop(event.worker, None)
             if job is not None:
-                yield self.ended(job, Result(reason=f"its worker was lost ({event.text})", cause="lost"))
+                yield self.settle(job, Result(reason=f"its worker was lost ({event.text})", cause="lost"))
             elif loading:
                 self.lost_loading[event.worker] += 1
                 if self.lost_loading[event.worker] >= ATTEMPTS:
@@ -167,15 +167,15 @@ class _State:
         elif event.kind == "result" and job is not None and event.result is not None:
             del self.running[event.worker]
             self.free.add(event.worker)
-            yield self.ended(job, event.result)
+            yield self.settle(job, event.result)
 
     def retire(self, worker: int, reason: str) -> None:
         """Do without a worker; SegueError with the reason where it was the last one."""
-        if self.crew.count <= 1:
+        if self.pool.count <= 1:
             raise SegueError(reason)
-        self.crew.retire(worker)
+        self.pool.retire(worker)
 
-    def ended(self, job: _Job, result: Result) -> Status:
+    def settle(self, job: _Job, result: Result) -> Status:
         """A row is made, or tried again, or failed."""
         row = job.order.row
         if not result.reason and self.notes:

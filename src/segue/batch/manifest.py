@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from segue.errors import FaultsError, SegueError, heard
+from segue.errors import FaultsError, SegueError, hearing
 from segue.files import file_of, read_text
 from segue.pictures.images import LEAST_SIDE, load, shown_size
 from segue.pose.keypoints import Pose
@@ -96,7 +96,7 @@ def pairs_and_faults(
     faults: list[str] = []
     pairs: dict[str, tuple[str, Pair]] = {}
     for place, row in _rows(path, (*COLUMNS, *settings), faults):
-        pair = _checked(row, path if path.is_dir() else path.parent, settings, one_size, place, faults)
+        pair = _check_row(row, path if path.is_dir() else path.parent, settings, one_size, place, faults)
         if pair is None:
             continue
         if pair.name in pairs:
@@ -133,7 +133,7 @@ def _json_lines(text: str, faults: list[str]) -> Iterator[tuple[str, Mapping[str
         if not line.strip():
             continue
         try:
-            row = json.loads(line, object_pairs_hook=_unique)
+            row = json.loads(line, object_pairs_hook=_refuse_duplicates)
         except json.JSONDecodeError as error:
             faults.append(f"line {number}: broken JSON at column {error.colno}: {error.msg.lower()}")
             continue
@@ -197,7 +197,7 @@ def _folder(path: Path, faults: list[str]) -> Iterator[tuple[str, Mapping[str, A
             faults.append(f"{there}: there is no {name}-{missing} beside it")
 
 
-def _checked(
+def _check_row(
     row: Mapping[str, Any],
     folder: Path,
     settings: Collection[str],
@@ -212,7 +212,7 @@ def _checked(
         faults += [f"{place}: unknown column '{name}'" for name in NO_COLUMNS if name in row]
         pair = Pair.model_validate({name: value for name, value in row.items() if name not in settings})
     except ValidationError as error:
-        faults += [f"{place}: {_worded(fault)}" for fault in error.errors(include_url=False)]
+        faults += [f"{place}: {_describe_fault(fault)}" for fault in error.errors(include_url=False)]
         return None
     files = {n: folder / path for n in ("a", "b", "pose_a", "pose_b") if (path := getattr(pair, n)) is not None}
     name = pair.name or f"{pair.a.stem}-{pair.b.stem}"
@@ -241,7 +241,7 @@ def _checked(
     return pair.model_copy(update={**files, "name": name, "settings": own, "place": place})
 
 
-def _unique(items: list[tuple[str, Any]]) -> dict[str, Any]:
+def _refuse_duplicates(items: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object; raises SegueError if a column is there twice."""
     found = dict(items)
     if twice := [name for i, (name, _) in enumerate(items) if name in dict(items[:i])]:
@@ -260,7 +260,7 @@ def _is_file(path: Path) -> bool:
 def _size(file: Path, place: str, faults: list[str], *, whole: bool) -> tuple[int, int] | None:
     """Width and height of an image as it is shown; None if it cannot be read, to its end if ``whole``."""
     try:
-        with heard():  # warnings are told when the film is made
+        with hearing():  # warnings are told when the film is made
             if whole:
                 load(file, least=LEAST_SIDE)
             return shown_size(file)
@@ -269,7 +269,7 @@ def _size(file: Path, place: str, faults: list[str], *, whole: bool) -> tuple[in
         return None
 
 
-def _worded(fault: Mapping[str, Any]) -> str:
+def _describe_fault(fault: Mapping[str, Any]) -> str:
     """One fault of pydantic in words."""
     column = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "missing":

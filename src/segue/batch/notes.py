@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from segue.batch.parcel import unpack
+from segue.batch.archive import unpack
 from segue.batch.rows import NOTES, Row
 from segue.batch.work import Result
 from segue.errors import SegueError
@@ -23,7 +23,7 @@ class Outcome:
 
     Attributes:
         state: made now, kept from before, or failed.
-        frames: of the film; seconds: of its last attempt.
+        frames: of the film; seconds: of its last try.
         attempts: how often it was begun now.
         reason: why it failed.
     """
@@ -41,13 +41,13 @@ class Notes:
 
     def __init__(self, output: Path, model: ModelSettings) -> None:
         self.output, self.model = output, model
-        self._begun: dict[str, dict[str, Any]] = {}  # the recipes of the rows that are being made
+        self._begun: dict[str, dict[str, Any]] = {}  # the cache keys of the rows that are being made
 
     def outcome(self, row: Row) -> Outcome | None:
         """The outcome of a row that was made before, of the same images and settings, and is still there."""
         try:
             noted: dict[str, Any] = json.loads(self._path(row).read_text(encoding="utf-8"))
-            if noted["recipe"] != row.recipe(self.model) or not _is_there(row, noted):
+            if noted["cache_key"] != row.cache_key(self.model) or not _is_there(row, noted):
                 return None
             return Outcome(row.name, "kept", int(noted["frames"]), float(noted["seconds"]))
         except (OSError, SegueError, ValueError, KeyError, TypeError):
@@ -55,7 +55,7 @@ class Notes:
 
     def begin(self, row: Row) -> None:
         """Note what a row is about to be made of; OSError where a file of it is gone."""
-        self._begun[row.name] = row.recipe(self.model)
+        self._begun[row.name] = row.cache_key(self.model)
 
     def finish(self, row: Row, result: Result) -> None:
         """Note that a row was made, and put it in its place where it was made apart.
@@ -64,12 +64,12 @@ class Notes:
             SegueError: its files are others than when it was begun.
             OSError: they cannot be read, or the note cannot be written.
         """
-        recipe = row.recipe(self.model)
-        if recipe != self._begun.pop(row.name):
+        cache_key = row.cache_key(self.model)
+        if cache_key != self._begun.pop(row.name):
             raise SegueError("its pictures changed while it was made; --overwrite makes it of the new ones")
-        if result.parcel is not None:
-            unpack(row, result.parcel)
-        note = {"recipe": recipe, "frames": result.frames, "seconds": round(result.seconds, 3)}
+        if result.archive is not None:
+            unpack(row, result.archive)
+        note = {"cache_key": cache_key, "frames": result.frames, "seconds": round(result.seconds, 3)}
         write_json(self._path(row), {**note, "bytes": _bytes(row)})
 
     def _path(self, row: Row) -> Path:

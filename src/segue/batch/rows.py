@@ -8,14 +8,23 @@ from typing import Any
 from segue.batch.manifest import COLUMNS, Pair, faults_message, pairs_and_faults
 from segue.engine.inputs import check_files
 from segue.engine.plan import check_plan
-from segue.errors import FaultsError, SegueError, heard
+from segue.errors import FaultsError, SegueError, hearing
 from segue.files import check_apart, file_of
+from segue.models.cache import marks_of
 from segue.pictures.files import digest_of_source
 from segue.pictures.images import shown_size
 from segue.run.schema import RUN_FILE
-from segue.settings.kinds import LOADED, ComputeSettings, FilmSettings, ModelSettings, MorphSettings, checked, fields
+from segue.settings.kinds import (
+    LOADED,
+    ComputeSettings,
+    FilmSettings,
+    ModelSettings,
+    MorphSettings,
+    fields,
+    parse_settings,
+)
 from segue.settings.presets import with_preset
-from segue.settings.text import as_json, from_text, moved
+from segue.settings.text import as_json, from_text, rebase_paths
 
 __all__ = ["KINDS", "NOTES", "TABLE", "Row", "check_output", "read_rows", "values_of"]
 
@@ -47,7 +56,7 @@ class Row:
     @property
     def settings(self) -> MorphSettings:
         """What determines the images, checked."""
-        return checked(MorphSettings, _of(self.values, MorphSettings))
+        return parse_settings(MorphSettings, _select_kind(self.values, MorphSettings))
 
     @property
     def inputs(self) -> tuple[Path, ...]:
@@ -55,9 +64,9 @@ class Row:
         settings = self.settings
         return (*self.images, *map(Path, _poses(settings)), *map(Path, settings.control_image))
 
-    def recipe(self, model: ModelSettings) -> dict[str, Any]:
+    def cache_key(self, model: ModelSettings) -> dict[str, Any]:
         """What the film is made of, as plain values that can be compared."""
-        film = self.film and {"ending": self.film.suffix, **as_json(checked(FilmSettings, self.film_values))}
+        film = self.film and {"ending": self.film.suffix, **as_json(parse_settings(FilmSettings, self.film_values))}
         return {
             "settings": as_json(self.settings),
             "film": film,
@@ -85,20 +94,20 @@ def read_rows(
     names = {name for kind in KINDS for name in fields(kind)} - set(COLUMNS)
     pairs, faults = pairs_and_faults(manifest, names, one_size=False)
     folder = manifest if manifest.is_dir() else manifest.parent
-    shared = moved(values, Path())
+    shared, marks = rebase_paths(values, Path()), marks_of(model)
     rows = []
     taken = {output.absolute() / TABLE: "the batch's table"}  # what is written where
     for pair in pairs:
         try:
-            own = moved({name: from_text(name, value) for name, value in pair.settings.items()}, folder)
-            given = values_of(pair, with_preset(preset, {**shared, **own}, model))
-            _check(checked(MorphSettings, _of(given, MorphSettings)), pair)
-            checked(ComputeSettings, _of(given, ComputeSettings))
-            checked(FilmSettings, _of(given, FilmSettings))
+            own = rebase_paths({name: from_text(name, value) for name, value in pair.settings.items()}, folder)
+            given = values_of(pair, with_preset(preset, {**shared, **own}, model, marks))
+            _check(parse_settings(MorphSettings, _select_kind(given, MorphSettings)), pair)
+            parse_settings(ComputeSettings, _select_kind(given, ComputeSettings))
+            parse_settings(FilmSettings, _select_kind(given, FilmSettings))
         except SegueError as error:
             faults.append(f"{pair.place} ({pair.name}): {error}")
             continue
-        film_values = _of(given, FilmSettings)
+        film_values = _select_kind(given, FilmSettings)
         folder_of, film = output.absolute() / pair.name, output.absolute() / f"{pair.name}{ending}"
         for path in (folder_of, film):
             if path in taken:
@@ -162,7 +171,7 @@ def values_of(pair: Pair, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check(settings: MorphSettings, pair: Pair) -> None:
     """Raise SegueError if settings do not fit a film of two images, or a file that they name is missing or broken."""
-    with heard():  # warnings are told when the row is made
+    with hearing():  # warnings are told when the row is made
         check_plan(settings, 2)
         check_files(settings, [shown_size(image) for image in (pair.a, pair.b)])
 
@@ -172,7 +181,7 @@ def _poses(settings: MorphSettings) -> list[str]:
     return settings.pose.split(",") if _is_files(settings.pose) else []
 
 
-def _of(values: Mapping[str, Any], kind: type[Any]) -> dict[str, Any]:
+def _select_kind(values: Mapping[str, Any], kind: type[Any]) -> dict[str, Any]:
     """Those of the values that are of one kind."""
     return {name: value for name, value in values.items() if name in fields(kind)}
 

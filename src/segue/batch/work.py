@@ -13,14 +13,14 @@ import torch
 from segue.batch.rows import Row
 from segue.engine.dialogue import Progress
 from segue.engine.interpolator import Interpolator
-from segue.errors import Notice, SegueError, heard
+from segue.errors import Notice, SegueError, hearing
 from segue.film.morph import Morph
 from segue.lock import InUseError
 from segue.machine import free_cached, is_out_of_memory
 from segue.run.schema import RUN_FILE
-from segue.settings.kinds import FilmSettings, ModelSettings, checked
+from segue.settings.kinds import FilmSettings, ModelSettings, parse_settings
 
-__all__ = ["Loaded", "Order", "Result", "failed", "make_row"]
+__all__ = ["Loaded", "Order", "Result", "make_row", "result_of"]
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,14 @@ class Order:
     Attributes:
         row: the row.
         overwrite: begin anew where its folder holds a run with other settings.
-        batch_size: frames in one batch, where an attempt before this one ran out of memory.
-        parcel: what it is made of, for a worker that does not see the files.
+        batch_size: frames in one batch, where a try before this one ran out of memory.
+        archive: what it is made of, for a worker that does not see the files.
     """
 
     row: Row
     overwrite: bool = False
     batch_size: int = 0
-    parcel: bytes | None = None
+    archive: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ class Result:
         frames: frames of the film, 0 if it failed.
         seconds: how long it took.
         reason: why it failed, in one line; empty if it did not.
-        cause: "", "memory" or "in use", where another attempt may do better.
+        cause: "", "memory" or "in use", where another try may do better.
         batch_size: frames in one batch of a run that ran out of memory.
         trace: where in the code it failed, if not for something that a user can get wrong.
-        parcel: the run and the film, from a worker that does not see the output's folder.
+        archive: the run and the film, from a worker that does not see the output's folder.
     """
 
     frames: int = 0
@@ -60,7 +60,7 @@ class Result:
     cause: str = ""
     batch_size: int = 0
     trace: str = ""
-    parcel: bytes | None = None
+    archive: bytes | None = None
 
 
 def make_row(
@@ -75,7 +75,7 @@ def make_row(
     values = {**row.values, **({"batch_size": batch_size} if batch_size else {})}
     morph = interpolator(*row.images, output=row.folder, overwrite=overwrite, callback=callback, **values)
     if row.film is not None:
-        film = checked(FilmSettings, row.film_values)
+        film = parse_settings(FilmSettings, row.film_values)
         morph.save(row.film, film)
         morph.contact_sheet(row.folder / "contact-sheet.png")
         morph.remember(row.film, film)
@@ -99,7 +99,7 @@ class Loaded:
         for library in ("TRANSFORMERS", "DIFFUSERS"):  # their notes are for programmers
             os.environ.setdefault(f"{library}_VERBOSITY", "error")
         torch.set_num_threads(threads)
-        return cls(Interpolator.loaded(model))
+        return cls(Interpolator.from_settings(model))
 
     def make(self, order: Order, frame: Callable[[], None], say: Callable[[str], None]) -> Result:
         """Make a row; whatever goes wrong becomes a result.
@@ -118,7 +118,7 @@ class Loaded:
                 frame()
 
         try:
-            with heard(callback):
+            with hearing(callback):
                 morph = make_row(
                     self.interpolator,
                     order.row,
@@ -127,13 +127,13 @@ class Loaded:
                     callback=callback,
                 )
         except Exception as error:
-            return failed(error, order.row, time.monotonic() - begun)
+            return result_of(error, order.row, time.monotonic() - begun)
         finally:
             free_cached()
         return Result(len(morph), time.monotonic() - begun)
 
 
-def failed(error: Exception, row: Row, seconds: float) -> Result:
+def result_of(error: Exception, row: Row, seconds: float) -> Result:
     """What an error means for a row."""
     if is_out_of_memory(error):
         return Result(0, seconds, _line(error), "memory", _batch_size(row))

@@ -14,9 +14,9 @@ from segue.cli.batch import BatchCommand, batch
 from segue.cli.display import Mode, print_notice
 from segue.cli.evaluate import evaluate
 from segue.cli.options import GroupedCommand, mode_of, with_settings
-from segue.cli.request import check_model, check_there, film_request, frame_named, run_request
+from segue.cli.request import check_files_exist, check_model, film_request, parse_frame, run_request
 from segue.cli.studio import studio
-from segue.errors import SegueError, heard
+from segue.errors import SegueError, hearing
 from segue.film.outputs import check_film
 from segue.run.journal import Edit, History, check_step, events_of
 from segue.run.schema import JOURNAL
@@ -26,10 +26,10 @@ from segue.settings.kinds import (
     LoadSettings,
     ModelSettings,
     MorphSettings,
-    checked,
     fields,
+    parse_settings,
 )
-from segue.settings.presets import PRESET_HELP
+from segue.settings.presets import PRESET_HELP, PresetName
 
 __all__ = ["app", "main", "run"]
 
@@ -52,7 +52,7 @@ Output = Annotated[
     typer.Option("--output", "-o", help="The film: .mp4, .mov, .webm, .gif, .webp, or a folder for PNGs."),
 ]
 Run = Annotated[Path, typer.Argument(help="A film that segue made, or its run folder.", show_default=False)]
-Preset = Annotated[Literal["paper", "balanced", "draft"] | None, typer.Option(help=PRESET_HELP)]
+Preset = Annotated[PresetName | None, typer.Option(help=PRESET_HELP)]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")]
 Json = Annotated[bool, typer.Option("--json", help="Progress as JSON lines on standard output.")]
 PickOption = Annotated[bool, typer.Option("--pick", help="Pick each frame among its candidates by hand.")]
@@ -113,8 +113,8 @@ def remake(
     if reset and (own != Edit() or candidate is not None):
         raise SegueError("--reset removes a frame's own words, seed, noise and pose; it cannot be combined with them")
     edit = own if reset or own != Edit() else None
-    request = run_request(run, checked(LoadSettings, values))
-    key = frame_named(request.folder, frame)
+    request = run_request(run, parse_settings(LoadSettings, values))
+    key = parse_frame(request.folder, frame)
     if own.pose is not None:
         from segue.engine.inputs import check_edit
 
@@ -194,7 +194,7 @@ def pose(
 ) -> None:
     """Find the people in pictures: print their poses, draw them, write them as OpenPose JSON."""
     pictures = [image for image in images if image.suffix.lower() != ".json"]
-    check_there(images if between else pictures)
+    check_files_exist(images if between else pictures)
     if between and drawing:
         raise SegueError("--draw takes a picture by itself, not with --between")
     if between and output is None:
@@ -230,7 +230,7 @@ def check(
     if images is None or len(images) < 2:
         raise SegueError(f"a film needs at least two images, not {len(images or [])}")
     check_model(ModelSettings(model=model))
-    check_there(images)
+    check_files_exist(images)
 
     from segue.engine.inputs import check_images
 
@@ -249,9 +249,9 @@ app.command(cls=GroupedCommand)(studio)
 @app.command(cls=GroupedCommand)
 def models() -> None:
     """List the models that are known by name, and what is on disk."""
-    from segue.models.cache import on_disk
+    from segue.models.cache import list_models
 
-    for model, there in on_disk():
+    for model, there in list_models():
         state = "on disk" if there else "to download"
         print(f"{model.name:48} {model.kind:11} {state:12} {model.about}")
 
@@ -270,7 +270,7 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command; its exit code."""
     try:
-        with heard(print_notice):
+        with hearing(print_notice):
             result = app(arguments, standalone_mode=False)
     except SegueError as error:
         print(f"segue: {_line(error)}", file=sys.stderr)
@@ -317,7 +317,7 @@ def segue(
 
 def _step(run: Path, values: Mapping[str, Any], *, redo: bool, mode: Mode) -> None:
     """Go one remake back, or forward again."""
-    request = run_request(run, checked(LoadSettings, values))
+    request = run_request(run, parse_settings(LoadSettings, values))
     check_step(History(events_of(request.folder / JOURNAL)), request.folder, redo=redo)
 
     from segue.cli.morph import step

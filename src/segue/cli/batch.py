@@ -10,17 +10,24 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from segue.cli.display import Line, shown_as_lines
-from segue.cli.options import GroupedCommand, faults_as_lines, given, mode_of, with_settings
+from segue.cli.display import Line, show_as_lines
+from segue.cli.options import GroupedCommand, faults_as_lines, mode_of, select_given, with_settings
 from segue.cli.request import check_manifest, check_model
 from segue.engine.dialogue import duration
-from segue.settings.kinds import ComputeSettings, FilmSettings, ModelSettings, MorphSettings, checked, updated
-from segue.settings.presets import PRESET_HELP
+from segue.settings.kinds import (
+    ComputeSettings,
+    FilmSettings,
+    ModelSettings,
+    MorphSettings,
+    parse_settings,
+    update_settings,
+)
+from segue.settings.presets import PRESET_HELP, PresetName
 
 if TYPE_CHECKING:
-    from segue.batch.crew import Crew
     from segue.batch.drive import Status
     from segue.batch.notes import Outcome
+    from segue.batch.pool import WorkerPool
 
 __all__ = ["BatchCommand", "batch"]
 
@@ -58,7 +65,7 @@ def batch(
     film: Annotated[
         Literal["mp4", "mov", "webm", "gif", "webp"], typer.Option(help="The format of the films.")
     ] = "mp4",
-    preset: Annotated[Literal["paper", "balanced", "draft"] | None, typer.Option(help=PRESET_HELP)] = None,
+    preset: Annotated[PresetName | None, typer.Option(help=PRESET_HELP)] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start over where a run has other settings.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Progress as JSON lines on standard output.")] = False,
@@ -75,32 +82,34 @@ def batch(
     settings = {
         name: value
         for kind in (MorphSettings, ComputeSettings, FilmSettings)
-        for name, value in given(values, kind).items()
+        for name, value in select_given(values, kind).items()
     }
-    chosen = checked(ModelSettings, given(values, ModelSettings))
+    chosen = parse_settings(ModelSettings, select_given(values, ModelSettings))
     check_model(chosen)
     with faults_as_lines():
         rows = read_rows(pairs, output, settings, preset=preset or "balanced", ending=f".{film}", model=chosen.model)
-    chosen = updated(chosen, {"model": _placed(chosen.model), "controlnet": _placed(chosen.controlnet)})
+    chosen = update_settings(
+        chosen, {"model": _absolute_name(chosen.model), "controlnet": _absolute_name(chosen.controlnet)}
+    )
     check_output(rows, output, overwrite=overwrite)
 
     from segue.batch.drive import drive
     from segue.batch.notes import Notes
-    from segue.lock import locked
+    from segue.lock import hold_lock
 
     mode, notes, order = mode_of(quiet, as_json), Notes(output, chosen), {row.name: i for i, row in enumerate(rows)}
     outcomes: list[Outcome] = []
-    with locked(output, NOTES, "batch"), shown_as_lines(mode, _line, record=_record, unit="rows") as show:
+    with hold_lock(output, NOTES, "batch"), show_as_lines(mode, _line, record=_record, unit="rows") as show:
         outcomes += [outcome for row in rows if (outcome := notes.outcome(row))]
         names = {outcome.name for outcome in outcomes}
         missing = [row for row in rows if row.name not in names]
         try:
             if missing:
-                crew = _crew(chosen, workers, ray, len(missing), output)
+                pool = _start_pool(chosen, workers, ray, len(missing), output)
                 try:
-                    drive(missing, outcomes, crew, overwrite=overwrite, notes=notes, callback=show)
+                    drive(missing, outcomes, pool, overwrite=overwrite, notes=notes, callback=show)
                 finally:
-                    crew.close()
+                    pool.close()
         finally:  # however it ends, the table has what was made until then
             outcomes.sort(key=lambda outcome: order[outcome.name])
             _write_table(outcomes, output / TABLE)
@@ -114,24 +123,24 @@ def batch(
         raise typer.Exit(1)
 
 
-def _crew(model: ModelSettings, workers: int | None, ray: str | None, rows: int, output: Path) -> "Crew":
+def _start_pool(model: ModelSettings, workers: int | None, ray: str | None, rows: int, output: Path) -> "WorkerPool":
     """The workers: processes of this machine, or actors on Ray; never more than rows."""
     if ray is not None:
-        from segue.batch.cluster import Actors
+        from segue.batch.cluster import ActorPool
 
-        return Actors(model, None if workers is None else min(workers, rows), ray, rows, output)
+        return ActorPool(model, None if workers is None else min(workers, rows), ray, rows, output)
 
     import torch
 
-    from segue.batch.crew import Processes, threads_of
+    from segue.batch.pool import ProcessPool, threads_of
 
     gpus = torch.cuda.device_count() if model.device in (None, "cuda") else 0
     count = min(workers or max(1, gpus), rows)
-    models = [updated(model, {"device": f"cuda:{i % gpus}" if gpus else model.device}) for i in range(count)]
-    return Processes(models, threads_of(torch.get_num_threads(), count))
+    models = [update_settings(model, {"device": f"cuda:{i % gpus}" if gpus else model.device}) for i in range(count)]
+    return ProcessPool(models, threads_of(torch.get_num_threads(), count))
 
 
-def _placed(name: str | None) -> str | None:
+def _absolute_name(name: str | None) -> str | None:
     """A model's name; a folder's does not depend on where a worker stands."""
     return str(Path(name).absolute()) if name is not None and Path(name).exists() else name
 

@@ -21,11 +21,13 @@ def print_gaps(images: Sequence[Path], *, detector: Detector | None, model: str 
     """
     detect = detector_of(detector)
     limit_threads()
-    segue = Interpolator.loaded(ModelSettings(model=model))
-    gaps = check_gaps(images, segue.backbone, detect)
+    interpolator = Interpolator.from_settings(ModelSettings(model=model))
+    gaps = check_gaps(images, interpolator.backbone, detect)
     for (left, right), gap in zip(pairwise(images), gaps, strict=True):
         print(f"{left} to {right}: {_findings(gap)}")
-        for line in expect(gap, is_pocket=segue.name == "pocket", has_controlnet=bool(segue.backbone.controlnets)):
+        for line in expect(
+            gap, is_pocket=interpolator.name == "pocket", has_controlnet=bool(interpolator.backbone.controlnets)
+        ):
             print(f"  {line}")
 
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from segue.engine.dialogue import describe
-from segue.errors import Notice, heard
+from segue.errors import Notice, hearing
 
 if TYPE_CHECKING:
     from segue.engine.dialogue import Progress
 
-__all__ = ["Line", "Mode", "print_notice", "showing", "shown_as_lines"]
+__all__ = ["Line", "Mode", "print_notice", "show_as_lines", "show_progress"]
 
 Mode = Literal["live", "plain", "json", "quiet"]
 State = TypeVar("State")
@@ -46,9 +46,9 @@ class Line:
 
 
 @contextmanager
-def showing(mode: Mode) -> "Iterator[Callable[[Progress | Notice], None]]":
+def show_progress(mode: Mode) -> "Iterator[Callable[[Progress | Notice], None]]":
     """Show the progress of a film that the yielded callback is handed."""
-    with shown_as_lines(mode, _line, record=_record, unit="steps") as show:
+    with show_as_lines(mode, _line, record=_record, unit="steps") as show:
         yield lambda told: print_notice(told) if isinstance(told, Notice) else show(told)
 
 
@@ -58,7 +58,7 @@ def print_notice(notice: Notice) -> None:
 
 
 @contextmanager
-def shown_as_lines(
+def show_as_lines(
     mode: Mode, line: Callable[[State], Line], *, record: Callable[[State], dict[str, Any]] | None = None, unit: str
 ) -> Iterator[Callable[[State], None]]:
     """Show where some work is, on standard error; as JSON on standard output.
@@ -73,7 +73,7 @@ def shown_as_lines(
         The callback that is handed the states.
     """
     if mode == "quiet":
-        with heard():
+        with hearing():
             yield lambda _state: None
     elif mode == "json" and record is not None:
         yield lambda state: print(json.dumps(record(state)), flush=True)

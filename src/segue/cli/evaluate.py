@@ -3,24 +3,25 @@
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from segue.cli.display import Line, shown_as_lines
-from segue.cli.options import faults_as_lines, given, mode_of, with_settings
+from segue.cli.display import Line, show_as_lines
+from segue.cli.options import faults_as_lines, mode_of, select_given, with_settings
 from segue.cli.request import check_manifest, check_model
 from segue.errors import SegueError
-from segue.method.perceptual import look_parts
-from segue.settings.kinds import SCHEMES, ComputeSettings, ModelSettings, MorphSettings, checked
-from segue.settings.presets import PRESET_HELP, with_preset
+from segue.method.perceptual import network_parts
+from segue.models.cache import marks_of
+from segue.settings.kinds import SCHEMES, ComputeSettings, ModelSettings, MorphSettings, parse_settings
+from segue.settings.presets import PRESET_HELP, PresetName, with_preset
 from segue.settings.text import option_name
 
 if TYPE_CHECKING:
     from segue.evaluate.compare import Comparison
     from segue.evaluate.harness import Stage
 
-__all__ = ["evaluate", "print_comparison", "schemes_named"]
+__all__ = ["evaluate", "parse_schemes", "print_comparison"]
 
 NOT_HERE = ("scheme", "loop")  # an evaluation says them in another way
 
@@ -54,7 +55,7 @@ def evaluate(
         bool,
         typer.Option("--convert", help="Convert published .pth weights: --convert FILE.pth ... -o FILE.safetensors."),
     ] = False,
-    preset: Annotated[Literal["paper", "balanced", "draft"] | None, typer.Option(help=PRESET_HELP)] = None,
+    preset: Annotated[PresetName | None, typer.Option(help=PRESET_HELP)] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")] = False,
     **values: Any,
 ) -> None:
@@ -91,15 +92,17 @@ def _evaluate(
             raise SegueError(
                 f"{option_name(name)} is not an option of evaluate, which takes --schemes and films of two images"
             )
-    chosen = schemes_named(schemes)
-    settings = given(values, MorphSettings)
-    model = checked(ModelSettings, given(values, ModelSettings))
+    chosen = parse_schemes(schemes)
+    settings = select_given(values, MorphSettings)
+    model = parse_settings(ModelSettings, select_given(values, ModelSettings))
     for scheme in chosen:
-        checked(MorphSettings, with_preset(preset, {**settings, "scheme": scheme}, model.model))
-    computing = given(values, ComputeSettings)
-    checked(ComputeSettings, computing)
+        parse_settings(
+            MorphSettings, with_preset(preset, {**settings, "scheme": scheme}, model.model, marks_of(model.model))
+        )
+    computing = select_given(values, ComputeSettings)
+    parse_settings(ComputeSettings, computing)
     for name in networks:
-        look_parts(name)
+        network_parts(name)
     check_model(model)
     check_manifest(inputs[0])
 
@@ -116,12 +119,12 @@ def _evaluate(
     from segue.engine.interpolator import Interpolator
     from segue.evaluate.harness import evaluate as measure
     from segue.evaluate.results import NOTES
-    from segue.lock import locked
-    from segue.models.features.networks import network_named
+    from segue.lock import hold_lock
+    from segue.models.features.networks import load_network
 
-    seen = [network_named(name, model.device or _device()) for name in dict.fromkeys(networks)]
-    interpolator = Interpolator.loaded(model)
-    with locked(output, NOTES, "evaluation"), shown_as_lines(mode_of(quiet), _line, unit="films") as show:
+    seen = [load_network(name, model.device or _device()) for name in dict.fromkeys(networks)]
+    interpolator = Interpolator.from_settings(model)
+    with hold_lock(output, NOTES, "evaluation"), show_as_lines(mode_of(quiet), _line, unit="films") as show:
         report = measure(
             interpolator,
             pairs,
@@ -162,7 +165,7 @@ def print_comparison(comparison: "Comparison") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from segue.evaluate.catalogue import measure_named
+    from segue.evaluate.catalogue import find_measure
     from segue.evaluate.charts import number
 
     first, second = comparison.names
@@ -179,7 +182,7 @@ def print_comparison(comparison: "Comparison") -> None:
             network = f" ({found.network})" if found.network else ""
             interval = "" if found.low is None else f"{number(found.low)} to {number(found.high)}"
             table.add_row(
-                f"{measure_named(found.measure).label}{network}",
+                f"{find_measure(found.measure).label}{network}",
                 number(before),
                 number(after),
                 number(found.value),
@@ -198,7 +201,7 @@ def _convert(inputs: list[Path], output: Path | None, quiet: bool) -> None:
         print(f"{output}: {count} tensors")
 
 
-def schemes_named(text: str) -> tuple[str, ...]:
+def parse_schemes(text: str) -> tuple[str, ...]:
     """Schemes from "all" or names separated by commas; raises SegueError for an unknown one."""
     if text == "all":
         return SCHEMES

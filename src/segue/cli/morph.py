@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from segue.cli.display import Mode, showing
+from segue.cli.display import Mode, show_progress
 from segue.cli.pick import Asked, terminal_chooser
 from segue.cli.request import FilmRequest, RunRequest
 from segue.engine.dialogue import Progress
@@ -18,12 +18,12 @@ from segue.errors import SegueError, warn
 from segue.film.morph import Morph
 from segue.machine import limit_threads
 from segue.method.tree import FrameKey
-from segue.models.features.networks import network_kept
+from segue.models.features.networks import reuse_network
 from segue.run.folder import RunFolder
 from segue.run.journal import Edit, events_of
 from segue.run.schema import JOURNAL, RUN_FILE, read_part
-from segue.settings.kinds import LOADED, FilmSettings, ModelSettings, checked, updated
-from segue.settings.presets import without_effect
+from segue.settings.kinds import LOADED, FilmSettings, ModelSettings, parse_settings, update_settings
+from segue.settings.presets import list_ineffective
 
 __all__ = ["fit_words", "make_again", "make_film", "step"]
 
@@ -32,10 +32,10 @@ def make_film(asked: FilmRequest, *, pick: bool, mode: Mode) -> None:
     """Make a film of images and write it; what is made already is not made again."""
     folder, film = asked.folder, asked.film
     chooser = Asked(terminal_chooser(folder))
-    with showing(_asking(mode, pick)) as show:
-        interpolator = _loaded(asked.begun, asked.model)
+    with show_progress(_question_mode(mode, pick)) as show:
+        interpolator = _load_model(asked.begun, asked.model)
         if film.even_network:
-            network_kept(film.even_network)  # an error here, not when the frames are made
+            reuse_network(film.even_network)  # an error here, not when the frames are made
         _tell_idle(asked)
         morph = interpolator(
             *asked.images,
@@ -51,14 +51,14 @@ def make_film(asked: FilmRequest, *, pick: bool, mode: Mode) -> None:
         if pick and not chooser.count and not all(morph.keyframe_flags):
             text = "all frames were already chosen, so there was nothing to pick"
             warn(f"{text}; segue remake --frame N --pick asks about one again")
-    _done(morph, asked.output, mode)
+    _report_film(morph, asked.output, mode)
 
 
 def fit_words(asked: FilmRequest, *, mode: Mode) -> None:
     """Fit the words of a film to its keyframes, and make no frame."""
     folder = asked.folder
-    with showing(mode) as show:
-        interpolator = _loaded(asked.begun, asked.model)
+    with show_progress(mode) as show:
+        interpolator = _load_model(asked.begun, asked.model)
         _tell_idle(asked)
         interpolator.invert(*asked.images, output=folder, preset=asked.preset, callback=show, **asked.given)
     if mode == "json":
@@ -72,27 +72,27 @@ def make_again(
 ) -> None:
     """Make one frame and its descendants again, and write the film anew."""
     folder = asked.folder
-    with showing(_asking(mode, pick)) as show:
+    with show_progress(_question_mode(mode, pick)) as show:
         if edit is not None and edit != Edit():
-            edit = _added(folder, key, edit)
+            edit = _extend_edit(folder, key, edit)
         interpolator = _interpolator_of(asked)
         chooser = terminal_chooser(folder) if pick else None
         with _telling(folder):
             morph = interpolator.remake(folder, key, edit, candidate=candidate, callback=show, choose=chooser)
         written = _rewrite(morph, asked, show)
-    _done(morph, written, mode)
+    _report_film(morph, written, mode)
 
 
 def step(asked: RunRequest, *, redo: bool, mode: Mode) -> None:
     """Undo the last remake, or take the last undo back, and write the film anew."""
-    with showing(mode) as show:
+    with show_progress(mode) as show:
         interpolator = _interpolator_of(asked)
         morph = (interpolator.redo if redo else interpolator.undo)(asked.folder, callback=show)
         written = _rewrite(morph, asked, show)
-    _done(morph, written, mode)
+    _report_film(morph, written, mode)
 
 
-def _added(folder: Path, key: FrameKey, edit: Edit) -> Edit:
+def _extend_edit(folder: Path, key: FrameKey, edit: Edit) -> Edit:
     """An edit, with all else that the frame has of its own."""
     with RunFolder(folder) as run:
         own = run.history.edit(key)
@@ -121,7 +121,7 @@ def _telling(folder: Path) -> Iterator[None]:
 
 def _tell_idle(asked: FilmRequest) -> None:
     """Warn of options that were typed and change nothing."""
-    for line in without_effect(asked.settings, asked.given):
+    for line in list_ineffective(asked.settings, asked.given):
         warn(line)
 
 
@@ -140,11 +140,11 @@ def _rewrite(morph: Morph, asked: RunRequest, show: Any) -> Path:
     return asked.output if asked.output.absolute() != morph.path else next(iter(asked.films), asked.output)
 
 
-def _loaded(run: Mapping[str, Any] | None, model: ModelSettings) -> Interpolator:
+def _load_model(run: Mapping[str, Any] | None, model: ModelSettings) -> Interpolator:
     """The model; in the precision that a run was begun with, if there is one, unless another is asked for."""
     begun = run["model"].get("dtype") if run else None
     limit_threads()
-    return Interpolator.loaded(updated(model, {"dtype": model.dtype or begun}))
+    return Interpolator.from_settings(update_settings(model, {"dtype": model.dtype or begun}))
 
 
 def _interpolator_of(asked: RunRequest) -> Interpolator:
@@ -154,15 +154,15 @@ def _interpolator_of(asked: RunRequest) -> Interpolator:
         raise SegueError(f"{asked.folder} no longer holds a run")
     model = data["model"]
     named = {"model": model["name"], **{setting: model.get(setting) for setting in LOADED if setting != "dtype"}}
-    return _loaded(data, checked(ModelSettings, {**dict(asked.loading), **named}))
+    return _load_model(data, parse_settings(ModelSettings, {**dict(asked.loading), **named}))
 
 
-def _asking(mode: Mode, pick: bool) -> Mode:
+def _question_mode(mode: Mode, pick: bool) -> Mode:
     """How progress is shown beside questions: a live bar would draw over them."""
     return "plain" if pick and mode == "live" else mode
 
 
-def _done(morph: Morph, output: Path, mode: Mode) -> None:
+def _report_film(morph: Morph, output: Path, mode: Mode) -> None:
     """Say where the film is."""
     run = morph.path if output.is_absolute() else os.path.relpath(morph.path)
     if mode == "json":

@@ -14,10 +14,10 @@ from pydantic.fields import FieldInfo
 from typer.core import TyperCommand
 
 from segue.errors import FaultsError, SegueError
-from segue.settings.kinds import ALL, GROUPS, RARE, MorphSettings, Settings, fields, hint, meant
+from segue.settings.kinds import ALL, GROUPS, RARE, MorphSettings, Settings, fields, guess_name, hint
 from segue.settings.text import as_text, from_text, option_name, read_config, shape_of
 
-__all__ = ["GroupedCommand", "faults_as_lines", "given", "mode_of", "with_settings"]
+__all__ = ["GroupedCommand", "faults_as_lines", "mode_of", "select_given", "with_settings"]
 
 Command = Callable[..., None]
 KEYWORD_ONLY = inspect.Parameter.KEYWORD_ONLY
@@ -68,16 +68,16 @@ class GroupedCommand(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the words of the command line; an option that is unknown is refused with the one that is meant."""
-        several = {flag for parameter in self.params if _takes_numbers(parameter) for flag in parameter.opts}
+        several = {flag for parameter in self.params if _is_numeric(parameter) for flag in parameter.opts}
         try:
-            return super().parse_args(ctx, _one_by_one(args, several))
+            return super().parse_args(ctx, _split_numbers(args, several))
         except Exception as error:
             name = getattr(error, "option_name", None)
             if type(error).__name__ != "NoSuchOption" or not isinstance(name, str):
                 raise
             typed = name.lstrip("-").removeprefix("no-").replace("-", "_")
             known = {flag[2:].replace("-", "_") for p in self.params for flag in p.opts if flag.startswith("--")}
-            found = meant(typed, known)
+            found = guess_name(typed, known)
             hint = f"; did you mean {option_name(found)}?" if found else f"; see segue {ctx.info_name} --help"
             if "set" in known and typed in RARE:
                 hint = f"; it is a setting: --set {typed}=VALUE"
@@ -127,7 +127,7 @@ def with_settings(*kinds: type[Settings], hidden: Collection[str] = ()) -> Calla
     return decorate
 
 
-def given(values: Mapping[str, Any], kind: type[Settings]) -> dict[str, Any]:
+def select_given(values: Mapping[str, Any], kind: type[Settings]) -> dict[str, Any]:
     """Those of the given values that belong to one kind of settings."""
     return {name: value for name, value in values.items() if name in fields(kind)}
 
@@ -137,12 +137,12 @@ def mode_of(quiet: bool, as_json: bool = False) -> Literal["live", "json", "quie
     return "json" if as_json else "quiet" if quiet else "live"
 
 
-def _takes_numbers(parameter: Any) -> bool:
+def _is_numeric(parameter: Any) -> bool:
     """Whether an option takes all numbers that follow it."""
     return bool(parameter.multiple) and str(parameter.metavar or "").endswith("...")
 
 
-def _one_by_one(args: Sequence[str], several: Collection[str]) -> list[str]:
+def _split_numbers(args: Sequence[str], several: Collection[str]) -> list[str]:
     """The words of the command line with --noise 0.3 0.55 as --noise 0.3 --noise 0.55."""
     found: list[str] = []
     flag = ""

@@ -14,7 +14,7 @@ from segue.files import writing
 from segue.film.writers import sheet
 from segue.run.journal import Edit
 
-__all__ = ["Asked", "inline", "terminal_chooser"]
+__all__ = ["Asked", "inline_image", "terminal_chooser"]
 
 HELP = "a number picks, Enter takes the suggestion, a makes more, p TEXT makes more for a prompt, r accepts the rest"
 
@@ -50,13 +50,13 @@ def terminal_chooser(
         with writing(path) as temporary:
             picture.save(temporary, format="PNG")
         print(f"frame {candidates.key}, level {candidates.level + 1}: {', '.join(labels)}", file=sys.stderr)
-        if escape := inline(picture, os.environ):
+        if escape := inline_image(picture, os.environ):
             print(escape, file=sys.stderr)
         else:
             print(f"the candidates are in {path}", file=sys.stderr)
         while True:
             try:
-                answer = (ask or _asked)(f"candidate [{candidates.best}], or ? for help: ").strip()
+                answer = (ask or _ask)(f"candidate [{candidates.best}], or ? for help: ").strip()
             except EOFError:
                 return AcceptRest()
             if (reply := parse(answer, candidates)) is not None:
@@ -66,7 +66,7 @@ def terminal_chooser(
     return choose
 
 
-def _asked(question: str) -> str:
+def _ask(question: str) -> str:
     """A line from the terminal; asked on standard error, for standard output may be read by a program."""
     print(question, end="", file=sys.stderr, flush=True)
     return input()
@@ -88,7 +88,7 @@ def parse(answer: str, candidates: Candidates) -> Pick | Again | AcceptRest | No
     return None
 
 
-def inline(picture: Image.Image, environment: "os._Environ[str] | dict[str, str]") -> str:
+def inline_image(picture: Image.Image, environment: "os._Environ[str] | dict[str, str]") -> str:
     """The escape sequence that shows a picture in kitty's or iTerm2's terminal; nothing for others."""
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")

@@ -11,25 +11,33 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from segue.cli.options import given
+from segue.cli.options import select_given
 from segue.errors import SegueError
 from segue.files import check_apart, file_of
 from segue.film.outputs import check_film, run_folder
 from segue.method.tree import FrameKey
-from segue.models.checkpoints import check_controlnet, check_folder, named
+from segue.models.cache import marks_of
+from segue.models.checkpoints import check_controlnet, check_folder, resolve_name
 from segue.models.header import check_file
 from segue.run.schema import RUN_FILE, films_of, read_part
-from segue.settings.kinds import ComputeSettings, FilmSettings, LoadSettings, ModelSettings, MorphSettings, checked
+from segue.settings.kinds import (
+    ComputeSettings,
+    FilmSettings,
+    LoadSettings,
+    ModelSettings,
+    MorphSettings,
+    parse_settings,
+)
 from segue.settings.presets import with_preset
 
 __all__ = [
     "FilmRequest",
     "RunRequest",
+    "check_files_exist",
     "check_manifest",
     "check_model",
-    "check_there",
     "film_request",
-    "frame_named",
+    "parse_frame",
     "run_request",
 ]
 
@@ -100,12 +108,12 @@ def film_request(
         SegueError: a setting, an image, another file, the output or the model is wrong.
     """
     images, preset = [Path(image) for image in named or ()], preset or "balanced"
-    model = checked(ModelSettings, given(values, ModelSettings))
-    own = given(values, MorphSettings)
-    settings = checked(MorphSettings, with_preset(preset, own, model.model))
-    film_given, computing = given(values, FilmSettings), given(values, ComputeSettings)
-    film = checked(FilmSettings, film_given)
-    checked(ComputeSettings, computing)
+    model = parse_settings(ModelSettings, select_given(values, ModelSettings))
+    own = select_given(values, MorphSettings)
+    settings = parse_settings(MorphSettings, with_preset(preset, own, model.model, marks_of(model.model)))
+    film_given, computing = select_given(values, FilmSettings), select_given(values, ComputeSettings)
+    film = parse_settings(FilmSettings, film_given)
+    parse_settings(ComputeSettings, computing)
     if len(images) < 2:
         raise SegueError(f"a film needs at least two images, not {len(images)}")
     if film_named is None:
@@ -116,10 +124,10 @@ def film_request(
     for place in (output, folder):
         check_apart(place, map(file_of, images))
     check_model(model)
-    check_there(images)
+    check_files_exist(images)
     if not overwrite:
         _check_own(output, folder)
-    begun = _begun(folder, overwrite)
+    begun = _read_begun(folder, overwrite)
 
     from segue.engine.inputs import check_inputs  # NumPy and Pillow: what is wrong above is refused without them
 
@@ -136,13 +144,13 @@ def run_request(output: Path, loading: LoadSettings) -> RunRequest:
         SegueError: it is missing, or it cannot be changed.
     """
     _check_device(loading.device)
-    folder = _existing(output)
+    folder = _run_folder_of(output)
     if read_part(folder, "state.json") is None:
         raise SegueError(f"{folder} is not finished; continue it first")
     return RunRequest(output, folder, _films(folder, output), loading)
 
 
-def frame_named(folder: Path, text: str) -> FrameKey:
+def parse_frame(folder: Path, text: str) -> FrameKey:
     """The frame that a user names, no keyframe: by its number in the film, or by its place as 0.5 or 1/2."""
     state, run = read_part(folder, "state.json") or {}, read_part(folder, RUN_FILE) or {}
     places = [Fraction(frame["place"]) for frame in state.get("frames", [])]
@@ -165,7 +173,7 @@ def frame_named(folder: Path, text: str) -> FrameKey:
     return key
 
 
-def check_there(files: Sequence[Path]) -> None:
+def check_files_exist(files: Sequence[Path]) -> None:
     """Raise SegueError if a file is missing."""
     for file in map(file_of, files):
         if not file.exists():
@@ -181,7 +189,7 @@ def check_manifest(manifest: Path) -> None:
 def check_model(model: ModelSettings) -> None:
     """Raise SegueError if a checkpoint is unknown, or a folder or file holds none; the hub is not asked."""
     for name, kind, check in ((model.model, "model", check_folder), (model.controlnet, "controlnet", check_controlnet)):
-        if name is not None and name != "pocket" and isinstance(found := named(name, kind=kind), Path):
+        if name is not None and name != "pocket" and isinstance(found := resolve_name(name, kind=kind), Path):
             (check_file if found.is_file() else check)(found, name)
     _check_device(model.device)
 
@@ -195,18 +203,18 @@ def _check_device(device: str | None) -> None:
 def _check_own(output: Path, folder: Path) -> None:
     """Raise SegueError if a film would replace a file, or a folder with frames, that its run did not write."""
     is_empty = output.is_dir() and not any(output.iterdir())
-    if output.exists() and not (is_empty or _is_of(output, folder)):
+    if output.exists() and not (is_empty or _is_film_of(output, folder)):
         raise SegueError(f"{output} exists and is not a film of {folder}; choose another output, or overwrite it")
 
 
-def _is_of(output: Path, folder: Path) -> bool:
+def _is_film_of(output: Path, folder: Path) -> bool:
     """Whether a file is a film of a run: one that it wrote, or where what it wrote is not known any more, any."""
     if not (folder / RUN_FILE).exists():
         return False
     return not (films := films_of(folder)) or Path(os.path.normpath(output.absolute())) in films
 
 
-def _begun(folder: Path, overwrite: bool) -> dict[str, Any] | None:
+def _read_begun(folder: Path, overwrite: bool) -> dict[str, Any] | None:
     """The run file of the run that is there; None if there is none, or a damaged one that is overwritten."""
     try:
         return read_part(folder, RUN_FILE)
@@ -229,7 +237,7 @@ def _films(folder: Path, output: Path) -> dict[Path, FilmSettings]:
     return films
 
 
-def _existing(output: Path) -> Path:
+def _run_folder_of(output: Path) -> Path:
     """The run folder that a film or a run folder stands for."""
     for folder in (output, run_folder(output)):
         try:

@@ -13,7 +13,7 @@ import typer
 from segue.cli.options import with_settings
 from segue.cli.request import check_model
 from segue.errors import SegueError
-from segue.settings.kinds import LOADED, ModelSettings, checked, updated
+from segue.settings.kinds import LOADED, ModelSettings, parse_settings, update_settings
 
 if TYPE_CHECKING:
     from segue.studio.session import Studio
@@ -44,7 +44,7 @@ def studio(
         raise SegueError("--password: at least 8 characters")
     most = size_of(max_upload)
     opened = check_run(run)
-    model = checked(ModelSettings, values)
+    model = parse_settings(ModelSettings, values)
     check_model(model)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
@@ -63,16 +63,16 @@ def studio(
         examples(),
         Queue(max_waiting),
         public=share,
-        model_name=model.model or _begun(opened).get("name"),
+        model_name=model.model or _model_of_run(opened).get("name"),
     )
-    listening = _listening(port)
+    listening = _listen(port)
     hosts = None if share else frozenset({HOST, "localhost"})
     app = application(made, most_bytes=most, password=password, hosts=hosts)
     address = f"http://{HOST}:{listening.getsockname()[1]}"
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", server_header=False, date_header=False))
     print(f"The studio is at {address} (stop it with Ctrl+C)", flush=True)
     if share:
-        print(f"and at {_shared(listening.getsockname()[1])}, with the password", flush=True)
+        print(f"and at {_share(listening.getsockname()[1])}, with the password", flush=True)
     server.run(sockets=[listening])
 
 
@@ -130,7 +130,7 @@ def check_run(run: Path | None) -> Path | None:
     return run
 
 
-def _begun(run: Path | None) -> Mapping[str, str | None]:
+def _model_of_run(run: Path | None) -> Mapping[str, str | None]:
     """What a run remembers of its model; nothing if there is no run."""
     from segue.run.schema import RUN_FILE, read_part
 
@@ -144,11 +144,11 @@ def loader_of(run: Path | None, given: ModelSettings) -> Callable[[], Any]:
     def load() -> Any:
         from segue.engine.interpolator import Interpolator
 
-        begun = _begun(run)
+        begun = _model_of_run(run)
         name = given.model or begun.get("name")
         own = begun if name == begun.get("name") else {}
         rest = {setting: getattr(given, setting) or own.get(setting) for setting in LOADED}
-        return Interpolator.loaded(updated(given, {"model": name, **rest}))
+        return Interpolator.from_settings(update_settings(given, {"model": name, **rest}))
 
     return load
 
@@ -171,7 +171,7 @@ def examples() -> dict[str, tuple[Path, ...]]:
     return found
 
 
-def _listening(port: int) -> socket.socket:
+def _listen(port: int) -> socket.socket:
     """A socket on 127.0.0.1; raises SegueError if the port is taken."""
     found = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     if os.name != "nt":  # where it would let two servers have one port
@@ -184,7 +184,7 @@ def _listening(port: int) -> socket.socket:
     return found
 
 
-def _shared(port: int) -> str:
+def _share(port: int) -> str:
     """A public address, by Gradio's tunnel; raises SegueError if there is none to be had."""
     from gradio.networking import setup_tunnel
 

@@ -14,14 +14,14 @@ from segue.method.perceptual import PerceptualTree
 from segue.method.schemes import Sample
 from segue.method.tree import Distance, FrameKey, Midpoint, Tree
 from segue.models.features.distances import Array
-from segue.models.features.networks import network_kept
+from segue.models.features.networks import reuse_network
 from segue.run.folder import RunFolder
 
-__all__ = ["DecidedTree", "EditedNoise", "Look"]
+__all__ = ["DecidedTree", "EditedNoise", "FrameDistance"]
 
 
 @dataclasses.dataclass
-class Look:
+class FrameDistance:
     """How far apart two finished frames look to a feature network; what is measured once is remembered.
 
     Attributes:
@@ -37,9 +37,9 @@ class Look:
     def __call__(self, left: FrameKey, right: FrameKey) -> float:
         """The distance of two frames, in the network's units."""
         if (left, right) not in self.measured:
-            network = network_kept(self.name)
+            network = reuse_network(self.name)
             if network.features is None:
-                apart = network.path([self.run.shown(left), self.run.shown(right)]).steps[0]
+                apart = network.path([self.run.shown_image(left), self.run.shown_image(right)]).steps[0]
             else:
                 apart = np.linalg.norm(self._feature(network.features, left) - self._feature(network.features, right))
             self.measured[left, right] = float(apart)
@@ -48,7 +48,7 @@ class Look:
     def _feature(self, features: Callable[[Sequence[Image.Image]], Array], key: FrameKey) -> Array:
         """A frame as a vector, (D,)."""
         if key not in self.features:
-            self.features[key] = features([self.run.shown(key)])[0]
+            self.features[key] = features([self.run.shown_image(key)])[0]
         return self.features[key]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from segue.engine.keyframes import fitted, loaded, sizes
+from segue.engine.keyframes import fit_images, load_images, sizes
 from segue.engine.points import shared_keypoints
 from segue.method.align import align, distance_moved, is_plain
 from segue.models.backbone import Backbone
@@ -53,9 +53,9 @@ def check_gaps(images: Sequence[Source], backbone: Backbone, detect: Detect) -> 
         SegueError: there are fewer than two images, or one cannot be used.
     """
     settings = MorphSettings()
-    pictures = loaded(images, settings)
+    pictures = load_images(images, settings)
     size, network = sizes(pictures, settings, backbone)
-    shown = fitted(pictures, settings, size)
+    shown = fit_images(pictures, settings, size)
     poses = [detect(picture) for picture in shown]
     tensors = [to_tensor([fit(picture, network, "stretch")]) for picture in shown]
     features = [[feature[0] for feature in backbone.features(tensor)] for tensor in tensors]

@@ -20,22 +20,22 @@ from torch import Tensor
 
 from segue.engine.dialogue import AcceptRest, Again, Candidates, Chooser, Pick
 from segue.engine.inputs import check_number
-from segue.engine.keyframes import shown
+from segue.engine.keyframes import view
 from segue.engine.plan import motion_of
 from segue.engine.points import read_points, shared_keypoints
 from segue.errors import SegueError, warn
-from segue.method.align import Match, sampled
+from segue.method.align import Match, sample_picture
 from segue.method.bend import Bends
+from segue.method.conditioning import Control
 from segue.method.noise import Noise
 from segue.method.schemes import Sample
 from segue.method.tree import FrameKey
 from segue.models.backbone import Backbone, Sampling
-from segue.models.conditioning import Control
 from segue.pictures.images import fit, load
 from segue.pictures.tensors import to_images, to_tensor
 from segue.pose.detect import detect, detector_of
 from segue.pose.drawing import convention_for, draw
-from segue.pose.keypoints import Pose, as_openpose, fitted, scaled, shown_pose
+from segue.pose.keypoints import Pose, as_openpose, fit_pose, scale_pose, view_pose
 from segue.pose.path import PosePath
 from segue.run.folder import RunFolder
 from segue.run.given import Given, pose_file
@@ -48,8 +48,8 @@ __all__ = [
     "control_at",
     "controls_of",
     "find_poses",
-    "keeping_poses",
-    "kept_edit",
+    "keep_edit",
+    "keep_poses",
     "keypoints_of",
     "read_given",
     "scale_at",
@@ -88,7 +88,7 @@ def read_given(
     points: tuple[list[Match], ...] = ()
     if settings.points:
         motion = motion_of(settings)
-        points = tuple(read_points(Path(settings.points), _closed(given, settings), size, settings.fit, motion))
+        points = tuple(read_points(Path(settings.points), _close_loop(given, settings), size, settings.fit, motion))
     if settings.control_image:
         return Given(images=_given_images(settings, len(given), size, network, networks), points=points)
     if settings.pose in ("auto", "off"):
@@ -106,7 +106,7 @@ def _given_images(
         [load(path, background=settings.ground) for path in settings.control_image],
     )
     fitted_images = [fit(image, size, settings.fit, settings.ground) for image in images]
-    seen = [shown(motion, Fraction(i), image) for i, image in enumerate(fitted_images)]
+    seen = [view(motion, Fraction(i), image) for i, image in enumerate(fitted_images)]
     return tuple(fit(image, network, "stretch") for image in seen)
 
 
@@ -120,10 +120,10 @@ def _given_poses(
     """The poses of files, fitted and seen through the camera; raises SegueError if people cannot be guided by them."""
     paths, motion = settings.pose.split(","), motion_of(settings)
     _check(paths, "pose", len(given), networks)
-    loaded = (fitted(Pose.load(path, of), size, settings.fit) for path, of in zip(paths, given, strict=True))
-    poses = tuple(shown_pose(motion, Fraction(i), pose) for i, pose in enumerate(loaded))
-    poses = tuple(scaled(pose, network) for pose in poses)
-    PosePath(_closed(poses, settings), matching=settings.pose_matching, given=True)
+    loaded = (fit_pose(Pose.load(path, of), size, settings.fit) for path, of in zip(paths, given, strict=True))
+    poses = tuple(view_pose(motion, Fraction(i), pose) for i, pose in enumerate(loaded))
+    poses = tuple(scale_pose(pose, network) for pose in poses)
+    PosePath(_close_loop(poses, settings), matching=settings.pose_matching, given=True)
     return poses
 
 
@@ -158,21 +158,21 @@ def controls_of(
         return None
     if settings.control_image:
         images = [run.image(f"control/{FrameKey(i).name}.png") for i in range(len(keyframes))]
-        hints = [_as_hint(image) for image in _closed(images, settings)]
-        return lambda sample, _edits: (Control(_faded(hints, sample.key, bends), scale_at(settings, sample.key)),)
+        hints = [_as_hint(image) for image in _close_loop(images, settings)]
+        return lambda sample, _edits: (Control(_fade(hints, sample.key, bends), scale_at(settings, sample.key)),)
     path = _pose_paths(run, settings, len(keyframes))
     if path is None:
         return None
     convention: Any = settings.control_convention or convention_for(controlnet)
 
-    def drawn(sample: Sample, edits: Edits) -> tuple[Control, ...]:
+    def draw_all(sample: Sample, edits: Edits) -> tuple[Control, ...]:
         if not (path({}).guides or run.history.has_poses):
             return ()
         own = run.history.attempt_of(sample.key, sample.candidate).edit.pose
         pose = Pose.load(run.path / own) if own else path(edits)(sample.key)
         return (control_at(pose, convention, keyframes[0].size, scale_at(settings, sample.key)),)
 
-    return drawn
+    return draw_all
 
 
 def control_at(pose: Pose | None, convention: Any, size: tuple[int, int], scale: Tensor) -> Control:
@@ -189,7 +189,7 @@ def scale_at(settings: MorphSettings, key: FrameKey) -> Tensor:
     return torch.tensor([most if settings.control_flat else 1 + (most - 1) * rise])
 
 
-def kept_edit(run: RunFolder, edit: Edit, data: Mapping[str, Any], settings: MorphSettings, networks: int) -> Edit:
+def keep_edit(run: RunFolder, edit: Edit, data: Mapping[str, Any], settings: MorphSettings, networks: int) -> Edit:
     """An edit whose pose file is copied into the run folder, fitted to the film and to the size the model works at.
 
     ``data`` is the run file's content, for both sizes.
@@ -205,7 +205,7 @@ def kept_edit(run: RunFolder, edit: Edit, data: Mapping[str, Any], settings: Mor
         other = "control images" if settings.control_image else "pose off"
         raise SegueError(f"a frame's pose changes nothing in a film with {other}")
     size = (data["size"][0], data["size"][1])
-    pose = scaled(fitted(Pose.load(edit.pose, size), size, settings.fit), tuple(data.get("network", size)))
+    pose = scale_pose(fit_pose(Pose.load(edit.pose, size), size, settings.fit), tuple(data.get("network", size)))
     digest = hashlib.sha256(json.dumps(as_openpose(pose)).encode()).hexdigest()[:12]
     name = f"pose/edit-{digest}.json"
     (run.path / "pose").mkdir(exist_ok=True)
@@ -213,15 +213,15 @@ def kept_edit(run: RunFolder, edit: Edit, data: Mapping[str, Any], settings: Mor
     return replace(edit, pose=name)
 
 
-def keeping_poses(
+def keep_poses(
     choose: Chooser, run: RunFolder, data: Mapping[str, Any], settings: MorphSettings, networks: int
 ) -> Chooser:
-    """A chooser whose edits have their pose files copied into the run folder; see ``kept_edit``."""
+    """A chooser whose edits have their pose files copied into the run folder; see ``keep_edit``."""
 
     def ask(candidates: Candidates) -> Pick | Again | AcceptRest:
         answer = choose(candidates)
         if isinstance(answer, Again) and answer.edit:
-            return replace(answer, edit=kept_edit(run, answer.edit, data, settings, networks))
+            return replace(answer, edit=keep_edit(run, answer.edit, data, settings, networks))
         return answer
 
     return ask
@@ -256,7 +256,7 @@ def find_poses(
         if not pose.people and settings.pose_via_photo:
             pose = find(_photograph(run, settings, keyframe, file.stem, backbone))
         file.parent.mkdir(exist_ok=True)
-        scaled(pose, keyframe.size).save(file)
+        scale_pose(pose, keyframe.size).save(file)
 
 
 def tell_unguided(settings: MorphSettings, keyframes: Sequence[Image.Image]) -> None:
@@ -277,7 +277,7 @@ def _pose_paths(run: RunFolder, settings: MorphSettings, count: int) -> Callable
     if settings.pose == "off":
         return None
     poses = [Pose.load(pose_file(run, i)) for i in range(count)]
-    closed = _closed([pose if pose.people else None for pose in poses], settings)
+    closed = _close_loop([pose if pose.people else None for pose in poses], settings)
 
     @cache
     def through(edits: tuple[tuple[Fraction, str], ...]) -> PosePath:
@@ -311,7 +311,7 @@ def _photograph(
     return run.image(file)
 
 
-def _closed(parts: Sequence[Any], settings: MorphSettings) -> list[Any]:
+def _close_loop(parts: Sequence[Any], settings: MorphSettings) -> list[Any]:
     """One for each keyframe of the film, the closing one of a loop included."""
     return [*parts, parts[0]] if settings.loop else list(parts)
 
@@ -328,13 +328,13 @@ def _as_hint(image: Image.Image) -> Tensor:
     return to_tensor([image]) / 2 + 0.5
 
 
-def _faded(images: Sequence[Tensor], key: FrameKey, bends: Bends | None) -> Tensor:
+def _fade(images: Sequence[Tensor], key: FrameKey, bends: Bends | None) -> Tensor:
     """The control image (1, 3, H, W) between those of two keyframes, which move along with their geometry."""
     share, ends = float(key.position), (key.pair, min(key.pair + 1, len(images) - 1))
     left, right = (images[i] for i in ends)
     if bends is not None and share:
         left, right = (
-            sampled(image[0], bends.origin(key, FrameKey(i), image.shape[2:]))[None].clamp(0, 1)
+            sample_picture(image[0], bends.origin(key, FrameKey(i), image.shape[2:]))[None].clamp(0, 1)
             for i, image in zip(ends, (left, right), strict=True)
         )
     return (1 - share) * left + share * right

@@ -28,12 +28,13 @@ def sampling_of(settings: MorphSettings) -> Sampling:
         guidance_end=settings.guidance_end,
         control_start=settings.control_start,
         control_end=settings.control_end,
+        image_scale=settings.image_prompt,
     )
 
 
 def cost_of(task: Task, tree: Tree, settings: MorphSettings, backbone: Backbone, detail: Detail) -> Cost:
     """What a film costs; where its spacing is decided on the way, at most, in a number of levels that is open (0)."""
-    levels, sampling = _planned(task, tree, settings.scheme), sampling_of(settings)
+    levels, sampling = _plan_levels(task, tree, settings.scheme), sampling_of(settings)
     steps: dict[tuple[NoisePoint | int, Sample], int] = {}  # what frames share is there once for each noise point
     for i, level in enumerate(levels):
         count = settings.candidates_at(level.number) if level.is_final else 1
@@ -45,7 +46,7 @@ def cost_of(task: Task, tree: Tree, settings: MorphSettings, backbone: Backbone,
     return Cost(0 if settings.is_perceptual else len(levels), frames, len(steps), sum(steps.values()))
 
 
-def _planned(task: Task, tree: Tree, scheme: str) -> list[Level]:
+def _plan_levels(task: Task, tree: Tree, scheme: str) -> list[Level]:
     """The levels of a scheme before any is made: frames, parents and noise points, with nothing to blend."""
     aligned = task.sight.aligned
     made, rows = set(tree.keyframes), list[tuple[Midpoint, ...]]()

@@ -10,9 +10,9 @@ from typing import Any, ParamSpec, TypeVar
 
 from PIL import Image
 
-from segue.errors import SegueError, heard
+from segue.errors import SegueError, hearing
 from segue.method.tree import FrameKey
-from segue.run.journal import Edit, as_edit, whole
+from segue.run.journal import Edit, as_edit, whole_number
 
 __all__ = [
     "AcceptRest",
@@ -26,7 +26,7 @@ __all__ = [
     "best",
     "describe",
     "duration",
-    "telling",
+    "tell_notices",
 ]
 
 
@@ -91,7 +91,7 @@ class Progress:
 class Candidates:
     """What a chooser is shown: a frame's candidates by number, its parents and the ranking's scores.
 
-    ``newest`` is the first candidate of the newest attempt.
+    ``newest`` is the first candidate of the newest try.
     """
 
     key: FrameKey
@@ -103,7 +103,7 @@ class Candidates:
 
     @property
     def best(self) -> int:
-        """The best ranked candidate, or the newest attempt's first if there is no ranking."""
+        """The best ranked candidate, or the newest try's first if there is no ranking."""
         return best(self.scores) if self.scores else self.newest
 
 
@@ -123,7 +123,7 @@ class Pick:
     candidate: int
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "candidate", whole("candidate", self.candidate))
+        object.__setattr__(self, "candidate", whole_number("candidate", self.candidate))
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Again:
         if self.edit is not None:
             as_edit(self.edit)
         if self.count is not None:
-            object.__setattr__(self, "count", whole("count", self.count))
+            object.__setattr__(self, "count", whole_number("count", self.count))
             if self.count < 1:
                 raise SegueError(f"count: at least 1 candidate, not {self.count}")
 
@@ -152,9 +152,9 @@ Chooser = Callable[[Candidates], Pick | Again | AcceptRest]
 
 @dataclass(frozen=True)
 class Made:
-    """A frame as it now is: what it was made from, the recipe of what it shows, and its candidates.
+    """A frame as it now is: what it was made from, the cache key of what it shows, and its candidates.
 
-    ``candidates`` has the recipe of each candidate, also of earlier attempts, whose picture is kept; ``scores`` has
+    ``candidates`` has the cache key of each candidate, also of earlier tries, whose picture is kept; ``scores`` has
     the ranking's score of each, if there is one.
     """
 
@@ -162,7 +162,7 @@ class Made:
     level: int
     parents: tuple[FrameKey, ...]
     candidate: int
-    recipe: str
+    cache_key: str
     candidates: Mapping[int, str] = field(default_factory=dict)
     scores: Mapping[int, float] = field(default_factory=dict)
 
@@ -196,13 +196,13 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def telling(work: Callable[P, T]) -> Callable[P, T]:
+def tell_notices(work: Callable[P, T]) -> Callable[P, T]:
     """Let the ``callback`` of a method, if one is given, have each Notice of its work."""
 
     @wraps(work)
-    def told(*args: P.args, **values: P.kwargs) -> T:
+    def call(*args: P.args, **values: P.kwargs) -> T:
         callback: Any = values.get("callback")
-        with heard(callback) if callback else nullcontext():
+        with hearing(callback) if callback else nullcontext():
             return work(*args, **values)
 
-    return told
+    return call

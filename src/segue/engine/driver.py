@@ -6,18 +6,18 @@ a run that was killed and continued computes the very batches that an unbroken r
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from segue.engine.cache_keys import CacheKeys
 from segue.engine.choosing import Choosing, numbers
 from segue.engine.clock import Clock
 from segue.engine.dialogue import Made
 from segue.engine.drawing import Drawing
-from segue.engine.recipes import Recipes
 from segue.errors import warn
 from segue.machine import free_cached, is_out_of_memory
+from segue.method.conditioning import Conditioning
 from segue.method.diffusion import CLEAN, NoisePoint
 from segue.method.schemes import Latents, Level, NamedNoise, Sample, Scheme
 from segue.method.tree import FrameKey
@@ -43,7 +43,7 @@ class Denoising:
 
     backbone: Backbone
     sampling: Sampling
-    conditioning: Callable[[Sample, Mapping[FrameKey, Edit]], Any]
+    conditioning: Callable[[Sample, Mapping[FrameKey, Edit]], Conditioning]
     noise: NamedNoise
 
 
@@ -54,7 +54,7 @@ class Driver:
         self,
         run: RunFolder,
         denoising: Denoising,
-        recipes: Recipes,
+        cache_keys: CacheKeys,
         draw: Drawing,
         choosing: Choosing,
         clock: Clock,
@@ -65,7 +65,7 @@ class Driver:
 
         ``batch_size`` is how many samples go through the networks at once, halved if memory does not suffice.
         """
-        self.run, self.denoising, self.recipes = run, denoising, recipes
+        self.run, self.denoising, self.cache_keys = run, denoising, cache_keys
         self.draw, self.choosing, self.clock = draw, choosing, clock
         self.leading, self.batch_size = leading, batch_size
         self.latents: dict[FrameKey, Tensor] = {}  # of the frames that are settled
@@ -88,7 +88,7 @@ class Driver:
         """Make all candidates of a level, then settle frame after frame."""
         self.clock.level += 1
         attempts = {key: self.choosing.attempts(level, key) for key in level.parents}
-        known = {key: self.choosing.known(level, tries) for key, tries in attempts.items()}
+        known = {key: self.choosing.find_choice(level, tries) for key, tries in attempts.items()}
         self._compute(level, [Sample(key, n) for key, tries in attempts.items() for n in numbers(known[key], tries)])
         if self.choosing.keeps_all and level.is_final:  # of frames that were settled without being kept, too
             self.draw(level, [Sample(key, n) for key in level.parents for n in self.choosing.candidates(level, key)])
@@ -98,22 +98,22 @@ class Driver:
             chosen[key] = choice.candidate
             sample = Sample(key, choice.candidate)
             self.latents[key] = self._latent(level, sample)
-            if choice.candidate or self.recipes.edit(level, sample) != Edit():
+            if choice.candidate or self.cache_keys.edit(level, sample) != Edit():
                 self.leading.add(key)
             if level.is_final:
                 made = self.choosing.show(level, choice, tries)
-                if made.recipe not in self.draw.drawn:
-                    self.run.picture(made.recipe)  # a damaged one is named before the film is written of it
+                if made.cache_key not in self.draw.drawn:
+                    self.run.picture(made.cache_key)  # a damaged one is named before the film is written of it
                 self.run.take_place()  # only now: the first frame may prove impossible
                 self.clock.frames += 1
                 self.clock.report(key, self.run.frame(key))
                 yield made
-        self.recipes.settle(level, chosen)
+        self.cache_keys.settle(level, chosen)
 
     def _compute(self, level: Level, samples: Sequence[Sample]) -> None:
         """Make what is missing of the samples and their pictures, batch by batch."""
         needed = list(dict.fromkeys(part for sample in samples for part in self.draw.detail.parts(level, sample)))
-        missing = [part for part in needed if not self.run.has_latent(self.recipes(level, part))]
+        missing = [part for part in needed if not self.run.has_latent(self.cache_keys(level, part))]
         twins = self._twins(level, samples, missing)
         missing = [part for part in missing if part not in twins]
         counted = {(level.start, part) for part in needed} - self._shared
@@ -131,11 +131,11 @@ class Driver:
                 self.clock.step = before
                 self._halve(len(batch))
                 continue
-            self.run.save_latents({self.recipes(level, s): z[j] for j, s in enumerate(batch)})
+            self.run.save_latents({self.cache_keys(level, s): z[j] for j, s in enumerate(batch)})
             self.draw(level, list(dict.fromkeys(replace(part, alone=None) for part in batch if not part.is_shared)))
             missing = missing[len(batch) :]
         if twins:
-            self.run.save_latents({self.recipes(level, s): self._latent(level, twin) for s, twin in twins.items()})
+            self.run.save_latents({self.cache_keys(level, s): self._latent(level, twin) for s, twin in twins.items()})
         self.draw(level, samples)
 
     def _denoise(self, level: Level, batch: Sequence[Sample]) -> Tensor:
@@ -146,7 +146,7 @@ class Driver:
         parts = [self._conditioning(level, sample) for sample in batch]
         return self.denoising.backbone.denoise(
             z,
-            type(parts[0]).stack(parts),
+            Conditioning.stack(parts),
             level.start,
             level.stop,
             sampling=self.denoising.sampling,
@@ -161,7 +161,7 @@ class Driver:
         """
         twins: dict[Sample, Sample] = {}
         for sample in samples:
-            left, right = (self.recipes.settled[FrameKey(sample.key.pair + end)] for end in (0, 1))
+            left, right = (self.cache_keys.settled[FrameKey(sample.key.pair + end)] for end in (0, 1))
             parts = [p for p in self.draw.detail.parts(level, sample) if p.alone is None or p.is_shared]
             first, *others = parts
             if first.is_shared and left == right:
@@ -171,10 +171,10 @@ class Driver:
     def _is_alike(self, level: Level, a: Sample, b: Sample) -> bool:
         """Whether two samples go to the network under the same conditioning, up to rounding."""
         same = torch.allclose(level.blend(a), level.blend(b), rtol=0, atol=ROUNDING)
-        return same and bool(self._conditioning(level, a).is_close(self._conditioning(level, b), ROUNDING))
+        return same and self._conditioning(level, a).is_close(self._conditioning(level, b), ROUNDING)
 
-    def _conditioning(self, level: Level, sample: Sample) -> Any:
-        return self.denoising.conditioning(sample, self.recipes.edits_above(level, sample.key))
+    def _conditioning(self, level: Level, sample: Sample) -> Conditioning:
+        return self.denoising.conditioning(sample, self.cache_keys.edits_above(level, sample.key))
 
     def _halve(self, count: int) -> None:
         """Go on with half of a batch that did not fit, here and when the run is continued."""
@@ -187,7 +187,7 @@ class Driver:
             self.run.write(RUN_FILE, {**data, "batch_size": self.batch_size})
 
     def _latent(self, level: Level, sample: Sample) -> Tensor:
-        latent = self.run.latent(self.recipes(level, sample))
+        latent = self.run.latent(self.cache_keys(level, sample))
         assert latent is not None
         return latent
 
@@ -204,4 +204,4 @@ def eta_noise(noise: NamedNoise, level: Level, samples: Sequence[Sample]) -> Cal
 def steps_of(backbone: Backbone, level: Level, sampling: Sampling) -> int:
     """Denoising steps of one sample of a level."""
     start: NoisePoint = level.start
-    return 0 if start == level.stop or start == CLEAN else backbone.steps(start, level.stop, sampling)
+    return 0 if start == level.stop or start == CLEAN else len(backbone.leg(start, level.stop, sampling))

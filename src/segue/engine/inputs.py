@@ -7,7 +7,7 @@ from PIL import Image
 
 from segue.engine.plan import check_plan
 from segue.engine.points import points_of_gaps
-from segue.errors import SegueError, heard
+from segue.errors import SegueError, hearing
 from segue.pictures.images import LEAST_SIDE, film_size, load, shown_size
 from segue.pose.keypoints import Pose
 from segue.run.journal import Edit
@@ -20,7 +20,7 @@ __all__ = ["check_edit", "check_files", "check_images", "check_inputs", "check_n
 def check_inputs(images: Sequence[Path], settings: MorphSettings) -> None:
     """Raise SegueError if an image, or another file that settings name, is wrong, or the settings do not fit them."""
     pictures = check_images(images, settings.background)
-    with heard():  # what is to be known is told when the film is made
+    with hearing():  # what is to be known is told when the film is made
         check_plan(settings, len(images))
         check_files(settings, [shown_size(image) for image in images])
     if settings.film_size:
@@ -37,7 +37,7 @@ def check_edit(folder: Path, edit: Edit) -> None:
 
 def check_images(images: Sequence[Path], background: str = "white") -> list[Image.Image]:
     """The pictures of files; raises SegueError if one cannot be read."""
-    with heard():
+    with hearing():
         return [load(image, background=background, least=LEAST_SIDE) for image in images]
 
 

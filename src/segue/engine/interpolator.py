@@ -19,16 +19,16 @@ from PIL import Image
 
 from segue.engine.bar import Bar, is_notebook
 from segue.engine.control import (
-    kept_edit,
+    keep_edit,
     read_given,
     tell_unguided,
 )
 from segue.engine.cost import sampling_of
-from segue.engine.dialogue import Chooser, Progress, telling
+from segue.engine.dialogue import Chooser, Progress, tell_notices
 from segue.engine.keyframes import (
     encode_keyframes,
-    fitted,
-    loaded,
+    fit_images,
+    load_images,
     read_keyframes,
     sizes,
     warn_of_crops,
@@ -41,23 +41,23 @@ from segue.engine.plan import (
     warn_of_noise,
 )
 from segue.engine.rank import Judge, judge_of
-from segue.engine.wording import wording
+from segue.engine.wording import words_of
 from segue.errors import Notice, SegueError
 from segue.film.morph import Morph
 from segue.machine import within_memory
 from segue.method.tree import FrameKey
 from segue.models import loading
 from segue.models.backbone import Backbone
-from segue.models.features.networks import network_kept
-from segue.models.stable_diffusion import StableDiffusion
-from segue.pictures.alpha import laid_on
+from segue.models.families import backbone_of
+from segue.models.features.networks import reuse_network
+from segue.pictures.alpha import lay_on
 from segue.pictures.images import Source, shown_size
 from segue.run.folder import RunFolder
 from segue.run.given import Given
 from segue.run.journal import Edit, Redo, Undo, as_edit, check_step
-from segue.run.start import BatchSize, begin, opened, remade, settings_of
+from segue.run.start import BatchSize, begin, plan_remake, read_run, settings_of
 from segue.settings.keywords import MorphValues
-from segue.settings.kinds import ComputeSettings, ModelSettings, MorphSettings, checked, fields
+from segue.settings.kinds import ComputeSettings, ModelSettings, MorphSettings, fields, parse_settings
 from segue.settings.presets import with_preset
 from segue.settings.text import model_differences
 
@@ -74,11 +74,11 @@ class Interpolator:
         """Wrap a loaded diffusers pipeline of a supported family; it is used as it is.
 
         Args:
-            pipe: a Stable Diffusion pipeline; its adapters, offloading and precision stay the user's business.
-            controlnet: a diffusers ControlNetModel, where the pipe holds none.
+            pipe: a pipeline of a known family; its adapters, offloading and precision stay the user's business.
+            controlnet: a diffusers ControlNetModel, in place of the pipe's own.
             name: what to call the model in the run file; the pipe's own name if not given.
         """
-        self.backbone: Backbone = StableDiffusion(pipe, controlnet)
+        self.backbone: Backbone = backbone_of(pipe, controlnet)
         self.name = name or self.backbone.name
         self.low_memory = False
         self._loaded: dict[str, str | None] = {}
@@ -115,19 +115,19 @@ class Interpolator:
         pipe = loading.load(
             name_or_path, controlnet=controlnet, dtype=dtype, device=device, low_memory=low_memory, **which
         )
-        interpolator = cls(pipe, name=_named(name_or_path or "pocket"))
+        interpolator = cls(pipe, name=_remembered_name(name_or_path or "pocket"))
         interpolator.low_memory = low_memory
-        used = str(pipe.unet.dtype).removeprefix("torch.")
-        interpolator._loaded = {"controlnet": _named(controlnet), "dtype": used, **which}
+        used = str(interpolator.backbone.network.dtype).removeprefix("torch.")
+        interpolator._loaded = {"controlnet": _remembered_name(controlnet), "dtype": used, **which}
         return interpolator
 
     @classmethod
-    def loaded(cls, settings: ModelSettings) -> Self:
+    def from_settings(cls, settings: ModelSettings) -> Self:
         """``from_pretrained`` with settings."""
         values = dict(settings)
         return cls.from_pretrained(values.pop("model"), **values)
 
-    @telling
+    @tell_notices
     def __call__(
         self,
         *images: Source | Sequence[Source],
@@ -145,7 +145,7 @@ class Interpolator:
             output: the run folder; a temporary one, gone with the Morph, if not given. An unfinished run there is
                 continued, a finished one recognised, one with fewer frames grown.
             overwrite: begin anew where the folder holds a run with other settings.
-            preset: values to begin with: "paper", "balanced" or "draft".
+            preset: values to begin with: "paper", "balanced", "draft" or "fast".
             callback: is handed a Progress after each step and each Notice, such as a ``Bar``, which is the default in a
                 notebook; without a callback, notices go to the log "segue".
             choose: picks among the candidates of each frame.
@@ -166,7 +166,7 @@ class Interpolator:
         if choose is None and not compute.keep_candidates:
             warn_of_candidates(morph_settings)
         if morph_settings.is_perceptual:
-            network_kept(morph_settings.network)  # an error here too
+            reuse_network(morph_settings.network)  # an error here too
         if output is not None and not str(output):
             raise SegueError("output is an empty name; leave it out for a temporary film")
         path = Path(tempfile.mkdtemp(prefix="segue-") if output is None else output)
@@ -180,7 +180,7 @@ class Interpolator:
                 shutil.rmtree(path, ignore_errors=True)
             raise
 
-    @telling
+    @tell_notices
     @within_memory()
     def make(
         self,
@@ -204,7 +204,7 @@ class Interpolator:
         with self.backbone.evaluating():
             make(self.backbone, self.name, run, hooks)
 
-    @telling
+    @tell_notices
     def remake(
         self,
         output: str | PathLike[str],
@@ -228,12 +228,12 @@ class Interpolator:
             choose: picks among the new candidates.
         """
         with RunFolder(Path(output)) as run:
-            data = opened(run)
-            self._same_model(run, data)
+            data = read_run(run)
+            self._check_model(run, data)
             settings = settings_of(run, data)
             networks = len(self.backbone.controlnets)
-            own = kept_edit(run, as_edit(edit), data, settings, networks) if edit is not None else None
-            run.record(remade(run, settings, frame, own, candidate))
+            own = keep_edit(run, as_edit(edit), data, settings, networks) if edit is not None else None
+            run.record(plan_remake(run, settings, frame, own, candidate))
             if edit and edit.noise is not None:
                 warn_of_noise([edit.noise], aligned=settings.align)
             self.make(run, compute, callback=callback, choose=choose)
@@ -259,7 +259,7 @@ class Interpolator:
         """Take the last undo of a film back."""
         return self._step(output, Redo(), compute, callback)
 
-    @telling
+    @tell_notices
     @within_memory()
     def invert(
         self,
@@ -277,9 +277,9 @@ class Interpolator:
         prepared = self._prepare(sources, morph_settings)
         with RunFolder(Path(output)) as run:
             self._begin(run, sources, prepared, morph_settings, compute, overwrite=False)
-            kept = read_keyframes(run, opened(run), morph_settings)
+            kept = read_keyframes(run, read_run(run), morph_settings)
             z, report = encode_keyframes(self.backbone, run, kept), _report(callback)
-            wording(self.backbone, run, morph_settings, kept.given, z, model_name=self.name, report=report)
+            words_of(self.backbone, run, morph_settings, kept.given, z, model_name=self.name, report=report)
 
     def _begin(
         self,
@@ -302,11 +302,11 @@ class Interpolator:
 
         Errors come here, before anything is written or overwritten.
         """
-        pictures = loaded(images, settings)
+        pictures = load_images(images, settings)
         size, network = sizes(pictures, settings, self.backbone)
         warn_of_crops(images, pictures, settings, size)
-        keyframes = fitted(pictures, settings, size)
-        opaque = [laid_on(keyframe, "white") for keyframe in keyframes]
+        keyframes = fit_images(pictures, settings, size)
+        opaque = [lay_on(keyframe, "white") for keyframe in keyframes]
         if self.name == "pocket":
             warn_of_scenes(opaque)
         if not self.backbone.controlnets:
@@ -321,8 +321,8 @@ class Interpolator:
         """The settings of a call by kind, over those of a preset."""
         computing = {name: value for name, value in values.items() if name in fields(ComputeSettings)}
         others = {name: value for name, value in values.items() if name not in computing}
-        begun = with_preset(preset or "balanced", others, self.name)
-        return checked(MorphSettings, begun), checked(ComputeSettings, computing)
+        begun = with_preset(preset or "balanced", others, self.name, self.backbone.marks)
+        return parse_settings(MorphSettings, begun), parse_settings(ComputeSettings, computing)
 
     @property
     def model(self) -> dict[str, Any]:
@@ -331,7 +331,7 @@ class Interpolator:
             parts = dict(self.backbone.parts())
             return {"name": self.name, "fingerprint": self.backbone.fingerprint(), "parts": parts, **self._loaded}
 
-    def _same_model(self, run: RunFolder, data: Mapping[str, Any]) -> None:
+    def _check_model(self, run: RunFolder, data: Mapping[str, Any]) -> None:
         """Raise SegueError if a run was made with another model than this."""
         model = data["model"]
         if model["fingerprint"] != self.backbone.fingerprint():
@@ -351,7 +351,7 @@ class Interpolator:
     ) -> Morph:
         """Record an undo or a redo, and show the frames that count then."""
         with RunFolder(Path(output)) as run:
-            self._same_model(run, opened(run))
+            self._check_model(run, read_run(run))
             check_step(run.history, run.path, redo=isinstance(event, Redo))
             run.record(event)
             self.make(run, compute, callback=callback)
@@ -362,7 +362,7 @@ class Interpolator:
         return BatchSize(compute.batch_size, lambda: 1 if self.low_memory else self.backbone.frames_at_once(size))
 
 
-def _named(checkpoint: str | PathLike[str] | None) -> str | None:
+def _remembered_name(checkpoint: str | PathLike[str] | None) -> str | None:
     """What a run remembers of a checkpoint's name: a folder or file wherever the next command stands."""
     if checkpoint is None:
         return None

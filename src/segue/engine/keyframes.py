@@ -14,14 +14,14 @@ from torch import Tensor
 
 from segue.engine.plan import motion_of
 from segue.errors import SegueError, warn
-from segue.method.align import Correspondence, Match, align, is_plain, sampled
+from segue.method.align import Correspondence, Match, align, is_plain, sample_picture
 from segue.method.bend import Bends, BentPictures
-from segue.method.camera import seen, warp
-from segue.method.motion import Motion, goes_beyond
+from segue.method.camera import view_parents, warp
+from segue.method.motion import Motion, is_beyond
 from segue.method.schemes import Seen, Sight
 from segue.method.tree import FrameKey
 from segue.models.backbone import Backbone
-from segue.pictures.alpha import Floats, continued, lifted
+from segue.pictures.alpha import Floats, continue_colours, lift
 from segue.pictures.images import MOST_LONGEST, Source, check_network_size, film_size, fit, load, network_size
 from segue.pictures.tensors import to_images, to_tensor
 from segue.run.folder import RunFolder
@@ -30,17 +30,17 @@ from segue.settings.kinds import MorphSettings, size_of
 __all__ = [
     "Keyframes",
     "PixelSpace",
+    "alpha_lifter",
     "camera",
     "correspondences",
     "encode_keyframes",
-    "fitted",
+    "fit_images",
     "images_of",
-    "lifting",
-    "loaded",
+    "load_images",
     "read_keyframes",
-    "shown",
     "sight_of",
     "sizes",
+    "view",
     "warn_of_crops",
     "warn_of_scenes",
 ]
@@ -48,7 +48,7 @@ __all__ = [
 MOST_CROPPED = 0.1  # of a keyframe that is cut off without a word
 
 
-def shown(motion: Motion, place: Fraction, picture: Image.Image) -> Image.Image:
+def view(motion: Motion, place: Fraction, picture: Image.Image) -> Image.Image:
     """A picture as the camera at a place shows it; the very picture where the camera did not move."""
     camera = motion.camera(place, picture.width / picture.height)
     if np.array_equal(camera, np.eye(3)):
@@ -75,14 +75,15 @@ class PixelSpace:
 
     def __call__(self, key: FrameKey, parents: Sequence[tuple[FrameKey, Tensor]]) -> list[Tensor]:
         """The parents' latents (C, h, w) as the camera at a frame sees them; one at a time through the networks."""
-        drawn = [(parent, *self._drawn(parent, latent)) for parent, latent in parents]
-        pictures = seen(self.motion, key, [(parent, picture) for parent, picture, _ in drawn])
-        losses = seen(self.motion, key, [(parent, loss) for parent, _, loss in drawn])
+        drawn = [(parent, *self._draw(parent, latent)) for parent, latent in parents]
+        pictures = view_parents(self.motion, key, [(parent, picture) for parent, picture, _ in drawn])
+        residuals = view_parents(self.motion, key, [(parent, residual) for parent, _, residual in drawn])
         return [
-            self.encode(picture[None].clamp(-1, 1))[0] + loss for picture, loss in zip(pictures, losses, strict=True)
+            self.encode(picture[None].clamp(-1, 1))[0] + residual
+            for picture, residual in zip(pictures, residuals, strict=True)
         ]
 
-    def _drawn(self, parent: FrameKey, latent: Tensor) -> tuple[Tensor, Tensor]:
+    def _draw(self, parent: FrameKey, latent: Tensor) -> tuple[Tensor, Tensor]:
         """A parent's picture, and what its latent has beyond that; the last two parents are remembered."""
         if parent not in self.known:
             if len(self.known) > 1:
@@ -92,7 +93,7 @@ class PixelSpace:
         return self.known[parent]
 
 
-def loaded(images: Sequence[Source], settings: MorphSettings) -> list[Image.Image]:
+def load_images(images: Sequence[Source], settings: MorphSettings) -> list[Image.Image]:
     """The images as they were given; huge JPEGs reduced, to no less than twice the film's longer side on either side.
 
     Raises:
@@ -117,7 +118,7 @@ def sizes(
     return film_size(pictures, network, asked), network
 
 
-def fitted(pictures: Sequence[Image.Image], settings: MorphSettings, size: tuple[int, int]) -> list[Image.Image]:
+def fit_images(pictures: Sequence[Image.Image], settings: MorphSettings, size: tuple[int, int]) -> list[Image.Image]:
     """The images as the film shows them: fitted to its size, seen through the moving camera."""
     of_one_size = [fit(picture, size, settings.fit, settings.background) for picture in pictures]
     if settings.is_transparent and all(picture.getchannel("A").getextrema() == (255, 255) for picture in of_one_size):
@@ -126,20 +127,20 @@ def fitted(pictures: Sequence[Image.Image], settings: MorphSettings, size: tuple
     if not settings.moves:
         return of_one_size
     motion = motion_of(settings)
-    beyond = [str(i) for i in range(len(pictures)) if goes_beyond(motion, Fraction(i), size[0] / size[1])]
+    beyond = [str(i) for i in range(len(pictures)) if is_beyond(motion, Fraction(i), size[0] / size[1])]
     if beyond:
         named = f"the keyframe{'s' if len(beyond) > 1 else ''} at {', '.join(beyond)}"
         text = f"the camera sees beyond the edges of {named}, where their picture is mirrored"
         warn(text)
-    return [_shown(motion, Fraction(i), picture) for i, picture in enumerate(of_one_size)]
+    return [_view_with_alpha(motion, Fraction(i), picture) for i, picture in enumerate(of_one_size)]
 
 
-def _shown(motion: Motion, place: Fraction, picture: Image.Image) -> Image.Image:
+def _view_with_alpha(motion: Motion, place: Fraction, picture: Image.Image) -> Image.Image:
     """A picture as the camera at a place shows it, with its transparency."""
     if picture.mode == "RGB":
-        return shown(motion, place, picture)
-    colours = shown(motion, place, Image.fromarray(continued(picture)[..., :3]))
-    colours.putalpha(shown(motion, place, picture.getchannel("A").convert("RGB")).getchannel("R"))
+        return view(motion, place, picture)
+    colours = view(motion, place, Image.fromarray(continue_colours(picture)[..., :3]))
+    colours.putalpha(view(motion, place, picture.getchannel("A").convert("RGB")).getchannel("R"))
     return colours
 
 
@@ -199,7 +200,7 @@ class Keyframes:
 def read_keyframes(run: RunFolder, data: Mapping[str, Any], settings: MorphSettings) -> Keyframes:
     """Read the keyframes of a run; a loop's closing one is made if it is missing."""
     count = len(data["keyframes"])
-    shown = {FrameKey(i): run.shown(FrameKey(i)) for i in range(count)}
+    shown = {FrameKey(i): run.shown_image(FrameKey(i)) for i in range(count)}
     size: tuple[int, int] = tuple(data.get("network", data["size"]))
     small = {key: fit(keyframe, size, "stretch") for key, keyframe in shown.items()}
     digests = {FrameKey(i): str(keyframe["pixels"]) for i, keyframe in enumerate(data["keyframes"])}
@@ -207,7 +208,7 @@ def read_keyframes(run: RunFolder, data: Mapping[str, Any], settings: MorphSetti
         first, last = FrameKey(0), FrameKey(count)
         shown[last], small[last], digests[last] = shown[first], small[first], digests[first]
         if not run.frame(last).exists():
-            run.save_keyframe(last, run.whole(first))
+            run.save_keyframe(last, run.whole_image(first))
     return Keyframes(shown, small, digests, count)
 
 
@@ -220,8 +221,8 @@ def encode_keyframes(backbone: Backbone, run: RunFolder, keyframes: Keyframes) -
     latents: dict[FrameKey, Tensor] = {}
     for i, (key, picture) in enumerate(keyframes.small.items()):
         given = FrameKey(i % keyframes.count)  # a loop closes with its first
-        recipe = f"{given.name}-{keyframes.digests[key][:12]}"
-        if run.latent(recipe) is None:
+        cache_key = f"{given.name}-{keyframes.digests[key][:12]}"
+        if run.latent(cache_key) is None:
             with backbone.evaluating():
                 z = backbone.encode(to_tensor([picture]))[0]
             if not torch.isfinite(z).all():
@@ -229,8 +230,8 @@ def encode_keyframes(backbone: Backbone, run: RunFolder, keyframes: Keyframes) -
                     f"the keyframe at {key.pair}: the model returned NaN for it; "
                     "load it with dtype float32 (or bfloat16)"
                 )
-            run.save_latents({recipe: z})
-        latent = run.latent(recipe)
+            run.save_latents({cache_key: z})
+        latent = run.latent(cache_key)
         assert latent is not None
         latents[key] = latent
     return latents
@@ -259,7 +260,7 @@ def sight_of(
     bent = BentPictures(
         bends, images, lambda key: to_tensor([shrink(finished(key))])[0], backbone.encode, (height, width)
     )
-    return Sight(bent, bent.noisy, bends.aligned)
+    return Sight(bent, bent.carry_noisy, bends.aligned)
 
 
 def camera(settings: MorphSettings, keyframes: Mapping[FrameKey, Image.Image], backbone: Backbone) -> Seen:
@@ -325,10 +326,10 @@ def images_of(keyframes: Mapping[FrameKey, Image.Image]) -> Mapping[FrameKey, Te
     return _Images(keyframes)
 
 
-def lifting(
+def alpha_lifter(
     run: RunFolder, keys: Iterable[FrameKey], bends: Bends | None, motion: Motion, ground: str | None
-) -> Callable[[FrameKey, Image.Image], Image.Image]:
-    """What gives a frame's picture its alpha: by both its keyframes, whose alphas move as their pictures do.
+) -> Callable[[FrameKey, Image.Image], Image.Image] | None:
+    """What gives a frame its alpha, if the film has any: by both its keyframes, whose alphas move as they do.
 
     Args:
         run: the run folder, open.
@@ -338,24 +339,24 @@ def lifting(
         ground: the colour on which the picture is; None if the film is opaque, and pictures stay as they are.
     """
     if ground is None:
-        return lambda _key, picture: picture
-    keyframes = {key: run.whole(key).convert("RGBA") for key in keys}
+        return None
+    keyframes = {key: run.whole_image(key).convert("RGBA") for key in keys}
 
-    def seen_from(key: FrameKey, keyframe: FrameKey) -> Floats:
+    def view_from(key: FrameKey, keyframe: FrameKey) -> Floats:
         pixels = np.array(keyframes[keyframe].convert("RGBa"), np.float32) / 255
         image = torch.from_numpy(pixels).permute(2, 0, 1)
         if bends:
-            image = sampled(image, bends.origin(key, keyframe, image.shape[1:]))
+            image = sample_picture(image, bends.origin(key, keyframe, image.shape[1:]))
         elif not motion.still:
             image = warp(image, motion.between(key.place, keyframe.place, image.shape[2] / image.shape[1]))[0]
         seen_there: Floats = image.clamp(0, 1).permute(1, 2, 0).numpy()
         return seen_there
 
-    def lift(key: FrameKey, picture: Image.Image) -> Image.Image:
-        left, right = (seen_from(key, FrameKey(key.pair + end)) for end in (0, 1))
-        return lifted(picture, left, right, float(key.position), ground)
+    def lift_frame(key: FrameKey, picture: Image.Image) -> Image.Image:
+        left, right = (view_from(key, FrameKey(key.pair + end)) for end in (0, 1))
+        return lift(picture, left, right, float(key.position), ground)
 
-    return lift
+    return lift_frame
 
 
 class _Images(Mapping[FrameKey, Tensor]):

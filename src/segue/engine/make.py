@@ -10,36 +10,36 @@ missing is made. So making a film, continuing it, growing it and making frames a
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from typing import Any
 
 from torch import Tensor
 
-from segue.engine.adapters import DecidedTree, EditedNoise, Look
+from segue.engine.adapters import DecidedTree, EditedNoise, FrameDistance
+from segue.engine.cache_keys import CacheKeys
 from segue.engine.choosing import Choosing
 from segue.engine.clock import Clock
-from segue.engine.control import controls_of, find_poses, keeping_poses, keypoints_of
+from segue.engine.control import controls_of, find_poses, keep_poses, keypoints_of
 from segue.engine.cost import cost_of, sampling_of
 from segue.engine.dialogue import Chooser, Made, Progress
 from segue.engine.drawing import Drawing
 from segue.engine.driver import Denoising, Driver
-from segue.engine.keyframes import correspondences, encode_keyframes, images_of, lifting, read_keyframes, sight_of
+from segue.engine.keyframes import alpha_lifter, correspondences, encode_keyframes, images_of, read_keyframes, sight_of
 from segue.engine.plan import candidates_of, motion_of, noise_of, tree_of
 from segue.engine.rank import Judge, judge_of
-from segue.engine.recipes import Recipes
-from segue.engine.wording import wording
+from segue.engine.wording import words_of
 from segue.method.blend import slerp
 from segue.method.colour import ColourMatch
 from segue.method.detail import Detail
 from segue.method.diffusion import NoisePoint
-from segue.method.schemes import Task, scheme_named
+from segue.method.schemes import Task, find_scheme
 from segue.method.tree import FrameKey
 from segue.models.backbone import Backbone
 from segue.run.folder import RunFolder
 from segue.run.given import matches_of
-from segue.run.start import opened, settings_of
+from segue.run.start import read_run, settings_of
 
 __all__ = ["Hooks", "blend", "make"]
 
@@ -62,7 +62,7 @@ def blend(z_l: Tensor, z_r: Tensor, eps: Tensor, point: NoisePoint, w: float) ->
 
 def make(backbone: Backbone, name: str, run: RunFolder, hooks: Hooks) -> None:
     """Make everything of a run that is not there yet; ``name`` is the model's, which captions are found for."""
-    data = opened(run)
+    data = read_run(run)
     settings = settings_of(run, data)
 
     # Section 4: the keyframes' latents, at the size that the network works at.
@@ -70,16 +70,19 @@ def make(backbone: Backbone, name: str, run: RunFolder, hooks: Hooks) -> None:
     z = encode_keyframes(backbone, run, keyframes)
 
     # Section 4.2: words, fitted to the keyframes; slerp between them.
-    words = wording(backbone, run, settings, keyframes.given, z, model_name=name, report=hooks.report)
+    words = words_of(backbone, run, settings, keyframes.given, z, model_name=name, report=hooks.report)
+
+    # Section 4.3: the keyframes' poses.
+    find_poses(run, settings, keyframes.given, keyframes.given_shown, backbone)
 
     # Ours: which places of neighbouring keyframes correspond, so that parents are seen from the midpoint's place.
-    find_poses(run, settings, keyframes.given, keyframes.given_shown, backbone)
     known = partial(keypoints_of, run, count=keyframes.count)
     bends = correspondences(run, settings, keyframes, backbone, matches_of(run), known) if settings.align else None
-    sight = sight_of(settings, keyframes, backbone, bends, run.shown)
+    sight = sight_of(settings, keyframes, backbone, bends, run.shown_image)
 
     # Section 4.3: poses, linear between the keyframes', drawn for the ControlNet.
-    words.controls = controls_of(run, settings, keyframes.given, backbone, data["model"].get("controlnet") or "", bends)
+    controls = controls_of(run, settings, keyframes.given, backbone, data["model"].get("controlnet") or "", bends)
+    conditioning = replace(words, controls=controls)
 
     # Section 4.1: level by level, from the largest noise to the smallest; see ``blend``.
     channels, height, width = z[FrameKey(0)].shape
@@ -97,29 +100,29 @@ def make(backbone: Backbone, name: str, run: RunFolder, hooks: Hooks) -> None:
         bias=settings.bias,
         retroactive=settings.retroactive,
         noise_of=partial(noise_of, run),
-        distance=Look(run, settings.network),
+        distance=FrameDistance(run, settings.network),
         leads=leading.__contains__,
     )
-    scheme = scheme_named(settings.scheme)(task)
-    denoising = Denoising(backbone, sampling_of(settings), words, noise)
+    scheme = find_scheme(settings.scheme)(task)
+    denoising = Denoising(backbone, sampling_of(settings), conditioning, noise)
 
     # Ours: what autoencoder and denoiser lose of the keyframes is given back to the frames.
-    recipes, images = Recipes(run, backbone.point, keyframes.digests), images_of(keyframes.shown)
+    cache_keys, images = CacheKeys(run, backbone.point, keyframes.digests), images_of(keyframes.shown)
     decode, motion = partial(backbone.decode, screened=False), motion_of(settings)
     detail = Detail(images, z, decode, settings.detail, motion, bends, noise.has_seed)
     match = ColourMatch(images, settings.colour_match)
-    lift = lifting(run, keyframes.shown, bends, motion, data.get("ground"))
-    drawing = Drawing(backbone, run, recipes, tuple(data["size"]), detail, match, lift)
+    lift = alpha_lifter(run, keyframes.shown, bends, motion, data.get("ground"))
+    drawing = Drawing(backbone, run, cache_keys, tuple(data["size"]), detail, match, lift)
 
     # Section 4.4: of several candidates the best stays.
-    ask = hooks.choose and keeping_poses(hooks.choose, run, data, settings, len(backbone.controlnets))
+    ask = hooks.choose and keep_poses(hooks.choose, run, data, settings, len(backbone.controlnets))
     judge = hooks.judge or judge_of(settings)
-    choosing = Choosing(run, recipes, candidates_of(settings), judge=judge, ask=ask, keeps_all=hooks.keep_candidates)
+    choosing = Choosing(run, cache_keys, candidates_of(settings), judge=judge, ask=ask, keeps_all=hooks.keep_candidates)
 
     # Make what is missing, and note what the film now is.
     clock = Clock(cost_of(task, tree, settings, backbone, detail), hooks.report)
     clock.begin()
-    drive = Driver(run, denoising, recipes, drawing, choosing, clock, leading, data["batch_size"])
+    drive = Driver(run, denoising, cache_keys, drawing, choosing, clock, leading, data["batch_size"])
     made = {frame.key: frame for frame in drive(scheme)}
     run.take_place()  # of a film without a frame in between, too
     run.forget_frames([*tree.keyframes, *made])
@@ -137,8 +140,8 @@ def _state(keyframes: Mapping[FrameKey, Any], made: Mapping[FrameKey, Made]) -> 
             "level": frame.level,
             "parents": [str(parent.place) for parent in frame.parents],
             "candidate": frame.candidate,
-            "recipe": frame.recipe,
-            "candidates": {str(number): recipe for number, recipe in frame.candidates.items()},
+            "cache_key": frame.cache_key,
+            "candidates": {str(number): cache_key for number, cache_key in frame.candidates.items()},
             "scores": {str(number): score for number, score in frame.scores.items()},
         }
         for key, frame in made.items()

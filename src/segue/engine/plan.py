@@ -48,16 +48,16 @@ def check_plan(settings: MorphSettings, keyframes: int) -> None:
     gaps = keyframes - 1 + settings.loop
     for name in ("zoom", "pan", "rotate"):
         if len(values := getattr(settings, name)) > gaps:
-            raise SegueError(f"{name}: {len(values)} values for {_counted(gaps, 'gap')} between keyframes")
+            raise SegueError(f"{name}: {len(values)} values for {_count(gaps, 'gap')} between keyframes")
     if len(settings.noise) > 2 and not settings.is_perceptual:
         depth = UniformTree.depth(settings.steps + 1, settings.branching)
         if unused := settings.noise[depth:]:  # a film that grows needs them
-            text = f"noise: the tree has {_counted(depth, 'level')}; not used: {', '.join(map(str, unused))}"
+            text = f"noise: the tree has {_count(depth, 'level')}; not used: {', '.join(map(str, unused))}"
             warn(text)
     tree_of(settings, gaps, [])
 
 
-def _counted(count: int, noun: str) -> str:
+def _count(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 

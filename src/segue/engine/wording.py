@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import cache
-from typing import Any
 
 import torch
 from PIL import Image
@@ -12,19 +11,19 @@ from PIL import Image
 from segue.engine.control import Controls, Edits
 from segue.engine.dialogue import Progress
 from segue.errors import warn
+from segue.method.conditioning import Conditioning
 from segue.method.noise import Noise
 from segue.method.path import ConditioningPath
 from segue.method.schemes import Latents, Sample
 from segue.method.tree import FrameKey
 from segue.models.backbone import Backbone
-from segue.models.conditioning import TextConditioning
 from segue.run.folder import RunFolder
 from segue.settings.kinds import MorphSettings
 from segue.words.captions import captions, describe_captions, prompts_of
 from segue.words.inversion import invert
 from segue.words.prompts import anchors, prompts
 
-__all__ = ["Words", "wording"]
+__all__ = ["Words", "words_of"]
 
 
 @dataclasses.dataclass
@@ -33,31 +32,30 @@ class Words:
 
     backbone: Backbone
     run: RunFolder
-    path: Callable[[Fraction], TextConditioning]
+    path: Callable[[Fraction], Conditioning]
     negative_prompt: str
     controls: Controls | None = None
-    known: dict[tuple[str, str], TextConditioning] = dataclasses.field(default_factory=dict)
+    known: dict[tuple[str, str], Conditioning] = dataclasses.field(default_factory=dict)
 
-    def __call__(self, sample: Sample, edits: Edits) -> TextConditioning:
+    def __call__(self, sample: Sample, edits: Edits) -> Conditioning:
         """The conditioning of a sample, a batch of one; ``edits`` are those of the frames that it is made from."""
         if sample.is_shared and sample.alone is not None:  # a keyframe at its own place
             sample = Sample(sample.alone)
         words = self.path(sample.key.place)
         edit = self.run.history.attempt_of(sample.key, sample.candidate).edit
         if edit.prompt is not None:
-            words = dataclasses.replace(words, prompt=self._embedded(edit.prompt, self.negative_prompt).prompt)
+            words = words.with_prompt_of(self._embed(edit.prompt, self.negative_prompt))
         if edit.negative_prompt is not None:
-            words = dataclasses.replace(words, negative=self._embedded("", edit.negative_prompt).negative)
+            words = words.with_negative_prompt_of(self._embed("", edit.negative_prompt))
         return dataclasses.replace(words, controls=self.controls(sample, edits)) if self.controls else words
 
-    def _embedded(self, prompt: str, negative: str) -> TextConditioning:
+    def _embed(self, prompt: str, negative: str) -> Conditioning:
         if (prompt, negative) not in self.known:
-            found: Any = self.backbone.embed([prompt], [negative])
-            self.known[prompt, negative] = found
+            self.known[prompt, negative] = self.backbone.embed([prompt], [negative])
         return self.known[prompt, negative]
 
 
-def wording(
+def words_of(
     backbone: Backbone,
     run: RunFolder,
     settings: MorphSettings,
@@ -113,11 +111,14 @@ def _path(
     keyframes: Sequence[Image.Image],
     latents: Latents,
     report: Callable[[Progress], None],
-) -> ConditioningPath[Any]:
-    """The words of each keyframe, embedded and fitted, and of the places in between that have a prompt."""
+) -> Callable[[Fraction], Conditioning]:
+    """The words of each keyframe, embedded and fitted, and of the places in between that have a prompt.
+
+    Image prompts go from keyframe to keyframe, whatever prompts there are in between.
+    """
     count = len(keyframes)
     with backbone.evaluating():
-        words: Any = backbone.embed(texts, [settings.negative_prompt] * count)
+        words = backbone.embed(texts, [settings.negative_prompt] * count, _image_prompts(backbone, settings, keyframes))
     if settings.inversion:
         inverted = invert(
             backbone,
@@ -133,13 +134,25 @@ def _path(
         words = inverted.words
         run.save_losses(inverted.losses)
 
-    def at(which: int | str) -> Any:
+    def at(which: int | str) -> Conditioning:
         """A keyframe's words, or a prompt in between, with the keyframes' negative embedding, fitted or not."""
         if isinstance(which, int):
             return words.sample(which)
-        between: Any = backbone.embed([which], [""])
-        return dataclasses.replace(between, negative=words.sample(0).negative)
+        return words.sample(0).with_prompt_of(backbone.embed([which], [""]))
 
+    fixed = anchors(settings, count)
     with backbone.evaluating():
-        placed: Any = [(place, at(which)) for place, which in anchors(settings, count)]
-    return ConditioningPath(placed, settings.embedding_blend)
+        placed = [(place, at(which)) for place, which in fixed]
+    path = ConditioningPath(placed, settings.embedding_blend)
+    if not backbone.takes_images:
+        return path
+    keyframes_only = [one for one, (_, which) in zip(placed, fixed, strict=True) if isinstance(which, int)]
+    pictures = ConditioningPath(keyframes_only)
+    return lambda place: path(place).with_image_of(pictures(place))
+
+
+def _image_prompts(
+    backbone: Backbone, settings: MorphSettings, keyframes: Sequence[Image.Image]
+) -> Sequence[Image.Image]:
+    """The keyframes, where they are their own prompts; else none."""
+    return keyframes if backbone.takes_images and settings.image_prompt != 0 else ()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from segue.evaluate import measures
 from segue.models.features.distances import SequencePath
 
-__all__ = ["FILM_MEASURES", "MEASURES", "SET_MEASURES", "Measure", "film_values", "measure_named"]
+__all__ = ["FILM_MEASURES", "MEASURES", "SET_MEASURES", "Measure", "film_values", "find_measure"]
 
 PAPER = "Wang and Golland 2023, arXiv 2307.12560, section 5"
 DIFFMORPHER = "Zhang et al. 2023, arXiv 2312.07409, section 4.4"
@@ -116,7 +116,7 @@ FILM_MEASURES = (
 MEASURES = (*SET_MEASURES, *FILM_MEASURES)
 
 
-def measure_named(name: str) -> Measure:
+def find_measure(name: str) -> Measure:
     """The measure of a name."""
     return next(measure for measure in MEASURES if measure.name == name)
 

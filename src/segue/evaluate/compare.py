@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from segue.errors import SegueError
-from segue.evaluate.catalogue import SET_MEASURES, measure_named
+from segue.evaluate.catalogue import SET_MEASURES, find_measure
 from segue.evaluate.charts import number
 from segue.evaluate.page import contrast, document, grid
 from segue.evaluate.results import Difference, Report, key_of
@@ -44,7 +44,7 @@ def comparison_of(first: Report, second: Report, names: tuple[str, str]) -> Comp
     """
     schemes = [scheme for scheme in first.schemes if scheme in second.schemes]
     named = [pair for pair in first.pairs if pair in second.pairs]
-    other = [pair for pair in named if _differs(pair, first, second)]
+    other = [pair for pair in named if _has_changed(pair, first, second)]
     pairs = [pair for pair in named if pair not in other]
     columns = [column for column in first.columns if column in second.columns]
     for what, common, ours, theirs in (
@@ -85,11 +85,11 @@ def _settings(first: Report, second: Report) -> tuple[dict[str, Any], dict[str, 
 def _other_sets(first: Report, second: Report) -> list[str]:
     """Why measures of all pairs together are not of the same set; the order of the pairs does not matter."""
     lengths = [{len(film.frames) for film in report.films} for report in (first, second)]
-    is_other = set(first.pairs) != set(second.pairs) or any(_differs(pair, first, second) for pair in first.pairs)
+    is_other = set(first.pairs) != set(second.pairs) or any(_has_changed(pair, first, second) for pair in first.pairs)
     return ["other pairs"] * is_other + ["other numbers of frames"] * (lengths[0] != lengths[1])
 
 
-def _differs(pair: str, first: Report, second: Report) -> bool:
+def _has_changed(pair: str, first: Report, second: Report) -> bool:
     """Whether a pair of one name is another one; not known of reports that have no digests of pairs."""
     digests = first.digests.get(pair), second.digests.get(pair)
     return None not in digests and digests[0] != digests[1]
@@ -111,7 +111,7 @@ def comparison_page(comparison: Comparison) -> str:
     ]
     for scheme in dict.fromkeys(row[0] for row in comparison.rows):
         rows = [
-            f"<tr><td>{escape(measure_named(d.measure).label)} <small>{escape(d.network)}</small></td>"
+            f"<tr><td>{escape(find_measure(d.measure).label)} <small>{escape(d.network)}</small></td>"
             f"<td>{number(before)}</td><td>{number(after)}</td>{contrast(d)}</tr>"
             for of, before, after, d in comparison.rows
             if of == scheme

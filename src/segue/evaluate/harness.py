@@ -36,7 +36,7 @@ from segue.files import write_bytes, write_json
 from segue.models.features.distances import Array
 from segue.models.features.networks import Network
 from segue.pictures.files import digest_of_source
-from segue.settings.kinds import MorphSettings, checked
+from segue.settings.kinds import MorphSettings, parse_settings
 from segue.settings.presets import with_preset
 from segue.settings.text import as_json, differences, model_differences
 
@@ -98,7 +98,8 @@ def evaluate(
     begun, clock, report = time.perf_counter(), _Clock(), callback or (lambda _stage: None)
     parts = dict(interpolator.backbone.parts())
     model = {"name": interpolator.name, "fingerprint": interpolator.backbone.fingerprint(), "parts": parts}
-    by_scheme = [with_preset(preset, {**(settings or {}), "scheme": scheme}, interpolator.name) for scheme in schemes]
+    name, marks = interpolator.name, interpolator.backbone.marks
+    by_scheme = [with_preset(preset, {**(settings or {}), "scheme": scheme}, name, marks) for scheme in schemes]
     digest_of = cache(digest_of_source)  # of files that several films are made of
     jobs = [_job(parts, pair, of_scheme, digest_of) for of_scheme in by_scheme for pair in pairs]
 
@@ -115,7 +116,7 @@ def evaluate(
     measured = [Measured(film, {}, {}, {}, np.array([])) for film in films]
     for network in networks:
         for i, film in enumerate(films):
-            seen, kept = _seen(network, film, output, clock)
+            seen, kept = _observe(network, film, output, clock)
             measured[i] = measured[i].with_network(network.name, seen)
             report(Stage("features", network.name, film.pair.name, i + 1, len(films), kept))
     for i, film in enumerate(films):
@@ -142,7 +143,7 @@ class _Job:
     pair: Pair
     scheme: str
     values: Mapping[str, Any]
-    recipe: Mapping[str, Any]
+    cache_key: Mapping[str, Any]
 
 
 @dataclass
@@ -163,14 +164,14 @@ def _job(parts: Mapping[str, str], pair: Pair, settings: Mapping[str, Any], dige
     """What one film is made from, as plain values that can be compared."""
     values = values_of(pair, settings)
     images = {name: value for name, value in values.items() if name in MorphSettings.model_fields}
-    recipe = {
-        "settings": as_json(checked(MorphSettings, images)),
+    cache_key = {
+        "settings": as_json(parse_settings(MorphSettings, images)),
         "parts": parts,
         "a": digest_of(pair.a),
         "b": digest_of(pair.b),
         "poses": [digest_of(path) for path in Row(pair.name, (pair.a, pair.b), Path(), values).inputs[2:]],
     }
-    return _Job(pair, settings["scheme"], values, recipe)
+    return _Job(pair, settings["scheme"], values, cache_key)
 
 
 def _film(interpolator: Interpolator, job: _Job, output: Path, clock: _Clock) -> tuple[Film, bool]:
@@ -184,7 +185,7 @@ def _film(interpolator: Interpolator, job: _Job, output: Path, clock: _Clock) ->
             morph = make_row(interpolator, Row(job.pair.name, (job.pair.a, job.pair.b), folder, job.values))
             frames = {str(key.place): path for key, path in zip(morph.keys, morph.frames.paths, strict=True)}
             record = {
-                "recipe": job.recipe,
+                "cache_key": job.cache_key,
                 "seconds": round(seconds(), 3),
                 "frames": {place: path.relative_to(output.absolute()).as_posix() for place, path in frames.items()},
             }
@@ -198,7 +199,7 @@ def _film(interpolator: Interpolator, job: _Job, output: Path, clock: _Clock) ->
         frames=tuple(record["frames"].values()),
         positions=np.array([float(Fraction(place)) for place in record["frames"]]),
         digest=_digest_of_film(job, [output / name for name in record["frames"].values()]),
-        texts=_texts(job.recipe["settings"]),
+        texts=_texts(job.cache_key["settings"]),
     )
     return film, kept
 
@@ -213,40 +214,40 @@ def _record(path: Path, job: _Job, output: Path) -> dict[str, Any] | None:
     """What is known of a film that is there; None if it is to be made; raises SegueError if it is another one."""
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        before, frames = record["recipe"], record["frames"]
+        before, frames = record["cache_key"], record["frames"]
     except (FileNotFoundError, ValueError, KeyError):
         return None
-    if before != job.recipe:
-        changes = differences(before["settings"], job.recipe["settings"])
-        if (parts := before.get("parts", {})) != job.recipe["parts"]:
-            changes.append(f"another model: {model_differences(parts, job.recipe['parts'])}")
+    if before != job.cache_key:
+        changes = differences(before["settings"], job.cache_key["settings"])
+        if (parts := before.get("parts", {})) != job.cache_key["parts"]:
+            changes.append(f"another model: {model_differences(parts, job.cache_key['parts'])}")
         names = {
             "a": "another a",
             "b": "another b",
             "poses": "pose files or control images with other content",
         }
-        changes += [text for name, text in names.items() if before.get(name) != job.recipe[name]]
+        changes += [text for name, text in names.items() if before.get(name) != job.cache_key[name]]
         raise SegueError(f"{path} is for a film made with other settings ({'; '.join(changes)}); choose another output")
     return record if all((output / name).is_file() for name in frames.values()) else None
 
 
-def _seen(network: Network, film: Film, output: Path, clock: _Clock) -> tuple[dict[str, Array], bool]:
+def _observe(network: Network, film: Film, output: Path, clock: _Clock) -> tuple[dict[str, Array], bool]:
     """What a network sees in a film: features, distances, the texts of its prompts; and whether it was there."""
     path = output / "features" / _folder(network) / film.scheme / f"{film.pair.name}.safetensors"
     stamp = {"network": network.fingerprint, "film": film.digest, "texts": json.dumps(film.texts)}
-    there = _stored(path, stamp)
+    there = _read_stored(path, stamp)
     if there is not None:
         clock.known["features"] += there[1]
         return there[0], True
     with clock.measuring("features") as seconds:
-        seen = _looked(network, film, _pictures(film))
+        seen = _run_network(network, film, _pictures(film))
         cost = seconds()
     _store(path, seen, {**stamp, "seconds": f"{cost:.3f}"})
     clock.known["features"] += cost
     return seen, False
 
 
-def _looked(network: Network, film: Film, pictures: Sequence[Image.Image]) -> dict[str, Array]:
+def _run_network(network: Network, film: Film, pictures: Sequence[Image.Image]) -> dict[str, Array]:
     seen: dict[str, Array] = {}
     if network.features is None:
         path = network.path(pictures)
@@ -262,7 +263,7 @@ def _sharpness(film: Film, output: Path) -> Array:
     """The sharpness of each frame, (F,)."""
     path = output / "features" / "sharpness" / film.scheme / f"{film.pair.name}.safetensors"
     stamp = {"film": film.digest}
-    there = _stored(path, stamp)
+    there = _read_stored(path, stamp)
     if there is not None:
         return there[0]["sharpness"]
     values = np.array([sharpness(np.asarray(picture, dtype=np.float64) / 255) for picture in _pictures(film)])
@@ -278,7 +279,7 @@ def _pictures(film: Film) -> list[Image.Image]:
     return pictures
 
 
-def _stored(path: Path, stamp: Mapping[str, str]) -> tuple[dict[str, Array], float] | None:
+def _read_stored(path: Path, stamp: Mapping[str, str]) -> tuple[dict[str, Array], float] | None:
     """Arrays that were kept, and the seconds they took; None if there are none of that stamp."""
     try:
         with safe_open(path, framework="numpy") as file:
@@ -303,7 +304,7 @@ def _folder(network: Network) -> str:
 
 def _shared_settings(jobs: Sequence[_Job]) -> dict[str, Any]:
     """The settings that all films share."""
-    settings = [job.recipe["settings"] for job in jobs]
+    settings = [job.cache_key["settings"] for job in jobs]
     return {name: value for name, value in settings[0].items() if all(s[name] == value for s in settings)}
 
 
@@ -316,7 +317,7 @@ def _digest_of_pair(pair: Pair, digest_of: Callable[[Path], str]) -> str:
 
 def _digest_of_film(job: _Job, frames: Sequence[Path]) -> str:
     """What a film was made from, and its frames as they are: a remake in its run folder makes others."""
-    found = hashlib.sha256(json.dumps(job.recipe, sort_keys=True).encode())
+    found = hashlib.sha256(json.dumps(job.cache_key, sort_keys=True).encode())
     for frame in frames:
         found.update(frame.read_bytes())
     return found.hexdigest()[:16]

@@ -6,7 +6,7 @@ from html import escape
 
 import numpy as np
 
-from segue.evaluate.catalogue import MEASURES, measure_named
+from segue.evaluate.catalogue import MEASURES, find_measure
 from segue.evaluate.charts import Dot, interval_chart, line_chart, number
 from segue.evaluate.published import TABLE_1
 from segue.evaluate.results import Cell, Difference, FilmReport, Report
@@ -131,7 +131,7 @@ def _table(report: Report, network: str) -> str:
     columns = [column for column in report.columns if column[1] in (network, "")]
     best = {column: _best(report, *column) for column in columns}
     head = "".join(
-        f"<th>{escape(measure_named(name).label)}<br><small>{_wish(measure_named(name).better)}</small></th>"
+        f"<th>{escape(find_measure(name).label)}<br><small>{_wish(find_measure(name).better)}</small></th>"
         for name, _ in columns
     )
     rows = []
@@ -175,7 +175,7 @@ def _intervals(report: Report, network: str) -> str:
             if cell and cell.value is not None and cell.low is not None and cell.high is not None
         ]
         if dots:
-            label = escape(measure_named(column[0]).label)
+            label = escape(find_measure(column[0]).label)
             figures.append(f"<figure><figcaption>{label}</figcaption>{interval_chart(dots)}</figure>")
     return f'<div class="cards">{"".join(figures)}</div>'
 
@@ -219,7 +219,7 @@ def _differences(report: Report, network: str) -> str:
     columns = [column for column in report.columns if column[1] in (network, "")]
     if not others:
         return ""
-    head = "".join(f"<th>{escape(measure_named(name).label)}</th>" for name, _ in columns)
+    head = "".join(f"<th>{escape(find_measure(name).label)}</th>" for name, _ in columns)
     rows = []
     for scheme in others:
         cells = "".join(contrast(_between(report, scheme, reference, *column)) for column in columns)
@@ -275,7 +275,7 @@ def _groups(report: Report) -> str:
         return ""
     columns = [column for column in report.columns if report.cell(report.schemes[0], *column, report.groups[0])]
     head = "".join(
-        f"<th>{escape(measure_named(name).label)}{f'<br><small>{escape(net)}</small>' if net else ''}</th>"
+        f"<th>{escape(find_measure(name).label)}{f'<br><small>{escape(net)}</small>' if net else ''}</th>"
         for name, net in columns
     )
     rows = []
@@ -377,7 +377,7 @@ def _networks(report: Report) -> tuple[str, ...]:
 
 def _best(report: Report, measure: str, network: str) -> set[str]:
     """The schemes with the best value of a measure; none where no direction is better."""
-    wish = measure_named(measure).better
+    wish = find_measure(measure).better
     found = {s: c.value for s in report.schemes if (c := report.cell(s, measure, network)) and c.value is not None}
     if not wish or len(found) < 2:
         return set()

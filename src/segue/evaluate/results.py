@@ -48,7 +48,7 @@ NOTES = ".evaluation"  # the folder of the lock, by which an evaluation that is 
 
 @dataclass(frozen=True)
 class Film:
-    """One film: its pair, its scheme, its frames by name in a folder, their positions, a digest of its recipe.
+    """One film: its pair, its scheme, its frames by name in a folder, their positions, a digest of its cache key.
 
     ``texts`` are the prompts of both keyframes that it was made with and its negative prompt, or none.
     """

@@ -27,7 +27,7 @@ __all__ = [
     "mean_interval",
     "paired_interval",
     "parts_without",
-    "resampled_pairs",
+    "resample_pairs",
     "students_t",
 ]
 
@@ -55,7 +55,7 @@ class Interval:
     pairs: int
 
 
-def resampled_pairs(pairs: int, *, draws: int = DRAWS, seed: int = 0) -> NDArray[np.intp]:
+def resample_pairs(pairs: int, *, draws: int = DRAWS, seed: int = 0) -> NDArray[np.intp]:
     """Which pairs each draw consists of, (draws, pairs); the same for the same seed."""
     return np.random.default_rng(seed).integers(0, pairs, (draws, pairs))
 
@@ -70,7 +70,7 @@ def mean_interval(values: Array, *, draws: int = DRAWS, seed: int = 0) -> Interv
     if n < FEW:
         reach = students_t(n - 1) * spread / math.sqrt(n)
         return Interval(mean, mean - reach, mean + reach, spread, n)
-    means = values[resampled_pairs(n, draws=draws, seed=seed)].mean(1)
+    means = values[resample_pairs(n, draws=draws, seed=seed)].mean(1)
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(mean, float(low), float(high), spread, n)
 

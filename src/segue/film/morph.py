@@ -18,26 +18,26 @@ from PIL import Image
 
 from segue.errors import SegueError, warn
 from segue.files import write_json
-from segue.film.smooth import compensated, dissolved
+from segue.film.smooth import compensate, dissolve
 from segue.film.writers import contact_sheet, write_film
 from segue.method.timing import (
     GAP,
     Showing,
     Tick,
     Way,
-    at_rate,
-    easing_named,
     frame_rate,
     moments,
-    on_screen,
+    parse_easing,
+    screen_times,
     timeline,
+    way_at_rate,
 )
 from segue.method.tree import FrameKey
-from segue.models.features.networks import network_kept
-from segue.pictures.alpha import laid_on
+from segue.models.features.networks import reuse_network
+from segue.pictures.alpha import lay_on
 from segue.run.schema import FILMS_FILE, RUN_FILE, SETTINGS_FILE, films_of, read_part
 from segue.settings.keywords import FilmValues
-from segue.settings.kinds import FilmSettings, updated
+from segue.settings.kinds import FilmSettings, update_settings
 from segue.settings.text import as_json, read_config, write_config
 
 __all__ = ["Frames", "Morph"]
@@ -67,7 +67,7 @@ class Frames(Sequence[Image.Image]):
             return Frames(self.paths[index], of=self, on=self._on)
         with Image.open(self.paths[index]) as image:
             picture = image.convert("RGBA" if image.has_transparency_data else "RGB")
-            return laid_on(picture, self._on) if self._on else picture
+            return lay_on(picture, self._on) if self._on else picture
 
     def __iter__(self) -> Iterator[Image.Image]:
         return (self[i] for i in range(len(self)))
@@ -156,14 +156,14 @@ class Morph:
         """
         if film is not None and not isinstance(film, FilmSettings):
             raise SegueError(f"film is a FilmSettings, such as FilmSettings(fps=24), not {film!r}")
-        settings = updated(film or FilmSettings(), values)
+        settings = update_settings(film or FilmSettings(), values)
         way, smooth = self._way(settings), settings.smooth
         runs = way.runs(mixes=smooth != "none")
         self._tell_left_out([tick for tick, _ in runs], settings.fps)
         if smooth == "none":
             pictures: Iterable[Image.Image] = (self.frames[tick.left] for tick, _ in runs)
         else:
-            pictures = (dissolved if smooth == "dissolve" else compensated)(self.frames, way)
+            pictures = (dissolve if smooth == "dissolve" else compensate)(self.frames, way)
         write_film(Path(path), pictures, [count for _, count in runs], settings.fps, quality=settings.quality)
         return Path(path)
 
@@ -176,12 +176,12 @@ class Morph:
                 "more seconds, or a higher fps, shows them"
             )
 
-    def timed(self, film: FilmSettings) -> list[tuple[int, float]]:
+    def screen_times(self, film: FilmSettings) -> list[tuple[int, float]]:
         """The numbers of the frames in the order in which they are shown, each with its seconds on screen.
 
         That is before they are brought to the rate of the file, and without what ``smooth`` puts between them.
         """
-        return on_screen(self._timeline(film))
+        return screen_times(self._timeline(film))
 
     def distances(self, network: str = "pocket") -> list[float]:
         """How far apart neighbours look to a feature network, the seam of a loop last.
@@ -192,14 +192,14 @@ class Morph:
         digests = [f"{path.name} {path.stat().st_mtime_ns}" for path in paths]
         known = read_part(self.path, "distances.json") or {}
         if (known.get("network"), known.get("frames")) != (network, digests):
-            apart = network_kept(network).path(Frames(paths, on="white")).steps.tolist()
+            apart = reuse_network(network).path(Frames(paths, on="white")).steps.tolist()
             known = {"network": network, "frames": digests, "distances": apart}
             write_json(self.path / "distances.json", known)
         return [float(distance) for distance in known["distances"]]
 
     def _way(self, film: FilmSettings) -> Way:
         """The film's way through its frames, at the rate of the file."""
-        return at_rate(self._timeline(film), self.keyframe_flags, frame_rate(film.fps))
+        return way_at_rate(self._timeline(film), self.keyframe_flags, frame_rate(film.fps))
 
     def _timeline(self, film: FilmSettings) -> list[Showing]:
         """What the film shows for how long."""
@@ -209,7 +209,7 @@ class Morph:
     def _ways(self, film: FilmSettings) -> list[float]:
         """The seconds from each frame to the next; each gap between keyframes on its own."""
         count, network = len(self) - 1 + self._is_loop, film.even_network
-        easing = easing_named("linear" if network else film.easing)
+        easing = parse_easing("linear" if network else film.easing)
         distances = self.distances(network) if network else [1.0] * count
         ends = [i for i, flag in enumerate(self.keyframe_flags) if flag]
         ways: list[float] = []

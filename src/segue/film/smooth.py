@@ -15,20 +15,20 @@ from PIL import Image
 from segue.errors import SegueError
 from segue.method.timing import Way
 
-__all__ = ["compensated", "dissolved"]
+__all__ = ["compensate", "dissolve"]
 
 SMALLEST = 32  # pixels along a side of the pictures that FFmpeg's filter takes
 _PARTS = 1000  # of a tick, in the filter's clock
 _LEAD = 2  # ticks for which the filter sees the first and the last frame stand: it leaves out what it has no more of
 
 
-def dissolved(frames: Sequence[Image.Image], way: Way) -> Iterator[Image.Image]:
+def dissolve(frames: Sequence[Image.Image], way: Way) -> Iterator[Image.Image]:
     """The pictures of a film's runs: its frames, and the weighted means of two."""
     for (left, right, share), _ in way.runs(mixes=True):
-        yield _mixed(frames[left], frames[right], share) if share else frames[left]
+        yield _mix(frames[left], frames[right], share) if share else frames[left]
 
 
-def compensated(frames: Sequence[Image.Image], way: Way) -> Iterator[Image.Image]:
+def compensate(frames: Sequence[Image.Image], way: Way) -> Iterator[Image.Image]:
     """The pictures of a film's runs: its frames, and what FFmpeg's filter minterpolate makes between two.
 
     Raises:
@@ -36,7 +36,7 @@ def compensated(frames: Sequence[Image.Image], way: Way) -> Iterator[Image.Image
     """
     last = way.knots[-1][1]
     knots = [(-_LEAD, way.knots[0][1]), *dict.fromkeys(way.knots), (way.length, last), (way.length + _LEAD, last)]
-    made = _interpolated((frames[number], clock + _LEAD) for clock, number in knots)
+    made = _interpolate((frames[number], clock + _LEAD) for clock, number in knots)
     for _ in range(_LEAD):
         next(made)
     for (left, _, share), ticks in way.runs(mixes=True):
@@ -44,20 +44,20 @@ def compensated(frames: Sequence[Image.Image], way: Way) -> Iterator[Image.Image
         yield pictures[0] if share else frames[left]
 
 
-def _interpolated(frames: Iterable[tuple[Image.Image, float]]) -> Iterator[Image.Image]:
+def _interpolate(frames: Iterable[tuple[Image.Image, float]]) -> Iterator[Image.Image]:
     """A picture for each tick, from pictures at their times."""
     graph: Graph | None = None
     mode = "RGB"
     for frame, tick in frames:
         graph, mode = graph or _graph(frame.size), frame.mode
         graph.push(_frame(frame, tick))
-        yield from _pulled(graph, mode)
+        yield from _pull(graph, mode)
     if graph is not None:
         graph.push(None)
-        yield from _pulled(graph, mode)
+        yield from _pull(graph, mode)
 
 
-def _mixed(left: Image.Image, right: Image.Image, share: float) -> Image.Image:
+def _mix(left: Image.Image, right: Image.Image, share: float) -> Image.Image:
     if left.mode == "RGB":
         return Image.blend(left, right, share)
     return Image.blend(left.convert("RGBa"), right.convert("RGBa"), share).convert("RGBA")
@@ -91,7 +91,7 @@ def _frame(image: Image.Image, tick: float) -> av.VideoFrame:
     return frame
 
 
-def _pulled(graph: Graph, mode: str) -> Iterator[Image.Image]:
+def _pull(graph: Graph, mode: str) -> Iterator[Image.Image]:
     """What the filter has ready."""
     while True:
         try:

@@ -25,7 +25,7 @@ from segue.errors import SegueError, warn
 from segue.files import sweep, writing, writing_folder
 from segue.film.outputs import check_film, ending_of
 from segue.method.timing import frame_rate
-from segue.pictures.alpha import Array, continued, laid_on
+from segue.pictures.alpha import Array, continue_colours, lay_on
 
 __all__ = ["WRITERS", "Frame", "contact_sheet", "sheet", "write_film"]
 
@@ -65,7 +65,7 @@ def write_film(
     sweep(path.parent, path.name)
     if quality != QUALITY and write not in (_write_mp4, _write_webm, _write_webp):
         warn(f"quality has no effect on {path.name}: only .mp4, .webm and .webp have one")
-    coming = _of_one_kind(map(_opened, pictures))
+    coming = _check_kinds(map(_open, pictures))
     first = next(coming)
     film = Film(first.size, chain([first], coming), ticks, frame_rate(fps), quality, first.mode == "RGBA")
     if write is None:
@@ -106,7 +106,7 @@ def sheet(
     """
     if not images:
         raise ValueError("a sheet needs at least one picture")
-    first = _opened(images[0])
+    first = _open(images[0])
     columns = columns or min(len(images), max(1, round(math.sqrt(len(images) * 1.5 * first.height / first.width))))
     gap, text = 4, 16 if labels else 0
     scale = min(1.0, side / max(first.size), ((most - gap) / columns - gap) / first.width)
@@ -117,7 +117,7 @@ def sheet(
     for number, image in enumerate(images):
         row, column = divmod(number, columns)
         x, y = gap + column * (width + gap), gap + row * (height + text + gap)
-        whole.paste(laid_on(_opened(image), "white").resize((width, height), Image.Resampling.LANCZOS), (x, y))
+        whole.paste(lay_on(_open(image), "white").resize((width, height), Image.Resampling.LANCZOS), (x, y))
         if labels:
             draw.text((x, y + height + 1), labels[number], "black", font)
     return whole
@@ -150,14 +150,14 @@ def _write_mp4(path: Path, film: Film) -> None:
         warn("an .mp4 has no transparency: the film is laid on white; .mov, .webm, .webp and PNGs keep it")
     # A factor below 1 would be a lossless kind of H.264 that browsers do not play.
     options = {"crf": str(max(film.quality, 1)), "bf": "0", "profile": "high"}
-    _encode(path, "mp4", "libx264", "yuv420p", options, film, _even)
+    _encode(path, "mp4", "libx264", "yuv420p", options, film, _pad_to_even)
 
 
 def _write_mov(path: Path, film: Film) -> None:
     """ProRes 4444."""
     options = {"profile": "4444", "alpha_bits": "16" if film.is_transparent else "0"}
     pixel_format = "yuva444p10le" if film.is_transparent else "yuv444p10le"
-    _encode(path, "mov", "prores_ks", pixel_format, options, film, continued)
+    _encode(path, "mov", "prores_ks", pixel_format, options, film, continue_colours)
 
 
 def _write_webm(path: Path, film: Film) -> None:
@@ -165,7 +165,9 @@ def _write_webm(path: Path, film: Film) -> None:
     options = {"crf": str(round(film.quality * 63 / 51)), "b:v": "0", "cpu-used": "2", "row-mt": "1"}
     if film.is_transparent:
         options["auto-alt-ref"] = "0"  # frames that are not shown cannot have alpha
-    _encode(path, "webm", "libvpx-vp9", "yuva420p" if film.is_transparent else "yuv420p", options, film, continued)
+    _encode(
+        path, "webm", "libvpx-vp9", "yuva420p" if film.is_transparent else "yuv420p", options, film, continue_colours
+    )
 
 
 def _write_gif(path: Path, film: Film) -> None:
@@ -178,8 +180,8 @@ def _write_gif(path: Path, film: Film) -> None:
         stream.pix_fmt = "pal8"
         stream.width, stream.height = film.size
         start = 0
-        for picture, time in _timed(film, _durations(film, 100, least=2)):
-            frame = av.VideoFrame.from_ndarray(_with_palette(picture), format="pal8")
+        for picture, time in _merge_still(film, _durations(film, 100, least=2)):
+            frame = av.VideoFrame.from_ndarray(_apply_palette(picture), format="pal8")
             for part in _parts(time, 0xFFFF):
                 frame.pts, frame.time_base = start, Fraction(1, 100)
                 start += part
@@ -192,7 +194,7 @@ def _write_webp(path: Path, film: Film) -> None:
     """An animated WebP; a quality of 18 is 88 of the 100 of WebP."""
     durations = _durations(film, 1000, least=11)
     times = [time for time in durations if time]
-    pictures = (picture for picture, _ in _timed(film, durations))
+    pictures = (picture for picture, _ in _merge_still(film, durations))
     with path.open("wb") as file:
         next(pictures).save(
             file,
@@ -324,7 +326,7 @@ def _durations(film: Film, per_second: int, least: int) -> list[int]:
     return found
 
 
-def _timed(film: Film, durations: Sequence[int]) -> Iterator[tuple[Image.Image, int]]:
+def _merge_still(film: Film, durations: Sequence[int]) -> Iterator[tuple[Image.Image, int]]:
     """The pictures that stay, each with its time."""
     return ((picture, time) for (picture, _), time in zip(film, durations, strict=True) if time)
 
@@ -338,7 +340,7 @@ def _parts(time: int, most: int) -> list[int]:
 # Pictures.
 
 
-def _opened(frame: Frame) -> Image.Image:
+def _open(frame: Frame) -> Image.Image:
     """A frame as an RGB picture; as an RGBA one where it has transparency."""
     if isinstance(frame, Image.Image):
         mode = "RGBA" if frame.has_transparency_data else "RGB"
@@ -347,7 +349,7 @@ def _opened(frame: Frame) -> Image.Image:
         return image.convert("RGBA" if image.has_transparency_data else "RGB")
 
 
-def _of_one_kind(pictures: Iterable[Image.Image]) -> Iterator[Image.Image]:
+def _check_kinds(pictures: Iterable[Image.Image]) -> Iterator[Image.Image]:
     """The same pictures; ValueError if there is none, or one of another size or with other channels."""
     first = None
     for picture in pictures:
@@ -363,15 +365,15 @@ def _of_one_kind(pictures: Iterable[Image.Image]) -> Iterator[Image.Image]:
         raise ValueError("a film needs at least one frame")
 
 
-def _even(picture: Image.Image) -> Array:
+def _pad_to_even(picture: Image.Image) -> Array:
     """The pixels on white, (H, W, 3); a side that is odd has its last row or column once more."""
-    pixels = np.asarray(laid_on(picture, "white"))
+    pixels = np.asarray(lay_on(picture, "white"))
     return np.pad(pixels, ((0, picture.height % 2), (0, picture.width % 2), (0, 0)), mode="edge")
 
 
-def _with_palette(picture: Image.Image) -> tuple[Array, Array]:
+def _apply_palette(picture: Image.Image) -> tuple[Array, Array]:
     """The colours' numbers (H, W), and the palette (256, 4) as alpha, red, green and blue."""
-    colours = picture if picture.mode == "RGB" else Image.fromarray(continued(picture)[..., :3])
+    colours = picture if picture.mode == "RGB" else Image.fromarray(continue_colours(picture)[..., :3])
     palette = np.zeros((256, 4), np.uint8)
     own = colours.quantize(256 if picture.mode == "RGB" else 255, method=Image.Quantize.MEDIANCUT)
     numbers = np.array(colours.quantize(palette=own, dither=Image.Dither.FLOYDSTEINBERG))

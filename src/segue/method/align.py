@@ -36,8 +36,8 @@ __all__ = [
     "grid",
     "is_plain",
     "place_of",
-    "resized",
-    "sampled",
+    "resize_field",
+    "sample_picture",
     "unbend",
 ]
 
@@ -99,16 +99,16 @@ def align(
     a, b = _cells(left, [h for h, _ in features]), _cells(right, [k for _, k in features])
     known_to_pull = [*keypoints, *points]
     coarse = transport(_cost(a, b, known_to_pull), a.mass, b.mass, coarseness=COARSENESS[:1])
-    plan = transport(_cost(_turned(a, b, coarse), b, known_to_pull), a.mass, b.mass, coarseness=COARSENESS[1:])
+    plan = transport(_cost(_turn(a, b, coarse), b, known_to_pull), a.mass, b.mass, coarseness=COARSENESS[1:])
     to_left = torch.eye(3) if camera is None else camera
     to_right = torch.linalg.inv(to_left)
-    forth = _moved(plan @ b.place / plan.sum(1, keepdim=True), to_left) - a.place
-    back = _moved(plan.T @ a.place / plan.sum(0)[:, None], to_right) - b.place
+    forth = _move_places(plan @ b.place / plan.sum(1, keepdim=True), to_left) - a.place
+    back = _move_places(plan.T @ a.place / plan.sum(0)[:, None], to_right) - b.place
     known = torch.tensor(points, dtype=torch.float32).reshape(-1, 2, 2) * 2 - 1  # (m, 2 pictures, x and y)
     sure = 1.0 if points else _confidence(plan, a, b)
     return Correspondence(
-        sure * _through(_continued(forth, a), known[:, 0], _moved(known[:, 1], to_left)),
-        sure * _through(_continued(back, b), known[:, 1], _moved(known[:, 0], to_right)),
+        sure * _correct_field(_continue_moves(forth, a), known[:, 0], _move_places(known[:, 1], to_left)),
+        sure * _correct_field(_continue_moves(back, b), known[:, 1], _move_places(known[:, 0], to_right)),
         sure,
     )
 
@@ -170,7 +170,7 @@ def _log_sum(x: Tensor, dim: int) -> Tensor:
 def unbend(field: Tensor, share: float) -> Tensor:
     """How far what is seen has come: x - p where x = p + share field(p), (2, h, w), with 64 cells along a square."""
     shape = [max(1, round(side * UNBEND_CELLS / CELLS)) for side in field.shape[1:]]
-    move, x = resized(field, shape) * share, grid(shape)
+    move, x = resize_field(field, shape) * share, grid(shape)
     back = torch.zeros_like(move)
     for _ in range(UNBEND_STEPS):
         back = 0.5 * back + 0.5 * place_of(move, x - back)
@@ -183,7 +183,7 @@ def place_of(field: Tensor, at: Tensor) -> Tensor:
     return F.grid_sample(field[None], where, padding_mode="border", align_corners=False)[0]
 
 
-def sampled(image: Tensor, at: Tensor) -> Tensor:
+def sample_picture(image: Tensor, at: Tensor) -> Tensor:
     """A picture (C, h, w) at places (2, H, W) from -1 to 1, bicubic; beyond its borders its plain background, if any.
 
     Where the background is not plain, the picture is mirrored at its borders.
@@ -209,7 +209,7 @@ def grid(shape: Sequence[int]) -> Tensor:
     return torch.stack([x.expand(shape[0], -1), y[:, None].expand(-1, shape[1])])
 
 
-def resized(field: Tensor, shape: Sequence[int], mode: str = "bicubic") -> Tensor:
+def resize_field(field: Tensor, shape: Sequence[int], mode: str = "bicubic") -> Tensor:
     """A field (C, h, w) on another grid."""
     return F.interpolate(field[None], tuple(shape), mode=mode, align_corners=False)[0]
 
@@ -266,12 +266,12 @@ def _cost(a: _Cells, b: _Cells, matches: Sequence[Match]) -> Tensor:
     return cost
 
 
-def _moved(places: Tensor, camera: Tensor) -> Tensor:
+def _move_places(places: Tensor, camera: Tensor) -> Tensor:
     """Places (n, 2) seen through a camera (3, 3)."""
     return places @ camera[:2, :2].T + camera[:2, 2]
 
 
-def _turned(a: _Cells, b: _Cells, plan: Tensor) -> _Cells:
+def _turn(a: _Cells, b: _Cells, plan: Tensor) -> _Cells:
     """Cells turned as the plan says that the others are: by the rotation nearest to it (Kabsch)."""
     u, _, v = torch.linalg.svd(a.normal.T @ plan @ b.normal)
     if torch.linalg.det(u @ v) < 0:  # a mirror image is not a turn
@@ -279,19 +279,19 @@ def _turned(a: _Cells, b: _Cells, plan: Tensor) -> _Cells:
     return replace(a, normal=a.normal @ (u @ v))
 
 
-def _continued(moves: Tensor, cells: _Cells) -> Tensor:
+def _continue_moves(moves: Tensor, cells: _Cells) -> Tensor:
     """The moves (n, 2) of the cells as a smooth field (2, h, w) over all of the picture."""
     h, w = cells.shape
     field, weight = torch.zeros(2, h * w), cells.inside.float().reshape(1, h, w)
     field[:, cells.inside] = moves.T
     field = field.reshape(2, h, w)
-    near, far = _blurred(weight, NEAR), _blurred(weight, FAR)
+    near, far = _blur(weight, NEAR), _blur(weight, FAR)
     sure, known = (near / near.max() / 0.15).clamp(0, 1), (far / far.max() / 0.1).clamp(0, 1)
-    beyond = known * _blurred(field, FAR) / (far + 1e-6)
-    return sure * _blurred(field, NEAR) / (near + 1e-6) + (1 - sure) * beyond
+    beyond = known * _blur(field, FAR) / (far + 1e-6)
+    return sure * _blur(field, NEAR) / (near + 1e-6) + (1 - sure) * beyond
 
 
-def _through(field: Tensor, places: Tensor, targets: Tensor) -> Tensor:
+def _correct_field(field: Tensor, places: Tensor, targets: Tensor) -> Tensor:
     """A field (2, h, w) corrected around places (m, 2) so that these move to their targets exactly."""
     if not len(places):
         return field
@@ -317,7 +317,7 @@ def _confidence(plan: Tensor, a: _Cells, b: _Cells) -> float:
     return min(max((sum(agreement) / max(len(agreement), 1) - low) / (high - low), 0.0), 1.0)
 
 
-def _blurred(x: Tensor, sigma: float) -> Tensor:
+def _blur(x: Tensor, sigma: float) -> Tensor:
     """A field (C, h, w) smoothed by a Gaussian, held beyond the borders."""
     radius = int(3 * sigma + 0.5)
     line = torch.exp(-torch.arange(-radius, radius + 1).float().square() / (2 * sigma**2))

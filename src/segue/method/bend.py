@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from segue.method.align import Correspondence, grid, place_of, resized, sampled, unbend
+from segue.method.align import Correspondence, grid, place_of, resize_field, sample_picture, unbend
 from segue.method.motion import Motion
 from segue.method.tree import FrameKey
 
@@ -65,31 +65,33 @@ class Bends:
         """
         ends = FrameKey(key.pair), FrameKey(key.pair + 1)
         if parent in ends:
-            return self._in_keyframe(key, parent, shape)
+            return self._points_in_keyframe(key, parent, shape)
         weights = 1 - float(key.position), float(key.position)
-        ways = [self._by_way_of(keyframe, key, parent, shape) for keyframe in ends]
+        ways = [self._points_by_way_of(keyframe, key, parent, shape) for keyframe in ends]
         return weights[0] * ways[0] + weights[1] * ways[1]
 
-    def _in_keyframe(self, key: FrameKey, keyframe: FrameKey, shape: Sequence[int]) -> Tensor:
+    def _points_in_keyframe(self, key: FrameKey, keyframe: FrameKey, shape: Sequence[int]) -> Tensor:
         """Where the points lie in a keyframe: p = u - b(u)."""
         bend = unbend(self._field(key, keyframe), _share(key, keyframe))
         if self.motion.still:
-            return grid(shape) - resized(bend, shape, "bilinear")  # of a smooth field: a tenth of a pixel off at most
-        u = self._moved(key.place, keyframe.place, grid(shape))
+            return grid(shape) - resize_field(
+                bend, shape, "bilinear"
+            )  # of a smooth field: a tenth of a pixel off at most
+        u = self._move(key.place, keyframe.place, grid(shape))
         return u - place_of(bend, u)
 
-    def _by_way_of(self, keyframe: FrameKey, key: FrameKey, parent: FrameKey, shape: Sequence[int]) -> Tensor:
+    def _points_by_way_of(self, keyframe: FrameKey, key: FrameKey, parent: FrameKey, shape: Sequence[int]) -> Tensor:
         """Where a keyframe's points, seen at a frame, are seen at a made one."""
-        p = self._in_keyframe(key, keyframe, shape)
-        there = resized(self._field(key, keyframe), [2 * side for side in self.gaps[key.pair].left.shape[1:]])
+        p = self._points_in_keyframe(key, keyframe, shape)
+        there = resize_field(self._field(key, keyframe), [2 * side for side in self.gaps[key.pair].left.shape[1:]])
         moved = p + _share(parent, keyframe) * place_of(there, p)
-        return moved if self.motion.still else self._moved(keyframe.place, parent.place, moved)
+        return moved if self.motion.still else self._move(keyframe.place, parent.place, moved)
 
     def _field(self, key: FrameKey, keyframe: FrameKey) -> Tensor:
         gap = self.gaps[key.pair]
         return gap.left if keyframe == FrameKey(key.pair) else gap.right
 
-    def _moved(self, place: Fraction, parent: Fraction, points: Tensor) -> Tensor:
+    def _move(self, place: Fraction, parent: Fraction, points: Tensor) -> Tensor:
         """Points (2, h, w) that the camera shows at a place, as it showed them at a parent's."""
         matrix = torch.from_numpy(self.motion.between(place, parent, self.aspect)).float()
         moved = matrix[:2, :2] @ points.flatten(1) + matrix[:2, 2:]
@@ -117,34 +119,34 @@ class BentPictures:
     def __call__(self, key: FrameKey, parents: Sequence[tuple[FrameKey, Tensor]]) -> list[Tensor]:
         """The parents' latents (C, h', w'), encoded one at a time."""
         if any(parent == key for parent, _ in parents):
-            return [self._own(key, latent) for _, latent in parents]
+            return [self._own_latent(key, latent) for _, latent in parents]
         if self.bends.motion.still and key.pair not in self.bends.aligned:
             return [latent for _, latent in parents]
-        pictures = self._filled([self._carried(key, parent) for parent, _ in parents])
-        return [self._encoded(picture) for picture in pictures]
+        pictures = self._fill_in([self._carry(key, parent) for parent, _ in parents])
+        return [self._encode(picture) for picture in pictures]
 
-    def _own(self, key: FrameKey, latent: Tensor) -> Tensor:
+    def _own_latent(self, key: FrameKey, latent: Tensor) -> Tensor:
         """A frame as it is; a keyframe encoded as all that is carried, with which it is to agree to the last digit."""
-        return self._encoded(self.keyframes[key]) if key in self.keyframes else latent
+        return self._encode(self.keyframes[key]) if key in self.keyframes else latent
 
-    def _encoded(self, picture: Tensor) -> Tensor:
+    def _encode(self, picture: Tensor) -> Tensor:
         """The latent (C, h', w') of a picture (3, H, W)."""
-        return self.encode(shrunk(picture, self.shape)[None].clamp(-1, 1))[0]
+        return self.encode(shrink(picture, self.shape)[None].clamp(-1, 1))[0]
 
-    def _carried(self, key: FrameKey, parent: FrameKey) -> tuple[Tensor, Tensor]:
+    def _carry(self, key: FrameKey, parent: FrameKey) -> tuple[Tensor, Tensor]:
         """A parent's picture (3, H, W) as it is seen at a frame, and where it shows something, (H, W)."""
         picture = self.keyframes[parent] if parent in self.keyframes else self.finished(parent)
         where = self.bends.origin(key, parent, picture.shape[1:])
-        return sampled(picture, where), (where.abs() <= 1).all(0)
+        return sample_picture(picture, where), (where.abs() <= 1).all(0)
 
-    def _filled(self, carried: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    def _fill_in(self, carried: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
         """Pictures of two parents; what a moving camera sees beyond one of them is taken from the other."""
         if self.bends.motion.still or len(carried) != 2:
             return [picture for picture, _ in carried]
         (left, in_left), (right, in_right) = carried
         return [torch.where(~in_left & in_right, right, left), torch.where(~in_right & in_left, left, right)]
 
-    def noisy(self, key: FrameKey, parent: FrameKey, latent: Tensor) -> Tensor:
+    def carry_noisy(self, key: FrameKey, parent: FrameKey, latent: Tensor) -> Tensor:
         """The latent (C, h', w') of a frame on its way, carried to another; nearest cells, which keeps its noise."""
         where = self.bends.origin(key, parent, latent.shape[1:]).permute(1, 2, 0)[None]
         return F.grid_sample(latent[None], where, mode="nearest", padding_mode="border", align_corners=False)[0]
@@ -155,7 +157,7 @@ def _share(key: FrameKey, keyframe: FrameKey) -> float:
     return abs(float(key.place - keyframe.place))
 
 
-def shrunk(image: Tensor, shape: Sequence[int]) -> Tensor:
+def shrink(image: Tensor, shape: Sequence[int]) -> Tensor:
     """An image (C, H, W) on other pixels, by Lanczos: as the keyframes' latents, with which it is to agree."""
     if tuple(image.shape[1:]) == tuple(shape):
         return image

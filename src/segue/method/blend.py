@@ -27,7 +27,7 @@ def slerp(a: Tensor, b: Tensor, w: float | Tensor) -> Tensor:
     Returns:
         (B, ...) in a's dtype; exactly a at 0 and b at 1; linear where the two are (nearly) parallel or zero.
     """
-    u, v, weight = _prepared(a, b, w)
+    u, v, weight = _prepare(a, b, w)
     dot = (u * v).sum(1, keepdim=True)
     norms = u.norm(dim=1, keepdim=True) * v.norm(dim=1, keepdim=True)
     cosine = torch.where(norms > 0, dot / norms.clamp_min(torch.finfo(torch.float64).tiny), torch.ones_like(dot))
@@ -36,16 +36,16 @@ def slerp(a: Tensor, b: Tensor, w: float | Tensor) -> Tensor:
     safe = torch.where(sine > PARALLEL, sine, torch.ones_like(sine))
     left = torch.where(sine > PARALLEL, torch.sin((1 - weight) * omega) / safe, 1 - weight)
     right = torch.where(sine > PARALLEL, torch.sin(weight * omega) / safe, weight)
-    return _finished(left * u + right * v, u, v, weight, a)
+    return _finish(left * u + right * v, u, v, weight, a)
 
 
 def lerp(a: Tensor, b: Tensor, w: float | Tensor) -> Tensor:
     """Blend each sample of a with its sample of b along the straight line; arguments and result as of slerp."""
-    u, v, weight = _prepared(a, b, w)
-    return _finished((1 - weight) * u + weight * v, u, v, weight, a)
+    u, v, weight = _prepare(a, b, w)
+    return _finish((1 - weight) * u + weight * v, u, v, weight, a)
 
 
-def _prepared(a: Tensor, b: Tensor, w: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _prepare(a: Tensor, b: Tensor, w: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Samples as rows in float64, (B, D), and the weights as (B, 1)."""
     if a.shape != b.shape:
         raise ValueError(f"the two sides of a blend differ in shape: {tuple(a.shape)} and {tuple(b.shape)}")
@@ -53,7 +53,7 @@ def _prepared(a: Tensor, b: Tensor, w: float | Tensor) -> tuple[Tensor, Tensor, 
     return a.flatten(1).double(), b.flatten(1).double(), weight
 
 
-def _finished(blend: Tensor, u: Tensor, v: Tensor, weight: Tensor, like: Tensor) -> Tensor:
+def _finish(blend: Tensor, u: Tensor, v: Tensor, weight: Tensor, like: Tensor) -> Tensor:
     """The ends exactly, the shape and dtype of the input."""
     blend = torch.where(weight == 0, u, torch.where(weight == 1, v, blend))
     return blend.reshape(like.shape).to(like.dtype)

@@ -5,7 +5,7 @@ A parent is moved as its picture x (a keyframe's own pixels, else x = D(z)), by 
     z' = E(W(x)) + W(z - E(x))
 
 The second term is what the autoencoder would lose of a parent that was made; so a camera that stands still changes
-nothing, and the loss does not add up from level to level.
+nothing, and what is lost does not add up from level to level.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from segue.method.motion import Matrix, Motion
 from segue.method.tree import FrameKey
 
-__all__ = ["seen", "warp"]
+__all__ = ["view_parents", "warp"]
 
 
 def warp(image: Tensor, matrix: Matrix) -> tuple[Tensor, Tensor]:
@@ -38,7 +38,7 @@ def warp(image: Tensor, matrix: Matrix) -> tuple[Tensor, Tensor]:
     return warped[0], inside
 
 
-def seen(motion: Motion, key: FrameKey, parents: Sequence[tuple[FrameKey, Tensor]]) -> list[Tensor]:
+def view_parents(motion: Motion, key: FrameKey, parents: Sequence[tuple[FrameKey, Tensor]]) -> list[Tensor]:
     """The parents' latents (or pictures), (C, h, w), as the camera at a frame sees them.
 
     What one does not show is filled from the other.

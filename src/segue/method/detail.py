@@ -28,14 +28,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from segue.method.align import sampled
+from segue.method.align import sample_picture
 from segue.method.bend import Bends
 from segue.method.camera import warp
 from segue.method.motion import Motion
 from segue.method.schemes import Latents, Level, Sample
 from segue.method.tree import FrameKey
 
-__all__ = ["REACH", "Detail", "enlarged"]
+__all__ = ["REACH", "Detail", "enlarge"]
 
 POWER = 1.5
 REACH = 0.2  # of the gap
@@ -79,7 +79,7 @@ class Detail:
             own = key if self.has_seed(sample) else None
             shared = [Sample(ends[0], sample.candidate, keyframe, own) for keyframe in ends]
         if self.amount and sure < 1 and level.separable:
-            near = [k for k in ends if fading(key, k) and k in level.parents[key]]
+            near = [k for k in ends if fading_weight(key, k) and k in level.parents[key]]
             beside = [Sample(key, sample.candidate, alone=keyframe) for keyframe in near]
         return [*shared, sample, *beside]
 
@@ -92,46 +92,46 @@ class Detail:
             return image
         sure = self._confidence(key)
         for keyframe in (FrameKey(key.pair), FrameKey(key.pair + 1)):
-            if weight := sure * carried(key, keyframe):
+            if weight := sure * carried_weight(key, keyframe):
                 shared = next((s for s in alone if s.key.is_keyframe and s.alone == keyframe), None)
-                residual = self._carried(key, keyframe, None if shared is None else alone[shared])
+                residual = self._carry(key, keyframe, None if shared is None else alone[shared])
                 image = image + self.amount * weight * residual
-            if weight := (1 - sure) * fading(key, keyframe):
+            if weight := (1 - sure) * fading_weight(key, keyframe):
                 own = next((s for s in alone if s.key == key and s.alone == keyframe), None)
-                residual = self._beside(key, keyframe, None if own is None else alone[own])
+                residual = self._residual_beside(key, keyframe, None if own is None else alone[own])
                 image = image + self.amount * weight * residual
         return torch.clamp(image, -1, 1)
 
     def _confidence(self, key: FrameKey) -> float:
         return self.bends.confidence(key) if self.bends else 0.0
 
-    def _carried(self, key: FrameKey, keyframe: FrameKey, alone: Tensor | None) -> Tensor:
+    def _carry(self, key: FrameKey, keyframe: FrameKey, alone: Tensor | None) -> Tensor:
         """A keyframe's residual (3, H, W), moved with its geometry to a frame."""
         assert self.bends
-        residual = self._autoencoders(keyframe) if alone is None else self._kept(keyframe, alone)
+        residual = self._autoencoder_residual(keyframe) if alone is None else self._residual(keyframe, alone)
         where = self.bends.origin(key, keyframe, residual.shape[1:]).permute(1, 2, 0)[None]
         return F.grid_sample(residual[None], where, mode="bicubic", padding_mode="zeros", align_corners=False)[0]
 
-    def _beside(self, key: FrameKey, keyframe: FrameKey, alone: Tensor | None) -> Tensor:
+    def _residual_beside(self, key: FrameKey, keyframe: FrameKey, alone: Tensor | None) -> Tensor:
         """A keyframe's residual beside it, (3, H, W); 0 where the moved camera sees nothing of the keyframe."""
-        picture = self._autoencoders(keyframe) if alone is None else self.images[keyframe]
+        picture = self._autoencoder_residual(keyframe) if alone is None else self.images[keyframe]
         inside: Tensor | float = 1.0
         if self.bends:
             where = self.bends.origin(key, keyframe, picture.shape[1:])
-            picture, inside = sampled(picture, where), (where.abs() <= 1).all(0)
+            picture, inside = sample_picture(picture, where), (where.abs() <= 1).all(0)
         elif not self.motion.still:
             aspect = picture.shape[2] / picture.shape[1]
             picture, inside = warp(picture, self.motion.between(key.place, keyframe.place, aspect))
-        return (picture if alone is None else picture - enlarged(alone, picture.shape[1:])) * inside
+        return (picture if alone is None else picture - enlarge(alone, picture.shape[1:])) * inside
 
-    def _autoencoders(self, keyframe: FrameKey) -> Tensor:
+    def _autoencoder_residual(self, keyframe: FrameKey) -> Tensor:
         """x_k - up(D(E(x_k))), computed once."""
         if keyframe not in self.known:
             decoded = self.decode(self.latents[keyframe][None])[0]
             self._keep(keyframe, keyframe, decoded)
         return self.known[keyframe][1]
 
-    def _kept(self, keyframe: FrameKey, alone: Tensor) -> Tensor:
+    def _residual(self, keyframe: FrameKey, alone: Tensor) -> Tensor:
         """x_k minus what the network made of it, computed once for the frames that share it."""
         name = (keyframe, alone.data_ptr())
         if name not in self.known:
@@ -142,23 +142,23 @@ class Detail:
         if len(self.known) >= KEPT:
             self.known.pop(next(iter(self.known)))
         image = self.images[keyframe]
-        self.known[name] = decoded, image - enlarged(decoded, image.shape[1:])  # decoded is held: its address is taken
+        self.known[name] = decoded, image - enlarge(decoded, image.shape[1:])  # decoded is held: its address is taken
 
 
-def carried(key: FrameKey, keyframe: FrameKey) -> float:
+def carried_weight(key: FrameKey, keyframe: FrameKey) -> float:
     """The weight of a keyframe's residual that moves along: its share of both keyframes' powers."""
     other = abs(float(key.place - keyframe.place))
     weights = [math.pow(share, POWER) for share in (1 - other, other)]
     return weights[0] / sum(weights)
 
 
-def fading(key: FrameKey, keyframe: FrameKey) -> float:
+def fading_weight(key: FrameKey, keyframe: FrameKey) -> float:
     """The weight of a keyframe's residual that fades out beside it."""
     distance = abs(float(key.place - keyframe.place))
     return (1 + math.cos(math.pi * (distance / REACH) ** 2)) / 2 if distance < REACH else 0.0
 
 
-def enlarged(image: Tensor, shape: Sequence[int]) -> Tensor:
+def enlarge(image: Tensor, shape: Sequence[int]) -> Tensor:
     """An image (3, h, w) on the film's pixels, bicubic; as it is where it has as many."""
     if tuple(image.shape[1:]) == tuple(shape):
         return image

@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Matrix", "Motion", "goes_beyond", "shown_place"]
+__all__ = ["Matrix", "Motion", "is_beyond", "shown_place"]
 
 Value = TypeVar("Value")
 Matrix = NDArray[np.float64]
@@ -50,16 +50,16 @@ class Motion:
         gap = place.numerator // place.denominator
         for index in range(gap + 1):
             share = 1.0 if index < gap else float(place - gap)
-            camera = camera @ self._moved(index, share, aspect)
+            camera = camera @ self._map_after(index, share, aspect)
         return camera
 
     def between(self, place: Fraction, parent: Fraction, aspect: float) -> Matrix:
         """The map from what the camera shows at a place to what it showed at a parent's place."""
         return np.linalg.solve(self.camera(parent, aspect), self.camera(place, aspect)).astype(np.float64)
 
-    def _moved(self, gap: int, share: float, aspect: float) -> Matrix:
+    def _map_after(self, gap: int, share: float, aspect: float) -> Matrix:
         """The camera's own map after a share of a gap; zoom is even in its logarithm."""
-        zoom, rotate, (x, y) = _of(self.zoom, gap), _of(self.rotate, gap), _of(self.pan, gap)
+        zoom, rotate, (x, y) = _value_of(self.zoom, gap), _value_of(self.rotate, gap), _value_of(self.pan, gap)
         scale, angle = zoom**-share, math.radians(-rotate * share)
         cosine, sine = scale * math.cos(angle), scale * math.sin(angle)
         # Rotation in pixels, not in the stretched coordinates of a picture that is not square.
@@ -68,7 +68,7 @@ class Motion:
         )
 
 
-def goes_beyond(motion: Motion, place: Fraction, aspect: float) -> bool:
+def is_beyond(motion: Motion, place: Fraction, aspect: float) -> bool:
     """Whether the camera at a place shows more than the picture of a keyframe there holds."""
     corners = np.array([[x, y, 1] for x in (-1, 1) for y in (-1, 1)], dtype=float)
     reached = corners @ motion.camera(place, aspect).T
@@ -83,6 +83,6 @@ def shown_place(motion: Motion, place: Fraction, point: tuple[float, float], asp
     return (float(x) + 1) / 2, (float(y) + 1) / 2
 
 
-def _of(values: Sequence[Value], gap: int) -> Value:
+def _value_of(values: Sequence[Value], gap: int) -> Value:
     """The value of a gap; the last one stands for all further gaps."""
     return values[min(gap, len(values) - 1)]

@@ -11,45 +11,16 @@ embeddings are blended alike.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Generic, Literal, Protocol, Self, TypeVar
+from typing import Literal
 
-from torch import Tensor
+from segue.method.conditioning import Conditioning
+from segue.method.tree import find_ends
 
-from segue.method.tree import around
-
-__all__ = ["Conditioning", "ConditioningPath"]
-
-
-class Conditioning(Protocol):
-    """What the denoiser is given beside the latent, for a batch of samples; opaque to the method."""
-
-    def __len__(self) -> int:
-        """The number of samples."""
-        ...
-
-    @classmethod
-    def stack(cls, parts: Sequence[Self]) -> Self:
-        """One batch of several."""
-        ...
-
-    def sample(self, i: int) -> Self:
-        """The i-th sample, as a batch of one."""
-        ...
-
-    def blend(self, other: Self, w: float | Tensor, per_token: bool = False, linear: bool = False) -> Self:
-        """Between self (w = 0) and other (w = 1); w is one number or (B,)."""
-        ...
-
-    def is_close(self, other: Self, tolerance: float) -> bool:
-        """Whether all numbers are the same up to a tolerance."""
-        ...
-
-
-Words = TypeVar("Words", bound=Conditioning)
+__all__ = ["ConditioningPath"]
 
 
 @dataclass(frozen=True)
-class ConditioningPath(Generic[Words]):
+class ConditioningPath:
     """Piecewise blend over the film: ``path(place)`` is the conditioning of a place, a batch of one.
 
     Attributes:
@@ -57,7 +28,7 @@ class ConditioningPath(Generic[Words]):
         mode: "whole", "token" or "linear".
     """
 
-    anchors: Sequence[tuple[Fraction, Words]]
+    anchors: Sequence[tuple[Fraction, Conditioning]]
     mode: Literal["whole", "token", "linear"] = "whole"
 
     def __post_init__(self) -> None:
@@ -65,9 +36,9 @@ class ConditioningPath(Generic[Words]):
         if not places or any(left >= right for left, right in zip(places, places[1:], strict=False)):
             raise ValueError("the anchors of a path are one or more places in rising order")
 
-    def __call__(self, place: Fraction) -> Words:
+    def __call__(self, place: Fraction) -> Conditioning:
         """The conditioning of a place; before the first anchor and after the last one it is held."""
-        i, j, weight = around(place, [anchor for anchor, _ in self.anchors])
+        i, j, weight = find_ends(place, [anchor for anchor, _ in self.anchors])
         left, right = self.anchors[i][1], self.anchors[j][1]
         if weight == 0:
             return left

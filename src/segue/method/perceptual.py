@@ -13,7 +13,7 @@ from fractions import Fraction
 from segue.errors import SegueError
 from segue.method.tree import Distance, FrameKey, Midpoint, level_at
 
-__all__ = ["PerceptualTree", "look_parts"]
+__all__ = ["PerceptualTree", "network_parts"]
 
 DEEPEST = 20  # a gap is not split more often
 
@@ -50,7 +50,7 @@ class PerceptualTree:
         wide = {
             pair: far for pair, far in gaps.items() if far > self.max_distance and _depth(_middle(*pair)) <= DEEPEST
         }
-        return tuple(self._midpoint(*pair) for pair in sorted(_planned(wide, left)))
+        return tuple(self._midpoint(*pair) for pair in sorted(_plan_gaps(wide, left)))
 
     def _midpoint(self, left: FrameKey, right: FrameKey) -> Midpoint:
         key = _middle(left, right)
@@ -59,7 +59,7 @@ class PerceptualTree:
         return Midpoint(key, left, right, Fraction(1, 2), depth - 1, noise)
 
 
-def _planned(gaps: dict[tuple[FrameKey, FrameKey], float], count: int) -> set[tuple[FrameKey, FrameKey]]:
+def _plan_gaps(gaps: dict[tuple[FrameKey, FrameKey], float], count: int) -> set[tuple[FrameKey, FrameKey]]:
     """The gaps that get at least one of ``count`` splits; ties go to the earlier gap."""
     heap = [(-far, pair, 1) for pair, far in gaps.items()]
     heapq.heapify(heap)
@@ -83,7 +83,7 @@ def _depth(key: FrameKey) -> int:
     return key.position.denominator.bit_length() - 1
 
 
-LOOKS = {
+NETWORKS = {
     "pixels": "",
     "pocket": "",
     "clip": "NAME",
@@ -93,11 +93,11 @@ LOOKS = {
 }
 
 
-def look_parts(name: str) -> tuple[str, str]:
+def network_parts(name: str) -> tuple[str, str]:
     """Kind and source of a feature network: ("clip", NAME) for clip:NAME; raises SegueError if there is none such."""
     kind, _, source = name.partition(":")
-    if kind not in LOOKS or (source and kind in ("pixels", "pocket")) or (LOOKS[kind] and not source):
-        known = [f"{look}:{needs}" if needs else look for look, needs in LOOKS.items()]
+    if kind not in NETWORKS or (source and kind in ("pixels", "pocket")) or (NETWORKS[kind] and not source):
+        known = [f"{network}:{needs}" if needs else network for network, needs in NETWORKS.items()]
         made = "; segue evaluate --convert makes the files (docs/evaluate.md)" if kind in ("inception", "lpips") else ""
         raise SegueError(f"unknown feature network '{name}'; choose from {', '.join(known)}{made}")
     return kind, source

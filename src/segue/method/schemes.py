@@ -23,7 +23,7 @@ from segue.method.blend import slerp
 from segue.method.diffusion import CLEAN, NoisePoint, diffuse
 from segue.method.tree import Distance, FrameKey, Midpoint, Tree, UniformTree, noise_levels
 
-__all__ = ["Blend", "Latents", "Level", "NamedNoise", "Sample", "Scheme", "Seen", "Sight", "Task", "scheme_named"]
+__all__ = ["Blend", "Latents", "Level", "NamedNoise", "Sample", "Scheme", "Seen", "Sight", "Task", "find_scheme"]
 
 Latents = Mapping[FrameKey, Tensor]  # one latent each, (C, h, w)
 Seen = Callable[[FrameKey, Sequence[tuple[FrameKey, Tensor]]], Sequence[Tensor]]
@@ -139,7 +139,7 @@ class Task:
     leads: Callable[[FrameKey], bool] = lambda _key: False
 
 
-def scheme_named(name: str) -> Callable[[Task], Scheme]:
+def find_scheme(name: str) -> Callable[[Task], Scheme]:
     """The scheme of that name; raises SegueError for an unknown one."""
     if name not in _BY_NAME:
         raise SegueError(f"unknown scheme '{name}'; choose from {', '.join(_BY_NAME)}")
@@ -155,7 +155,9 @@ def branching(task: Task) -> Scheme:
     around: dict[FrameKey, tuple[FrameKey, FrameKey]] = {}  # the neighbours of a frame when it was made
     while midpoints := task.tree.next_level(made, task.distance):
         around |= {m.key: (m.left, m.right) for m in midpoints}
-        midpoints = tuple(_straight(task, m, around) if m.key.pair in task.sight.aligned else m for m in midpoints)
+        midpoints = tuple(
+            _straight_midpoint(task, m, around) if m.key.pair in task.sight.aligned else m for m in midpoints
+        )
         fresh: dict[FrameKey, Tensor] = {}
         by_noise = sorted(midpoints, key=task.noise_of, reverse=True)
         for noise, group in groupby(by_noise, key=task.noise_of):
@@ -163,7 +165,9 @@ def branching(task: Task) -> Scheme:
         made |= fresh
 
 
-def _straight(task: Task, midpoint: Midpoint, around: Mapping[FrameKey, tuple[FrameKey, FrameKey]]) -> Midpoint:
+def _straight_midpoint(
+    task: Task, midpoint: Midpoint, around: Mapping[FrameKey, tuple[FrameKey, FrameKey]]
+) -> Midpoint:
     """A midpoint whose parents are the keyframes, or within the neighbours of a frame that leads, that frame."""
     left, right = midpoint.left, midpoint.right
     while left in around and not task.leads(left):
@@ -193,7 +197,7 @@ def _branching_level(task: Task, made: Latents, point: NoisePoint, midpoints: li
         left, right = task.sight.seen(sample.key, parents)
         if sample.alone is not None:
             return diffuse(left if sample.alone == midpoint.left else right, eps, point)
-        return task.blend(left[None], right[None], eps[None], point, biased(midpoint, task.bias))[0]
+        return task.blend(left[None], right[None], eps[None], point, bias_weight(midpoint, task.bias))[0]
 
     parents = {m.key: (m.left, m.right) for m in midpoints}
     usual = {m.key: task.point(m.noise) for m in midpoints}
@@ -201,7 +205,7 @@ def _branching_level(task: Task, made: Latents, point: NoisePoint, midpoints: li
     return Level(number, parents, point, CLEAN, blend, separable=True, is_shared=bool(task.sight.aligned), usual=usual)
 
 
-def biased(midpoint: Midpoint, bias: float) -> float:
+def bias_weight(midpoint: Midpoint, bias: float) -> float:
     """The weight of the right parent; next to one keyframe it moves towards that keyframe: 0.1 makes 0.5 to 0.4.
 
     As in the released code, whose midpoints all lie in the middle; a weight of another value keeps its proportion.
@@ -227,7 +231,7 @@ def interpolate(task: Task) -> Scheme:
 
 def interpolate_denoise(task: Task) -> Scheme:
     """Each frame blended from the stacks at a noise point of its own, that falls towards the ends; then denoised."""
-    gap = _uniform(task).num_frames - 1
+    gap = _uniform_tree(task).num_frames - 1
     stacks = _stacks(task, gap // 2, shared=True)
     # The distance to the nearer end, in frames, is the number of the noise point.
     steps = {key: int(min(key.position, 1 - key.position) * gap) for key in _frames_between(task)}
@@ -248,7 +252,7 @@ def interpolate_denoise(task: Task) -> Scheme:
 
 def denoise_interpolate_denoise(task: Task, *, shared: bool = True) -> Scheme:
     """The middle frame from the stacks at t_K, denoised to t_{K-1}, blended there with the stacks, and so on to 0."""
-    tree = _uniform(task)
+    tree = _uniform_tree(task)
     stacks = _stacks(task, tree.depth(tree.num_frames, tree.branching), shared=shared)
     made: set[FrameKey] = set(task.latents)
     state: dict[FrameKey, Tensor] = {}  # all frames in between, at the present noise point
@@ -264,7 +268,7 @@ def denoise_interpolate_denoise(task: Task, *, shared: bool = True) -> Scheme:
             neighbours |= older
         stop = stacks.points[rung - 2] if rung > 1 else CLEAN
         parents = {key: (*neighbours.get(key, ())[:2], key) for key in sorted(state)}
-        state |= yield Level(number, parents, stacks.points[rung - 1], stop, partial(_present, dict(state)))
+        state |= yield Level(number, parents, stacks.points[rung - 1], stop, partial(_present_latent, dict(state)))
         number += 1
 
 
@@ -284,14 +288,14 @@ class _Stacks:
 
     def left(self, keyframe: FrameKey, rung: int, key: FrameKey) -> Tensor:
         """The latent at t_rung of the keyframe that begins a pair, as it is seen at a frame of the pair."""
-        return self._climbed(keyframe, keyframe, rung, "stack" if self.shared else "stack-left", key)
+        return self._climb(keyframe, keyframe, rung, "stack" if self.shared else "stack-left", key)
 
     def right(self, keyframe: FrameKey, rung: int, key: FrameKey) -> Tensor:
         """The latent at t_rung of the keyframe that ends a pair, as it is seen at a frame of the pair."""
         pair = FrameKey(keyframe.pair - 1)
-        return self._climbed(keyframe, pair, rung, "stack" if self.shared else "stack-right", key)
+        return self._climb(keyframe, pair, rung, "stack" if self.shared else "stack-right", key)
 
-    def _climbed(self, keyframe: FrameKey, pair: FrameKey, rung: int, purpose: str, key: FrameKey) -> Tensor:
+    def _climb(self, keyframe: FrameKey, pair: FrameKey, rung: int, purpose: str, key: FrameKey) -> Tensor:
         is_aligned = pair.pair in self.task.sight.aligned
         at = key if is_aligned else keyframe
         # As seen at another frame it is asked for once or twice, and one for each frame would be many.
@@ -322,7 +326,7 @@ def _blend_at(
     return _slerp(a, b, weight)
 
 
-def _present(state: Latents, sample: Sample) -> Tensor:
+def _present_latent(state: Latents, sample: Sample) -> Tensor:
     """A frame as it is at the present noise point."""
     return state[sample.key]
 
@@ -341,10 +345,10 @@ def _ends(key: FrameKey) -> tuple[FrameKey, FrameKey]:
 
 def _frames_between(task: Task) -> list[FrameKey]:
     """The frames of a uniform film without its keyframes, in order."""
-    return [key for key in _uniform(task).frames if not key.is_keyframe]
+    return [key for key in _uniform_tree(task).frames if not key.is_keyframe]
 
 
-def _uniform(task: Task) -> UniformTree:
+def _uniform_tree(task: Task) -> UniformTree:
     """The fixed tree, which every scheme but branching needs."""
     if not isinstance(task.tree, UniformTree):
         raise SegueError("only the scheme branching decides its frames on the way; choose uniform spacing")

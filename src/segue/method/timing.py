@@ -25,12 +25,12 @@ __all__ = [
     "Showing",
     "Tick",
     "Way",
-    "at_rate",
-    "easing_named",
     "frame_rate",
     "moments",
-    "on_screen",
+    "parse_easing",
+    "screen_times",
     "timeline",
+    "way_at_rate",
 ]
 
 GAP = 4 / 3  # seconds that a gap takes where nothing else is asked for: 17 frames at 12 a second
@@ -64,7 +64,7 @@ EASINGS = {
 }
 
 
-def easing_named(text: str) -> Bezier:
+def parse_easing(text: str) -> Bezier:
     """An easing curve by its name, or by the four numbers of a Bezier curve: 0.42,0,0.58,1."""
     if text in EASINGS:
         return EASINGS[text]
@@ -132,7 +132,7 @@ def timeline(
     return [Showing(number, still[number], way) for number, way in zip(numbers, seconds, strict=True)]
 
 
-def on_screen(shown: Sequence[Showing]) -> list[tuple[int, float]]:
+def screen_times(shown: Sequence[Showing]) -> list[tuple[int, float]]:
     """The numbers of frames, each with its seconds on screen: as it stands, and half of the ways to and from it."""
     before = [shown[-1].way, *(showing.way for showing in shown)]
     return [(s.number, s.still + (come + s.way) / 2) for come, s in zip(before, shown, strict=False)]
@@ -186,7 +186,7 @@ class Way(NamedTuple):
 _LEAST = 1e-6  # of a tick: below it times are equal
 
 
-def at_rate(shown: Sequence[Showing], keyframe_flags: Sequence[bool], fps: Fraction) -> Way:
+def way_at_rate(shown: Sequence[Showing], keyframe_flags: Sequence[bool], fps: Fraction) -> Way:
     """A film at a constant rate, as long as it is to a tick: an end that nothing holds has one tick, the last."""
     is_closed = shown[-1].way > 0
     stops = [*shown, Showing(shown[0].number, 0.0, 0.0)] if is_closed else shown

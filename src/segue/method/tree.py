@@ -18,9 +18,9 @@ __all__ = [
     "Midpoint",
     "Tree",
     "UniformTree",
-    "around",
     "descendants",
-    "grows",
+    "find_ends",
+    "is_growth",
     "level_at",
     "noise_levels",
 ]
@@ -208,7 +208,7 @@ class GrownTree:
         return next((level for level in levels if level), ())
 
 
-def grows(before: int, after: int, branching: int = 2) -> bool:
+def is_growth(before: int, after: int, branching: int = 2) -> bool:
     """Whether a film of ``before`` frames a gap grows to ``after`` without making any frame again."""
     gap = before - 1
     while gap < after - 1:
@@ -247,7 +247,7 @@ def descendants(key: FrameKey, midpoints: Iterable[Midpoint]) -> frozenset[Frame
     return frozenset(touched - {key})
 
 
-def around(place: Fraction, anchors: Sequence[Fraction]) -> tuple[int, int, Fraction]:
+def find_ends(place: Fraction, anchors: Sequence[Fraction]) -> tuple[int, int, Fraction]:
     """Between which two of the sorted anchors a place lies, and where: (i, j, weight of j); ends are held."""
     if place <= anchors[0]:
         return 0, 0, Fraction(0)

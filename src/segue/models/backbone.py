@@ -3,15 +3,16 @@
 Everything outside the networks is float32 on the CPU, and a batch only stacks samples that do not know each other.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from torch import Tensor
+from PIL import Image
+from torch import Tensor, nn
 
+from segue.method.conditioning import Conditioning
 from segue.method.diffusion import CLEAN, NoisePoint, Points
-from segue.method.path import Conditioning
 
 __all__ = ["Backbone", "Sampling"]
 
@@ -28,6 +29,7 @@ class Sampling:
     guidance_end: float = 1.0  # the share of the leg at which it ends
     control_start: float = 0.0  # the share of the leg at which ControlNets begin to act
     control_end: float = 1.0  # the share of the leg at which they end
+    image_scale: float | None = None  # how strongly image prompts act; as the pipe has it if None
 
 
 class Backbone(Protocol):
@@ -36,6 +38,11 @@ class Backbone(Protocol):
     @property
     def name(self) -> str:
         """The checkpoint's name."""
+        ...
+
+    @property
+    def marks(self) -> Sequence[str]:
+        """What else tells what the checkpoint was made for: its scheduler's class, its adapters' names."""
         ...
 
     @property
@@ -79,26 +86,34 @@ class Backbone(Protocol):
         """Clean latents (B, C, h, w) to images (B, 3, H, W) in [-1, 1]; screened ones may be blacked out."""
         ...
 
-    def embed(self, prompts: Sequence[str], negative_prompts: Sequence[str]) -> Conditioning:
-        """Prompts to conditioning, one sample for each."""
+    @property
+    def network(self) -> nn.Module:
+        """The network that denoises."""
+        ...
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether images can be prompts."""
+        ...
+
+    def embed(
+        self, prompts: Sequence[str], negative_prompts: Sequence[str], images: Sequence[Image.Image] = ()
+    ) -> Conditioning:
+        """Prompts to conditioning, one sample for each; with as many images as prompts too, or none."""
         ...
 
     def point(self, f: float) -> NoisePoint:
         """The noise point of a noise level 0 < f < 1, whatever the solver and its steps."""
         ...
 
-    def noise_point(self, t: int) -> NoisePoint:
-        """The noise point of a timestep of the training schedule."""
-        ...
-
-    def steps(self, start: NoisePoint, stop: NoisePoint, sampling: Sampling) -> int:
-        """Network calls of a leg from start to stop."""
+    def leg(self, start: NoisePoint, stop: NoisePoint, sampling: Sampling) -> Sized:
+        """The way from one noise point to a cleaner one; its length is the number of network calls."""
         ...
 
     def denoise(
         self,
         z: Tensor,
-        conditioning: Any,
+        conditioning: Conditioning,
         start: NoisePoint,
         stop: NoisePoint = CLEAN,
         *,
@@ -106,10 +121,10 @@ class Backbone(Protocol):
         noise: Callable[[int], Tensor] | None = None,
         progress: Callable[[], None] | None = None,
     ) -> Tensor:
-        """Denoise latents (B, C, h, w) from one noise point to another; noise(step) is the eta noise of a step."""
+        """Denoise latents (B, C, h, w) from one noise point to another; noise(step) is the fresh noise of a step."""
         ...
 
-    def predict(self, z: Tensor, point: Points, conditioning: Any, guidance_scale: float = 1.0) -> Tensor:
+    def predict(self, z: Tensor, point: Points, conditioning: Conditioning, guidance_scale: float = 1.0) -> Tensor:
         """eps_hat of latents at a noise point, differentiable with respect to the conditioning's tensors."""
         ...
 

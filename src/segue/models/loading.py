@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import signature
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -11,31 +12,31 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, StableDiffusionPipeline
+from diffusers import ControlNetModel, DiffusionPipeline
 from diffusers.pipelines import stable_diffusion
 from huggingface_hub import hf_hub_download, list_repo_files, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from segue.errors import SegueError
-from segue.machine import best_dtype, cpu_has, device_of, dtype_named
-from segue.models.cache import cached
+from segue.machine import best_dtype, device_of, dtype_of, has_cpu_extension
+from segue.models.cache import find_cached
 from segue.models.checkpoints import (
     CONFIG,
     INDEX,
-    check,
     check_controlnet,
     check_folder,
     check_index,
     check_variant,
     check_whole,
-    named,
+    checker_of,
+    resolve_name,
     variant_of,
 )
 from segue.models.controlnets import check_fit
 from segue.models.header import Prediction, check_file
 from segue.models.single_file import load_file
 
-__all__ = ["laid_out", "load", "locate", "quiet", "spared"]
+__all__ = ["load", "locate", "quiet", "save_memory", "set_memory_format"]
 
 CODE = {"diffusers": diffusers, "transformers": transformers, "stable_diffusion": stable_diffusion}  # of parts
 
@@ -51,7 +52,7 @@ def load(
     revision: str | None = None,
     prediction_type: Prediction | None = None,
 ) -> Any:
-    """Load a Stable Diffusion checkpoint as a diffusers pipeline.
+    """Load a checkpoint as a diffusers pipeline.
 
     Args:
         name_or_path: a hub name, a folder in diffusers layout, a .safetensors file, or None (or "pocket") for the
@@ -69,7 +70,7 @@ def load(
         SegueError: an unknown name or device, no network, another family, pickled weights only.
     """
     where = device_of(device)
-    precision = dtype_named(dtype) if dtype else best_dtype(where)
+    precision = dtype_of(dtype) if dtype else best_dtype(where)
     folder = locate(name_or_path, variant=variant, revision=revision)
     is_file = folder.is_file()
     (check_file if is_file else check_folder)(folder, str(name_or_path or "pocket"))
@@ -93,17 +94,17 @@ def load(
         if control is not None:
             check_fit(control, pipe, str(controlnet), str(name_or_path or "pocket"))
         pipe.set_progress_bar_config(disable=True)
-        laid_out(pipe, where)
-        return spared(pipe, where) if low_memory else pipe.to(where)
+        set_memory_format(pipe, where)
+        return save_memory(pipe, where) if low_memory else pipe.to(where)
 
 
-def laid_out(pipe: Any, device: torch.device) -> Any:
+def set_memory_format(pipe: Any, device: torch.device) -> Any:
     """A pipe whose convolutions keep their weights in the order in which a device computes them fastest.
 
     That is channels last, but for the UNet and the ControlNet in bfloat16 on a CPU without AMX: measured by
     ``benchmarks/speed/network.py``, they are up to a seventh faster in the contiguous order there.
     """
-    by_avx = device.type == "cpu" and not cpu_has("amx_bf16")
+    by_avx = device.type == "cpu" and not has_cpu_extension("amx_bf16")
     for name in ("unet", "vae", "controlnet"):
         if (network := getattr(pipe, name, None)) is not None:
             contiguous = by_avx and network.dtype == torch.bfloat16 and name != "vae"
@@ -111,7 +112,7 @@ def laid_out(pipe: Any, device: torch.device) -> Any:
     return pipe
 
 
-def spared(pipe: Any, device: torch.device) -> Any:
+def save_memory(pipe: Any, device: torch.device) -> Any:
     """A pipe that needs little memory: networks come to an accelerator when they compute; images in slices and tiles.
 
     All of it is diffusers' own. A network as a whole comes and goes (a UNet that is alone too large for the
@@ -143,16 +144,16 @@ def locate(
     Raises:
         SegueError: no such name or folder, no network, or what the name stands for cannot be used.
     """
-    found = named(name_or_path, kind=kind)
+    found = resolve_name(name_or_path, kind=kind)
     if isinstance(found, Path):
         if revision or (variant and found.is_file()):
             option, of = ("revision", "a hub name") if revision else ("variant", "a folder or hub name")
             raise SegueError(f"{option} chooses among the weights of {of}, which {found} is not")
         return found
-    if (folder := cached(found, kind, variant=variant, revision=revision)) is not None:
+    if (folder := find_cached(found, kind, variant=variant, revision=revision)) is not None:
         return folder
     with quiet():
-        return _downloaded(found, kind, variant, revision)
+        return _download(found, kind, variant, revision)
 
 
 @contextmanager
@@ -176,13 +177,13 @@ def quiet() -> Iterator[None]:
                 library.enable_progress_bar()
 
 
-def _downloaded(name: str, kind: str, variant: str | None, revision: str | None) -> Path:
+def _download(name: str, kind: str, variant: str | None, revision: str | None) -> Path:
     """Download a checkpoint, and of it only what is used; what it is, is looked at before its weights come."""
     try:
         if kind == "model":
             check_index(Path(hf_hub_download(name, INDEX, revision=revision)), name)
             options = {"variant": variant or _half_only(name, "unet", revision), "revision": revision}
-            folder = Path(StableDiffusionPipeline.download(name, use_safetensors=True, **options))
+            folder = Path(DiffusionPipeline.download(name, use_safetensors=True, **options))
         else:
             weights = f"diffusion_pytorch_model{f'.{half}' if (half := _half_only(name, '', None)) else ''}"
             patterns = [CONFIG, f"{weights}.safetensors", f"{weights}-*.safetensors", "*.safetensors.index*.json"]
@@ -196,7 +197,7 @@ def _downloaded(name: str, kind: str, variant: str | None, revision: str | None)
         raise SegueError(f"{kind} '{name}' cannot be downloaded from the hub ({status}); check the name") from error
     except Exception as error:  # the network's and the libraries' many own kinds
         raise SegueError(f"{kind} '{name}' cannot be downloaded: {_one_line(error)}") from error
-    check(kind)(folder, name)
+    checker_of(kind)(folder, name)
     return folder
 
 
@@ -211,16 +212,17 @@ def _half_only(name: str, folder: str, revision: str | None) -> str | None:
 
 def _pipe(folder: Path, dtype: torch.dtype, controlnet: Any, variant: str | None) -> Any:
     """The pipeline of a checkpoint's folder, with a ControlNet if there is one."""
-    kind = StableDiffusionPipeline if controlnet is None else StableDiffusionControlNetPipeline
+    family = check_index(folder / INDEX, str(folder))
+    kind = getattr(diffusers, family.pipe if controlnet is None else family.controlled)
     parts = {} if controlnet is None else {"controlnet": controlnet}
     index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    for part in ("unet", "vae", "text_encoder", "safety_checker"):
+    for part in (*family.networks, "safety_checker"):
         library, name = index.get(part) or (None, None)
         if library is not None and (folder / part).is_dir():
             if (code := getattr(CODE[library], str(name), None)) is None:
                 raise SegueError(f"{folder} cannot be loaded: {library} here has no {name} for its {part}")
             parts[part] = _network(code, folder / part, dtype, variant)
-    if "safety_checker" not in parts:
+    if "safety_checker" not in parts and "safety_checker" in signature(kind).parameters:
         parts |= {"safety_checker": None, "requires_safety_checker": False}
     if "image_encoder" in index:
         parts["image_encoder"] = None  # of an IP-Adapter, which is not used

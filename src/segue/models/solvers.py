@@ -7,6 +7,18 @@ into n equal parts, in integers,
 
 and the scheduler makes the steps. A scheduler ends at clean by itself; to end at a noise point it is given that
 point as one more step, which is left out. Variance-exploding schedulers (Euler, Heun) hold x = z / alpha.
+
+A leg from pure noise, t = T - 1 to clean, has the timesteps that diffusers calls trailing, those on which Turbo,
+Lightning and Hyper are trained; a leg that begins lower divides its own way in the same manner. A leg has at least one
+call, at its own noise point: 4 steps are 2 calls from f = 0.30, 3 from 0.55.
+
+LCM and TCD are consistency solvers. A step jumps from t to a point s, cleaner than the next one, and is diffused from
+there to the next, t':
+
+    z_s = jump(z_t, output),   z_t' = a z_s + b eps,   s = clean (LCM), s = floor((1 - gamma) t') (TCD)
+
+The jump is the scheduler's. It would also draw eps, from a generator that no noise can be handed to, so each step is
+made as its last, which draws nothing, and ``diffuse`` brings the named noise in. The last step towards clean has none.
 """
 
 import hashlib
@@ -18,14 +30,21 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    LCMScheduler,
+    PNDMScheduler,
+    TCDScheduler,
+)
 from torch import Tensor
 
-from segue.errors import SegueError
-from segue.method.diffusion import CLEAN, NoisePoint
+from segue.errors import SegueError, warn
+from segue.method.diffusion import CLEAN, NoisePoint, diffuse
 from segue.models.backbone import Sampling
 
-__all__ = ["SOLVERS", "Leg", "Schedule", "Solver", "grid"]
+__all__ = ["SOLVERS", "Leg", "Schedule", "Solver", "grid", "warn_of_solver"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +59,8 @@ SOLVERS: Mapping[str, Solver] = {
     "dpm++": Solver("DPM-Solver++ of second order, multistep (Lu et al. 2022, arXiv 2211.01095)", multistep=True),
     "ddim": Solver("DDIM, with eta as the share of fresh noise (Song et al. 2020, arXiv 2010.02502)", multistep=False),
     "euler": Solver("Euler's method over sigma / alpha (Karras et al. 2022, arXiv 2206.00364)", multistep=False),
+    "lcm": Solver("Latent consistency, 1 to 8 steps (Luo et al. 2023, arXiv 2310.04378)", multistep=False),
+    "tcd": Solver("Trajectory consistency, eta is its gamma (Zheng et al. 2024, arXiv 2402.19159)", multistep=False),
     "pipe": Solver("the scheduler that the pipe holds, with its own settings", multistep=True),
 }
 
@@ -73,7 +94,9 @@ class Leg:
             times = times if stop == CLEAN else times[:-1]
         self._times = times
         self._gaps = [t - after for t, after in pairwise(points)]
-        self.is_random = "eta" in self._options or sampling.solver == "pipe"  # steps may use noise
+        self._schedule = schedule
+        eta = self._options.get("eta", sampling.solver in ("lcm", "pipe"))
+        self.is_random = bool(eta)  # steps may use noise
         exploding = _is_variance_exploding(self._scheduler, self._scheduler.timesteps[0])
         self._enter, self._leave = (start.alpha, stop.alpha) if exploding else (1.0, 1.0)
         self._done = 0
@@ -105,6 +128,8 @@ class Leg:
         """
         t: Tensor | int = self._times[self._done]
         options = dict(self._options)
+        if isinstance(self._scheduler, LCMScheduler | TCDScheduler):
+            return self._jump(output, x, noise)
         if isinstance(self._scheduler, DDIMScheduler):
             # The step takes its previous timestep as t - T // num_inference_steps: this makes it exact on any grid.
             self._scheduler.num_inference_steps = Fraction(
@@ -119,6 +144,21 @@ class Leg:
         self._done += 1
         after: Tensor = self._scheduler.step(output, t, x, return_dict=False, **options)[0]
         return after
+
+    def _jump(self, output: Tensor, x: Tensor, noise: Tensor | None) -> Tensor:
+        """A step of LCM or TCD: the scheduler's jump to z_s, then its noise up to the next noise point."""
+        scheduler, times, t = self._scheduler, self._scheduler.timesteps, self._times[self._done]
+        self._done += 1
+        scheduler.num_inference_steps = self._done  # its last step, as far as it knows
+        ahead: Tensor = scheduler.step(output, t, x, return_dict=False, **self._options)[0]
+        if self._done == len(times) or not self.is_random:
+            return ahead
+        if noise is None:
+            raise ValueError("lcm, and tcd with eta above 0, need noise in each step")
+        after, reached = times[self._done], CLEAN
+        if isinstance(scheduler, TCDScheduler):
+            reached = self._schedule.noise_point(int(torch.floor((1 - self._options["eta"]) * after)))
+        return diffuse(ahead, noise.to(x), self._schedule.noise_point(int(after)), reached)
 
     def leave(self, x: Tensor) -> Tensor:
         """The scheduler's variable after the last step to latents at the leg's stop."""
@@ -201,6 +241,11 @@ SCHEDULE_FIELDS = (
     "rescale_betas_zero_snr",
 )
 ELSE = "name a solver instead: dpm++, ddim or euler"
+# Solvers that stand in for schedulers which take no timesteps: DDIM's own, and for PNDM, also a multistep method.
+STAND_INS: Mapping[type[Any], str] = {DDIMScheduler: "ddim", PNDMScheduler: "dpm++"}
+# Options that space a whole schedule in another way; the steps of a leg are spaced by ``grid``.
+SPACINGS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
+GAMMA = 0.3  # of the pipe's own TCD: the value that it is published with
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 
@@ -208,45 +253,77 @@ def _scheduler(schedule: Schedule, points: list[int], sampling: Sampling, own: A
     """A fresh scheduler with the leg's grid set, and the options of its steps."""
     if sampling.solver not in SOLVERS:
         raise SegueError(f"unknown solver '{sampling.solver}'; choose from {', '.join(SOLVERS)}")
-    if sampling.eta and sampling.solver != "ddim":
-        raise SegueError(f"eta needs the solver ddim, not {sampling.solver}")
+    if sampling.eta and sampling.solver not in ("ddim", "tcd"):
+        raise SegueError(f"eta needs the solver ddim or tcd, not {sampling.solver}")
     # Towards a noise point, the stop is one more step, which the leg leaves out; clean is the scheduler's own end.
     times = points if points[-1] >= 0 else points[:-1]
-    match sampling.solver:
+    solver = _stand_in(own) or "pipe" if sampling.solver == "pipe" else sampling.solver
+    options: dict[str, Any] = {}
+    match solver:
         case "ddim" if sampling.eta:
             fixed = {"clip_sample": False, "set_alpha_to_one": True}
             return DDIMScheduler(**schedule.options, **fixed), {"eta": sampling.eta}
         case "ddim" | "dpm++":
-            order = 1 if sampling.solver == "ddim" else 2
+            order = 1 if solver == "ddim" else 2
             scheduler: Any = DPMSolverMultistepScheduler(
                 **schedule.options, solver_order=order, algorithm_type="dpmsolver++", final_sigmas_type="zero"
             )
         case "euler":
             scheduler = EulerDiscreteScheduler(**schedule.options, final_sigmas_type="zero")
+        case "lcm":
+            scheduler = LCMScheduler(**schedule.options)
+        case "tcd":
+            scheduler, options = TCDScheduler(**schedule.options), {"eta": sampling.eta}
         case _:
-            scheduler = _copied(own)
+            scheduler = _copy_scheduler(own)
+            options = {"eta": GAMMA} if isinstance(scheduler, TCDScheduler) else {}
+    if isinstance(scheduler, LCMScheduler | TCDScheduler):
+        # What set_timesteps(timesteps=) does, without its lines about every grid but that of the training.
+        scheduler.timesteps, scheduler.num_inference_steps = torch.tensor(times), len(times)
+        return scheduler, options
     try:
         scheduler.set_timesteps(timesteps=times)
     except ValueError as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise SegueError(f"{type(scheduler).__name__} cannot start at a noise point: {reason}") from error
-    if round(float(scheduler.timesteps[0])) != times[0] or not _starts_at(scheduler, schedule.noise_point(times[0])):
+    if round(float(scheduler.timesteps[0])) != times[0] or not _has_start(scheduler, schedule.noise_point(times[0])):
         raise SegueError(f"{type(scheduler).__name__} does not start at the noise point that it is given; {ELSE}")
-    return scheduler, {}
+    return scheduler, options
 
 
-def _copied(own: Any) -> Any:
-    """The pipe's scheduler anew, by its class and configuration, without clipping of latents."""
+def warn_of_solver(sampling: Sampling, own: Any) -> None:
+    """Tell where the pipe's scheduler is not used, or not as it is.
+
+    Warns:
+        Notice: it is one of few-step checkpoints, and another solver is used; a solver stands in for it; its spacing
+            of steps is left out.
+    """
+    name = f"the pipe's {type(own).__name__}"
+    if sampling.solver != "pipe":
+        if isinstance(own, LCMScheduler | TCDScheduler) and sampling.solver not in ("lcm", "tcd"):
+            text = f"{name} is replaced by the solver {sampling.solver}"
+            warn(f"{text}; checkpoints made for few steps look wrong with it; preset fast suits them")
+    elif solver := _stand_in(own):
+        warn(f"{name} cannot start at a noise point; the solver {solver} stands in for it")
+    elif spacings := [option for option in SPACINGS if own.config.get(option)]:
+        warn(f"{name} is used without {spacings[0]}; the steps of a film are spaced evenly from its noise levels")
+
+
+def _stand_in(own: Any) -> str | None:
+    """The solver that stands in for a scheduler; None for most."""
+    return STAND_INS.get(type(own))
+
+
+def _copy_scheduler(own: Any) -> Any:
+    """The pipe's scheduler anew, by its class and configuration, without clipping of latents or its own spacing."""
     name = type(own).__name__
     if "timesteps" not in inspect.signature(own.set_timesteps).parameters:
-        raise SegueError(
-            f"the pipe's {name} cannot start at a noise point; name a solver instead: dpm++, ddim or euler"
-        )
-    without = {option: False for option in ("thresholding", "clip_sample") if option in own.config}
+        raise SegueError(f"the pipe's {name} cannot start at a noise point; {ELSE}")
+    without = {option: False for option in ("thresholding", "clip_sample", *SPACINGS) if own.config.get(option)}
     return type(own).from_config(own.config, **without)
 
 
-def _starts_at(scheduler: Any, start: NoisePoint) -> bool:
+def _has_start(scheduler: Any, start: NoisePoint) -> bool:
     """Whether a scheduler that keeps sigmas (sigma / alpha here) has the start's as its first."""
     sigmas = getattr(scheduler, "sigmas", None)
     return sigmas is None or abs(float(sigmas[0]) * start.alpha / start.sigma - 1) < 1e-3

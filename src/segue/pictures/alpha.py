@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor
 
-__all__ = ["Array", "Floats", "continued", "ground_for", "laid_on", "lifted"]
+__all__ = ["Array", "Floats", "continue_colours", "ground_for", "lay_on", "lift"]
 
 Array: TypeAlias = NDArray[np.uint8]
 Floats: TypeAlias = NDArray[np.float32]
@@ -21,7 +21,7 @@ _CONTRAST = 0.02  # between 0 and 3: the squared difference at which a picture t
 _FAINT = 16  # of 255: below this alpha the colours of a pixel say nothing
 
 
-def laid_on(picture: Image.Image, colour: str) -> Image.Image:
+def lay_on(picture: Image.Image, colour: str) -> Image.Image:
     """A picture with transparency as an RGB picture on a colour; another one as it is."""
     if picture.mode != "RGBA":
         return picture
@@ -29,7 +29,7 @@ def laid_on(picture: Image.Image, colour: str) -> Image.Image:
     return Image.alpha_composite(ground, picture).convert("RGB")
 
 
-def lifted(picture: Image.Image, left: Floats, right: Floats, share: float, ground: str) -> Image.Image:
+def lift(picture: Image.Image, left: Floats, right: Floats, share: float, ground: str) -> Image.Image:
     """The frame, with alpha, that looks like a picture when it is laid on the ground.
 
     Where both keyframes are opaque, or both transparent, so is the frame. Where one is and the other is not, the
@@ -67,7 +67,7 @@ def ground_for(pictures: Sequence[Image.Image]) -> str:
     return "white" if contrast("white") >= _SEEN else max(("gray", "black"), key=contrast)
 
 
-def continued(picture: Image.Image) -> Array:
+def continue_colours(picture: Image.Image) -> Array:
     """The pixels (H, W, C), their colours continued where they are transparent: compression mixes neighbours."""
     if picture.mode != "RGBA":
         return np.asarray(picture)

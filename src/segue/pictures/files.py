@@ -23,7 +23,7 @@ from segue.files import file_and_frame, file_of
 if TYPE_CHECKING:
     from segue.pictures.stills import Which
 
-__all__ = ["MOST_PIXELS", "Opened", "digest_of_source", "frame_note", "open_picture", "pillow_quiet"]
+__all__ = ["MOST_PIXELS", "Opened", "digest_of_source", "frame_note", "open_picture", "quiet_pillow"]
 
 _FILTERS = RLock()
 MOST_PIXELS = 256_000_000  # of a picture that is read
@@ -70,8 +70,8 @@ def open_picture(source: Path) -> Opened:
             raise SegueError(f"{path} is not a regular file")
         if path.stat().st_size == 0:
             raise SegueError(f"{path} is empty")
-        with pillow_quiet():
-            found = _opened(path, which)
+        with quiet_pillow():
+            found = _open(path, which)
     except FileNotFoundError as error:
         raise SegueError(f"{path}: no such file") from error
     except OSError as error:
@@ -91,7 +91,7 @@ def open_picture(source: Path) -> Opened:
 
 
 @contextmanager
-def pillow_quiet() -> Iterator[None]:
+def quiet_pillow() -> Iterator[None]:
     """Without Pillow's warnings: Python keeps one list of filters for all threads, so one at a time is in here."""
     with _FILTERS, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -104,10 +104,10 @@ def frame_note(image: Image.Image, name: str) -> str:
     return f"{name} has {frames} frames; the first one is used" if frames > 1 and image.tell() == 0 else ""
 
 
-def _opened(path: Path, which: "Which | None") -> Opened:
+def _open(path: Path, which: "Which | None") -> Opened:
     """A picture by Pillow, a HEIC by its extra, a video by PyAV."""
     try:
-        image = _by_pillow(path)
+        image = _read_by_pillow(path)
     except (UnidentifiedImageError, KeyError):  # one of these is how Pillow says that it knows no such TIFF
         head = _head(path)
         if head[:4] in _TIFF:
@@ -125,7 +125,7 @@ def _opened(path: Path, which: "Which | None") -> Opened:
     return Opened(image, "" if which else frame_note(image, str(path)))
 
 
-def _by_pillow(path: Path) -> Image.Image:
+def _read_by_pillow(path: Path) -> Image.Image:
     """A picture by Pillow, whose limit of pixels is the whole process's and stays as it is."""
     try:
         return Image.open(path)
@@ -215,7 +215,7 @@ def _largest(path: Path) -> Opened:
     if not ifds:
         raise SegueError(f"{path} is damaged: it contains no picture")
     head, (largest, *smaller) = ifds[0], sorted(ifds, key=lambda ifd: -ifd.area)  # of equal ones the earlier
-    if (image := _of_ifd(path, largest, head)) is not None:
+    if (image := _read_ifd(path, largest, head)) is not None:
         whole = [ifd for ifd in ifds if not ifd.subfile & _REDUCED]
         if len({ifd.size for ifd in whole}) > 1:
             return Opened(image, f"{path} has {len(whole)} pictures; the largest, {largest.named}, is used")
@@ -223,7 +223,7 @@ def _largest(path: Path) -> Opened:
     unread = f"{largest.named} as raw data of a camera, or in an unsupported encoding"
     for ifd in smaller:
         is_thumbnail = max(ifd.size) < min(_LONG_ENOUGH, max(largest.size) / 2)
-        if is_thumbnail or ifd.area > MOST_PIXELS or (image := _of_ifd(path, ifd, head)) is None:
+        if is_thumbnail or ifd.area > MOST_PIXELS or (image := _read_ifd(path, ifd, head)) is None:
             continue
         try:
             image.load()
@@ -255,14 +255,14 @@ def _ifds(file: IO[bytes]) -> Iterator[_Ifd]:
         yield _Ifd(offset, size, int(tags.get(_KIND, -1)), int(tags.get(_SUBFILE, 0)), tags)
 
 
-def _of_ifd(path: Path, ifd: _Ifd, head: _Ifd) -> Image.Image | None:
+def _read_ifd(path: Path, ifd: _Ifd, head: _Ifd) -> Image.Image | None:
     """The picture of an IFD; None where Pillow knows no way to read it."""
     if ifd.kind in _RAW:
         return None
     try:
         if ifd is head:
             return TiffImagePlugin.TiffImageFile(str(path), str(path))
-        image = TiffImagePlugin.TiffImageFile(io.BytesIO(_headed(path.read_bytes(), ifd.offset)), str(path))
+        image = TiffImagePlugin.TiffImageFile(io.BytesIO(_begin_tiff_at(path.read_bytes(), ifd.offset)), str(path))
     except (SyntaxError, KeyError):
         return None
     if _ORIENTATION in head.tags and _ORIENTATION not in ifd.tags:  # what the file says of all its pictures
@@ -272,7 +272,7 @@ def _of_ifd(path: Path, ifd: _Ifd, head: _Ifd) -> Image.Image | None:
     return image
 
 
-def _headed(data: bytes, offset: int) -> bytearray:
+def _begin_tiff_at(data: bytes, offset: int) -> bytearray:
     """A TIFF whose first picture is the one at an offset."""
     headed, order = bytearray(data), "<" if data[:2] == b"II" else ">"
     if data[2] == 43:  # BigTIFF

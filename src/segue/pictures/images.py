@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageOps
 
 from segue.errors import SegueError, warn
-from segue.pictures.files import frame_note, open_picture, pillow_quiet
+from segue.pictures.files import frame_note, open_picture, quiet_pillow
 from segue.pictures.srgb import profile_of, to_srgb
 
 __all__ = [
@@ -67,13 +67,13 @@ def load(source: Source, background: str = "white", *, least: int | None = None)
             unknown colour.
     """
     colour = _colour(background)
-    with _opened(source) as (image, name, note):
-        return _flattened(_read(image, name, note, least), colour)
+    with _opening(source) as (image, name, note):
+        return _flatten(_read(image, name, note, least), colour)
 
 
 def shown_size(source: Source) -> tuple[int, int]:
     """Width and height of a picture as it is shown, from its header; raises as ``load`` does."""
-    with _opened(source) as (image, name, _), _decoding(name):
+    with _opening(source) as (image, name, _), _decoding(name):
         turned = image.getexif().get(_ORIENTATION, 1) >= 5
         return (image.height, image.width) if turned else (image.width, image.height)
 
@@ -208,7 +208,7 @@ def _colour(text: str) -> tuple[int, int, int] | None:
 
 
 @contextmanager
-def _opened(source: Source) -> Iterator[tuple[Image.Image, str, str]]:
+def _opening(source: Source) -> Iterator[tuple[Image.Image, str, str]]:
     """A picture, its header read, its name for messages, and what to say of it once it is decoded."""
     if isinstance(source, np.ndarray):
         yield _from_array(source), "the array", ""
@@ -232,7 +232,7 @@ def _read(image: Image.Image, name: str, note: str, least: int | None) -> Image.
         profile = profile_of(image, name)
         if least and image.format in ("JPEG", "MPO"):
             image.draft(None, (least, least))
-        with pillow_quiet():
+        with quiet_pillow():
             upright = ImageOps.exif_transpose(image)
         plain = to_srgb(upright, profile, name)
     if note:
@@ -251,7 +251,7 @@ def _decoding(name: str) -> Iterator[None]:
         raise SegueError(f"{name} is damaged: {' '.join(str(error).split())}") from error
 
 
-def _flattened(image: Image.Image, colour: tuple[int, int, int] | None) -> Image.Image:
+def _flatten(image: Image.Image, colour: tuple[int, int, int] | None) -> Image.Image:
     """RGB, with transparency laid on a colour; without one RGBA."""
     if colour is None:
         return image.convert("RGBA")

@@ -119,9 +119,9 @@ def to_srgb(image: Image.Image, profile: Profile | None, name: str) -> Image.Ima
         SegueError: values of 32 bits outside every usual range.
     """
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        values, alpha = _deep(image)
+        values, alpha = _read_deep_grey(image)
     else:
-        image, values, alpha = _unpacked(image), None, None
+        image, values, alpha = _unpack(image), None, None
     found = None
     if profile and profile.data[16:20] == b"GRAY" and image.mode in ("RGB", "RGBA") and _is_grey(image):
         image = image.convert("LA" if image.mode == "RGBA" else "L")  # as Pillow opens grey of 16 bits with alpha
@@ -129,13 +129,13 @@ def to_srgb(image: Image.Image, profile: Profile | None, name: str) -> Image.Ima
         found = _transform(ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")), "LAB", "RGB")
     elif profile is not None:
         try:
-            found = _usable(profile, image.mode if values is None else "L")
+            found = _find_transform(profile, image.mode if values is None else "L")
         except (_UnknownColoursError, ImageCms.PyCMSError, OSError, ValueError) as error:
             _warn_of_profile(name, str(error))
     if values is not None:
         image = _grey(values, found, alpha)
     elif found is not None:
-        image = _applied(image, found)
+        image = _apply(image, found)
     plain = image if image.mode in ("L", "LA", "RGB", "RGBA") else image.convert("RGB")
     plain.info = {}
     return plain
@@ -225,7 +225,7 @@ def _nclx(image: Image.Image) -> Coded | None:
         pitm, number = meta[b"pitm"], ">I" if meta[b"pitm"][0] else ">H"
         (primary,) = struct.unpack_from(number, pitm, 4)
         kinds = list(_boxes(properties[b"ipco"]))
-        for index in _associated(properties[b"ipma"], primary):
+        for index in _property_numbers(properties[b"ipma"], primary):
             kind, content = kinds[index - 1]
             if kind == b"colr" and content[:4] == b"nclx":
                 return Coded(*struct.unpack_from(">HH", content, 4))
@@ -243,7 +243,7 @@ def _icc_of_jp2(image: Image.Image) -> bytes | None:
     return next((content[3:] for kind, content in _boxes(header) if kind == b"colr" and content[:1] in b"\2\3"), None)
 
 
-def _associated(ipma: bytes, primary: int) -> list[int]:
+def _property_numbers(ipma: bytes, primary: int) -> list[int]:
     """The numbers of a picture's properties, from 1."""
     item, entry = (">I" if ipma[0] else ">H"), (">H" if ipma[3] & 1 else ">B")
     (count,), place = struct.unpack_from(">I", ipma, 4), 8
@@ -319,7 +319,7 @@ def _curve(transfer: int) -> Curve | None:
 def _matrix_profile(primaries: tuple[Points, Points, Points, Points], curve: Curve) -> Profile:
     """An ICC profile (ICC.1:2001-04) of three primaries, a white and a curve to linear light."""
     try:
-        columns = _adapted(primaries)
+        columns = _adapt(primaries)
     except (ZeroDivisionError, np.linalg.LinAlgError) as error:
         raise _UnknownColoursError("primaries that span no colours") from error
     if not np.isfinite(columns).all() or abs(columns).max() > 100:
@@ -343,7 +343,7 @@ def _xyz(values: Any) -> bytes:
     return b"XYZ \0\0\0\0" + struct.pack(">3i", *(round(float(value) * 65536) for value in values))
 
 
-def _adapted(primaries: tuple[Points, Points, Points, Points]) -> Values:
+def _adapt(primaries: tuple[Points, Points, Points, Points]) -> Values:
     """Columns of XYZ of the primaries at full light, their white brought to D50 by Bradford's matrix."""
 
     def whole(point: Points) -> Values:
@@ -362,7 +362,7 @@ def _adapted(primaries: tuple[Points, Points, Points, Points]) -> Values:
 # What a profile does.
 
 
-def _usable(found: Profile, mode: str) -> ImageCms.ImageCmsTransform | None:
+def _find_transform(found: Profile, mode: str) -> ImageCms.ImageCmsTransform | None:
     """The transform of a profile for pictures of a mode; None if it changes nothing."""
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(found.data))
@@ -381,7 +381,7 @@ def _usable(found: Profile, mode: str) -> ImageCms.ImageCmsTransform | None:
         return transform
     steps = np.linspace(0, 255, 18).round().astype(np.uint8)
     grid = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(18, -1, 3)
-    moved = np.asarray(_applied(Image.fromarray(grid).convert(mode), transform).convert("RGB"))
+    moved = np.asarray(_apply(Image.fromarray(grid).convert(mode), transform).convert("RGB"))
     return None if abs(moved.astype(int) - grid).max() <= _SAME else transform
 
 
@@ -392,7 +392,7 @@ def _transform(
     return ImageCms.buildTransform(profile, _SRGB, mode, to, ImageCms.Intent.RELATIVE_COLORIMETRIC, flags)
 
 
-def _applied(image: Image.Image, transform: ImageCms.ImageCmsTransform) -> Image.Image:
+def _apply(image: Image.Image, transform: ImageCms.ImageCmsTransform) -> Image.Image:
     """A picture through a transform; of a grey one the alpha stays."""
     if image.mode in ("L", "LA"):
         grey = image.getchannel("L").point([round(value) for value in _greys(transform)])
@@ -412,7 +412,7 @@ def _greys(transform: ImageCms.ImageCmsTransform) -> Values:
 # Pictures of any mode.
 
 
-def _unpacked(image: Image.Image) -> Image.Image:
+def _unpack(image: Image.Image) -> Image.Image:
     """L, LA, RGB, RGBA, CMYK or LAB: without a palette, transparency in a channel of its own."""
     if image.mode in ("1", "L", "LA", "La"):
         if image.mode in ("LA", "La"):
@@ -432,7 +432,7 @@ def _is_grey(image: Image.Image) -> bool:
     return not any(ImageChops.difference(red, other).getbbox() for other in (green, blue))
 
 
-def _deep(image: Image.Image) -> tuple[Values, Image.Image | None]:
+def _read_deep_grey(image: Image.Image) -> tuple[Values, Image.Image | None]:
     """Grey of 16 or 32 bits as values from 0 to 1, and where one value is transparent, the alpha."""
     values = np.asarray(image).astype(np.float64)
     # A file of 32 bits does not say what white is: the least usual range that holds all values.

@@ -19,7 +19,7 @@ from PIL import Image
 from segue.errors import SegueError
 from segue.pictures.images import Placement, placement
 from segue.pose import blazepose
-from segue.pose.found import Detect, sure
+from segue.pose.found import Detect, keep_sure
 from segue.pose.keypoints import Pose
 from segue.pose.network import PICTURE_SIZE, KeypointNetwork, heat_maps, load, peaks, save
 
@@ -28,11 +28,11 @@ __all__ = [
     "Detect",
     "Detector",
     "KeypointNetwork",
-    "by_network",
     "detect",
     "detector_of",
     "heat_maps",
     "load",
+    "network_detector",
     "peaks",
     "pocket_network",
     "save",
@@ -69,9 +69,9 @@ def detect(image: Image.Image, detector: Detector | None = None, *, download: bo
 def detector_of(name: Detector | None = None, *, download: bool = False) -> Detect:
     """Load a detector once, for many pictures; arguments and errors as in ``detect``."""
     if name is None:
-        return _surer
+        return _detect_surer
     if name == "pocket":
-        return by_network(pocket_network())
+        return network_detector(pocket_network())
     if name == "blazepose":
         return blazepose.find
     if name == "rtmlib":
@@ -81,27 +81,29 @@ def detector_of(name: Detector | None = None, *, download: bool = False) -> Dete
     raise SegueError(f"pose_detector {name!r} is unknown; choose from {', '.join(DETECTORS)}")
 
 
-def _surer(image: Image.Image) -> Pose:
+def _detect_surer(image: Image.Image) -> Pose:
     """Pocket's figure where its network is sure that one is drawn, else the people that BlazePose finds."""
     if (POCKET / "config.json").is_file():
-        drawn = by_network(pocket_network())(image)
+        drawn = network_detector(pocket_network())(image)
         if any(person.points[person.visible, 2].mean() >= DRAWN for person in drawn.people):
             return drawn
     return blazepose.find(image)
 
 
-def by_network(network: KeypointNetwork) -> Detect:
+def network_detector(network: KeypointNetwork) -> Detect:
     """A detector from a keypoint network: at most one person."""
 
-    def found(image: Image.Image) -> Pose:
-        picture, place = _framed(image.convert("RGB"))
+    def find(image: Image.Image) -> Pose:
+        picture, place = _frame(image.convert("RGB"))
         weight = next(network.parameters())
         with torch.inference_mode():
             points = peaks(network(picture.to(weight.device, weight.dtype)).float())[0].double().cpu().numpy()
         points[:, :2] = (points[:, :2] - place.offset) / place.scale
-        return sure(points[None, :, :2], points[None, :, 2], image.size, network.threshold, network.least_keypoints)
+        return keep_sure(
+            points[None, :, :2], points[None, :, 2], image.size, network.threshold, network.least_keypoints
+        )
 
-    return found
+    return find
 
 
 def pocket_network() -> KeypointNetwork:
@@ -110,17 +112,17 @@ def pocket_network() -> KeypointNetwork:
     Raises:
         SegueError: this pocket has none.
     """
-    return _kept(POCKET)
+    return _reuse_network(POCKET)
 
 
 @lru_cache(maxsize=1)
-def _kept(folder: Path) -> KeypointNetwork:
+def _reuse_network(folder: Path) -> KeypointNetwork:
     if not (folder / "config.json").is_file():
         raise SegueError("this pocket has no pose network; give pose files, or use --pose-detector blazepose or rtmlib")
     return load(folder)
 
 
-def _framed(image: Image.Image) -> tuple[torch.Tensor, Placement]:
+def _frame(image: Image.Image) -> tuple[torch.Tensor, Placement]:
     """The picture in the middle of the network's square, its edges repeated around it.
 
     Returns:

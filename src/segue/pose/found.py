@@ -8,12 +8,12 @@ from PIL import Image
 
 from segue.pose.keypoints import Person, Pose
 
-__all__ = ["Detect", "sure"]
+__all__ = ["Detect", "keep_sure"]
 
 Detect = Callable[[Image.Image], Pose]
 
 
-def sure(
+def keep_sure(
     points: NDArray[np.float64],
     scores: NDArray[np.float64],
     size: tuple[int, int],

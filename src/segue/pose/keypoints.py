@@ -25,7 +25,7 @@ from segue.files import write_text
 from segue.method.motion import Motion
 from segue.pictures.images import Fit, placement
 
-__all__ = ["KEYPOINTS", "NECK", "Person", "Pose", "as_openpose", "fitted", "from_openpose", "scaled", "shown_pose"]
+__all__ = ["KEYPOINTS", "NECK", "Person", "Pose", "as_openpose", "fit_pose", "from_openpose", "scale_pose", "view_pose"]
 
 KEYPOINTS = (
     "nose",
@@ -174,7 +174,7 @@ def from_openpose(content: object, name: str, size: tuple[int, int] | None = Non
     assert isinstance(content, dict)
     width, height = _canvas(content, name, size)
     numbers = [_numbers(person, f"{name}: person {i}") for i, person in enumerate(people, start=1)]
-    if _are_fractions(numbers, width, height):
+    if _is_in_fractions(numbers, width, height):
         numbers = [points * (width, height, 1) for points in numbers]
     _drop_outside(numbers, width, height, name, _LONGEST_SIDE if content.get("cropped") is True else 0)
     return Pose(tuple(Person(points) for points in numbers if (points[:, 2] > 0).any()), width, height)
@@ -192,7 +192,7 @@ def as_openpose(pose: Pose) -> dict[str, Any]:
     return content
 
 
-def fitted(pose: Pose, size: tuple[int, int], fit: Fit = "cover") -> Pose:
+def fit_pose(pose: Pose, size: tuple[int, int], fit: Fit = "cover") -> Pose:
     """Move the keypoints as a picture's content moves when the picture is fitted to a size.
 
     Args:
@@ -209,9 +209,9 @@ def fitted(pose: Pose, size: tuple[int, int], fit: Fit = "cover") -> Pose:
     return Pose(tuple(people), *size)
 
 
-def scaled(pose: Pose, size: tuple[int, int]) -> Pose:
+def scale_pose(pose: Pose, size: tuple[int, int]) -> Pose:
     """The same pose in a picture of another size, each direction scaled on its own."""
-    return fitted(pose, size, "stretch")
+    return fit_pose(pose, size, "stretch")
 
 
 def _people(content: object, name: str) -> list[object]:
@@ -241,7 +241,7 @@ def _canvas(content: Mapping[str, Any], name: str, size: tuple[int, int] | None)
             raise SegueError(f'{name}: "{key}" is missing: the picture\'s size in pixels')
         whole = isinstance(side, int | float) and not isinstance(side, bool) and side == side // 1
         if not whole or not 0 < side <= _LONGEST_SIDE:
-            raise SegueError(f'{name}: "{key}" is {_shown(side)}; it is a whole number from 1 to {_LONGEST_SIDE}')
+            raise SegueError(f'{name}: "{key}" is {_shorten(side)}; it is a whole number from 1 to {_LONGEST_SIDE}')
         sides.append(int(side))
     return sides[0], sides[1]
 
@@ -256,7 +256,9 @@ def _numbers(points: object, where: str) -> NDArray[np.float64]:
         raise SegueError(f'{where} has no list "pose_keypoints_2d"')
     flat: list[object] = list(points)
     if points and all(isinstance(point, list) and len(point) in (2, 3) for point in points):
-        flat = [number for point in points for number in (point if len(point) == 3 else [*point, _there(point)])]
+        flat = [
+            number for point in points for number in (point if len(point) == 3 else [*point, _confidence_of(point)])
+        ]
     orders: dict[int, Sequence[int]] = {3 * len(KEYPOINTS): range(len(KEYPOINTS)), 75: _BODY_25}
     if len(flat) not in orders:
         raise SegueError(
@@ -272,7 +274,7 @@ def _numbers(points: object, where: str) -> NDArray[np.float64]:
     return numbers
 
 
-def _there(point: Sequence[object]) -> float:
+def _confidence_of(point: Sequence[object]) -> float:
     """The confidence of a keypoint that has none."""
     numbers = [number for number in point if isinstance(number, int | float)]
     return float(any(numbers) and min(numbers) >= 0) if len(numbers) == 2 else 1.0
@@ -288,10 +290,10 @@ def _number(value: object, where: str) -> float:
             return number
         value = "NaN" if number != number else "infinite"
         raise SegueError(f"{where} is {value}; it is a finite number")
-    raise SegueError(f"{where} is {_shown(value)}; it is a number")
+    raise SegueError(f"{where} is {_shorten(value)}; it is a number")
 
 
-def _are_fractions(people: Sequence[NDArray[np.float64]], width: int, height: int) -> bool:
+def _is_in_fractions(people: Sequence[NDArray[np.float64]], width: int, height: int) -> bool:
     """Whether the keypoints are fractions of the picture: most are below 2, too near each other to be pixels."""
     if min(width, height) <= 4 or not people:
         return False
@@ -324,7 +326,7 @@ def _place(where: str, row: int) -> str:
     return f"{where}, keypoint {row} '{KEYPOINTS[row]}'"
 
 
-def _shown(value: object) -> str:
+def _shorten(value: object) -> str:
     """A wrong value, short enough for one line."""
     text = json.dumps(value) if not isinstance(value, int) or abs(value) < 10**12 else "too large"
     return text if len(text) <= 40 else f"{text[:37]}..."
@@ -334,7 +336,7 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:120]
 
 
-def shown_pose(motion: Motion, place: Fraction, pose: Pose) -> Pose:
+def view_pose(motion: Motion, place: Fraction, pose: Pose) -> Pose:
     """The people of a picture as the camera at a place shows them; some may then be around the picture."""
     camera = np.linalg.inv(motion.camera(place, pose.width / pose.height))
     people = []

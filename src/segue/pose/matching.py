@@ -49,7 +49,7 @@ def match(left: Pose, right: Pose, matching: Matching = "largest") -> Pairs:
     """
     ranks: dict[str, Callable[[Person], float]] = {"largest": lambda person: -_area(person), "left-to-right": _middle}
     if matching in ranks:
-        return tuple(sorted(zip(_ranked(left, ranks[matching]), _ranked(right, ranks[matching]), strict=False)))
+        return tuple(sorted(zip(_rank(left, ranks[matching]), _rank(right, ranks[matching]), strict=False)))
     if matching == "nearest":
         return smallest_total(_distances(left, right))
     raise SegueError(f"pose_matching {matching!r} is unknown; choose from {', '.join(MATCHINGS)}")
@@ -81,7 +81,9 @@ def guidance(
     counts = [len(pose.people) if pose else 0 for pose in (left, right)]
     pairs: Pairs = ()
     if left and right:
-        pairs = tuple((i, j) for i, j in match(left, right, matching) if _shared(left.people[i], right.people[j]).any())
+        pairs = tuple(
+            (i, j) for i, j in match(left, right, matching) if _shared_keypoints(left.people[i], right.people[j]).any()
+        )
     message = _message(pairs, counts, names)
     if given and (message or not pairs):
         raise SegueError(message or f"pose: nobody was found in {names[0]} and {names[1]}; leave out --pose")
@@ -146,11 +148,11 @@ def _are(count: int) -> str:
     return "is" if count == 1 else "are"
 
 
-def _shared(left: Person, right: Person) -> NDArray[np.bool_]:
+def _shared_keypoints(left: Person, right: Person) -> NDArray[np.bool_]:
     return left.visible & right.visible
 
 
-def _ranked(pose: Pose, rank: Callable[[Person], float]) -> list[int]:
+def _rank(pose: Pose, rank: Callable[[Person], float]) -> list[int]:
     """The numbers of the people, the one with the lowest rank first."""
     return sorted(range(len(pose.people)), key=lambda i: rank(pose.people[i]))
 
@@ -171,7 +173,7 @@ def _distances(left: Pose, right: Pose) -> NDArray[np.float64]:
     costs = np.full((len(left.people), len(right.people)), np.nan)
     for i, one in enumerate(left.people):
         for j, other in enumerate(right.people):
-            if (shared := _shared(one, other)).any():
+            if (shared := _shared_keypoints(one, other)).any():
                 apart = one.points[shared, :2] - other.points[shared, :2]
                 costs[i, j] = np.hypot(*apart.T).mean()
     known = costs[~np.isnan(costs)]

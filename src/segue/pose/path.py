@@ -12,11 +12,11 @@ from itertools import pairwise
 
 import numpy as np
 
-from segue.method.tree import FrameKey, around
+from segue.method.tree import FrameKey, find_ends
 from segue.pose.keypoints import Person, Pose
 from segue.pose.matching import Guidance, Matching, guidance
 
-__all__ = ["PosePath", "between"]
+__all__ = ["PosePath", "pose_between"]
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,14 @@ class PosePath:
         At an anchor (a keyframe, or an edit's place) it is the anchor's own.
         """
         place = frame.place if isinstance(frame, FrameKey) else frame
-        i, j, weight = around(place, [anchor for anchor, _ in self._anchors])
+        i, j, weight = find_ends(place, [anchor for anchor, _ in self._anchors])
         left, right = self._anchors[i][1], self._anchors[j][1]
         if weight == 0:
             return left if left and left.people else None
         guided = self._guidances[i]
         if left is None or right is None or not guided.pairs:
             return None
-        return between(left, right, guided.pairs, float(weight), hold=self.hold)
+        return pose_between(left, right, guided.pairs, float(weight), hold=self.hold)
 
     @property
     def messages(self) -> tuple[str, ...]:
@@ -96,7 +96,9 @@ class PosePath:
         return f"the keyframe at {place}"
 
 
-def between(left: Pose, right: Pose, pairs: Sequence[tuple[int, int]], weight: float, *, hold: bool = False) -> Pose:
+def pose_between(
+    left: Pose, right: Pose, pairs: Sequence[tuple[int, int]], weight: float, *, hold: bool = False
+) -> Pose:
     """The pose at a weight from 0 (left) to 1 (right): matched people, their keypoints on straight lines.
 
     Args:

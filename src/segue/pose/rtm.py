@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segue.errors import SegueError
-from segue.pose.found import Detect, sure
+from segue.pose.found import Detect, keep_sure
 from segue.pose.keypoints import Pose
 
 __all__ = ["load", "to_pose"]
@@ -36,7 +36,7 @@ def load(download: bool) -> Detect:
         if not path.is_file():
             if not download:
                 raise SegueError(f"the weights of the detector rtmlib are missing; fetch them: {_COMMAND}")
-            path = _downloaded(download_checkpoint, sizes[part])
+            path = _download(download_checkpoint, sizes[part])
         paths[part] = str(path)
     with redirect_stdout(StringIO()):  # rtmlib prints what it loads, where a pose may be printed
         body = rtmlib.Body(
@@ -50,12 +50,12 @@ def load(download: bool) -> Detect:
             device="cpu",
         )
 
-    def found(image: Image.Image) -> Pose:
+    def find(image: Image.Image) -> Pose:
         rgb = np.asarray(image.convert("RGB"))
         keypoints, scores = body(np.ascontiguousarray(rgb[:, :, ::-1]))  # OpenCV's order: blue, green, red
         return to_pose(keypoints, scores, image.size)
 
-    return found
+    return find
 
 
 def to_pose(keypoints: NDArray[np.floating[Any]], scores: NDArray[np.floating[Any]], size: tuple[int, int]) -> Pose:
@@ -67,7 +67,7 @@ def to_pose(keypoints: NDArray[np.floating[Any]], scores: NDArray[np.floating[An
         size: width and height of the picture.
     """
     points = np.asarray(keypoints, dtype=np.float64)[..., :2]
-    return sure(points, np.asarray(scores, np.float64), size, _THRESHOLD, _LEAST_KEYPOINTS, _LEAST_SCORE)
+    return keep_sure(points, np.asarray(scores, np.float64), size, _THRESHOLD, _LEAST_KEYPOINTS, _LEAST_SCORE)
 
 
 def _folder() -> Path:
@@ -76,7 +76,7 @@ def _folder() -> Path:
     return Path(os.environ.get("TORCH_HOME", f"{cache}/rtmlib")).expanduser() / "hub" / "checkpoints"
 
 
-def _downloaded(download_checkpoint: Any, address: str) -> Path:
+def _download(download_checkpoint: Any, address: str) -> Path:
     try:
         return Path(cast(str, download_checkpoint(address, dst_dir=str(_folder()))))
     except Exception as error:  # the network's and the archive's many kinds of error

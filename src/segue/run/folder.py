@@ -5,8 +5,8 @@ settings.toml   what segue morph --config makes the film of
 journal.jsonl   choices and remakes, one line each, appended only
 state.json      the film's frames as they now are
 frames/         the film's frames, named by their place: 000.2500000.png
-pictures/       what was made, by recipe; a frame is a link to one of these
-latents/        the latents of each batch, by recipe
+pictures/       what was made, by cache key; a frame is a link to one of these
+latents/        the latents of each batch, by cache key
 words/, pose/   cached inversions and captions; poses and control images
 .new/           a run that overwrites this one, until its first frame is made
 """
@@ -31,7 +31,7 @@ from segue.errors import SegueError
 from segue.files import append_line, remove, sweep, write_bytes, write_json, write_text, writing
 from segue.lock import lock
 from segue.method.tree import FrameKey
-from segue.pictures.alpha import laid_on
+from segue.pictures.alpha import lay_on
 from segue.run.journal import Event, History, event_to_json, events_of
 from segue.run.schema import JOURNAL, RUN_FILE, SETTINGS_FILE, read_part
 
@@ -83,7 +83,7 @@ class RunFolder:
         """
         self.place = self.path = path
         self._is_new_folder = not path.exists()
-        self._lock = _locked(path)
+        self._lock = _lock_folder(path)
         self.was_damaged = False
         try:
             self._move_in()  # it was killed while a run took its place
@@ -92,7 +92,7 @@ class RunFolder:
             self._read(overwrites)
         except OSError as error:
             self.close()
-            raise self._refused(error) from error
+            raise self._refusal(error) from error
         except BaseException:
             self.close()
             raise
@@ -129,7 +129,7 @@ class RunFolder:
         if isinstance(error, SegueError) and self._is_aside and made:
             raise SegueError(f"{error}; {KEPT}") from error
         if isinstance(error, OSError | SafetensorError) and not isinstance(error, BrokenPipeError):
-            raise self._refused(error) from error
+            raise self._refusal(error) from error
 
     def close(self) -> None:
         """Give the lock back; a folder that holds nothing else goes."""
@@ -143,7 +143,7 @@ class RunFolder:
         finally:
             self._lock.release()
 
-    def _refused(self, error: Exception) -> SegueError:
+    def _refusal(self, error: Exception) -> SegueError:
         """One line for what the disk, or somebody who removed files, did to the run."""
         if not self.place.is_dir():
             return SegueError(f"{self.place} was removed while the film was made; the same command starts it again")
@@ -186,7 +186,7 @@ class RunFolder:
             self.path.replace(self.place / READY)
             self._move_in()
             self.path = self.place
-            self._index = {recipe: self.path / "latents" / file.name for recipe, file in self._index.items()}
+            self._index = {cache_key: self.path / "latents" / file.name for cache_key, file in self._index.items()}
 
     def _move_in(self) -> None:
         """Move what is ready into its place, or go on with that after a kill; the run file goes before the rest."""
@@ -234,17 +234,17 @@ class RunFolder:
 
     # What was made.
 
-    def has_latent(self, recipe: str) -> bool:
-        """Whether the latent of a recipe is there."""
-        return recipe in self._index
+    def has_latent(self, cache_key: str) -> bool:
+        """Whether the latent of a cache key is there."""
+        return cache_key in self._index
 
-    def latent(self, recipe: str) -> Tensor | None:
-        """The latent of a recipe, (C, h, w) float32; None if it is not made yet."""
-        path = self._index.get(recipe)
+    def latent(self, cache_key: str) -> Tensor | None:
+        """The latent of a cache key, (C, h, w) float32; None if it is not made yet."""
+        path = self._index.get(cache_key)
         if path is None:
             return None
         with safe_open(path, framework="pt") as file:
-            tensor: Tensor = file.get_tensor(recipe)
+            tensor: Tensor = file.get_tensor(cache_key)
         return tensor.clone()  # not a map of the file, of which a process can have some ten thousands
 
     def save_latents(self, latents: Mapping[str, Tensor]) -> None:
@@ -252,33 +252,33 @@ class RunFolder:
         name = hashlib.sha256("\n".join(sorted(latents)).encode()).hexdigest()[:16]
         path = self.path / "latents" / f"{name}.safetensors"
         path.parent.mkdir(exist_ok=True)
-        write_bytes(path, save({recipe: latent.contiguous() for recipe, latent in latents.items()}))
+        write_bytes(path, save({cache_key: latent.contiguous() for cache_key, latent in latents.items()}))
         self._index |= dict.fromkeys(latents, path)
 
-    def has_picture(self, recipe: str) -> bool:
-        """Whether the picture of a recipe is there."""
-        return self._picture(recipe).exists()
+    def has_picture(self, cache_key: str) -> bool:
+        """Whether the picture of a cache key is there."""
+        return self._picture(cache_key).exists()
 
-    def picture(self, recipe: str) -> Image.Image:
-        """The picture of a recipe."""
-        return self._flat(self._picture(recipe))
+    def picture(self, cache_key: str) -> Image.Image:
+        """The picture of a cache key."""
+        return self._flat(self._picture(cache_key))
 
-    def save_picture(self, recipe: str, picture: Image.Image) -> None:
-        """Keep the picture of a recipe."""
-        self.save_image(f"pictures/{recipe}.png", picture)
+    def save_picture(self, cache_key: str, picture: Image.Image) -> None:
+        """Keep the picture of a cache key."""
+        self.save_image(f"pictures/{cache_key}.png", picture)
 
     def save_pictures(self, pictures: Iterable[tuple[str, Image.Image]]) -> None:
-        """Keep pictures with their recipes, some of which are made before they are compressed side by side."""
+        """Keep pictures with their cache keys, some of which are made before they are compressed side by side."""
         coming = iter(pictures)
         with ThreadPoolExecutor(WRITERS, "segue-writer") as writers:
             while some := list(islice(coming, WRITERS)):
                 for written in [writers.submit(self.save_picture, *picture) for picture in some]:
                     written.result()
 
-    def drop(self, recipes: Iterable[str]) -> None:
+    def drop(self, cache_keys: Iterable[str]) -> None:
         """Delete pictures of candidates that were not chosen; their latents stay."""
-        for recipe in recipes:
-            self._picture(recipe).unlink(missing_ok=True)
+        for cache_key in cache_keys:
+            self._picture(cache_key).unlink(missing_ok=True)
 
     def save_image(self, name: str, image: Image.Image) -> None:
         """Keep another picture, by its path in the folder."""
@@ -297,28 +297,28 @@ class RunFolder:
         """The file of a frame."""
         return self.path / "frames" / f"{key.name}.png"
 
-    def shown(self, key: FrameKey) -> Image.Image:
+    def shown_image(self, key: FrameKey) -> Image.Image:
         """What a frame shows; where it is transparent, on the colour on which the networks see it."""
         return self._flat(self.frame(key))
 
-    def whole(self, key: FrameKey) -> Image.Image:
+    def whole_image(self, key: FrameKey) -> Image.Image:
         """What a frame shows, with its transparency."""
         return _read(self.frame(key))
 
     def _flat(self, path: Path) -> Image.Image:
         picture = _read(path)
-        return picture if picture.mode == "RGB" else laid_on(picture, (self.read(RUN_FILE) or {})["ground"])
+        return picture if picture.mode == "RGB" else lay_on(picture, (self.read(RUN_FILE) or {})["ground"])
 
-    def shows(self, key: FrameKey, recipe: str) -> bool:
-        """Whether the picture of a recipe is what a frame shows."""
-        frame, picture = self.frame(key), self._picture(recipe)
+    def is_showing(self, key: FrameKey, cache_key: str) -> bool:
+        """Whether the picture of a cache key is what a frame shows."""
+        frame, picture = self.frame(key), self._picture(cache_key)
         if not (frame.exists() and picture.exists()):
             return False
         return frame.samefile(picture) or frame.read_bytes() == picture.read_bytes()
 
-    def settle(self, key: FrameKey, recipe: str) -> None:
-        """Show the picture of a recipe as a frame."""
-        frame, picture = self.frame(key), self._picture(recipe)
+    def settle(self, key: FrameKey, cache_key: str) -> None:
+        """Show the picture of a cache key as a frame."""
+        frame, picture = self.frame(key), self._picture(cache_key)
         frame.parent.mkdir(exist_ok=True)
         try:
             with writing(frame, flush=False) as temporary:
@@ -337,11 +337,11 @@ class RunFolder:
             if path.name not in names:
                 path.unlink()
 
-    def _picture(self, recipe: str) -> Path:
-        return self.path / "pictures" / f"{recipe}.png"
+    def _picture(self, cache_key: str) -> Path:
+        return self.path / "pictures" / f"{cache_key}.png"
 
     def _latents(self) -> dict[str, Path]:
-        """Which file holds the latent of each recipe; damaged files are left out and made again."""
+        """Which file holds the latent of each cache key; damaged files are left out and made again."""
         index: dict[str, Path] = {}
         for path in sorted((self.path / "latents").glob("*.safetensors")):
             try:
@@ -361,7 +361,7 @@ class RunFolder:
         return events_of(path)
 
 
-def _locked(path: Path) -> BaseFileLock:
+def _lock_folder(path: Path) -> BaseFileLock:
     """Make the folder where it is not there, and lock it; raises SegueError if it holds something else or is locked."""
     try:
         str(path).encode()

@@ -1,8 +1,8 @@
 """What was chosen and made again: an append-only journal, and what it means.
 
-A frame's candidates come in attempts. The first attempt is the level's own; "again" while picking and a remake begin a
+A frame's candidates come in tries. The first try is the level's own; "again" while picking and a remake begin a
 new one, whose candidates carry numbers that were never used before, so that their noise is new. A choice and an
-"again" hold for the parents and the attempt that they were made under (their context); a remake holds whatever the
+"again" hold for the parents and the try that they were made under (their context); a remake holds whatever the
 parents are. So undo is reading the journal as if the last remake were not there, and redo takes the last undo back.
 """
 
@@ -32,7 +32,7 @@ __all__ = [
     "event_from_json",
     "event_to_json",
     "events_of",
-    "whole",
+    "whole_number",
 ]
 
 
@@ -77,7 +77,7 @@ class Edit:
             raise SegueError("prompt: an empty text; leave the prompt out to keep the film's")
 
 
-def whole(name: str, value: object) -> int:
+def whole_number(name: str, value: object) -> int:
     """A whole number of any kind; SegueError, which begins with its name, for anything else."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise SegueError(f"{name} is a whole number, not {value!r}")
@@ -95,7 +95,7 @@ def as_edit(edit: object) -> Edit:
 class Attempt:
     """Candidates ``first`` to ``first + count - 1`` of a frame, made under an edit.
 
-    An "again" names in ``context`` the attempt, and the parents, that it was asked for; the level's own attempt and
+    An "again" names in ``context`` the try, and the parents, that it was asked for; the level's own try and
     that of a remake have no context.
     """
 
@@ -107,7 +107,7 @@ class Attempt:
 
     @property
     def candidates(self) -> range:
-        """The numbers of the attempt's candidates."""
+        """The numbers of the try's candidates."""
         return range(self.first, self.first + self.count)
 
 
@@ -129,7 +129,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Remake:
-    """A frame made again: as a new attempt, or by another of its candidates."""
+    """A frame made again: as a new try, or by another of its candidates."""
 
     attempt: Attempt | None = None
     key: FrameKey | None = None
@@ -167,11 +167,11 @@ class History:
         self.events.append(event)
 
     def attempts(self, key: FrameKey, count: int, context_of: Callable[[Attempt], str]) -> list[Attempt]:
-        """The attempts that count for a frame: the level's own of ``count`` or the last remake's, and each "again"."""
+        """The tries that count for a frame: the level's own of ``count`` or the last remake's, and each "again"."""
         return self._attempts(key, count, context_of)[-1]
 
     def edit(self, key: FrameKey) -> Edit:
-        """The edit of the last remake of a frame: of the attempt that it began, or of the candidate that it chose."""
+        """The edit of the last remake of a frame: of the try that it began, or of the candidate that it chose."""
         for entry in reversed(self._entries(key)):
             if isinstance(entry, Remake) and entry.candidate is not None:
                 return self.attempt_of(key, entry.candidate).edit
@@ -180,7 +180,7 @@ class History:
         return Edit()
 
     def attempt_of(self, key: FrameKey, candidate: int) -> Attempt:
-        """The attempt that made a candidate; numbers of no attempt belong to the level's own."""
+        """The try that made a candidate; numbers of no try belong to the level's own."""
         for entry in self._all(key):
             if isinstance(entry, Attempt) and candidate in entry.candidates:
                 return entry
@@ -224,7 +224,7 @@ class History:
     @property
     def redoable(self) -> bool:
         """Whether a redo would take an undo back: no remake came after it."""
-        return bool(self._folded()[1])
+        return bool(self._fold()[1])
 
     @property
     def edited(self) -> frozenset[FrameKey]:
@@ -243,7 +243,7 @@ class History:
         return [event for event in self._effective() if isinstance(event, Remake)]
 
     def _attempts(self, key: FrameKey, count: int, context_of: Callable[[Attempt], str]) -> list[list[Attempt]]:
-        """The level's own attempt and that of each remake, oldest first, each with every "again" that followed it."""
+        """The level's own try and that of each remake, oldest first, each with every "again" that followed it."""
         given = [entry for entry in self._entries(key) if isinstance(entry, Attempt)]
         again = {attempt.context: attempt for attempt in given if attempt.context}
         found = [[Attempt(key, 0, count)], *([attempt] for attempt in given if not attempt.context)]
@@ -253,18 +253,18 @@ class History:
         return found
 
     def _entries(self, key: FrameKey) -> list[Attempt | Choice | Remake]:
-        """What counts for a frame, oldest first; a remake that begins an attempt stands as that attempt."""
-        return _of(key, self._effective())
+        """What counts for a frame, oldest first; a remake that begins a try stands as that try."""
+        return _events_of_frame(key, self._effective())
 
     def _all(self, key: FrameKey) -> list[Attempt | Choice | Remake]:
         """The same with what was undone."""
-        return _of(key, self.events)
+        return _events_of_frame(key, self.events)
 
     def _effective(self) -> list[Event]:
         """The events that count, in order."""
-        return self._folded()[0]
+        return self._fold()[0]
 
-    def _folded(self) -> tuple[list[Event], list[tuple[int, Remake]]]:
+    def _fold(self) -> tuple[list[Event], list[tuple[int, Remake]]]:
         """The events that count, and the remakes that are undone and could be redone, with their places."""
         kept: list[Event] = []
         undone: list[tuple[int, Remake]] = []
@@ -369,7 +369,7 @@ def _attempt_json(attempt: Attempt) -> dict[str, Any]:
     }
 
 
-def _of(key: FrameKey, events: Sequence[Event]) -> list[Attempt | Choice | Remake]:
+def _events_of_frame(key: FrameKey, events: Sequence[Event]) -> list[Attempt | Choice | Remake]:
     """The events of one frame."""
     found: list[Attempt | Choice | Remake] = []
     for event in events:

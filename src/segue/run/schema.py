@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, Field, RootModel, StrictInt, Val
 
 from segue.errors import SegueError
 from segue.files import read_json
-from segue.settings.kinds import FilmSettings, MorphSettings, checked
+from segue.settings.kinds import FilmSettings, MorphSettings, parse_settings
 
 __all__ = ["FILMS_FILE", "JOURNAL", "RUN_FILE", "SETTINGS_FILE", "films_of", "read_part", "sizes_of"]
 
@@ -72,7 +72,7 @@ def read_part(folder: Path, name: str) -> dict[str, Any] | None:
 def films_of(folder: Path) -> dict[Path, FilmSettings]:
     """The films that were written of the run in a folder, with their settings; none of one that is not finished."""
     here, films = folder.absolute(), read_part(folder, FILMS_FILE) or {}
-    return {Path(os.path.normpath(here / name)): checked(FilmSettings, values) for name, values in films.items()}
+    return {Path(os.path.normpath(here / name)): parse_settings(FilmSettings, values) for name, values in films.items()}
 
 
 def _fault(error: ValidationError) -> str:

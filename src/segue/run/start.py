@@ -12,19 +12,19 @@ from PIL import Image
 
 from segue.errors import SegueError
 from segue.files import file_of
-from segue.method.tree import FrameKey, grows
+from segue.method.tree import FrameKey, is_growth
 from segue.pictures.alpha import ground_for
 from segue.pictures.images import digest
 from segue.run.folder import RunFolder
 from segue.run.given import Given, keep_given
-from segue.run.journal import Attempt, Edit, Remake, whole
+from segue.run.journal import Attempt, Edit, Remake, whole_number
 from segue.run.schema import RUN_FILE, SETTINGS_FILE, sizes_of
-from segue.settings.kinds import LOADED, MorphSettings, checked
+from segue.settings.kinds import LOADED, MorphSettings, parse_settings
 from segue.settings.text import as_json, differences, model_differences, write_config
 
 NO_FILES: tuple[object, ...] = ([], "", "auto", "off")
 
-__all__ = ["BatchSize", "begin", "opened", "remade", "settings_of"]
+__all__ = ["BatchSize", "begin", "plan_remake", "read_run", "settings_of"]
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def begin(
     if there is not None:
         before = _settings_before(run, there, overwrite)
         changes = _changes({**there, "settings": as_json(before) if before else there["settings"]}, fresh)
-    if before and settings.can_grow and _grows(changes, before, settings):
+    if before and settings.can_grow and _is_growth(changes, before, settings):
         grown = sizes_of(before, grown)
     elif changes or run.was_damaged:
         waiting = run.waiting
@@ -113,7 +113,7 @@ def begin(
     run.write(RUN_FILE, {**fresh, "grown": grown, "batch_size": frames, "versions": _versions()})
 
 
-def opened(run: RunFolder) -> dict[str, Any]:
+def read_run(run: RunFolder) -> dict[str, Any]:
     """What determines the images of a run; raises SegueError if the folder holds none."""
     data = run.read(RUN_FILE)
     if data is None:
@@ -124,12 +124,12 @@ def opened(run: RunFolder) -> dict[str, Any]:
 def settings_of(run: RunFolder, data: Mapping[str, Any]) -> MorphSettings:
     """The settings of a run, with the defaults of those that are newer; raises SegueError if they are not valid now."""
     try:
-        return checked(MorphSettings, data["settings"])
+        return parse_settings(MorphSettings, data["settings"])
     except SegueError as error:
         raise SegueError(f"{run.path / RUN_FILE}: {error}") from error
 
 
-def remade(
+def plan_remake(
     run: RunFolder, settings: MorphSettings, frame: FrameKey, edit: Edit | None, candidate: int | None
 ) -> Remake:
     """The journal's line for making a frame again."""
@@ -153,7 +153,7 @@ def remade(
         return Remake(Attempt(frame, next_candidate, count, edit))
     if edit is not None:
         raise SegueError("a candidate that is there already cannot take another prompt, seed, noise level or pose")
-    if not 0 <= (candidate := whole("candidate", candidate)) < next_candidate:
+    if not 0 <= (candidate := whole_number("candidate", candidate)) < next_candidate:
         there = f"candidates 0 to {next_candidate - 1}" if next_candidate > 1 else "only candidate 0"
         raise SegueError(f"frame {frame} has {there}, not {candidate}")
     return Remake(key=frame, candidate=candidate)
@@ -169,10 +169,10 @@ def _settings_before(run: RunFolder, there: Mapping[str, Any], overwrite: bool) 
         raise
 
 
-def _grows(changes: Mapping[str, str], before: MorphSettings, after: MorphSettings) -> bool:
+def _is_growth(changes: Mapping[str, str], before: MorphSettings, after: MorphSettings) -> bool:
     """Whether a film only gets more frames, and all that it has are among them."""
     only = bool(changes) and set(changes) <= {"num_frames", "refine"}
-    return only and grows(before.steps + 1, after.steps + 1, after.branching)
+    return only and is_growth(before.steps + 1, after.steps + 1, after.branching)
 
 
 def _growth(changes: Mapping[str, str], before: MorphSettings | None) -> str:

@@ -19,19 +19,13 @@ class MorphValues(TypedDict, total=False):
     inversion_negative: bool
     num_frames: int
     loop: bool
-    scheme: Literal[
-        "branching",
-        "interpolate",
-        "interpolate-denoise",
-        "denoise-interpolate-denoise",
-        "denoise-interpolate-denoise-unshared",
-    ]
+    scheme: Literal["branching", "interpolate", "interpolate-denoise", "denoise-interpolate-denoise", "denoise-interpolate-denoise-unshared"]
     noise: float | Sequence[float]
     branching: int
     bias: float
     retroactive: bool
     seed: int
-    solver: Literal["dpm++", "ddim", "euler", "pipe"]
+    solver: Literal["dpm++", "ddim", "euler", "lcm", "tcd", "pipe"]
     num_inference_steps: int
     guidance_scale: float
     guidance_start: float
@@ -42,6 +36,7 @@ class MorphValues(TypedDict, total=False):
     prompt_at: Mapping[float, str]
     captioner: str | None
     embedding_blend: Literal["whole", "token", "linear"]
+    image_prompt: float | None
     candidates: int
     rank_for: str | Sequence[str]
     rank_against: str | Sequence[str]

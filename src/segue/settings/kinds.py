@@ -15,9 +15,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic.fields import FieldInfo
 
 from segue.errors import SegueError
-from segue.method.perceptual import look_parts
-from segue.method.timing import easing_named
-from segue.method.tree import grows
+from segue.method.perceptual import network_parts
+from segue.method.timing import parse_easing
+from segue.method.tree import is_growth
 
 __all__ = [
     "ALL",
@@ -33,12 +33,12 @@ __all__ = [
     "ModelSettings",
     "MorphSettings",
     "Settings",
-    "checked",
     "fields",
+    "guess_name",
     "hint",
-    "meant",
+    "parse_settings",
     "size_of",
-    "updated",
+    "update_settings",
 ]
 
 Scheme = Literal[
@@ -48,7 +48,7 @@ Scheme = Literal[
     "denoise-interpolate-denoise",
     "denoise-interpolate-denoise-unshared",
 ]
-Solver = Literal["dpm++", "ddim", "euler", "pipe"]
+Solver = Literal["dpm++", "ddim", "euler", "lcm", "tcd", "pipe"]
 SCHEMES: tuple[str, ...] = get_args(Scheme)
 SOLVERS: tuple[str, ...] = get_args(Solver)
 
@@ -148,7 +148,7 @@ LOADED = tuple(sorted(ModelSettings.model_fields.keys() - {"model", "device", "l
 
 
 class InversionSettings(Settings):
-    """Textual inversion (DESIGN section 3, "Text"; the paper's section 4.2)."""
+    """Textual inversion (the paper's section 4.2)."""
 
     inversion: int = Field(
         default=0, ge=0, le=10_000, description="Steps of textual inversion; 0 leaves the prompts as they are."
@@ -213,7 +213,7 @@ class MorphSettings(InversionSettings):
     guidance_end: float = Field(
         default=1.0, ge=0, le=1, description="Share of the denoising at which guidance ends; a step without costs half."
     )
-    eta: float = Field(default=0.0, ge=0, le=1, description="Share of fresh noise in each step of ddim.")
+    eta: float = Field(default=0.0, ge=0, le=1, description="Share of fresh noise in each step of ddim; gamma of tcd.")
 
     prompt: Texts = Field(default=(), description="Prompt for all keyframes, or one for each.")
     negative_prompt: str = Field(default="", description="What the frames should not show.")
@@ -225,6 +225,12 @@ class MorphSettings(InversionSettings):
     )
     embedding_blend: Literal["whole", "token", "linear"] = Field(
         default="whole", description="Blend prompts by slerp on the whole embedding or per token, or linearly."
+    )
+    image_prompt: float | None = Field(
+        default=None,
+        ge=0,
+        le=2,
+        description="Strength of the keyframes as image prompts, with an IP-Adapter; the model's own if not given.",
     )
 
     candidates: int = Field(
@@ -339,12 +345,12 @@ class MorphSettings(InversionSettings):
         if kind not in ("uniform", "perceptual") or (colon and kind == "uniform"):
             raise SegueError(f"spacing is uniform, perceptual or perceptual:NETWORK, not '{self.spacing}'")
         if colon:
-            look_parts(network)
+            network_parts(network)
         if self.is_perceptual and (self.scheme != "branching" or self.branching != 2):
             raise SegueError("perceptual spacing needs the scheme branching, with branching 2")
         if self.refine > 1 and not self.can_grow:
             raise SegueError("refine needs the scheme branching with uniform spacing")
-        if self.refine > 1 and not grows(2, self.refine + 1, self.branching):
+        if self.refine > 1 and not is_growth(2, self.refine + 1, self.branching):
             raise SegueError(f"refine is a power of branching ({self.branching}), not {self.refine}")
         if self.points and not self.align:
             raise SegueError("points needs align, which is off")
@@ -360,8 +366,8 @@ class MorphSettings(InversionSettings):
             raise SegueError("max_distance needs perceptual spacing: set spacing to perceptual")
         if self.control_image and self.pose not in ("auto", "off"):
             raise SegueError("pose files and control_image do not go together: the ControlNet takes one of them")
-        if self.eta and self.solver != "ddim":
-            raise SegueError(f"eta needs the solver ddim, not {self.solver}")
+        if self.eta and self.solver not in ("ddim", "tcd"):
+            raise SegueError(f"eta needs the solver ddim or tcd, not {self.solver}")
 
     @property
     def can_grow(self) -> bool:
@@ -449,9 +455,9 @@ class FilmSettings(Settings):
     def model_post_init(self, _context: Any, /) -> None:
         """Check what no field can tell by itself."""
         if self.even_network is None:
-            easing_named(self.easing)
+            parse_easing(self.easing)
         else:
-            look_parts(self.even_network)
+            network_parts(self.even_network)
 
     @property
     def even_network(self) -> str | None:
@@ -479,6 +485,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "prompt_at",
         "captioner",
         "embedding_blend",
+        "image_prompt",
         *InversionSettings.model_fields,
     ),
     "Poses and control": (
@@ -546,7 +553,7 @@ def size_of(text: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def meant(name: str, known: Collection[str]) -> str | None:
+def guess_name(name: str, known: Collection[str]) -> str | None:
     """Which of the known names somebody means who gives another; None for no idea."""
     alias = ALIASES.get(name)
     if alias in known:
@@ -554,12 +561,12 @@ def meant(name: str, known: Collection[str]) -> str | None:
     return next(iter(get_close_matches(name, known, 1, 0.75)), None)
 
 
-def checked(kind: type[Kind], values: Mapping[str, Any]) -> Kind:
+def parse_settings(kind: type[Kind], values: Mapping[str, Any]) -> Kind:
     """Settings from values by name; SegueError with one line for an unknown name or a wrong value."""
     return kind(**values)
 
 
-def updated(settings: Kind, values: Mapping[str, Any]) -> Kind:
+def update_settings(settings: Kind, values: Mapping[str, Any]) -> Kind:
     """The settings with some values changed, checked anew."""
     return type(settings)(**{**dict(settings), **values})
 
@@ -581,7 +588,7 @@ def _one_line(error: ValidationError, kind: type[Any]) -> str:
 
 def hint(name: str, known: Collection[str]) -> str:
     """What an unknown setting is called here, in words; nothing where it is not known."""
-    if found := meant(name, known):
+    if found := guess_name(name, known):
         return f"; did you mean {found}?"
     own = ALIASES.get(name, name)
     return f"; {own} is the film's: save(path, {own}=...)" if own in FilmSettings.model_fields else ""

@@ -28,9 +28,9 @@ __all__ = [
     "differences",
     "from_text",
     "model_differences",
-    "moved",
     "option_name",
     "read_config",
+    "rebase_paths",
     "shape_of",
     "texts_by_place",
     "write_config",
@@ -151,7 +151,7 @@ def read_config(path: Path) -> dict[str, Any]:
         texts = value if name == "images" and isinstance(value, list) else [value]
         if name in BESIDE and not all(isinstance(text, str) for text in texts):
             raise SegueError(f"{path}: {name} is a text, or for images a list of texts, not {value!r}")
-    return moved({name: from_text(name, v) if name in ALL else v for name, v in values.items()}, path.parent)
+    return rebase_paths({name: from_text(name, v) if name in ALL else v for name, v in values.items()}, path.parent)
 
 
 def write_config(path: Path, values: Mapping[str, Any], place: Path) -> None:
@@ -162,7 +162,7 @@ def write_config(path: Path, values: Mapping[str, Any], place: Path) -> None:
         values: settings as JSON, images and output; None for what is not given.
         place: the folder in which the file will be; files that are named are written as seen from there.
     """
-    seen = moved({name: value for name, value in values.items() if value is not None}, Path(), place)
+    seen = rebase_paths({name: value for name, value in values.items() if value is not None}, Path(), place)
     lines = ["# segue morph --config settings.toml makes this film; options on the command line take precedence."]
     lines += [f"{name} = {_toml(seen[name])}" for name in BESIDE if name in seen]
     for table, names in TABLES.items():
@@ -179,7 +179,7 @@ def _toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def moved(values: Mapping[str, Any], start: Path, to: Path | None = None) -> dict[str, Any]:
+def rebase_paths(values: Mapping[str, Any], start: Path, to: Path | None = None) -> dict[str, Any]:
     """Values whose files are seen from one folder, as they are seen from another one; absolute if none is given.
 
     Names that may be a file's or a model's are a file's where there is one.
@@ -225,7 +225,7 @@ def _plain(annotation: Any) -> Any:
 
 
 def as_json(settings: Settings) -> dict[str, Any]:
-    """The settings as plain JSON values by name; ``checked`` reads them back."""
+    """The settings as plain JSON values by name; ``parse_settings`` reads them back."""
     values: dict[str, Any] = json.loads(settings.model_dump_json())
     return values
 

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 from segue.errors import SegueError
 from segue.run.journal import Edit, Remake
-from segue.settings.kinds import GROUPS, LOADED, RARE, FilmSettings, MorphSettings, checked, fields
+from segue.settings.kinds import GROUPS, LOADED, RARE, FilmSettings, MorphSettings, fields, parse_settings
 from segue.settings.presets import preset_settings
 from segue.settings.text import as_json, as_text, choices_of, from_text, option_name, shape_of
 
@@ -100,8 +100,8 @@ def command_line(
     words += ["--model", name] if name and name != "pocket" else []
     for setting in LOADED:
         if value := model.get(setting):
-            words += [option_name(setting), value]
-    usual = checked(MorphSettings, preset_settings("balanced", name))
+            words += ["--set", f"{setting}={value}"] if setting in RARE else [option_name(setting), value]
+    usual = parse_settings(MorphSettings, preset_settings("balanced", name))
     for values, default in ((settings, as_json(usual)), (film, as_json(FilmSettings()))):
         for field, value in as_json(values).items():
             if value != default[field]:

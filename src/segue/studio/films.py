@@ -9,10 +9,10 @@ from segue.engine.interpolator import Interpolator
 from segue.errors import SegueError
 from segue.files import write_bytes
 from segue.film.morph import Morph
-from segue.method.tree import FrameKey, grows
+from segue.method.tree import FrameKey, is_growth
 from segue.run.folder import RunFolder
 from segue.run.schema import RUN_FILE
-from segue.settings.kinds import ComputeSettings, FilmSettings, MorphSettings, checked
+from segue.settings.kinds import ComputeSettings, FilmSettings, MorphSettings, parse_settings
 from segue.settings.text import as_json, differences, model_differences
 from segue.studio import pose_editor
 from segue.studio.change import edit_of, frame_at
@@ -49,7 +49,7 @@ def make_film(session: Session, values: Mapping[str, Any], preset: str = "balanc
         if name == session.tables.name:
             film = film_settings(path, session.data["film"])
         else:  # as that of the film that was last on the page, and what is typed over it
-            film = checked(
+            film = parse_settings(
                 FilmSettings, {**session.data["film"], **_film_values(session, session.data["film_controls"])}
             )
         pictures = [session.keyframes.path(keyframe) for keyframe in fresh]
@@ -112,7 +112,7 @@ def step(session: Session, *, back: bool) -> None:
 
 def rewrite_film(session: Session, values: Mapping[str, Any]) -> None:
     """Write the film anew with other settings of the film; costs no network call."""
-    settings = checked(FilmSettings, _film_values(session, values))
+    settings = parse_settings(FilmSettings, _film_values(session, values))
     path = _finished(session.view()).path
     with session.lock:
         session.studio.queue.check(session.name)
@@ -224,7 +224,7 @@ def _same(session: Session, settings: MorphSettings, keyframes: Sequence[Mapping
     if not differences(before, after):
         return name
     is_more = {**before, "num_frames": after["num_frames"]} == after and settings.scheme == "branching"
-    return name if is_more and grows(before["num_frames"], after["num_frames"], settings.branching) else None
+    return name if is_more and is_growth(before["num_frames"], after["num_frames"], settings.branching) else None
 
 
 def _new_name(session: Session) -> str:

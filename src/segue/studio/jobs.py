@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from segue.engine.dialogue import Progress
-from segue.errors import Notice, SegueError, heard
+from segue.errors import Notice, SegueError, hearing
 
 __all__ = ["Job", "Queue", "Report", "Stopped"]
 
@@ -138,7 +138,7 @@ class Queue:
                 self._report(job, told)
 
         try:
-            with heard(report):
+            with hearing(report):
                 job.work(report)
         except Stopped:
             job.message = job.message or "Stopped. Continue resumes it."

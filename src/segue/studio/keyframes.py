@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from segue.errors import SegueError, heard
+from segue.errors import SegueError, hearing
 from segue.files import writing
 from segue.pictures.images import load
 
@@ -41,7 +41,7 @@ class Keyframes:
         with self._lock:
             if len(self.entries) >= MOST:
                 raise SegueError(f"a film has at most {MOST} keyframes; remove one first")
-            with heard():
+            with hearing():
                 try:
                     picture = load(data)
                 except SegueError as error:

@@ -11,7 +11,7 @@ import gradio as gr
 
 from segue.errors import SegueError
 from segue.settings.kinds import FilmSettings, MorphSettings
-from segue.settings.presets import PRESET_HELP, PRESETS, preset_settings
+from segue.settings.presets import FAST, PRESET_HELP, PRESETS, preset_settings
 from segue.settings.text import as_json
 from segue.studio.controls import SHOWN, Control, controls, groups, shown
 from segue.studio.films import make_film, rewrite_film
@@ -25,7 +25,6 @@ HEAD = (
     '<script src="/studio/page/page.js" type="module"></script>'
 )
 FONTS = ["system-ui", "sans-serif"]
-PRESET_NAMES = ("draft", "balanced", "paper")  # the quickest first
 
 
 def theme() -> Any:
@@ -75,7 +74,7 @@ def page(studio: Studio) -> Any:
                 gr.HTML('<div class="sg"><h2>Settings</h2></div>', apply_default_css=False)
                 with gr.Group(elem_id="segue-settings"):
                     preset = gr.Radio(
-                        list(PRESET_NAMES), value="balanced", label="--preset", info=PRESET_HELP, elem_id="preset"
+                        list(studio.presets), value="balanced", label="--preset", info=PRESET_HELP, elem_id="preset"
                     )
                     made = {name: _component(images[name], MorphSettings) for name in SHOWN}
                 make = gr.Button("Make the film", variant="primary", elem_id="make")
@@ -105,14 +104,15 @@ def page(studio: Studio) -> Any:
         def loading(request: gr.Request) -> list[Any]:
             session = _session(studio, request)
             data = session.data
-            images = _shown(MorphSettings, preset_settings(data["preset"], studio.model_name)) | data["controls"]
+            begun = data["preset"] if data["preset"] in studio.presets else "balanced"  # the model may be another now
+            images = _shown(MorphSettings, preset_settings(begun, studio.model_name, studio.marks)) | data["controls"]
             films = _shown(FilmSettings, data["film"]) | data["film_controls"]
             return [
-                session.tables.name, data["preset"], *(images[name] for name in made), *(films[name] for name in filmed)
+                session.tables.name, begun, *(images[name] for name in made), *(films[name] for name in filmed)
             ]  # fmt: skip
 
         def choosing(request: gr.Request, film: str, chosen: str) -> list[Any]:
-            values = _shown(MorphSettings, preset_settings(chosen, studio.model_name))
+            values = _shown(MorphSettings, preset_settings(chosen, studio.model_name, studio.marks))
             found = {name: values[name] for name in changed}
             _session(studio, request).tables.keep("controls", found, name=film, preset=chosen)
             return list(found.values())
@@ -127,7 +127,7 @@ def page(studio: Studio) -> Any:
         quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
         make.click(making, [table, preset, *made.values()], [answer, table], **quick).then(**said, queue=False)
         write.click(writing, [table, *filmed.values()], [answer], **quick).then(**said, queue=False)
-        changed = sorted({name for values in PRESETS.values() for name in values})
+        changed = sorted({name for values in (*PRESETS.values(), *FAST.values()) for name in values})
         preset.input(choosing, [table, preset], [made[name] for name in changed], **quick)
         for part, components in (("controls", made), ("film_controls", filmed)):
             for name, component in components.items():

@@ -50,7 +50,9 @@ def frame_panel(session: Session, key: FrameKey) -> dict[str, Any]:
         "label": str(key),
         "noise": view.noise(slot),
         "parents": [_slot(view, by_key[parent], numbers[parent]) for parent in slot.parents if parent in by_key],
-        "candidates": [_candidate(view, slot, number, recipe) for number, recipe in (slot.candidates or {}).items()],
+        "candidates": [
+            _candidate(view, slot, number, cache_key) for number, cache_key in (slot.candidates or {}).items()
+        ],
         "edit": {
             "prompt": edit.prompt,
             "negative_prompt": edit.negative_prompt,
@@ -117,10 +119,10 @@ def _slot(view: RunView, slot: Slot, number: int, path: pose_editor.Poses | None
     return {**found, "pose": pose_editor.as_points(pose)} if pose else found
 
 
-def _candidate(view: RunView, slot: Slot, number: int, recipe: str) -> dict[str, Any]:
+def _candidate(view: RunView, slot: Slot, number: int, cache_key: str) -> dict[str, Any]:
     return {
         "number": number,
-        "url": _url("run", view.path.name, "pictures", f"{recipe}.png"),
+        "url": _url("run", view.path.name, "pictures", f"{cache_key}.png"),
         "score": (slot.scores or {}).get(number),
         "chosen": number == slot.candidate,
     }

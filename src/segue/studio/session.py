@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from segue.engine.interpolator import Interpolator
 from segue.errors import SegueError
 from segue.files import read_json, write_json
 from segue.method.tree import FrameKey
+from segue.models.cache import marks_of
 from segue.run.schema import RUN_FILE
-from segue.settings.kinds import ComputeSettings, MorphSettings, checked
+from segue.settings.kinds import ComputeSettings, MorphSettings, parse_settings
 from segue.settings.presets import preset_settings, with_preset
 from segue.settings.text import as_json, differences
 from segue.studio.controls import check_public, controls, read, shown
@@ -79,6 +81,20 @@ class Studio:
             if self._model is None:
                 self._model = self.load()
             return self._model
+
+    @cached_property
+    def marks(self) -> list[str]:
+        """What tells what the model was made for, beside its name."""
+        return marks_of(self.model_name)
+
+    @cached_property
+    def presets(self) -> tuple[str, ...]:
+        """The presets that suit the model, the quickest first."""
+        try:
+            preset_settings("fast", self.model_name, self.marks)
+        except SegueError:
+            return ("draft", "balanced", "paper")
+        return ("fast", "draft", "balanced", "paper")
 
     @property
     def has_control(self) -> bool | None:
@@ -152,7 +168,7 @@ class Session:
             self.clear()
             for picture in pictures:
                 self.keyframes.add(picture, picture.name)
-            settings = checked(MorphSettings, preset_settings(QUICKEST, self.studio.model_name))
+            settings = parse_settings(MorphSettings, preset_settings(QUICKEST, self.studio.model_name))
             self.data |= {"preset": QUICKEST, "controls": _as_controls(settings), "film_controls": {}}
             self.save()
 
@@ -223,7 +239,7 @@ class Session:
         if self.studio.public:
             check_public(given)
         values = {**given, "prompt": self.keyframes.prompts()}
-        return checked(MorphSettings, with_preset(preset, values, self.studio.model_name))
+        return parse_settings(MorphSettings, with_preset(preset, values, self.studio.model_name, self.studio.marks))
 
     def pause(self) -> None:
         """Hold the job at its next step."""

@@ -15,7 +15,7 @@ from segue.errors import SegueError
 from segue.method.tree import FrameKey, UniformTree, level_at, noise_levels
 from segue.run.journal import History, event_from_json
 from segue.run.schema import RUN_FILE, films_of, read_part
-from segue.settings.kinds import FilmSettings, MorphSettings, checked
+from segue.settings.kinds import FilmSettings, MorphSettings, parse_settings
 
 __all__ = ["RunView", "Slot", "again", "ancestors", "film_of", "film_settings", "written_at"]
 
@@ -31,7 +31,7 @@ class Slot:
         made: whether its picture is there; stamp: changes when the picture does.
         edited: whether a remake counts for it.
         candidate: the number of the candidate that it shows.
-        candidates: the recipes of its candidates; scores: theirs, where they are ranked.
+        candidates: the cache keys of its candidates; scores: theirs, where they are ranked.
     """
 
     key: FrameKey
@@ -54,7 +54,7 @@ class RunView:
         if data is None:
             raise SegueError(f"{path} does not hold a run")
         self.data: dict[str, Any] = data
-        self.settings = checked(MorphSettings, data["settings"])
+        self.settings = parse_settings(MorphSettings, data["settings"])
         self.state = read_part(path, "state.json")
         self.history = _history(path / "journal.jsonl")
 
@@ -146,7 +146,7 @@ class RunView:
             stamp=stamp,
             edited=edited,
             candidate=int(found.get("candidate", 0)),
-            candidates={int(number): recipe for number, recipe in found.get("candidates", {}).items()},
+            candidates={int(number): cache_key for number, cache_key in found.get("candidates", {}).items()},
             scores={int(number): score for number, score in found.get("scores", {}).items()},
         )
 
@@ -215,4 +215,4 @@ def film_settings(path: Path, otherwise: Mapping[str, Any]) -> FilmSettings:
     """The settings that the film of a run was written with; others where it was not written yet."""
     films = films_of(path)
     written = films.get(film_of(path).absolute(), next(iter(films.values()), None))
-    return written or checked(FilmSettings, otherwise)
+    return written or parse_settings(FilmSettings, otherwise)

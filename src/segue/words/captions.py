@@ -37,9 +37,9 @@ __all__ = [
     "describe_captions",
     "nearest_captions",
     "prompts_of",
+    "read_captions",
     "subject_of",
     "write_caption_features",
-    "written_captions",
 ]
 
 BLIP = "Salesforce/blip-image-captioning-large"  # the base model's repository has only pickled weights
@@ -93,9 +93,9 @@ def captions(
         case "pocket":
             return nearest_captions(pictures, POCKET_CLIP.parent)
         case "blip":
-            return [Caption(text) for text in written_captions(pictures, BLIP, device)]
+            return [Caption(text) for text in read_captions(pictures, BLIP, device)]
         case name:
-            return [Caption(text) for text in written_captions(pictures, name, device)]
+            return [Caption(text) for text in read_captions(pictures, name, device)]
 
 
 def prompts_of(found: Sequence[Caption]) -> list[str]:
@@ -145,7 +145,7 @@ def write_caption_features(folder: Path) -> None:
     write_bytes(folder / FEATURES, save({"captions": vectors.half().contiguous()}))
 
 
-def written_captions(pictures: Sequence[Image.Image], name: str, device: str | torch.device = "cpu") -> list[str]:
+def read_captions(pictures: Sequence[Image.Image], name: str, device: str | torch.device = "cpu") -> list[str]:
     """Captions written by a transformers model for pictures to text, by name or folder; greedy, one at a time."""
     processor, tokenizer, model = read(name, "a captioning model", lambda local: _read(name, local))
     model = model.eval().to(device)

@@ -31,7 +31,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -40,20 +40,20 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import interpolate
 
 from segue.errors import SegueError, warn
 from segue.files import write_bytes
+from segue.method.conditioning import Conditioning
 from segue.method.diffusion import Points, diffuse
 from segue.method.noise import Noise
 from segue.method.tree import FrameKey
 from segue.models.backbone import Backbone
-from segue.models.conditioning import TextConditioning
 from segue.pictures.tensors import to_tensor
 from segue.settings.kinds import InversionSettings, MorphSettings, fields
 
-__all__ = ["Inverted", "augmented", "denoising_loss", "invert"]
+__all__ = ["Inverted", "augment", "denoising_loss", "invert"]
 
 LARGE = 200_000_000  # parameters from which a network trades time for memory by gradient checkpointing
 TIMESTEPS = {"all": (0.0, 1.0), "middle": (1 / 3, 2 / 3)}  # the range of noise levels f that are drawn from
@@ -76,14 +76,14 @@ class Inverted:
         losses: the keyframes' mean loss before each step, as drawn: a noisy curve.
     """
 
-    words: TextConditioning
+    words: Conditioning
     losses: list[float]
 
 
 def invert(
     backbone: Backbone,
     latents: Tensor,
-    words: TextConditioning,
+    words: Conditioning,
     settings: MorphSettings,
     noise: Noise,
     keys: Sequence[FrameKey],
@@ -122,11 +122,11 @@ def invert(
     path = (
         folder / f"{_digest(backbone, latents, words, settings, noise, keys, pictures)}.safetensors" if folder else None
     )
-    if path and (found := _kept(path, words)):
+    if path and (found := _read_kept(path, words)):
         return found
     unfinished = path.with_suffix(".unfinished") if path else None
-    with backbone.evaluating(), torch.enable_grad(), _checkpointed(backbone):
-        inverted = _fitted(backbone, latents, words, settings, noise, keys, pictures, unfinished, progress)
+    with backbone.evaluating(), torch.enable_grad(), _checkpointing(backbone):
+        inverted = _fit(backbone, latents, words, settings, noise, keys, pictures, unfinished, progress)
     if path and unfinished:
         _keep(path, inverted)
         unfinished.unlink(missing_ok=True)
@@ -134,7 +134,7 @@ def invert(
 
 
 def denoising_loss(
-    backbone: Backbone, latents: Tensor, words: TextConditioning, at: Points, eps: Tensor, guidance_scale: float = 1.0
+    backbone: Backbone, latents: Tensor, words: Conditioning, at: Points, eps: Tensor, guidance_scale: float = 1.0
 ) -> Tensor:
     """|| eps_hat(alpha_t z_0 + sigma_t eps; t, c) - eps ||^2 of each sample, as the mean over its elements.
 
@@ -154,7 +154,7 @@ def denoising_loss(
     return loss
 
 
-def augmented(images: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+def augment(images: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     """Each image cropped, scaled back to its size, and recoloured a little, as the released code does.
 
     A crop has 70 to 100 % of the area, and 3/4 to 4/3 times the image's aspect. Brightness changes by up to a tenth,
@@ -167,13 +167,13 @@ def augmented(images: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     Returns:
         (N, 3, H, W) in [-1, 1].
     """
-    return torch.stack([_augmented(image, generator) for image, generator in zip(images, generators, strict=True)])
+    return torch.stack([_augment_one(image, generator) for image, generator in zip(images, generators, strict=True)])
 
 
-def _fitted(
+def _fit(
     backbone: Backbone,
     latents: Tensor,
-    words: TextConditioning,
+    words: Conditioning,
     settings: MorphSettings,
     noise: Noise,
     keys: Sequence[FrameKey],
@@ -184,27 +184,28 @@ def _fitted(
     """Adam on the embeddings, from where an unfinished fit was left."""
     guidance_scale = settings.guidance_scale if settings.inversion_guidance else 1.0
     guided = guidance_scale > 1
-    prompt = words.prompt.detach().clone().requires_grad_()  # (N, L, D)
-    negative = words.negative[:1].detach().clone().requires_grad_(settings.inversion_negative)  # (1, L, D)
+    prompt = words.text.detach().clone().requires_grad_()  # (N, L, D)
+    negative = words.negative_text[:1].detach().clone().requires_grad_(settings.inversion_negative)  # (1, L, D)
     masters = [prompt, negative] if settings.inversion_negative else [prompt]
     adam = torch.optim.Adam(masters, lr=settings.inversion_learning_rate)
     images = to_tensor(list(pictures)) if settings.inversion_augment else None
     draws = settings.inversion_batch
     who = torch.arange(len(keys)).repeat_interleave(draws)  # (N draws,), the keyframe of each draw
     elements = latents[0].numel()
-    losses = _begun(unfinished, masters, adam) if unfinished else []
+    losses = _resume(unfinished, masters, adam) if unfinished else []
     kept = time.monotonic()
     for i in range(len(losses), settings.inversion):
         if images is not None:
             with torch.no_grad():
-                latents = backbone.encode(augmented(images, [noise.generator("augment", key, step=i) for key in keys]))
-        z, c = latents[who], prompt[who]  # one sample for each draw
-        at, eps = _drawn(backbone, settings, noise, keys, latents.shape[1:], i)
+                latents = backbone.encode(augment(images, [noise.generator("augment", key, step=i) for key in keys]))
+        z, c, given = latents[who], prompt[who], words.take(who.tolist())  # one sample for each draw
+        at, eps = _draw(backbone, settings, noise, keys, latents.shape[1:], i)
         shared = negative.expand(len(who), -1, -1)
         if settings.inversion_negative and not guided:
             z, eps, at = torch.cat([z, z]), torch.cat([eps, eps]), at * 2
             c = shared = torch.cat([c, shared])
-        loss = denoising_loss(backbone, z, TextConditioning(c, shared), at, eps, guidance_scale)
+            given = Conditioning.stack([given, given.negated()])
+        loss = denoising_loss(backbone, z, given.with_text(c, shared), at, eps, guidance_scale)
         losses.append(float(loss.detach()[: len(who)].mean()))
 
         # Each keyframe's loss is the mean over its draws; they are summed.
@@ -222,11 +223,11 @@ def _fitted(
             kept = time.monotonic()
         if progress:
             progress(i + 1, settings.inversion)
-    fitted = negative.detach().expand(len(keys), -1, -1).clone() if settings.inversion_negative else words.negative
-    return Inverted(replace(words, prompt=prompt.detach(), negative=fitted), losses)
+    fitted = negative.detach().expand(len(keys), -1, -1).clone() if settings.inversion_negative else words.negative_text
+    return Inverted(words.with_text(prompt.detach(), fitted), losses)
 
 
-def _drawn(
+def _draw(
     backbone: Backbone,
     settings: InversionSettings,
     noise: Noise,
@@ -246,7 +247,7 @@ def _drawn(
     return points, torch.stack(tensors)
 
 
-def _augmented(image: Tensor, generator: torch.Generator) -> Tensor:
+def _augment_one(image: Tensor, generator: torch.Generator) -> Tensor:
     """One image (3, H, W), cropped and recoloured."""
     height, width = image.shape[1:]
     y, x, h, w = _crop(height, width, generator)
@@ -254,7 +255,7 @@ def _augmented(image: Tensor, generator: torch.Generator) -> Tensor:
     pixels = (scaled.clamp(-1, 1) + 1) / 2
     changes = {name: limit * (2 * _uniform(generator) - 1) for name, limit in JITTER.items()}
     for i in torch.randperm(len(changes), generator=generator).tolist():
-        pixels = _recoloured(pixels, *list(changes.items())[i])
+        pixels = _recolour(pixels, *list(changes.items())[i])
     return pixels * 2 - 1
 
 
@@ -271,16 +272,16 @@ def _crop(height: int, width: int, generator: torch.Generator) -> tuple[int, int
     return 0, 0, height, width
 
 
-def _recoloured(pixels: Tensor, name: str, change: float) -> Tensor:
+def _recolour(pixels: Tensor, name: str, change: float) -> Tensor:
     """Pixels (3, H, W) in [0, 1] with one of brightness, contrast, saturation and hue changed by so much."""
     if name == "hue":
-        return _turned(pixels, change)
+        return _turn_hue(pixels, change)
     grey = (pixels * torch.tensor(LUMA).reshape(3, 1, 1)).sum(0, keepdim=True)  # (1, H, W)
     origin = {"brightness": torch.zeros(()), "contrast": grey.mean(), "saturation": grey}[name]
     return (origin + (1 + change) * (pixels - origin)).clamp(0, 1)
 
 
-def _turned(pixels: Tensor, turns: float) -> Tensor:
+def _turn_hue(pixels: Tensor, turns: float) -> Tensor:
     """Pixels (3, H, W) in [0, 1] with the hue of HSV turned; value and saturation stay."""
     value, chroma = pixels.amax(0), pixels.amax(0) - pixels.amin(0)
     red, green, blue = pixels
@@ -299,10 +300,10 @@ def _uniform(generator: torch.Generator) -> float:
 
 
 @contextmanager
-def _checkpointed(backbone: Any) -> Iterator[None]:
+def _checkpointing(backbone: Backbone) -> Iterator[None]:
     """Gradient checkpointing in a large denoising network; as it was afterwards."""
-    network = getattr(getattr(backbone, "pipe", None), "unet", None)
-    if not isinstance(network, nn.Module) or sum(weight.numel() for weight in network.parameters()) < LARGE:
+    network = backbone.network
+    if sum(weight.numel() for weight in network.parameters()) < LARGE:
         yield
         return
     names = ("gradient_checkpointing", "_gradient_checkpointing_func")
@@ -323,7 +324,7 @@ def _checkpointed(backbone: Any) -> Iterator[None]:
 def _digest(
     backbone: Backbone,
     latents: Tensor,
-    words: TextConditioning,
+    words: Conditioning,
     settings: MorphSettings,
     noise: Noise,
     keys: Sequence[FrameKey],
@@ -337,13 +338,14 @@ def _digest(
         "seed": noise.seed,
         "keys": [str(Fraction(key.place)) for key in keys],
         "sizes": [picture.size for picture in pictures],
-        "shapes": [list(tensor.shape) for tensor in (latents, words.prompt, words.negative)],
+        "shapes": [list(tensor.shape) for tensor in (latents, words.text, words.negative_text)],
     }
     digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode())
     # The pictures where they are there: the latents are made from them, up to rounding.
     for data in [picture.convert("RGB").tobytes() for picture in pictures] or [_bytes(latents)]:
         digest.update(data)
-    digest.update(_bytes(words.prompt) + _bytes(words.negative))
+    for tensor in (*words.positive.values(), *words.negative.values()):
+        digest.update(_bytes(tensor))
     return digest.hexdigest()
 
 
@@ -354,7 +356,7 @@ def _bytes(tensor: Tensor) -> bytes:
 
 def _keep(path: Path, inverted: Inverted) -> None:
     """Write a result."""
-    _write(path, {"prompt": inverted.words.prompt, "negative": inverted.words.negative}, inverted.losses)
+    _write(path, {"prompt": inverted.words.text, "negative": inverted.words.negative_text}, inverted.losses)
 
 
 def _keep_unfinished(path: Path, masters: Sequence[Tensor], adam: torch.optim.Adam, losses: Sequence[float]) -> None:
@@ -364,7 +366,7 @@ def _keep_unfinished(path: Path, masters: Sequence[Tensor], adam: torch.optim.Ad
     _write(path, tensors, losses)
 
 
-def _begun(path: Path, masters: Sequence[Tensor], adam: torch.optim.Adam) -> list[float]:
+def _resume(path: Path, masters: Sequence[Tensor], adam: torch.optim.Adam) -> list[float]:
     """Go on where an unfinished fit was left; its losses so far, none if there is none."""
     try:
         tensors = load_file(path)
@@ -386,7 +388,7 @@ def _write(path: Path, tensors: Mapping[str, Tensor], losses: Sequence[float]) -
     write_bytes(path, save({**found, "losses": torch.tensor(losses, dtype=torch.float64)}))
 
 
-def _kept(path: Path, words: TextConditioning) -> Inverted | None:
+def _read_kept(path: Path, words: Conditioning) -> Inverted | None:
     """A result that was kept; None if there is none, or a damaged one."""
     try:
         tensors = load_file(path)
@@ -396,7 +398,7 @@ def _kept(path: Path, words: TextConditioning) -> Inverted | None:
     except (OSError, KeyError, SafetensorError) as error:
         warn(f"{path} is damaged and made again: {error}")
         return None
-    if prompt.shape != words.prompt.shape or negative.shape != words.negative.shape:
+    if prompt.shape != words.text.shape or negative.shape != words.negative_text.shape:
         warn(f"{path} is damaged and made again: its tensors have other shapes")
         return None
-    return Inverted(replace(words, prompt=prompt, negative=negative), losses.tolist())
+    return Inverted(words.with_text(prompt, negative), losses.tolist())

@@ -28,13 +28,13 @@ from torch import Tensor
 
 from segue.errors import SegueError
 from segue.files import write_bytes
-from segue.method.perceptual import look_parts
+from segue.method.perceptual import network_parts
 from segue.models.clip import Clip
 from segue.models.features import inception, lpips
 from segue.models.features.distances import Array, SequencePath, path_of_features
 from segue.models.hub import read
 
-__all__ = ["Network", "convert", "network_kept", "network_named"]
+__all__ = ["Network", "convert", "load_network", "reuse_network"]
 
 PIXELS = 16
 DINOV2 = "facebook/dinov2-base"
@@ -60,16 +60,16 @@ class Network:
     texts: Callable[[Sequence[str]], Array] | None = None
 
 
-def network_named(name: str, device: str = "cpu") -> Network:
+def load_network(name: str, device: str = "cpu") -> Network:
     """Load a feature network.
 
     Raises:
         SegueError: there is no such network, or it cannot be loaded.
     """
-    kind, source = look_parts(name)
+    kind, source = network_parts(name)
     match kind:
         case "pixels":
-            return _of_features(name, "pixels", _pixels)
+            return _feature_network(name, "pixels", _pixels)
         case "dinov2":
             return _dinov2(name, source or DINOV2, device)
         case "inception":
@@ -122,7 +122,7 @@ def _tensors_of(path: Path) -> dict[str, Tensor]:
     return {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
 
 
-def _of_features(
+def _feature_network(
     name: str,
     fingerprint: str,
     one: Callable[[Image.Image], Array],
@@ -146,15 +146,15 @@ def _clip(name: str, source: str | None, device: str) -> Network:
     """CLIP's embedding at length sqrt(D), so that its numbers have a mean square of one whatever D is."""
     clip = Clip.load(source, device)
 
-    def scaled(vectors: Tensor) -> Array:
+    def scale(vectors: Tensor) -> Array:
         numbers: Array = vectors.double().numpy() * np.sqrt(vectors.shape[1])
         return numbers
 
-    return _of_features(
+    return _feature_network(
         name,
         _fingerprint(clip.model.state_dict()),
-        lambda picture: scaled(clip.images([picture]))[0],
-        lambda texts: scaled(clip.texts(texts)),
+        lambda picture: scale(clip.images([picture]))[0],
+        lambda texts: scale(clip.texts(texts)),
     )
 
 
@@ -176,7 +176,7 @@ def _dinov2(name: str, source: str, device: str) -> Network:
         vector: Array = model(pixel_values=pixels).pooler_output[0].double().cpu().numpy()
         return vector
 
-    return _of_features(name, _fingerprint(model.state_dict()), one)
+    return _feature_network(name, _fingerprint(model.state_dict()), one)
 
 
 def _inception(name: str, file: Path, device: str) -> Network:
@@ -190,7 +190,7 @@ def _inception(name: str, file: Path, device: str) -> Network:
         vector: Array = inception.features(there, _tensor(picture, device))[0].double().cpu().numpy()
         return vector
 
-    return _of_features(name, _fingerprint(weights), one)
+    return _feature_network(name, _fingerprint(weights), one)
 
 
 def _lpips(name: str, file: Path, device: str) -> Network:
@@ -248,10 +248,10 @@ def _fingerprint(weights: Mapping[str, Tensor]) -> str:
 
 
 @lru_cache(maxsize=1)
-def network_kept(name: str) -> Network:
+def reuse_network(name: str) -> Network:
     """The feature network of a name; the last one stays loaded, for the films after this one.
 
     Raises:
         SegueError: there is no such network, or it cannot be loaded.
     """
-    return network_named(name)
+    return load_network(name)

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from segue.pictures.images import placement
 from segue.pose.blazepose.networks import BOX_SIZE, LANDMARK_SIZE, load_detector, load_landmarks
-from segue.pose.found import sure
+from segue.pose.found import keep_sure
 from segue.pose.keypoints import NECK, Person, Pose
 
-__all__ = ["crop", "find", "find_squares", "merged", "refined"]
+__all__ = ["crop", "find", "find_squares", "merge", "refine"]
 
 MOST_PEOPLE = 16
 _SURE = 0.5  # least score of a place, and least probability that its square shows a person
@@ -63,13 +63,13 @@ def _people(image: Image.Image, squares: NDArray[np.float64]) -> tuple[Person, .
     crops = torch.stack([crop(image, square) for square in squares])
     with torch.inference_mode():
         landmarks, present, heat_maps = _networks()[1](crops)
-    places = refined(landmarks[..., :2].double() / LANDMARK_SIZE, heat_maps.double()).numpy()
+    places = refine(landmarks[..., :2].double() / LANDMARK_SIZE, heat_maps.double()).numpy()
     scores = landmarks[..., 3:].double().sigmoid().prod(dim=2).numpy()
     shown = present.numpy() >= _SURE
     pose = Pose((), *image.size)
     for square, inside, score in zip(squares[shown], places[shown], scores[shown], strict=True):
-        points, confidences = _keypoints(_in_picture(inside, square), score)
-        found = sure(points[None], confidences[None], image.size, _THRESHOLD, _LEAST_KEYPOINTS).people
+        points, confidences = _keypoints(_map_to_picture(inside, square), score)
+        found = keep_sure(points[None], confidences[None], image.size, _THRESHOLD, _LEAST_KEYPOINTS).people
         pose = Pose((*pose.people, *(person for person in found if not _is_among(person, pose))), *image.size)
     return pose.people
 
@@ -102,11 +102,11 @@ def find_squares(image: Image.Image) -> NDArray[np.float64]:
     found = scores >= _SURE
     numbers = boxes[0].double().numpy()[found].reshape(-1, 6, 2)
     numbers[:, [0, 2, 3, 4, 5]] += _cells()[found][:, None]
-    points = (merged(numbers, scores[found])[:MOST_PEOPLE, 2:4] - place.offset) / place.scale
+    points = (merge(numbers, scores[found])[:MOST_PEOPLE, 2:4] - place.offset) / place.scale
     return np.stack([points[:, 0], _MARGIN * (points[:, 1] - points[:, 0])], axis=1)
 
 
-def merged(numbers: NDArray[np.float64], scores: NDArray[np.float64]) -> NDArray[np.float64]:
+def merge(numbers: NDArray[np.float64], scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """One mean, weighted by the scores, of all candidates whose faces overlap with that of a better one.
 
     Args:
@@ -137,11 +137,11 @@ def crop(image: Image.Image, square: NDArray[np.float64]) -> Tensor:
     picture = _as_tensor(image.reduce(smaller) if smaller > 1 else image)
     centres = (torch.arange(LANDMARK_SIZE, dtype=torch.float64) + 0.5) / LANDMARK_SIZE
     inside = torch.stack(torch.meshgrid(centres, centres, indexing="xy"), dim=-1).numpy()
-    places = torch.from_numpy(_in_picture(inside, square) / image.size * 2 - 1).float()
+    places = torch.from_numpy(_map_to_picture(inside, square) / image.size * 2 - 1).float()
     return F.grid_sample(picture[None], places[None], padding_mode="border", align_corners=False)[0]
 
 
-def refined(places: Tensor, heat_maps: Tensor) -> Tensor:
+def refine(places: Tensor, heat_maps: Tensor) -> Tensor:
     """Landmarks, each moved to the middle of what its heat map shows within 3 cells of it.
 
     Args:
@@ -159,7 +159,7 @@ def refined(places: Tensor, heat_maps: Tensor) -> Tensor:
     return torch.where((weights.amax(dim=(2, 3)) >= 0.5)[..., None], fine, places)
 
 
-def _in_picture(inside: NDArray[np.float64], square: NDArray[np.float64]) -> NDArray[np.float64]:
+def _map_to_picture(inside: NDArray[np.float64], square: NDArray[np.float64]) -> NDArray[np.float64]:
     """Places in a square, (..., 2) from 0 to 1, as pixels of the picture."""
     middle, up = square[0], square[1]
     right = np.array([-up[1], up[0]])

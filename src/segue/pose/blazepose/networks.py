@@ -72,11 +72,11 @@ class Detector(nn.Module):
         fine = self.fine(pictures)
         middle = self.middle(fine)
         coarse = self.coarse(middle)
-        middle = self.refine_middle(self.beside_middle(middle) + self.to_middle(_doubled(coarse)))
-        fine = self.refine_fine(self.beside_fine(fine) + self.to_fine(_doubled(middle)))
+        middle = self.refine_middle(self.beside_middle(middle) + self.to_middle(_double(coarse)))
+        fine = self.refine_fine(self.beside_fine(fine) + self.to_fine(_double(middle)))
         maps = [_spread(grid) for grid in (fine, middle, coarse)]
-        scores = [_listed(head(grid), 1) for head, grid in zip(self.scores, maps, strict=True)]
-        boxes = [_listed(head(grid), 12) for head, grid in zip(self.boxes, maps, strict=True)]
+        scores = [_list_candidates(head(grid), 1) for head, grid in zip(self.scores, maps, strict=True)]
+        boxes = [_list_candidates(head(grid), 12) for head, grid in zip(self.boxes, maps, strict=True)]
         return torch.cat(scores, dim=1)[..., 0], torch.cat(boxes, dim=1)
 
 
@@ -128,7 +128,7 @@ class Landmarks(nn.Module):
         maps = [beside(scale) for beside, scale in zip(self.beside, scales, strict=True)]
         finest = maps.pop()
         while maps:
-            finest = _doubled(finest) + maps.pop()
+            finest = _double(finest) + maps.pop()
         summary = self.summary(x)
         landmarks = self.landmarks(summary).reshape(-1, 39, 5)
         return landmarks, self.present(summary).flatten().sigmoid(), self.heat_maps(finest)
@@ -136,15 +136,15 @@ class Landmarks(nn.Module):
 
 def load_detector() -> Detector:
     """The network that finds people, with its weights; in float32, on the CPU, in evaluation mode."""
-    return _loaded(Detector(), "detector")
+    return _load(Detector(), "detector")
 
 
 def load_landmarks() -> Landmarks:
     """The network that finds landmarks; as ``load_detector``."""
-    return _loaded(Landmarks(), "landmarks")
+    return _load(Landmarks(), "landmarks")
 
 
-def _loaded(network: Network, name: str) -> Network:
+def _load(network: Network, name: str) -> Network:
     network.load_state_dict(load_file(_FOLDER / f"{name}.safetensors"))
     return network.eval().requires_grad_(False)
 
@@ -212,7 +212,7 @@ class _Halving(nn.Module):
         return F.relu6(F.max_pool2d(x, 2) + self.layers(F.pad(x, (0, 1, 0, 1))))
 
 
-def _doubled(maps: Tensor) -> Tensor:
+def _double(maps: Tensor) -> Tensor:
     return F.interpolate(maps, scale_factor=2.0, mode="bilinear")
 
 
@@ -223,6 +223,6 @@ def _spread(maps: Tensor) -> Tensor:
     return maps.permute(0, 3, 4, 1, 5, 2).reshape(batch, channels // 4, 2 * height, 2 * width)
 
 
-def _listed(maps: Tensor, numbers: int) -> Tensor:
+def _list_candidates(maps: Tensor, numbers: int) -> Tensor:
     """The numbers of each candidate, (B, H W candidates, numbers), row by row."""
     return maps.permute(0, 2, 3, 1).reshape(len(maps), -1, numbers)

@@ -1,6 +1,6 @@
 """A row for a worker that does not see its files: sent with all that it is made of, and its film sent back.
 
-A parcel is a ZIP archive: ``inputs/`` (by number) and ``run/``, what there is of the run; back come ``run/`` and the
+An archive (ZIP) holds ``inputs/`` (by number) and ``run/``, what there is of the run; back come ``run/`` and the
 film. The run takes its place in the output's folder as a whole.
 """
 
@@ -17,61 +17,61 @@ from segue.batch.work import Loaded, Order, Result
 from segue.files import file_of, write_bytes, writing_folder
 from segue.film.morph import Morph
 from segue.run.schema import FILMS_FILE
-from segue.settings.kinds import FilmSettings, checked
+from segue.settings.kinds import FilmSettings, parse_settings
 
-__all__ = ["make_apart", "packed", "unpack"]
+__all__ = ["make_apart", "pack", "unpack"]
 
 LOCK = "lock"
 
 
-def packed(order: Order) -> Order:
+def pack(order: Order) -> Order:
     """The order with all files that it needs."""
-    archive = io.BytesIO()
-    with zipfile.ZipFile(archive, "w", strict_timestamps=False) as parcel:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", strict_timestamps=False) as archive:
         for i, path in enumerate(order.row.inputs):
-            parcel.write(file_of(path), f"inputs/{_numbered(i, file_of(path))}")
-        _add_run(parcel, order.row.folder)
-    return replace(order, parcel=archive.getvalue())
+            archive.write(file_of(path), f"inputs/{_archive_name(i, file_of(path))}")
+        _add_run(archive, order.row.folder)
+    return replace(order, archive=buffer.getvalue())
 
 
 def make_apart(loaded: Loaded, order: Order, frame: Callable[[], None], say: Callable[[str], None]) -> Result:
-    """Make a row in a temporary folder, from its parcel; the result carries the run and the film."""
-    assert order.parcel is not None
+    """Make a row in a temporary folder, from its archive; the result carries the run and the film."""
+    assert order.archive is not None
     with tempfile.TemporaryDirectory(prefix="segue-") as name:
         folder = Path(name)
-        with zipfile.ZipFile(io.BytesIO(order.parcel)) as parcel:
-            parcel.extractall(folder)
-        row = _moved(order.row, folder)
-        result = loaded.make(replace(order, row=row, parcel=None), frame, say)
+        with zipfile.ZipFile(io.BytesIO(order.archive)) as archive:
+            archive.extractall(folder)
+        row = _move_row(order.row, folder)
+        result = loaded.make(replace(order, row=row, archive=None), frame, say)
         if result.reason:
             return result
-        archive = io.BytesIO()
-        with zipfile.ZipFile(archive, "w", strict_timestamps=False) as parcel:
-            _add_run(parcel, row.folder)
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", strict_timestamps=False) as archive:
+            _add_run(archive, row.folder)
             if row.film is not None:
-                parcel.write(row.film, row.film.name)
-        return replace(result, parcel=archive.getvalue())
+                archive.write(row.film, row.film.name)
+        return replace(result, archive=buffer.getvalue())
 
 
 def unpack(row: Row, data: bytes) -> None:
     """Put a run and its film, which came back from afar, in their places; raises SegueError if the disk refuses."""
-    with zipfile.ZipFile(io.BytesIO(data)) as parcel:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
         with writing_folder(row.folder) as folder:
             if (films := row.folder / FILMS_FILE).exists():
                 shutil.copy(films, folder / FILMS_FILE)
-            for name in parcel.namelist():
+            for name in archive.namelist():
                 if name.startswith("run/"):
                     path = folder / name.removeprefix("run/")
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_bytes(parcel.read(name))
+                    path.write_bytes(archive.read(name))
         if row.film is not None:
-            write_bytes(row.film, parcel.read(f"film{row.film.suffix}"))
-            Morph(row.folder).remember(row.film, checked(FilmSettings, row.film_values))
+            write_bytes(row.film, archive.read(f"film{row.film.suffix}"))
+            Morph(row.folder).remember(row.film, parse_settings(FilmSettings, row.film_values))
 
 
-def _moved(row: Row, folder: Path) -> Row:
+def _move_row(row: Row, folder: Path) -> Row:
     """The row with its files in another folder."""
-    places = {path: folder / "inputs" / _numbered(i, path) for i, path in enumerate(row.inputs)}
+    places = {path: folder / "inputs" / _archive_name(i, path) for i, path in enumerate(row.inputs)}
     values = dict(row.values)
     poses = row.inputs[len(row.images) : len(row.inputs) - len(row.settings.control_image)]
     if poses:
@@ -87,13 +87,13 @@ def _moved(row: Row, folder: Path) -> Row:
     )
 
 
-def _numbered(number: int, path: Path) -> str:
+def _archive_name(number: int, path: Path) -> str:
     return f"{number}{path.suffix}"
 
 
-def _add_run(parcel: zipfile.ZipFile, folder: Path) -> None:
+def _add_run(archive: zipfile.ZipFile, folder: Path) -> None:
     """What there is of a run, but its lock and what names other places."""
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_file() and name not in (LOCK, FILMS_FILE) and not name.endswith(".part"):
-            parcel.write(path, f"run/{name}")
+            archive.write(path, f"run/{name}")

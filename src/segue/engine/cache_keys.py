@@ -14,10 +14,10 @@ from segue.method.tree import FrameKey
 from segue.run.folder import RunFolder
 from segue.run.journal import Attempt, Edit
 
-__all__ = ["Recipes"]
+__all__ = ["CacheKeys"]
 
 
-class Recipes:
+class CacheKeys:
     """The names of what a film is made of, as far as its levels are settled."""
 
     def __init__(self, run: RunFolder, point: Callable[[float], NoisePoint], keyframes: Mapping[FrameKey, str]) -> None:
@@ -29,14 +29,16 @@ class Recipes:
         self._known: dict[Sample, str] = {}  # of the present level
 
     def __call__(self, level: Level, sample: Sample) -> str:
-        """The recipe of a sample: its frame's name, the digest, and which keyframe goes alone."""
+        """The cache key of a sample: its frame's name, the digest, and which keyframe goes alone."""
         if sample not in self._known:
-            recipe = f"{sample.key.name}-{self._digest(level, sample.key, sample.candidate, self.edit(level, sample))}"
-            self._known[sample] = "-".join([recipe, *(k.name for k in (sample.alone, sample.of) if k is not None)])
+            cache_key = (
+                f"{sample.key.name}-{self._digest(level, sample.key, sample.candidate, self.edit(level, sample))}"
+            )
+            self._known[sample] = "-".join([cache_key, *(k.name for k in (sample.alone, sample.of) if k is not None)])
         return self._known[sample]
 
     def context(self, level: Level, attempt: Attempt) -> str:
-        """What a choice among an attempt's candidates holds for."""
+        """What a choice among a try's candidates holds for."""
         return self._digest(level, attempt.key, attempt.first, attempt.edit)
 
     def edit(self, level: Level, sample: Sample) -> Edit:

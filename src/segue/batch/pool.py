@@ -20,7 +20,7 @@ from segue.settings.kinds import ModelSettings
 if TYPE_CHECKING:
     from segue.batch.work import Order, Result
 
-__all__ = ["Crew", "Event", "Processes", "threads_of"]
+__all__ = ["Event", "ProcessPool", "WorkerPool", "threads_of"]
 
 Kind = Literal["ready", "unfit", "frame", "word", "result", "lost"]
 
@@ -43,7 +43,7 @@ class Event:
     result: "Result | None" = None
 
 
-class Crew(Protocol):
+class WorkerPool(Protocol):
     """Workers, by number from 0."""
 
     @property
@@ -63,7 +63,7 @@ class Crew(Protocol):
         """End all workers."""
 
 
-class Processes:
+class ProcessPool:
     """Workers that are processes of this machine."""
 
     def __init__(self, models: Sequence[ModelSettings], threads: int) -> None:
