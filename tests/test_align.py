@@ -34,6 +34,7 @@ from segue.method.tree import FrameKey
 Array = NDArray[np.float64]
 Map = Callable[[Any, Any], tuple[Any, Any]]  # of places from -1 to 1
 
+ALIGNED_FINELY = True
 CELL = 2 / 32  # of the picture, in units of grid sampling
 
 PARTS: Sequence[tuple[tuple[float, float, float, float], tuple[int, int, int]]] = (

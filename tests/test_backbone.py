@@ -260,9 +260,9 @@ def test_a_batch_of_five_equals_five_batches_of_one(controlled: StableDiffusion,
     conditioning = with_controls(words, [0.0, 0.5, 1.0, 1.5, 2.0])
     start, z = controlled.point(0.45), randn(5, 4, 8, 8)
     for solver in ("ddim", "dpm++", "euler"):
-        together = controlled.denoise(z, conditioning, start, sampling=sampling(solver, 12))
+        together = controlled.denoise(z, conditioning, start, sampling=sampling(solver, 8))
         apart = [
-            controlled.denoise(z[i : i + 1], conditioning.sample(i), start, sampling=sampling(solver, 12))
+            controlled.denoise(z[i : i + 1], conditioning.sample(i), start, sampling=sampling(solver, 8))
             for i in range(5)
         ]
         assert torch.allclose(together, torch.cat(apart), atol=1e-4)
@@ -627,7 +627,7 @@ def test_two_threads_take_turns_and_leave_nothing_changed(pipe: Any) -> None:
     words, start, z = with_controls(backbone.embed(["a"], [""]), [1.0]), backbone.point(0.9), randn(1, 4, 8, 8)
 
     def make(_number: int) -> Tensor:
-        return backbone.denoise(z, words, start, sampling=sampling(steps=20))
+        return backbone.denoise(z, words, start, sampling=sampling(steps=6))
 
     with ThreadPoolExecutor(4) as threads:
         found = list(threads.map(make, range(8)))

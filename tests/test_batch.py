@@ -36,6 +36,7 @@ from segue.run.folder import RunFolder
 from segue.settings.kinds import FilmSettings, ModelSettings
 from segue.settings.presets import POCKET
 
+ALIGNED_FINELY = True  # as in workers, which are processes of their own
 SETTINGS: dict[str, Any] = {
     **POCKET,  # of commands that name no model
     "num_frames": 5,

@@ -11,6 +11,8 @@ from segue.engine.check import Gap, check_gaps, expect
 from segue.engine.interpolator import Interpolator
 from segue.pose.keypoints import Person, Pose
 
+ALIGNED_FINELY = True
+
 
 def square(left: int) -> Image.Image:
     """A red square on white, so many pixels from the left."""

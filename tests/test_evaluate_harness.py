@@ -256,23 +256,6 @@ def test_another_model_needs_another_folder_and_says_why(made: Any, tmp_path: Pa
     assert re.fullmatch(rf"model: \w+, now \w+: {text}", change)
 
 
-def test_a_preset_goes_as_far_as_each_scheme_knows_it(interpolator: Counting, tmp_path: Path) -> None:
-    (tmp_path / "pairs").mkdir()
-    pairs = write_pairs(tmp_path / "pairs", 2)
-    settings = {**SETTINGS, "inversion": 0}
-    report = evaluate(
-        interpolator,
-        pairs,
-        ("branching", "interpolate"),
-        tmp_path / "out",
-        networks=[load_network("pixels")],
-        settings=settings,
-        preset="paper",
-    )
-    assert report.settings["solver"] == "ddim"  # of the preset
-    assert interpolator.films == 4
-
-
 def test_films_of_different_lengths_have_no_set_values() -> None:
     random = np.random.default_rng(0)
     pairs = [Pair(a=Path("a.png"), b=Path("b.png"), name=f"pair-{i}") for i in range(3)]
@@ -421,19 +404,12 @@ def test_the_page_shows_the_schemes_side_by_side_before_the_differences(page: st
 
 
 def test_aligned_films_do_not_stand_beside_the_papers_table(interpolator: Counting, tmp_path: Path) -> None:
-    pairs = write_pairs(tmp_path, 2)
+    pairs, schemes, networks = write_pairs(tmp_path, 2), ("branching", "interpolate"), [load_network("pixels")]
     quick = {"num_frames": 3, "num_inference_steps": 2}
+    made = evaluate(interpolator, pairs, schemes, tmp_path / "out", networks=networks, settings=quick)
     for given, text in (({"detail": 0.0}, "alignment"), ({"align": False}, "detail"), ({}, "alignment and detail")):
-        output = tmp_path / text
-        report = evaluate(
-            interpolator,
-            pairs,
-            ("branching", "interpolate"),
-            output,
-            networks=[load_network("pixels")],
-            settings={**quick, **given},
-        )
-        page = write_report(report, output).read_text()
+        report = replace(made, settings={**made.settings, **given})
+        page = write_report(report, tmp_path / "out").read_text()
         assert f"Not comparable: these films have {text}, which the paper's do not." in page
         assert "436" not in page
 
@@ -445,7 +421,7 @@ def test_the_papers_preset_aligns_nothing_in_any_scheme(interpolator: Counting, 
     report = evaluate(
         interpolator, pairs, SCHEMES, output, networks=[load_network("pixels")], settings=settings, preset="paper"
     )
-    assert (report.settings["align"], report.settings["detail"]) == (False, 0.0)
+    assert (report.settings["align"], report.settings["detail"], report.settings["solver"]) == (False, 0.0, "ddim")
     for scheme in SCHEMES:
         made = json.loads((output / "runs" / scheme / pairs[0].name / "run.json").read_text())["settings"]
         assert (made["scheme"], made["align"], made["detail"]) == (scheme, False, 0.0)

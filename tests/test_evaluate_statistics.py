@@ -121,7 +121,7 @@ def test_the_jackknife_of_a_mean_is_students_interval() -> None:
 def test_intervals_of_fid_are_as_wide_as_fid_spreads() -> None:
     """Over many samples of the same pairs' distribution, with the frames of each pair alike."""
     found, reaches, pairs, parts = [], [], 40, st.parts_without(40)
-    for seed in range(60):
+    for seed in range(30):
         own = normal(seed, pairs, 1, 6)
         y, x = own + 0.3 * normal(1000 + seed, pairs, 2, 6), own + 0.5 + 0.3 * normal(2000 + seed, pairs, 4, 6)
         two = np.stack([x[:, :2], x[:, 2:]])

@@ -177,8 +177,8 @@ def test_each_gif_frame_has_its_own_colours(tmp_path: Path) -> None:
 
 def test_a_very_long_still(tmp_path: Path) -> None:
     for name in FORMATS:
-        write_film(tmp_path / name, plain((16, 16))[:2], [1000, 1], 1)
-        assert sum(decode(tmp_path / name)[1]) == pytest.approx(1001)
+        write_film(tmp_path / name, plain((16, 16))[:2], [700, 1], 1)
+        assert sum(decode(tmp_path / name)[1]) == pytest.approx(701)
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import segue
@@ -22,6 +23,13 @@ def imports(file: Path) -> Iterator[tuple[str, str]]:
             yield from (("." * node.level + (node.module or ""), name.name) for name in node.names)
         elif isinstance(node, ast.Import):
             yield from ((name.name, "") for name in node.names)
+
+
+@cache
+def offered(file: Path) -> list[str] | None:
+    """The names in a module's __all__; None if it has none."""
+    found = re.search(r"^__all__ = (\[.*?\])", file.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    return ast.literal_eval(found[1]) if found else None
 
 
 def test_each_room_imports_only_rooms_below_it() -> None:
@@ -46,8 +54,8 @@ def test_names_are_taken_only_where_they_are_offered() -> None:
     for file in [*files.values(), *Path(__file__).parent.rglob("*.py")]:
         for module, name in imports(file):
             path = files.get(module) or files.get(f"{module}.__init__")
-            found = path and re.search(r"^__all__ = (\[.*?\])", path.read_text("utf-8"), re.MULTILINE | re.DOTALL)
-            is_offered = not found or f"{module}.{name}" in files or name in ast.literal_eval(found[1])
+            names = path and offered(path)
+            is_offered = not names or f"{module}.{name}" in files or name in names
             if path and (re.match("_[a-z]", name) or (file in files.values() and not is_offered)):
                 wrong.append(f"{file.name}: {module}, {name}")
     assert wrong == []

@@ -449,55 +449,6 @@ def test_several_controlnets_are_refused_where_they_would_act(tmp_path: Path) ->
     ) == contents(plain.path, "frames/")
 
 
-def test_a_run_killed_while_it_replaces_another_is_one_of_them(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Killed at every rename, deletion or new folder: the old run is there, whole, or the new one with a frame."""
-    film(tmp_path / "fresh", seed=9)
-    fresh, old, steps = contents(tmp_path / "fresh"), contents(finished), 0
-    names = ("replace", "rename", "unlink", "remove", "rmdir", "mkdir", "link")
-
-    def stop_at(name: str) -> Any:
-        real = getattr(os, name)
-
-        def call(*arguments: Any, **options: Any) -> Any:
-            nonlocal steps
-            steps += 1
-            if steps == stop:
-                os._exit(3)
-            return real(*arguments, **options)
-
-        return call
-
-    came_back = 0
-    for stop in range(1, 1000):
-        run = tmp_path / f"run-{stop}"
-        shutil.copytree(finished, run)
-        child = os.fork()
-        if not child:
-            torch.set_num_threads(1)  # threads do not live on in a fork
-            for name in names:
-                monkeypatch.setattr(os, name, stop_at(name))
-            with contextlib.suppress(BaseException):
-                film(run, seed=9, overwrite=True)
-            os._exit(0)
-        ended = os.waitpid(child, 0)[1] == 0
-        with RunFolder(run):
-            there = {name: file for name, file in contents(run).items() if not name.startswith(".new/")}
-        came_back += there == old
-        if there != old:
-            assert there["run.json"] == fresh["run.json"], stop
-            assert len([name for name in there if name.startswith("frames/")]) >= 3, stop
-            assert there.items() <= fresh.items(), stop
-        film(run, seed=9, overwrite=True)
-        assert contents(run) == fresh, stop
-        shutil.rmtree(run)
-        if ended:
-            break
-    assert ended
-    assert came_back > 5
-
-
 def begun_anew(run: Path, **settings: Any) -> None:
     """Begin to overwrite a run, and interrupt it while its words are fitted."""
 

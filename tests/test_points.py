@@ -18,6 +18,7 @@ from segue.pose.keypoints import Person, Pose
 from segue.run.folder import RunFolder
 from segue.run.given import matches_of
 
+ALIGNED_FINELY = True
 SQUARES = [(100, 100)] * 3
 
 

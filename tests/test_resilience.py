@@ -1,6 +1,6 @@
 """What memory, numbers and disks do to a run: one line that says it, nothing lost, and the same film in the end."""
 
-import os
+import random
 import re
 import resource
 import shutil
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from broken_runs import FILMS, Trial
 from notices import SegueWarning
 from PIL import Image
 from tiny import tiny_pipe
@@ -27,8 +28,13 @@ from segue.lock import InUseError
 from segue.machine import is_out_of_memory
 from segue.run.folder import RunFolder
 
-SETTINGS: dict[str, Any] = {"num_frames": 5, "num_inference_steps": 2, "prompt": "cat", "batch_size": 4}
-TESTS = Path(__file__).parent
+SETTINGS: dict[str, Any] = {
+    "num_frames": 5,
+    "num_inference_steps": 2,
+    "prompt": "cat",
+    "batch_size": 4,
+    "align": False,
+}
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +97,7 @@ def out_of_memory(interpolator: Interpolator, most: int) -> tuple[Any, list[int]
 def test_out_of_memory_halves_the_batch(
     interpolator: Interpolator, images: list[Image.Image], tmp_path: Path, most: int, sizes: list[int]
 ) -> None:
-    settings = {**SETTINGS, "num_frames": 9, "batch_size": 0, "align": False, "detail": 0.0}  # every sample a frame
+    settings = {**SETTINGS, "num_frames": 9, "batch_size": 0, "detail": 0.0}  # every sample a frame
     whole = interpolator(*images, output=tmp_path / "whole", **settings)
     other = Interpolator(tiny_pipe())
     other.backbone, done = out_of_memory(interpolator, most)
@@ -162,7 +168,7 @@ def test_a_frame_that_is_blacked_out_stays_black_beside_its_keyframe(
     other = Interpolator(tiny_pipe())
     other.backbone = Wrapped(interpolator.backbone, decode=screen)
     with pytest.warns(SegueWarning, match="is all black"):
-        morph = other(*images, output=tmp_path / "run", **{**SETTINGS, "num_frames": 5})
+        morph = other(*images, output=tmp_path / "run", **{**SETTINGS, "align": True})
     assert [frame.getbbox() is None for frame in morph.frames] == [False, True, True, True, False]
     assert (asked.count(True), asked.count(False)) == (3, 4)  # the frames; both keyframes alone at two noise levels
 
@@ -338,14 +344,16 @@ def test_a_second_process_is_refused_and_a_stale_lock_is_not(unbroken: Path, tmp
     assert contents(run) == contents(unbroken)
 
 
-def test_a_run_that_is_broken_anywhere_is_continued_to_the_same_film() -> None:
-    script = TESTS / "stress" / "broken_runs.py"
-    command = [sys.executable, str(script), "crashes", "kills", "--every", "29", "--count", "5"]
-    environment = {**os.environ, "PYTHONPATH": str(TESTS)}
-    done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    found = re.findall(r"^(\d+) (crashes|kills), \d+ finished batches kept", done.stdout, re.MULTILINE)
-    assert [kind for _, kind in found] == ["crashes", "kills"]
-    assert all(int(count) >= 5 for count, _ in found)
+@pytest.mark.parametrize(("film", "count"), [("candidates", 5), ("denoise-interpolate-denoise", 3), ("interpolate", 2)])
+def test_a_run_that_is_broken_anywhere_is_continued_to_the_same_film(film: str, count: int, tmp_path: Path) -> None:
+    trial = Trial(tmp_path, FILMS[film])
+    trial.crashes(count)
+    trial.kills(1, random.Random(0))
+    assert trial.broken == count + 1
+    assert trial.kept
+
+
+def test_a_run_that_is_broken_while_it_replaces_another_is_one_of_them(tmp_path: Path) -> None:
+    trial = Trial(tmp_path, FILMS["plain"])
+    trial.replacements(10)
+    assert trial.broken == 10

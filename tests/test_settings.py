@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -296,11 +294,5 @@ def test_a_settings_file_gives_back_what_was_written(tmp_path: Path) -> None:
     read = read_config(tmp_path / "run/s.toml")
     assert read.pop("images") == [str(Path("a.png").absolute())]
     assert read["points"] == str(tmp_path / "points.json")
-    assert parse_settings(MorphSettings, read) == parse_settings(
-        MorphSettings, {**EVERYTHING, "points": read["points"]}
-    )
-
-
-def test_settings_are_read_without_torch() -> None:
-    code = "import sys, segue.settings.kinds, segue.method.tree, segue.errors; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False, stdin=subprocess.DEVNULL).returncode == 0
+    expected = {**EVERYTHING, "points": read["points"]}
+    assert parse_settings(MorphSettings, read) == parse_settings(MorphSettings, expected)
