@@ -296,5 +296,3 @@ def test_a_settings_file_gives_back_what_was_written(tmp_path: Path) -> None:
     assert read["points"] == str(tmp_path / "points.json")
     expected = {**EVERYTHING, "points": read["points"]}
     assert parse_settings(MorphSettings, read) == parse_settings(MorphSettings, expected)
-        MorphSettings, {**EVERYTHING, "points": read["points"]}
-    )
