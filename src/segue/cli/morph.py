@@ -153,7 +153,8 @@ def _interpolator_of(asked: RunRequest) -> Interpolator:
     if data is None:
         raise SegueError(f"{asked.folder} no longer holds a run")
     model = data["model"]
-    named = {"model": model["name"], **{setting: model.get(setting) for setting in LOADED if setting != "dtype"}}
+    own = {setting: model[setting] for setting in LOADED if setting != "dtype" and model.get(setting)}
+    named = {"model": model["name"], **own}
     return _load_model(data, parse_settings(ModelSettings, {**dict(asked.loading), **named}))
 
 

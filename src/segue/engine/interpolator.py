@@ -59,7 +59,7 @@ from segue.run.start import BatchSize, begin, plan_remake, read_run, settings_of
 from segue.settings.keywords import MorphValues
 from segue.settings.kinds import ComputeSettings, ModelSettings, MorphSettings, fields, parse_settings
 from segue.settings.presets import with_preset
-from segue.settings.text import model_differences
+from segue.settings.text import model_differences, parse_lora, rebase_paths
 
 __all__ = ["Callback", "Interpolator"]
 
@@ -70,18 +70,19 @@ Prepared = tuple[list[Image.Image], tuple[int, int], Given]
 class Interpolator:
     """Makes the images between images with one diffusion model."""
 
-    def __init__(self, pipe: Any, *, controlnet: Any = None, name: str | None = None) -> None:
+    def __init__(self, pipe: Any, *, controlnet: Any = None, name: str | None = None, clip_skip: int = 0) -> None:
         """Wrap a loaded diffusers pipeline of a supported family; it is used as it is.
 
         Args:
             pipe: a pipeline of a known family; its adapters, offloading and precision stay the user's business.
             controlnet: a diffusers ControlNetModel, in place of the pipe's own.
             name: what to call the model in the run file; the pipe's own name if not given.
+            clip_skip: how many of the text encoders' last layers are left out.
         """
-        self.backbone: Backbone = backbone_of(pipe, controlnet)
+        self.backbone: Backbone = backbone_of(pipe, controlnet, clip_skip)
         self.name = name or self.backbone.name
         self.low_memory = False
-        self._loaded: dict[str, str | None] = {}
+        self._loaded: dict[str, Any] = {}
 
     @classmethod
     def from_pretrained(
@@ -95,6 +96,10 @@ class Interpolator:
         variant: str | None = None,
         revision: str | None = None,
         prediction_type: Literal["epsilon", "v_prediction"] | None = None,
+        vae: str | PathLike[str] | None = None,
+        lora: str | PathLike[str] | Sequence[str | PathLike[str]] = (),
+        embedding: str | PathLike[str] | Sequence[str | PathLike[str]] = (),
+        clip_skip: int = 0,
     ) -> Self:
         """Load a checkpoint by hub name, folder or file; with no name the embedded model pocket, without a network.
 
@@ -107,18 +112,33 @@ class Interpolator:
             variant: which weights of a folder or hub name, such as "fp16".
             revision: a branch, a tag or a commit of a hub name.
             prediction_type: what the network predicts; as the checkpoint says if not given.
+            vae: a folder in diffusers layout, or a .safetensors file, in place of the checkpoint's own VAE.
+            lora: one or more .safetensors files; each may be followed by its weight, as in "ink.safetensors:0.8".
+            embedding: one or more .safetensors files of learnt tokens, which prompts use by the files' names.
+            clip_skip: how many of the text encoders' last layers are left out.
 
         Raises:
             SegueError: unknown name, another family, pickled weights only, no network.
         """
         which: dict[str, Any] = {"variant": variant, "revision": revision, "prediction_type": prediction_type}
+        beside = {"vae": vae, "lora": lora, "embedding": embedding, "clip_skip": clip_skip}
+        settings = parse_settings(ModelSettings, beside)
         pipe = loading.load(
-            name_or_path, controlnet=controlnet, dtype=dtype, device=device, low_memory=low_memory, **which
+            name_or_path,
+            controlnet=controlnet,
+            dtype=dtype,
+            device=device,
+            low_memory=low_memory,
+            **which,
+            vae=None if settings.vae is None else Path(settings.vae),
+            loras=[parse_lora(text) for text in settings.lora],
+            embeddings=[Path(name) for name in settings.embedding],
         )
-        interpolator = cls(pipe, name=_remembered_name(name_or_path or "pocket"))
+        interpolator = cls(pipe, name=_remembered_name(name_or_path or "pocket"), clip_skip=clip_skip)
         interpolator.low_memory = low_memory
         used = str(interpolator.backbone.network.dtype).removeprefix("torch.")
         interpolator._loaded = {"controlnet": _remembered_name(controlnet), "dtype": used, **which}
+        interpolator._loaded |= rebase_paths({name: getattr(settings, name) for name in beside}, Path())
         return interpolator
 
     @classmethod

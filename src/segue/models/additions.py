@@ -39,7 +39,9 @@ def replace_vae(pipe: Any, path: Path) -> None:
     with _in_one_line(f"{path} cannot be loaded as the model's VAE"):
         vae = _read_vae(path, own) if path.is_file() else _load_vae(path, own.dtype)
     if (vae.config.latent_channels, _levels(vae)) != (own.config.latent_channels, _levels(own)):
-        here, there = (f"{v.config.latent_channels} channels at 1/{2 ** (_levels(v) - 1)} of the size" for v in (vae, own))
+        here, there = (
+            f"{v.config.latent_channels} channels at 1/{2 ** (_levels(v) - 1)} of the size" for v in (vae, own)
+        )
         raise SegueError(f"{path} has latents of {here}, the model of {there}: it is a VAE for other models")
     pipe.register_modules(vae=vae.eval())
 
@@ -112,26 +114,22 @@ def _add_lora(pipe: Any, path: Path, name: str) -> None:
     pipe.load_lora_into_unet(tensors, unet=pipe.unet, **options)
     given = sum(key.startswith("unet.") for key in tensors)
     loaded = sum(f".{name}." in key for key, _ in pipe.unet.named_parameters())
-    if not loaded and given:
+    if not loaded:
         raise SegueError(f"{path} is not a LoRA for this model: it fits none of its layers")
     if loaded < given:
-        warn(f"{path}: {given - loaded} of {given} weights of the UNet fit none of this model's layers; they are left out")
-    used = bool(loaded)
+        warn(f"{path}: {given - loaded} of {given} weights for the UNet fit none of its layers and are left out")
     for part in ENCODERS:
         if (encoder := getattr(pipe, part, None)) is not None and any(key.startswith(f"{part}.") for key in tensors):
             try:
                 pipe.load_lora_into_text_encoder(tensors, text_encoder=encoder, prefix=part, **options)
-                used = True
             except (ImportError, ValueError) as error:  # of versions that do not go together
                 warn(f"{path}: what it has for the text encoder is left out ({_one_line(error)})")
-    if not used:
-        raise SegueError(f"{path} is not a LoRA for this model: it fits none of its layers")
 
 
 def _add_embedding(pipe: Any, path: Path) -> None:
     """Teach the text encoders one token."""
     with safe_open(path, framework="pt") as file:
-        vectors = {key: torch.atleast_2d(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118
+        vectors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     parts = [part for part in ENCODERS if getattr(pipe, part, None) is not None]
     if len(parts) != len(vectors):
         of = "Stable Diffusion XL" if len(vectors) > 1 else "a model with one text encoder"
@@ -140,8 +138,8 @@ def _add_embedding(pipe: Any, path: Path) -> None:
     for part, vector in zip(parts, [vectors.get(key, next(iter(vectors.values()))) for key in XL_KEYS], strict=False):
         encoder, tokenizer = getattr(pipe, part), getattr(pipe, part.replace("text_encoder", "tokenizer"))
         width = encoder.get_input_embeddings().embedding_dim
-        if vector.shape[1] != width:
-            raise SegueError(f"{path} has vectors of {vector.shape[1]} numbers, this model's {part} of {width}")
+        if vector.shape[-1] != width:
+            raise SegueError(f"{path} has vectors of {vector.shape[-1]} numbers, this model's {part} of {width}")
         if token in tokenizer.get_vocab():
             raise SegueError(f"{path}: '{token}' is a token already; rename the file to what prompts are to call it")
         with torch.random.fork_rng(devices=[]):  # from which new rows are drawn before they are set

@@ -23,6 +23,7 @@ __all__ = [
     "check_controlnet",
     "check_folder",
     "check_index",
+    "check_vae",
     "check_variant",
     "check_weights",
     "check_whole",
@@ -126,6 +127,14 @@ def check_controlnet(folder: Path, name: str) -> None:
     family = _entry(folder / CONFIG, "_class_name", name, "ControlNet")
     if family != "ControlNetModel":
         raise SegueError(f"{name} is a {family}, not a ControlNet that segue can use")
+    check_weights(folder, name)
+
+
+def check_vae(folder: Path, name: str) -> None:
+    """Raise SegueError if a folder holds no VAE in safetensors."""
+    family = _entry(folder / CONFIG, "_class_name", name, "VAE")
+    if family != "AutoencoderKL":
+        raise SegueError(f"{name} is a {family}, not a VAE of Stable Diffusion (an AutoencoderKL)")
     check_weights(folder, name)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["active_adapters", "digest_of", "parts_of"]
+__all__ = ["active_adapters", "digest_of", "learnt_tokens", "parts_of"]
 
 SCALING = {"scaling_factor": "scaling factor", "shift_factor": "shift factor"}  # of the VAE's latents
 OTHER = {*SCALING, "architectures", "dtype", "torch_dtype", "transformers_version"}  # in a configuration
@@ -55,8 +55,15 @@ def active_adapters(pipe: Any) -> list[str]:
         return []
 
 
+def learnt_tokens(pipe: Any) -> list[str]:
+    """The tokens of textual inversion, which the text encoders' weights do not name."""
+    tokenizers = (getattr(pipe, name, None) for name in ("tokenizer", "tokenizer_2"))
+    added = [getattr(tokenizer, "added_tokens_decoder", {}).values() for tokenizer in tokenizers]
+    return sorted({str(token) for tokens in added for token in tokens if not token.special})
+
+
 def _settings(pipe: Any) -> dict[str, str]:
-    """What changes the images beside weights: adapters that act, FreeU, the VAE's scaling, the scheduler."""
+    """What changes the images beside weights: adapters that act, tokens, FreeU, the VAE's scaling, the scheduler."""
     found = {}
     if adapters := _adapters(pipe):
         found[ADAPTERS] = json.dumps(adapters)
@@ -65,6 +72,8 @@ def _settings(pipe: Any) -> dict[str, str]:
     layers = getattr(pipe.unet, "attn_processors", {})
     if scales := {name: layer.scale for name, layer in layers.items() if hasattr(layer, "to_k_ip")}:
         found["IP-Adapter scales"] = json.dumps(scales)
+    if tokens := learnt_tokens(pipe):
+        found["learnt tokens"] = json.dumps(tokens)
     for name, label in SCALING.items():
         if (value := getattr(pipe.vae.config, name, None)) is not None:
             found[f"VAE {label}"] = str(value)

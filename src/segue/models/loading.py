@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from inspect import signature
 from os import PathLike
@@ -19,6 +19,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from segue.errors import SegueError
 from segue.machine import best_dtype, device_of, dtype_of, has_cpu_extension
+from segue.models.additions import add_embeddings, add_loras, replace_vae
 from segue.models.cache import find_cached
 from segue.models.checkpoints import (
     CONFIG,
@@ -33,7 +34,7 @@ from segue.models.checkpoints import (
     variant_of,
 )
 from segue.models.controlnets import check_fit
-from segue.models.header import Prediction, check_file
+from segue.models.header import Prediction, check_additions, check_file
 from segue.models.single_file import load_file
 
 __all__ = ["load", "locate", "quiet", "save_memory", "set_memory_format"]
@@ -51,6 +52,9 @@ def load(
     variant: str | None = None,
     revision: str | None = None,
     prediction_type: Prediction | None = None,
+    vae: Path | None = None,
+    loras: Sequence[tuple[Path, float]] = (),
+    embeddings: Sequence[Path] = (),
 ) -> Any:
     """Load a checkpoint as a diffusers pipeline.
 
@@ -65,11 +69,15 @@ def load(
             are no others, if not given.
         revision: a branch, a tag or a commit of a hub name.
         prediction_type: what the UNet predicts; as the checkpoint says if not given.
+        vae: a folder or file of a VAE in place of the checkpoint's own.
+        loras: files of LoRAs, each with its weight.
+        embeddings: files of learnt tokens.
 
     Raises:
         SegueError: an unknown name or device, no network, another family, pickled weights only.
     """
     where = device_of(device)
+    check_additions(vae, [path for path, _ in loras], embeddings)
     precision = dtype_of(dtype) if dtype else best_dtype(where)
     folder = locate(name_or_path, variant=variant, revision=revision)
     is_file = folder.is_file()
@@ -93,6 +101,11 @@ def load(
                 pipe.scheduler.register_to_config(prediction_type=prediction_type)
         if control is not None:
             check_fit(control, pipe, str(controlnet), str(name_or_path or "pocket"))
+        if vae is not None:
+            replace_vae(pipe, vae)
+        if loras:
+            add_loras(pipe, loras)
+        add_embeddings(pipe, embeddings)
         pipe.set_progress_bar_config(disable=True)
         set_memory_format(pipe, where)
         return save_memory(pipe, where) if low_memory else pipe.to(where)

@@ -30,7 +30,7 @@ from segue.method.tree import FrameKey
 from segue.models.backbone import Sampling
 from segue.models.controlnets import check_fit, residuals
 from segue.models.families import family_of
-from segue.models.fingerprint import active_adapters, digest_of, parts_of
+from segue.models.fingerprint import active_adapters, digest_of, learnt_tokens, parts_of
 from segue.models.solvers import Leg, Schedule, warn_of_solver
 
 __all__ = ["TILED_PIXELS", "UNetBackbone", "cut"]
@@ -260,6 +260,8 @@ class UNetBackbone:
 
     def _cut(self, text: str) -> str:
         """A prompt as far as all encoders' windows take it; a learnt token of several vectors counts as so many."""
+        if learnt_tokens(self.pipe):  # which diffusers finds as they are written; for CLIP all letters are small
+            text = text.lower()
         for tokenizer in (getattr(self.pipe, name) for name in self._encoders.values()):
             text = cut(tokenizer, text, partial(self.pipe.maybe_convert_prompt, tokenizer=tokenizer))
         return text
@@ -419,9 +421,9 @@ class UNetBackbone:
         return digest_of(self.parts())
 
     def parts(self) -> Mapping[str, str]:
-        """What the fingerprint is a digest of, by name: networks, adapters, the VAE's scaling, the scheduler."""
+        """What the fingerprint is a digest of, by name: networks, adapters, VAE's scaling, scheduler, clip skip."""
         parts: Mapping[str, str] = self._fact("parts", lambda: parts_of(self.pipe, self._networks()))
-        return parts
+        return {**parts, "clip skip": str(self.clip_skip)} if self.clip_skip else parts
 
     def _networks(self) -> dict[str, Any]:
         """The networks that determine the images, by name."""

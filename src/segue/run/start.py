@@ -106,7 +106,7 @@ def begin(
     config = {
         "images": list(sources) if are_files else None,
         **fresh["settings"],
-        **{"model" if name == "name" else name: model.get(name) for name in ("name", *LOADED)},
+        **{"model" if name == "name" else name: model.get(name) or None for name in ("name", *LOADED)},
         "batch_size": frames,
     }
     write_config(run.path / SETTINGS_FILE, config, run.place)

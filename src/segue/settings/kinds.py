@@ -22,6 +22,7 @@ from segue.method.tree import is_growth
 __all__ = [
     "ALL",
     "GROUPS",
+    "HIDDEN",
     "LOADED",
     "RARE",
     "SCHEMES",
@@ -140,6 +141,21 @@ class ModelSettings(LoadSettings):
     revision: str | None = Field(default=None, description="Branch, tag or commit of a checkpoint with a hub name.")
     prediction_type: Literal["epsilon", "v_prediction"] | None = Field(
         default=None, description="What the checkpoint's network predicts, if its own word for it is missing or wrong."
+    )
+    lora: Names = Field(
+        default=(), description="LoRA file, or FILE:WEIGHT (the usual weight is 1); also several times."
+    )
+    vae: Name | None = Field(
+        default=None, description="VAE: folder or .safetensors file; the checkpoint's own if not given."
+    )
+    embedding: Names = Field(
+        default=(), description="File of a learnt token, which prompts use by the file's name; also several times."
+    )
+    clip_skip: int = Field(
+        default=0,
+        ge=0,
+        le=11,
+        description="Last layers of the text encoder to skip; 1 is what others call clip skip 2.",
     )
 
 
@@ -495,7 +511,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Camera": ("zoom", "pan", "rotate"),
     "Film": tuple(FilmSettings.model_fields),
     "Model": (
-        *("model", "controlnet", "variant", "revision", "prediction_type", "solver", "num_inference_steps"),
+        *("model", "controlnet", "variant", "revision", "prediction_type", "lora", "vae", "embedding", "clip_skip"),
+        *("solver", "num_inference_steps"),
         *("guidance_scale", "guidance_start", "guidance_end", "eta"),
     ),
     "Computing": ("device", "dtype", "low_memory", *ComputeSettings.model_fields),
@@ -509,7 +526,13 @@ RARE = frozenset(
         *("pose_detector", "pose_matching", "pose_hold", "pose_via_photo"),
         *("control_scale", "control_flat", "control_start", "control_end", "control_convention"),
         *("guidance_start", "guidance_end", "eta", "quality", "batch_size", "keep_candidates"),
-        *("variant", "revision", "prediction_type"),
+    }
+)
+# Options that the help of commands which make frames leaves out.
+HIDDEN = frozenset(
+    {
+        *("variant", "revision", "prediction_type", "vae", "embedding", "clip_skip"),
+        *("image_prompt", "prompt_at"),
     }
 )
 # What people who know other programs type, and what it is called here.
@@ -537,6 +560,8 @@ ALIASES: Mapping[str, str] = {
     "timing": "easing",
     "look": "spacing",
     "checkpoint": "model",
+    "loras": "lora",
+    "textual_inversion": "embedding",
     "framerate": "fps",
 }
 Kind = TypeVar("Kind", bound=Settings)
