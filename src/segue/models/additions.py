@@ -4,6 +4,7 @@
 (textual inversion, Gal et al. 2022, arXiv 2208.01618) has the name of its file.
 """
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,7 +60,8 @@ def add_loras(pipe: Any, loras: Sequence[tuple[Path, float]]) -> None:
         raise SegueError("a LoRA needs peft: pip install 'segue[lora]'")
     names = adapter_names([path for path, _ in loras])
     for name, (path, _) in zip(names, loras, strict=True):
-        with _in_one_line(f"{path} is not a LoRA for this model"):
+        with _in_one_line(f"{path} is not a LoRA for this model"), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Already found a `peft_config`")  # peft's, of the second LoRA
             _add_lora(pipe, path, name)
     pipe.set_adapters(names, [weight for _, weight in loras])
 

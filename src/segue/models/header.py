@@ -61,7 +61,7 @@ OTHERS = {
     r"(first_stage_model\.)?(en|de)coder\.": "a VAE, which is one part of a model",
 }
 LORA = r"lora_(unet|te\d?)_|.*[._]lora[._]|.*\.lora_[AB]\."
-LYCORIS = {".hada_": "LoHa", ".lokr_": "LoKr", ".oft_": "OFT"}
+LYCORIS = {".hada_": "LoHa", ".lokr_": "LoKr", ".oft_": "OFT", ".dora_scale": "DoRA"}
 DECODER = r"((first_stage_model|vae)\.)?decoder\."
 ADDITIONS = {"vae": "a VAE", "lora": "a LoRA", "embedding": "an embedding"}  # by the option
 V, EPSILON = ("v", "v_prediction", "velocity"), ("epsilon", "eps")  # modelspec.prediction_type

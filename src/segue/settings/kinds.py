@@ -142,9 +142,7 @@ class ModelSettings(LoadSettings):
     prediction_type: Literal["epsilon", "v_prediction"] | None = Field(
         default=None, description="What the checkpoint's network predicts, if its own word for it is missing or wrong."
     )
-    lora: Names = Field(
-        default=(), description="LoRA file, or FILE:WEIGHT (the usual weight is 1); also several times."
-    )
+    lora: Names = Field(default=(), description="LoRA: .safetensors file, or FILE:WEIGHT; also several times.")
     vae: Name | None = Field(
         default=None, description="VAE: folder or .safetensors file; the checkpoint's own if not given."
     )
