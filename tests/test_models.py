@@ -593,7 +593,7 @@ def test_weights_are_hashed_once_in_a_run(monkeypatch: pytest.MonkeyPatch) -> No
         made.append(parts_of(*given))
         return made[-1]
 
-    monkeypatch.setattr("segue.models.unet.parts_of", count)
+    monkeypatch.setattr("segue.models.pipe.parts_of", count)
     with backbone.evaluating():
         assert backbone.fingerprint() == backbone.fingerprint() == whole
         assert backbone.parts() is made[0]

@@ -16,6 +16,7 @@ from segue.engine.interpolator import Interpolator
 from segue.machine import allowed_cpus, limit_threads
 from segue.method.conditioning import Conditioning, Control
 from segue.models import loading, unet
+from segue.models import pipe as pipes
 from segue.models.backbone import Sampling
 from segue.models.stable_diffusion import StableDiffusion
 from segue.settings.kinds import MorphSettings, parse_settings
@@ -105,7 +106,7 @@ def test_large_images_are_coded_in_tiles(monkeypatch: pytest.MonkeyPatch) -> Non
     backbone.decode(backbone.encode(image))
     assert tiled == [False, False]
     tiled.clear()
-    monkeypatch.setattr(unet, "TILED_PIXELS", 128 * 128 - 1)
+    monkeypatch.setattr(pipes, "TILED_PIXELS", 128 * 128 - 1)
     backbone.decode(backbone.encode(image))
     assert len(tiled) > 8
     assert all(tiled)
@@ -119,7 +120,7 @@ def test_the_batch_follows_from_the_free_memory(monkeypatch: pytest.MonkeyPatch)
     pipe = tiny_pipe()
     backbone = StableDiffusion(pipe)
     free = [1e12]
-    monkeypatch.setattr(unet, "free_memory", lambda _device: free[0])
+    monkeypatch.setattr(pipes, "free_memory", lambda _device: free[0])
     assert backbone.frames_at_once((256, 256)) == 16  # a million pixels
     assert backbone.frames_at_once((512, 512)) == 4
     assert backbone.frames_at_once((2048, 2048)) == 1

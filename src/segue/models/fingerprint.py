@@ -62,7 +62,7 @@ def _settings(pipe: Any) -> dict[str, str]:
         found[ADAPTERS] = json.dumps(adapters)
     if freeu := _freeu(pipe):
         found["FreeU"] = freeu
-    layers = getattr(pipe.unet, "attn_processors", {})
+    layers = getattr(getattr(pipe, "unet", None), "attn_processors", {})
     if scales := {name: layer.scale for name, layer in layers.items() if hasattr(layer, "to_k_ip")}:
         found["IP-Adapter scales"] = json.dumps(scales)
     for name, label in SCALING.items():
@@ -77,7 +77,7 @@ def _settings(pipe: Any) -> dict[str, str]:
 
 def _freeu(pipe: Any) -> str:
     """The factors of FreeU (Si et al. 2023, arXiv 2309.11497) in the UNet, where it is on; else nothing."""
-    blocks = getattr(pipe.unet, "up_blocks", ())
+    blocks = getattr(getattr(pipe, "unet", None), "up_blocks", ())
     found = [[getattr(block, name, None) for name in ("s1", "s2", "b1", "b2")] for block in blocks]
     return json.dumps(found) if any(all(factors) for factors in found) else ""
 
@@ -120,7 +120,7 @@ def _adapters(pipe: Any) -> list[Any]:
     """The adapters that act, with the scale of each layer they act on; nothing without any."""
     active = active_adapters(pipe)
     scales: dict[str, Any] = {}
-    for part in ("unet", "text_encoder", "text_encoder_2") if active else ():
+    for part in ("unet", "transformer", "text_encoder", "text_encoder_2") if active else ():
         for name, module in (getattr(pipe, part, None) or nn.Module()).named_modules():
             if isinstance(scaling := getattr(module, "scaling", None), dict):
                 on = getattr(module, "disable_adapters", False) is not True
