@@ -11,7 +11,12 @@ import huggingface_hub
 import pytest
 import torch
 import transformers
-from diffusers import EulerDiscreteScheduler, StableDiffusionControlNetPipeline, StableDiffusionPipeline
+from diffusers import (
+    DiffusionPipeline,
+    EulerDiscreteScheduler,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionPipeline,
+)
 from safetensors.torch import load_file, save_file
 from tiny import tiny_controlnet, tiny_pipe
 
@@ -20,7 +25,7 @@ from segue.errors import SegueError
 from segue.machine import best_dtype, device_of
 from segue.models import checkpoints as models
 from segue.models import loading
-from segue.models.cache import list_models
+from segue.models.cache import find_cached, list_models
 from segue.models.checkpoints import KNOWN, Known, check_weights
 from segue.models.families import backbone_of
 from segue.models.fingerprint import parts_of
@@ -295,14 +300,18 @@ def test_no_model_folder(tmp_path: Path) -> None:
     assert refusal_of(tmp_path) == f"{tmp_path} is not a model: its model_index.json cannot be read"
 
 
-def test_single_files(tmp_path: Path) -> None:
-    for name in ("model.ckpt", "model.pt", "model.safetensors"):
+def test_single_files(saved: Path, tmp_path: Path) -> None:
+    """Safetensors files are in test_single_file.py."""
+    for name in ("model.ckpt", "model.pt", "model.safetensors", "model.txt"):
         (tmp_path / name).touch()
-    assert "model.ckpt is a pickled checkpoint, which can run code" in refusal_of(tmp_path / "model.ckpt")
-    assert "model.pt is a pickled checkpoint" in refusal_of(tmp_path / "model.pt")
-    assert "model.safetensors is a file; a model is a folder in diffusers layout" in refusal_of(
-        tmp_path / "model.safetensors"
-    )
+    for name in ("model.ckpt", "model.pt"):
+        assert refusal_of(tmp_path / name) == (
+            f"{tmp_path / name} is a pickled checkpoint, which can run code; segue reads safetensors: "
+            "look for a .safetensors of the same model, or convert it"
+        )
+    assert "model.txt is a file; a model is a folder in diffusers layout" in refusal_of(tmp_path / "model.txt")
+    control = refusal_of(saved / "whole", controlnet=tmp_path / "model.safetensors")
+    assert "model.safetensors is a file; a controlnet is a folder in diffusers layout" in control
 
 
 @pytest.mark.parametrize("name", ["nonsense", "./nonsense", "/no/such/folder", "a/b/c", "a b/c", "..", "a/", "a--b/c"])
@@ -429,6 +438,100 @@ def test_an_unfinished_download_is_not_taken_for_a_model(
     (folder / "model_index.json").unlink()
     assert refusal_of("someone/tiny") == "model 'someone/tiny' is not on disk, and the hub cannot be reached"
     assert capfd.readouterr() == ("", "")
+
+
+def test_weights_of_which_parts_are_missing_are_not_whole(
+    hub: Path, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a download that was interrupted."""
+    folder = keep(hub, "someone/tiny", saved / "whole")
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    with loading.quiet():
+        tiny_pipe().unet.save_pretrained(folder / "unet", max_shard_size="100KB")
+    parts = sorted((folder / "unet").glob("*.safetensors"))
+    assert len(parts) > 2
+    assert find_cached("someone/tiny", "model") == folder
+    assert fingerprint(load("someone/tiny", dtype="float32", device="cpu")) == fingerprint(tiny_pipe())
+    parts[1].unlink()
+    assert find_cached("someone/tiny", "model") is None
+    fault = f"unet is not whole: it has {len(parts) - 1} of {len(parts)} files of weights"
+    assert refusal_of("someone/tiny") == f"someone/tiny/{fault}"
+    assert refusal_of(folder) == f"{folder}/{fault}"
+    tiny_pipe().to(torch.float16).unet.save_pretrained(
+        folder / "unet", variant="fp16"
+    )  # which is whole, but not what is read
+    assert refusal_of(folder) == f"{folder}/{fault}"
+
+
+@pytest.mark.parametrize("variant", ["fp16", "bf16"])
+@pytest.mark.parametrize("size", ["100KB", "1GB"])
+def test_a_folder_of_half_precision_alone(tmp_path: Path, variant: str, size: str) -> None:
+    pipe = tiny_pipe().to(getattr(torch, {"fp16": "float16", "bf16": "bfloat16"}[variant]))
+    with loading.quiet():
+        pipe.save_pretrained(tmp_path, variant=variant, max_shard_size=size)
+    assert fingerprint(load(tmp_path, dtype="float32")) == fingerprint(pipe.to(torch.float32))
+    next((tmp_path / "text_encoder").glob("*.safetensors")).unlink()
+    assert "text_encoder " in refusal_of(tmp_path)
+
+
+def test_a_variant_is_chosen(hub: Path, saved: Path, tmp_path: Path) -> None:
+    folder = keep(hub, "someone/tiny", saved / "whole")
+    with loading.quiet():
+        tiny_pipe(seed=1).unet.save_pretrained(folder / "unet", variant="ema")
+    plain, ema = tiny_pipe(), tiny_pipe()
+    ema.unet = tiny_pipe(seed=1).unet
+    assert find_cached("someone/tiny", "model", variant="ema") == folder
+    assert find_cached("someone/tiny", "model", variant="fp16") is None
+    for name in ("someone/tiny", folder):
+        assert fingerprint(load(name, dtype="float32")) == fingerprint(plain)
+        assert fingerprint(load(name, dtype="float32", variant="ema")) == fingerprint(ema)
+    assert refusal_of(folder, variant="fp16") == (
+        f"{folder} has no weights of the variant fp16 (unet/*.fp16.safetensors)"
+    )
+
+
+def test_a_revision_is_chosen(hub: Path, saved: Path, tmp_path: Path) -> None:
+    with loading.quiet():
+        tiny_pipe(seed=1).save_pretrained(tmp_path / "old")
+    newest = keep(hub, "someone/tiny", saved / "whole")
+    repository, commit = newest.parents[1], "1" * 40
+    shutil.copytree(tmp_path / "old", repository / "snapshots" / commit)
+    (repository / "refs" / "v1").write_text(commit)
+    for revision in ("v1", commit):
+        assert fingerprint(load("someone/tiny", dtype="float32", revision=revision)) == fingerprint(tiny_pipe(seed=1))
+    assert fingerprint(load("someone/tiny", dtype="float32", revision="main")) == fingerprint(tiny_pipe())
+    assert (
+        refusal_of("someone/tiny", revision="v3")
+        == "model 'someone/tiny' is not on disk, and the hub cannot be reached"
+    )
+    for path in ("pocket", saved / "whole"):
+        assert refusal_of(path, revision="v1").startswith("revision chooses among the weights of a hub name, which ")
+
+
+@pytest.mark.parametrize(
+    ("files", "variant"),
+    [
+        (["unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.fp16.safetensors"], None),
+        (["unet/diffusion_pytorch_model.fp16.safetensors", "vae/diffusion_pytorch_model.safetensors"], "fp16"),
+        (["unet/diffusion_pytorch_model.bf16-00001-of-00002.safetensors"], "bf16"),
+        (["unet/diffusion_pytorch_model-00001-of-00002.fp16.safetensors"], "fp16"),
+    ],
+)
+def test_what_is_downloaded(
+    hub: Path, saved: Path, monkeypatch: pytest.MonkeyPatch, files: list[str], variant: str | None
+) -> None:
+    """Half precision, where the hub has nothing else; else what is asked for."""
+    asked: list[Any] = []
+
+    def download(name: str, **options: Any) -> Path:
+        asked.append((options["variant"], options["revision"]))
+        return saved / "whole"
+
+    monkeypatch.setattr(loading, "hf_hub_download", lambda *_, **__: saved / "whole" / "model_index.json")
+    monkeypatch.setattr(loading, "list_repo_files", lambda *_, **__: files)
+    monkeypatch.setattr(DiffusionPipeline, "download", download)
+    assert locate("someone/large") == locate("someone/large", variant="ema", revision="v2") == saved / "whole"
+    assert asked == [(variant, None), ("ema", "v2")]
 
 
 def test_no_network(hub: Path) -> None:

@@ -14,7 +14,15 @@ from segue.models.cache import marks_of
 from segue.pictures.files import digest_of_source
 from segue.pictures.images import shown_size
 from segue.run.schema import RUN_FILE
-from segue.settings.kinds import ComputeSettings, FilmSettings, ModelSettings, MorphSettings, fields, parse_settings
+from segue.settings.kinds import (
+    LOADED,
+    ComputeSettings,
+    FilmSettings,
+    ModelSettings,
+    MorphSettings,
+    fields,
+    parse_settings,
+)
 from segue.settings.presets import with_preset
 from segue.settings.text import as_json, from_text, rebase_paths
 
@@ -62,7 +70,7 @@ class Row:
         return {
             "settings": as_json(self.settings),
             "film": film,
-            "model": {"name": model.model, "controlnet": model.controlnet, "dtype": model.dtype},
+            "model": {"name": model.model, **{name: getattr(model, name) for name in LOADED}},
             "files": [digest_of_source(path) for path in self.inputs],
         }
 

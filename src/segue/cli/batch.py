@@ -142,7 +142,7 @@ def _start_pool(model: ModelSettings, workers: int | None, ray: str | None, rows
 
 def _absolute_name(name: str | None) -> str | None:
     """A model's name; a folder's does not depend on where a worker stands."""
-    return str(Path(name).absolute()) if name is not None and Path(name).is_dir() else name
+    return str(Path(name).absolute()) if name is not None and Path(name).exists() else name
 
 
 def _is_address(text: str) -> bool:

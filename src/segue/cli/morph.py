@@ -22,7 +22,7 @@ from segue.models.features.networks import reuse_network
 from segue.run.folder import RunFolder
 from segue.run.journal import Edit, events_of
 from segue.run.schema import JOURNAL, RUN_FILE, read_part
-from segue.settings.kinds import FilmSettings, ModelSettings, parse_settings, update_settings
+from segue.settings.kinds import LOADED, FilmSettings, ModelSettings, parse_settings, update_settings
 from segue.settings.presets import list_ineffective
 
 __all__ = ["fit_words", "make_again", "make_film", "step"]
@@ -153,7 +153,7 @@ def _interpolator_of(asked: RunRequest) -> Interpolator:
     if data is None:
         raise SegueError(f"{asked.folder} no longer holds a run")
     model = data["model"]
-    named = {"model": model["name"], "controlnet": model.get("controlnet")}
+    named = {"model": model["name"], **{setting: model.get(setting) for setting in LOADED if setting != "dtype"}}
     return _load_model(data, parse_settings(ModelSettings, {**dict(asked.loading), **named}))
 
 

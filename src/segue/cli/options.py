@@ -87,6 +87,7 @@ class GroupedCommand(TyperCommand):
 def with_settings(*kinds: type[Settings], hidden: Collection[str] = ()) -> Callable[[Command], Command]:
     """Give a command an option for each usual field of the settings, --set for the others, and --config.
 
+    A command that makes no frames, and so has no --set, has options for all fields.
     The command takes the values that were given as ``**values``, those of a settings file under those that were typed.
     Its help leaves out those that are ``hidden``. Of its own parameters it takes ``images``, ``output`` and ``preset``
     from the file where they are not typed.
@@ -100,7 +101,7 @@ def with_settings(*kinds: type[Settings], hidden: Collection[str] = ()) -> Calla
             _option(name, known[name], name in hidden)
             for names in GROUPS.values()
             for name in names
-            if name in known and name not in RARE
+            if name in known and (name not in RARE or MorphSettings not in kinds)
         ]
         if MorphSettings in kinds:
             made += [inspect.Parameter(name, KEYWORD_ONLY, default=None, annotation=a) for name, a in SOURCES.items()]

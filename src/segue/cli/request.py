@@ -18,6 +18,7 @@ from segue.film.outputs import check_film, run_folder
 from segue.method.tree import FrameKey
 from segue.models.cache import marks_of
 from segue.models.checkpoints import check_controlnet, check_folder, resolve_name
+from segue.models.header import check_file
 from segue.run.schema import RUN_FILE, films_of, read_part
 from segue.settings.kinds import (
     ComputeSettings,
@@ -186,10 +187,10 @@ def check_manifest(manifest: Path) -> None:
 
 
 def check_model(model: ModelSettings) -> None:
-    """Raise SegueError if a checkpoint is unknown, or a folder holds none; the hub is not asked."""
+    """Raise SegueError if a checkpoint is unknown, or a folder or file holds none; the hub is not asked."""
     for name, kind, check in ((model.model, "model", check_folder), (model.controlnet, "controlnet", check_controlnet)):
         if name is not None and name != "pocket" and isinstance(found := resolve_name(name, kind=kind), Path):
-            check(found, name)
+            (check_file if found.is_file() else check)(found, name)
     _check_device(model.device)
 
 

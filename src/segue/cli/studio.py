@@ -13,7 +13,7 @@ import typer
 from segue.cli.options import with_settings
 from segue.cli.request import check_model
 from segue.errors import SegueError
-from segue.settings.kinds import ModelSettings, parse_settings, update_settings
+from segue.settings.kinds import LOADED, ModelSettings, parse_settings, update_settings
 
 if TYPE_CHECKING:
     from segue.studio.session import Studio
@@ -147,7 +147,7 @@ def loader_of(run: Path | None, given: ModelSettings) -> Callable[[], Any]:
         begun = _model_of_run(run)
         name = given.model or begun.get("name")
         own = begun if name == begun.get("name") else {}
-        rest = {"controlnet": given.controlnet or own.get("controlnet"), "dtype": given.dtype or own.get("dtype")}
+        rest = {setting: getattr(given, setting) or own.get(setting) for setting in LOADED}
         return Interpolator.from_settings(update_settings(given, {"model": name, **rest}))
 
     return load

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, Self, Unpack
+from typing import Any, Literal, Self, Unpack
 
 from PIL import Image
 
@@ -92,24 +92,33 @@ class Interpolator:
         dtype: str | None = None,
         device: str | None = None,
         low_memory: bool = False,
+        variant: str | None = None,
+        revision: str | None = None,
+        prediction_type: Literal["epsilon", "v_prediction"] | None = None,
     ) -> Self:
-        """Load a checkpoint by hub name or folder; with no name the embedded model pocket, without a network.
+        """Load a checkpoint by hub name, folder or file; with no name the embedded model pocket, without a network.
 
         Args:
-            name_or_path: a hub name, a folder in diffusers layout, or None for pocket.
+            name_or_path: a hub name, a folder in diffusers layout, a .safetensors file, or None for pocket.
             controlnet: a ControlNet by hub name or folder.
             dtype: "float32", "bfloat16" or "float16"; what the device does well if not given.
             device: "cpu", "cuda", "cuda:1", "mps"; the best there is if not given.
             low_memory: keep on an accelerator only the network that computes; one frame at a time, in tiles.
+            variant: which weights of a folder or hub name, such as "fp16".
+            revision: a branch, a tag or a commit of a hub name.
+            prediction_type: what the network predicts; as the checkpoint says if not given.
 
         Raises:
             SegueError: unknown name, another family, pickled weights only, no network.
         """
-        pipe = loading.load(name_or_path, controlnet=controlnet, dtype=dtype, device=device, low_memory=low_memory)
+        which: dict[str, Any] = {"variant": variant, "revision": revision, "prediction_type": prediction_type}
+        pipe = loading.load(
+            name_or_path, controlnet=controlnet, dtype=dtype, device=device, low_memory=low_memory, **which
+        )
         interpolator = cls(pipe, name=_remembered_name(name_or_path or "pocket"))
         interpolator.low_memory = low_memory
         used = str(interpolator.backbone.network.dtype).removeprefix("torch.")
-        interpolator._loaded = {"controlnet": _remembered_name(controlnet), "dtype": used}
+        interpolator._loaded = {"controlnet": _remembered_name(controlnet), "dtype": used, **which}
         return interpolator
 
     @classmethod
@@ -354,11 +363,11 @@ class Interpolator:
 
 
 def _remembered_name(checkpoint: str | PathLike[str] | None) -> str | None:
-    """What a run remembers of a checkpoint's name: a folder wherever the next command stands."""
+    """What a run remembers of a checkpoint's name: a folder or file wherever the next command stands."""
     if checkpoint is None:
         return None
-    is_folder = str(checkpoint) != "pocket" and Path(checkpoint).is_dir()
-    return str(Path(checkpoint).absolute() if is_folder else checkpoint)
+    is_path = str(checkpoint) != "pocket" and Path(checkpoint).exists()
+    return str(Path(checkpoint).absolute() if is_path else checkpoint)
 
 
 def _sources(images: Sequence[Source | Sequence[Source]]) -> list[Source]:

@@ -1,7 +1,8 @@
 """What lies in the hub's local cache, which needs no network.
 
-The cache has a folder models--OWNER--NAME for each checkpoint, in it refs/main with the name of the newest version, and
-the files of that in snapshots/VERSION. It is read here without the hub's library, which takes a while to import.
+The cache has a folder models--OWNER--NAME for each checkpoint, in it refs/main with the name of the newest version (and
+refs/BRANCH), and the files of that in snapshots/VERSION. It is read here without the hub's library, which takes a while
+to import.
 """
 
 import json
@@ -12,7 +13,7 @@ from huggingface_hub import constants
 
 from segue.errors import SegueError
 from segue.models import checkpoints as models
-from segue.models.checkpoints import CONFIG, INDEX, KNOWN, Known, checker_of, resolve_name
+from segue.models.checkpoints import CONFIG, INDEX, KNOWN, Known, check_variant, checker_of, resolve_name
 
 __all__ = ["find_cached", "list_models", "marks_of"]
 
@@ -52,14 +53,24 @@ def _is_there(model: Known) -> bool:
     return find_cached(model.name, model.kind) is not None
 
 
-def find_cached(name: str, kind: str) -> Path | None:
-    """The folder of a hub name in the local cache, where all that is needed is there."""
+def find_cached(name: str, kind: str, *, variant: str | None = None, revision: str | None = None) -> Path | None:
+    """The folder of a hub name in the local cache, where all that is needed is there.
+
+    Args:
+        name: the hub name.
+        kind: "model" or "controlnet".
+        variant: of the weights.
+        revision: a branch, a tag or the whole name of a commit; main if not given.
+    """
     checkpoint = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
     try:
-        folder = checkpoint / "snapshots" / (checkpoint / "refs" / "main").read_text(encoding="utf-8").strip()
+        ref, snapshots = checkpoint / "refs" / (revision or "main"), checkpoint / "snapshots"
+        folder = snapshots / (ref.read_text(encoding="utf-8").strip() if ref.is_file() else revision or "main")
         if not (folder / (INDEX if kind == "model" else CONFIG)).is_file():
             return None
         checker_of(kind)(folder, name)
+        if variant:
+            check_variant(folder, name, variant)
     except (OSError, SegueError):
         return None
     return folder

@@ -6,7 +6,7 @@ from safetensors only. A hub name is a download that was asked for by name.
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -23,11 +23,13 @@ __all__ = [
     "check_controlnet",
     "check_folder",
     "check_index",
+    "check_variant",
     "check_weights",
     "check_whole",
     "checker_of",
     "pocket_folder",
     "resolve_name",
+    "variant_of",
 ]
 
 
@@ -70,16 +72,21 @@ OTHERS = {  # what the class of another family's pipeline begins with
 LIBRARIES = ("diffusers", "transformers", "stable_diffusion")  # what a checkpoint's parts come from
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # the files of a tokenizer, either way
+# The files of a network's weights: whole or in parts; a variant stands before the part, in older ones behind it.
+WEIGHTS = re.compile(
+    r"(diffusion_pytorch_)?model(\.(?P<variant>\w+))?(-\d{5}-of-(?P<parts>\d{5}))?(\.(?P<behind>\w+))?\.safetensors"
+)
+HALVES = ("fp16", "bf16")  # variants that are taken where there is nothing else
 CONFIG = "config.json"
 HUB_NAME = re.compile(r"(?!.*(--|\.\.|\.git$))\w[\w.-]*/\w([\w.-]*\w)?", re.ASCII)
 INDEX = "model_index.json"
 
 
 def resolve_name(name_or_path: str | PathLike[str] | None, *, kind: str = "model") -> Path | str:
-    """The folder of a checkpoint, or its hub name where it has one; nothing is read and the hub is not asked.
+    """The folder or file of a checkpoint, or its hub name where it has one; nothing is read and the hub is not asked.
 
     Raises:
-        SegueError: it is neither, or a single file.
+        SegueError: it is none of these.
     """
     if name_or_path is None or str(name_or_path) == "pocket":
         return pocket_folder() if kind == "model" else pocket_folder() / "controlnet"
@@ -87,7 +94,12 @@ def resolve_name(name_or_path: str | PathLike[str] | None, *, kind: str = "model
     if path.is_dir():
         return path
     if path.suffix in PICKLES:
-        raise SegueError(f"{name} is a pickled checkpoint, which can run code; segue reads safetensors")
+        fault = f"{name} is a pickled checkpoint, which can run code; segue reads safetensors"
+        raise SegueError(f"{fault}: look for a .safetensors of the same {kind}, or convert it")
+    if kind == "model" and path.suffix == ".safetensors":
+        if not path.is_file():
+            raise SegueError(f"{name}: no such file")
+        return path
     if path.is_file():
         raise SegueError(f"{name} is a file; a {kind} is a folder in diffusers layout or a hub name")
     if not HUB_NAME.fullmatch(name):
@@ -118,14 +130,45 @@ def check_controlnet(folder: Path, name: str) -> None:
 
 
 def check_weights(folder: Path, name: str) -> None:
-    """Raise SegueError if a folder of a network holds no weights, or pickled ones only."""
+    """Raise SegueError if a folder of a network holds no weights, pickled ones only, or not all parts of them."""
     if not folder.is_dir():
         raise SegueError(f"{name} is missing")
-    if any(folder.glob("*.safetensors")):
-        return
-    if any(path.suffix in PICKLES for path in folder.iterdir()):
-        raise SegueError(f"{name} has only pickled weights, which can run code; segue reads safetensors")
-    raise SegueError(f"{name} has no weights (*.safetensors)")
+    files = [path.name for path in folder.iterdir() if path.is_file()]
+    if not any(file.endswith(".safetensors") for file in files):
+        if any(file.endswith(PICKLES) for file in files):
+            raise SegueError(f"{name} has only pickled weights, which can run code; segue reads safetensors")
+        raise SegueError(f"{name} has no weights (*.safetensors)")
+    there, variant = _weights(files), variant_of(files)
+    parts = [int(match["parts"] or 1) for match in there if _variant(match) == variant]
+    if parts and 1 not in parts and len(parts) < max(parts):
+        raise SegueError(f"{name} is not whole: it has {len(parts)} of {max(parts)} files of weights")
+
+
+def check_variant(folder: Path, name: str, variant: str) -> None:
+    """Raise SegueError if the UNet in a folder has no weights of a variant."""
+    if variant_of((path.name for path in (folder / "unet").iterdir()), variant) != variant:
+        raise SegueError(f"{name} has no weights of the variant {variant} (unet/*.{variant}.safetensors)")
+
+
+def variant_of(files: Iterable[str], asked: str | None = None) -> str | None:
+    """Which variant of a network's weights to read, by the names of the files there: the one that is asked for.
+
+    Without it the plain ones (None); where these are missing, those in half precision.
+    """
+    there = {_variant(match) for match in _weights(files)}
+    if asked in there:
+        return asked
+    return None if None in there else next((half for half in HALVES if half in there), None)
+
+
+def _weights(files: Iterable[str]) -> list[re.Match[str]]:
+    """The names that are of weights."""
+    return [match for file in files if (match := WEIGHTS.fullmatch(file))]
+
+
+def _variant(match: re.Match[str]) -> str | None:
+    """The variant in the name of a file of weights."""
+    return match["variant"] or match["behind"]
 
 
 def check_whole(found: Mapping[str, Any], fault: str) -> None:

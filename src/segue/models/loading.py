@@ -2,7 +2,6 @@
 
 import json
 import logging
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from inspect import signature
@@ -15,7 +14,7 @@ import torch
 import transformers
 from diffusers import ControlNetModel, DiffusionPipeline
 from diffusers.pipelines import stable_diffusion
-from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub import hf_hub_download, list_repo_files, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from segue.errors import SegueError
@@ -27,16 +26,19 @@ from segue.models.checkpoints import (
     check_controlnet,
     check_folder,
     check_index,
+    check_variant,
     check_whole,
     checker_of,
     resolve_name,
+    variant_of,
 )
 from segue.models.controlnets import check_fit
+from segue.models.header import Prediction, check_file
+from segue.models.single_file import load_file
 
 __all__ = ["load", "locate", "quiet", "save_memory", "set_memory_format"]
 
 CODE = {"diffusers": diffusers, "transformers": transformers, "stable_diffusion": stable_diffusion}  # of parts
-PLAIN = re.compile(r"(diffusion_pytorch_)?model(-\d{5}-of-\d{5})?\.safetensors")  # weights that are no variant
 
 
 def load(
@@ -46,23 +48,34 @@ def load(
     dtype: str | torch.dtype | None = None,
     device: str | None = None,
     low_memory: bool = False,
+    variant: str | None = None,
+    revision: str | None = None,
+    prediction_type: Prediction | None = None,
 ) -> Any:
     """Load a checkpoint as a diffusers pipeline.
 
     Args:
-        name_or_path: a hub name, a folder in diffusers layout, or None (or "pocket") for the embedded model.
+        name_or_path: a hub name, a folder in diffusers layout, a .safetensors file, or None (or "pocket") for the
+            embedded model.
         controlnet: a ControlNet by hub name or folder; the checkpoint's own, where it has one, if not given.
         dtype: the precision of the networks; what the device does well if not given.
         device: where they run; the best there is if not given.
         low_memory: keep on an accelerator only the network that computes, and work on images one by one and in tiles.
+        variant: which weights of a folder or hub name, such as "fp16"; the plain ones, or half precision where there
+            are no others, if not given.
+        revision: a branch, a tag or a commit of a hub name.
+        prediction_type: what the UNet predicts; as the checkpoint says if not given.
 
     Raises:
         SegueError: an unknown name or device, no network, another family, pickled weights only.
     """
     where = device_of(device)
     precision = dtype_of(dtype) if dtype else best_dtype(where)
-    folder = locate(name_or_path)
-    check_folder(folder, str(name_or_path or "pocket"))
+    folder = locate(name_or_path, variant=variant, revision=revision)
+    is_file = folder.is_file()
+    (check_file if is_file else check_folder)(folder, str(name_or_path or "pocket"))
+    if variant:
+        check_variant(folder, str(name_or_path or "pocket"), variant)
     if controlnet is None and (folder / "controlnet" / CONFIG).exists():
         controlnet = folder / "controlnet"
         if (folder / "controlnet_1").is_dir():
@@ -72,7 +85,12 @@ def load(
         check_controlnet(network, str(controlnet))
     with quiet():
         control = None if network is None else _network(ControlNetModel, network, precision)
-        pipe = _pipe(folder, precision, control)
+        if is_file:
+            pipe = load_file(folder, precision, controlnet=control, prediction_type=prediction_type)
+        else:
+            pipe = _pipe(folder, precision, control, variant)
+            if prediction_type:
+                pipe.scheduler.register_to_config(prediction_type=prediction_type)
         if control is not None:
             check_fit(control, pipe, str(controlnet), str(name_or_path or "pocket"))
         pipe.set_progress_bar_config(disable=True)
@@ -108,23 +126,34 @@ def save_memory(pipe: Any, device: torch.device) -> Any:
     return pipe
 
 
-def locate(name_or_path: str | PathLike[str] | None, *, kind: str = "model") -> Path:
-    """The folder of a checkpoint; one with a hub name is downloaded (safetensors only) unless it is on disk.
+def locate(
+    name_or_path: str | PathLike[str] | None,
+    *,
+    kind: str = "model",
+    variant: str | None = None,
+    revision: str | None = None,
+) -> Path:
+    """The folder or file of a checkpoint; a hub name is downloaded (safetensors only) unless it is on disk.
 
     Args:
         name_or_path: a hub name, a folder, or None (or "pocket") for the embedded one.
         kind: "model" or "controlnet".
+        variant: which weights of a folder or hub name.
+        revision: a branch, a tag or a commit of a hub name.
 
     Raises:
         SegueError: no such name or folder, no network, or what the name stands for cannot be used.
     """
     found = resolve_name(name_or_path, kind=kind)
     if isinstance(found, Path):
+        if revision or (variant and found.is_file()):
+            option, of = ("revision", "a hub name") if revision else ("variant", "a folder or hub name")
+            raise SegueError(f"{option} chooses among the weights of {of}, which {found} is not")
         return found
-    if (folder := find_cached(found, kind)) is not None:
+    if (folder := find_cached(found, kind, variant=variant, revision=revision)) is not None:
         return folder
     with quiet():
-        return _download(found, kind)
+        return _download(found, kind, variant, revision)
 
 
 @contextmanager
@@ -148,14 +177,16 @@ def quiet() -> Iterator[None]:
                 library.enable_progress_bar()
 
 
-def _download(name: str, kind: str) -> Path:
+def _download(name: str, kind: str, variant: str | None, revision: str | None) -> Path:
     """Download a checkpoint, and of it only what is used; what it is, is looked at before its weights come."""
     try:
         if kind == "model":
-            check_index(Path(hf_hub_download(name, INDEX)), name)
-            folder = Path(DiffusionPipeline.download(name, use_safetensors=True))
+            check_index(Path(hf_hub_download(name, INDEX, revision=revision)), name)
+            options = {"variant": variant or _half_only(name, "unet", revision), "revision": revision}
+            folder = Path(DiffusionPipeline.download(name, use_safetensors=True, **options))
         else:
-            patterns = [CONFIG, "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model-*.safetensors*"]
+            weights = f"diffusion_pytorch_model{f'.{half}' if (half := _half_only(name, '', None)) else ''}"
+            patterns = [CONFIG, f"{weights}.safetensors", f"{weights}-*.safetensors", "*.safetensors.index*.json"]
             folder = Path(snapshot_download(name, allow_patterns=patterns))
     except SegueError:
         raise
@@ -170,7 +201,16 @@ def _download(name: str, kind: str) -> Path:
     return folder
 
 
-def _pipe(folder: Path, dtype: torch.dtype, controlnet: Any) -> Any:
+def _half_only(name: str, folder: str, revision: str | None) -> str | None:
+    """The variant in half precision where the hub has no other weights of a network; None if it cannot be asked."""
+    try:
+        files = [Path(file) for file in list_repo_files(name, revision=revision)]
+    except Exception:  # the download says what is wrong
+        return None
+    return variant_of(file.name for file in files if file.parent == Path(folder))
+
+
+def _pipe(folder: Path, dtype: torch.dtype, controlnet: Any, variant: str | None) -> Any:
     """The pipeline of a checkpoint's folder, with a ControlNet if there is one."""
     family = check_index(folder / INDEX, str(folder))
     kind = getattr(diffusers, family.pipe if controlnet is None else family.controlled)
@@ -181,7 +221,7 @@ def _pipe(folder: Path, dtype: torch.dtype, controlnet: Any) -> Any:
         if library is not None and (folder / part).is_dir():
             if (code := getattr(CODE[library], str(name), None)) is None:
                 raise SegueError(f"{folder} cannot be loaded: {library} here has no {name} for its {part}")
-            parts[part] = _network(code, folder / part, dtype)
+            parts[part] = _network(code, folder / part, dtype, variant)
     if "safety_checker" not in parts and "safety_checker" in signature(kind).parameters:
         parts |= {"safety_checker": None, "requires_safety_checker": False}
     if "image_encoder" in index:
@@ -190,14 +230,13 @@ def _pipe(folder: Path, dtype: torch.dtype, controlnet: Any) -> Any:
         return kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True, **parts)
 
 
-def _network(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """A network from its folder, whole.
+def _network(kind: Any, folder: Path, dtype: torch.dtype, variant: str | None = None) -> Any:
+    """A network from its folder, whole, by the variant of the weights that is asked for, where it is there.
 
     The precision is always given: without it a folder of float16 becomes a mixture.
     """
-    names = [path.name for path in folder.glob("*.safetensors")]
-    half_only = any(".fp16" in name for name in names) and not any(map(PLAIN.fullmatch, names))
-    options = {"use_safetensors": True, "variant": "fp16" if half_only else None, "local_files_only": True}
+    found = variant_of((path.name for path in folder.iterdir()), variant)
+    options = {"use_safetensors": True, "variant": found, "local_files_only": True}
     with _in_one_line(folder):
         network, found = kind.from_pretrained(folder, dtype=dtype, output_loading_info=True, **options)
     check_whole(found, f"{folder} cannot be loaded: it lacks weights")

@@ -19,7 +19,7 @@ from segue.run.folder import RunFolder
 from segue.run.given import Given, keep_given
 from segue.run.journal import Attempt, Edit, Remake, whole_number
 from segue.run.schema import RUN_FILE, SETTINGS_FILE, sizes_of
-from segue.settings.kinds import MorphSettings, parse_settings
+from segue.settings.kinds import LOADED, MorphSettings, parse_settings
 from segue.settings.text import as_json, differences, model_differences, write_config
 
 NO_FILES: tuple[object, ...] = ([], "", "auto", "off")
@@ -106,7 +106,7 @@ def begin(
     config = {
         "images": list(sources) if are_files else None,
         **fresh["settings"],
-        **{"model" if name == "name" else name: model.get(name) for name in ("name", "controlnet", "dtype")},
+        **{"model" if name == "name" else name: model.get(name) for name in ("name", *LOADED)},
         "batch_size": frames,
     }
     write_config(run.path / SETTINGS_FILE, config, run.place)

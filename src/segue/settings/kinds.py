@@ -22,6 +22,7 @@ from segue.method.tree import is_growth
 __all__ = [
     "ALL",
     "GROUPS",
+    "LOADED",
     "RARE",
     "SCHEMES",
     "SOLVERS",
@@ -130,9 +131,20 @@ class ModelSettings(LoadSettings):
     """Which checkpoint is loaded, and how; names and folders as ``Interpolator.from_pretrained`` takes them."""
 
     model: str | None = Field(
-        default=None, description="Checkpoint: hub name or folder; by default the built-in pocket."
+        default=None, description="Checkpoint: hub name, folder or .safetensors file; by default the built-in pocket."
     )
     controlnet: str | None = Field(default=None, description="ControlNet: hub name or folder; pocket has its own.")
+    variant: str | None = Field(
+        default=None, pattern=r"^\w+$", description="Variant of the checkpoint's weights, such as fp16."
+    )
+    revision: str | None = Field(default=None, description="Branch, tag or commit of a checkpoint with a hub name.")
+    prediction_type: Literal["epsilon", "v_prediction"] | None = Field(
+        default=None, description="What the checkpoint's network predicts, if its own word for it is missing or wrong."
+    )
+
+
+# How a run's model was loaded, beside its name: what a run keeps, to load it again.
+LOADED = tuple(sorted(ModelSettings.model_fields.keys() - {"model", "device", "low_memory"}))
 
 
 class InversionSettings(Settings):
@@ -483,7 +495,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Camera": ("zoom", "pan", "rotate"),
     "Film": tuple(FilmSettings.model_fields),
     "Model": (
-        *("model", "controlnet", "solver", "num_inference_steps"),
+        *("model", "controlnet", "variant", "revision", "prediction_type", "solver", "num_inference_steps"),
         *("guidance_scale", "guidance_start", "guidance_end", "eta"),
     ),
     "Computing": ("device", "dtype", "low_memory", *ComputeSettings.model_fields),
@@ -497,6 +509,7 @@ RARE = frozenset(
         *("pose_detector", "pose_matching", "pose_hold", "pose_via_photo"),
         *("control_scale", "control_flat", "control_start", "control_end", "control_convention"),
         *("guidance_start", "guidance_end", "eta", "quality", "batch_size", "keep_candidates"),
+        *("variant", "revision", "prediction_type"),
     }
 )
 # What people who know other programs type, and what it is called here.

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 from segue.errors import SegueError
 from segue.run.journal import Edit, Remake
-from segue.settings.kinds import GROUPS, RARE, FilmSettings, MorphSettings, fields, parse_settings
+from segue.settings.kinds import GROUPS, LOADED, RARE, FilmSettings, MorphSettings, fields, parse_settings
 from segue.settings.presets import preset_settings
 from segue.settings.text import as_json, as_text, choices_of, from_text, option_name, shape_of
 
@@ -96,10 +96,11 @@ def command_line(
     The precision that is chosen by default depends on the machine.
     """
     words = ["segue", "morph", *images, "-o", output]
-    name, controlnet, dtype = model.get("name"), model.get("controlnet"), model.get("dtype")
+    name = model.get("name")
     words += ["--model", name] if name and name != "pocket" else []
-    words += ["--controlnet", controlnet] if controlnet else []
-    words += ["--dtype", dtype] if dtype else []
+    for setting in LOADED:
+        if value := model.get(setting):
+            words += ["--set", f"{setting}={value}"] if setting in RARE else [option_name(setting), value]
     usual = parse_settings(MorphSettings, preset_settings("balanced", name))
     for values, default in ((settings, as_json(usual)), (film, as_json(FilmSettings()))):
         for field, value in as_json(values).items():
