@@ -564,13 +564,13 @@ def test_other_checkpoints_are_refused(here: Path, model: Path, capsys: pytest.C
     other, pickled = here / "other", here / "pickled"
     shutil.copytree(model, other)
     index = json.loads((other / "model_index.json").read_text())
-    (other / "model_index.json").write_text(json.dumps(index | {"_class_name": "StableDiffusion3Pipeline"}))
+    (other / "model_index.json").write_text(json.dumps(index | {"_class_name": "PixArtSigmaPipeline"}))
     shutil.copytree(model, pickled)
     (pickled / "unet/diffusion_pytorch_model.safetensors").rename(pickled / "unet/diffusion_pytorch_model.bin")
     (here / "weights.ckpt").write_bytes(b"")
     before = tree(here)
     for name, message in (
-        ("other", "StableDiffusion3Pipeline"),
+        ("other", "PixArtSigmaPipeline"),
         ("pickled", "pickled"),
         ("weights.ckpt", "weights.ckpt"),
         (str(here), "model_index.json"),

@@ -27,7 +27,7 @@ from segue.models import checkpoints as models
 from segue.models import loading
 from segue.models.cache import find_cached, list_models
 from segue.models.checkpoints import KNOWN, Known, check_weights
-from segue.models.families import backbone_of
+from segue.models.families import FAMILIES, backbone_of
 from segue.models.fingerprint import parts_of
 from segue.models.hub import read
 from segue.models.loading import load, locate, set_memory_format
@@ -171,8 +171,8 @@ def test_no_progress_bars_and_nothing_global_is_left_changed(saved: Path, capfd:
 @pytest.mark.parametrize(
     ("family", "named"),
     [
-        ("StableDiffusion3Pipeline", "of Stable Diffusion 3 (StableDiffusion3Pipeline)"),
-        ("FluxPipeline", "of FLUX (FluxPipeline)"),
+        ("PixArtSigmaPipeline", "of PixArt (PixArtSigmaPipeline)"),
+        ("FluxKontextPipeline", "of FLUX (FluxKontextPipeline)"),
         ("StableDiffusionInpaintPipeline", "of Stable Diffusion for inpainting (StableDiffusionInpaintPipeline)"),
         ("SomeNewPipeline", "a SomeNewPipeline"),
         (["custom.py", "Custom"], "a ['custom.py', 'Custom']"),
@@ -181,7 +181,7 @@ def test_no_progress_bars_and_nothing_global_is_left_changed(saved: Path, capfd:
 def test_another_family(checkpoint: Path, family: Any, named: str) -> None:
     index = json.loads((checkpoint / "model_index.json").read_text())
     (checkpoint / "model_index.json").write_text(json.dumps(index | {"_class_name": family}))
-    known = "Stable Diffusion 1.x and 2.x, Stable Diffusion XL"
+    known = ", ".join(family.name for family in FAMILIES)
     assert refusal_of(checkpoint) == f"{checkpoint} is {named}; segue takes {known}"
 
 
@@ -544,8 +544,8 @@ def test_no_network(hub: Path) -> None:
 def test_another_family_in_the_cache(hub: Path, saved: Path) -> None:
     folder = keep(hub, "someone/large", saved / "whole")
     index = json.loads((folder / "model_index.json").read_text())
-    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "StableDiffusion3Pipeline"}))
-    assert refusal_of("someone/large").startswith("someone/large is of Stable Diffusion 3")
+    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "PixArtSigmaPipeline"}))
+    assert refusal_of("someone/large").startswith("someone/large is of PixArt")
 
 
 def test_on_disk(hub: Path, saved: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

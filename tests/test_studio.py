@@ -42,6 +42,7 @@ from segue.studio.session import Session, Studio
 from segue.studio.timeline import RunView, again, film_of
 
 FAST: dict[str, Any] = {"num_frames": 5, "num_inference_steps": 4, "guidance_scale": 1.0, "network_size": "64x64"}
+ALIGNED_FINELY = True
 MIDDLE = FrameKey(0, Fraction(1, 2))
 
 

@@ -18,7 +18,16 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from segue.method.conditioning import Conditioning, Control
 
-__all__ = ["batch_sizes", "text_conditioning", "tiny_controlnet", "tiny_pipe", "tiny_tokenizer", "tiny_xl_pipe"]
+__all__ = [
+    "VAE",
+    "batch_sizes",
+    "text_conditioning",
+    "text_config",
+    "tiny_controlnet",
+    "tiny_pipe",
+    "tiny_tokenizer",
+    "tiny_xl_pipe",
+]
 
 
 def tiny_pipe(
@@ -31,7 +40,7 @@ def tiny_pipe(
     tokenizer = tiny_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        text_encoder = CLIPTextModel(_text_config(tokenizer, 32))
+        text_encoder = CLIPTextModel(text_config(tokenizer, 32))
         vae = AutoencoderKL(**VAE)
         unet = UNet2DConditionModel(**UNET, cross_attention_dim=32)
     pipe = StableDiffusionPipeline(
@@ -55,8 +64,8 @@ def tiny_xl_pipe(
     tokenizers = tiny_tokenizer(), tiny_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        text_encoder = CLIPTextModel(_text_config(tokenizers[0], 32))
-        text_encoder_2 = CLIPTextModelWithProjection(_text_config(tokenizers[1], 48))
+        text_encoder = CLIPTextModel(text_config(tokenizers[0], 32))
+        text_encoder_2 = CLIPTextModelWithProjection(text_config(tokenizers[1], 48))
         vae = AutoencoderKL(**VAE)
         unet = UNet2DConditionModel(
             **UNET,
@@ -100,7 +109,7 @@ UNET: Any = {
 }
 
 
-def _text_config(tokenizer: CLIPTokenizer, width: int) -> CLIPTextConfig:
+def text_config(tokenizer: CLIPTokenizer, width: int) -> CLIPTextConfig:
     return CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=width,

@@ -57,7 +57,6 @@ KNOWN = (
 OTHERS = {  # what the class of another family's pipeline begins with
     "StableDiffusionXLInpaint": "Stable Diffusion XL for inpainting",
     "StableDiffusionXLInstruct": "InstructPix2Pix XL",
-    "StableDiffusion3": "Stable Diffusion 3",
     "StableDiffusionInpaint": "Stable Diffusion for inpainting",
     "StableDiffusionUpscale": "Stable Diffusion for upscaling",
     "StableDiffusionLatentUpscale": "Stable Diffusion for upscaling",

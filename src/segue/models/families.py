@@ -68,6 +68,24 @@ FAMILIES = (
         "unet",
         {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"},
     ),
+    Family(
+        "Stable Diffusion 3",
+        "segue.models.stable_diffusion_3.StableDiffusion3",
+        "StableDiffusion3Pipeline",
+        "StableDiffusion3ControlNetPipeline",
+        ("StableDiffusion3Img2ImgPipeline",),
+        "transformer",
+        {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2", "text_encoder_3": "tokenizer_3"},
+    ),
+    Family(
+        "FLUX.1",
+        "segue.models.flux.Flux",
+        "FluxPipeline",
+        "FluxControlNetPipeline",
+        ("FluxImg2ImgPipeline",),
+        "transformer",
+        {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"},
+    ),
 )
 
 

@@ -15,6 +15,7 @@ from threading import RLock
 from typing import Any, ClassVar, Protocol, Self
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from segue.errors import SegueError, warn
@@ -212,6 +213,28 @@ class PipeBackbone:
         """The way from one noise point to a cleaner one; its length is the number of network calls."""
         raise NotImplementedError
 
+    def embed(
+        self,
+        prompts: Sequence[str],
+        negative_prompts: Sequence[str],
+        images: Sequence[Image.Image] = (),  # noqa: ARG002
+    ) -> Conditioning:
+        """Prompts and as many negative prompts to a batch of conditioning."""
+        if len(prompts) != len(negative_prompts):
+            raise ValueError(f"{len(prompts)} prompts and {len(negative_prompts)} negative prompts")
+        with self.evaluating():
+            return Conditioning(*self._embed_texts(prompts, negative_prompts))
+
+    def _embed_texts(
+        self, prompts: Sequence[str], negative_prompts: Sequence[str]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Prompts and negative prompts as the pipe encodes them, by the names of a conditioning."""
+        raise NotImplementedError
+
+    def _leg(self, start: NoisePoint, stop: NoisePoint, sampling: Sampling, z: Tensor) -> Any:  # noqa: ARG002
+        """A leg for latents (B, C, h, w), whose size the spacing may depend on, though not the number of calls."""
+        return self.leg(start, stop, sampling)
+
     def denoise(
         self,
         z: Tensor,
@@ -245,7 +268,7 @@ class PipeBackbone:
         """
         if start == stop:
             return z
-        leg = self.leg(start, stop, sampling)
+        leg = self._leg(start, stop, sampling, z)
         with self.evaluating(), self._acting(sampling):
             guided = self._inputs(conditioning, z, sampling.guidance_scale)
             plain = guided.plain()

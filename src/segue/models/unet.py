@@ -102,12 +102,6 @@ class UNetBackbone(PipeBackbone):
                 positive["image"] = torch.cat([pair[1] for pair in pairs]) if images else without.clone()
         return Conditioning(positive, negative)
 
-    def _embed_texts(
-        self, prompts: Sequence[str], negative_prompts: Sequence[str]
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Prompts and negative prompts as the pipe encodes them, by the names of a conditioning."""
-        raise NotImplementedError
-
     @property
     def takes_images(self) -> bool:
         """Whether the pipe has an IP-Adapter, which takes images as prompts."""

@@ -19,7 +19,13 @@ class MorphValues(TypedDict, total=False):
     inversion_negative: bool
     num_frames: int
     loop: bool
-    scheme: Literal["branching", "interpolate", "interpolate-denoise", "denoise-interpolate-denoise", "denoise-interpolate-denoise-unshared"]
+    scheme: Literal[
+        "branching",
+        "interpolate",
+        "interpolate-denoise",
+        "denoise-interpolate-denoise",
+        "denoise-interpolate-denoise-unshared",
+    ]
     noise: float | Sequence[float]
     branching: int
     bias: float

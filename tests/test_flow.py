@@ -1,0 +1,183 @@
+"""Flow-matching families against diffusers' own pipelines, and films by them."""
+
+import math
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from shapes import QUICK, picture
+from test_stable_diffusion_xl import SCHEMES
+from tiny_flow import FAMILIES
+from torch import Tensor
+
+from segue.engine.interpolator import Interpolator
+from segue.errors import SegueError
+from segue.method.diffusion import CLEAN, NoisePoint
+from segue.models.backbone import Sampling
+from segue.models.families import backbone_of
+from segue.models.flow import FlowLeg, FlowSchedule, unshifted
+
+STEPS = 4
+NAMES = list(FAMILIES)
+
+
+@cache
+def backbone(name: str) -> Any:
+    return backbone_of(FAMILIES[name].make(0))
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def sampling(steps: int = STEPS, guidance: float = 3.0, solver: str = "euler") -> Sampling:
+    return Sampling(solver=solver, num_inference_steps=steps, guidance_scale=guidance)
+
+
+def latents(of: Any, count: int = 1, seed: int = 0) -> Tensor:
+    """Latents of 64 x 96 pixels, as the backbone encodes them."""
+    return randn(*of.encode(torch.zeros(count, 3, 64, 96)).shape, seed=seed)
+
+
+@pytest.mark.parametrize("start", [1.0, 0.6], ids=["noise", "middle"])
+@pytest.mark.parametrize("name", NAMES)
+def test_denoising_equals_the_pipe(name: str, start: float) -> None:
+    """From pure noise, and from a noise point in the middle, which the pipe is given as its first sigma."""
+    of, tiny = backbone(name), FAMILIES[name]
+    z = latents(of)
+    leg = of._leg(FlowSchedule().noise_point(start), CLEAN, sampling(), z)
+    shift = of._shift(z.shape[-2] * z.shape[-1] // of.PATCH**2)
+    sigmas = [unshifted(time / 1000, shift) for time in leg.timesteps]
+    assert len(sigmas) == math.ceil(STEPS * start)
+    expected = of.pipe(
+        prompt="a cat",
+        height=64,
+        width=96,
+        sigmas=sigmas,
+        num_inference_steps=len(sigmas),
+        latents=tiny.latents(z),
+        output_type="pt",
+        **tiny.options(3.0),
+    ).images
+    words = of.embed(["a cat"], [""])
+    found = of.denoise(z, words, FlowSchedule().noise_point(start), sampling=sampling())
+    assert not torch.allclose(found, z, atol=0.1)
+    assert torch.allclose(of.decode(found) / 2 + 0.5, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_batch_equals_its_samples(name: str) -> None:
+    of = backbone(name)
+    prompts = ["a cat", "", "two dogs on a hill", "x", "a cat"]
+    z, start = latents(of, 5), of.point(0.5)
+    words = of.embed(prompts, ["", "", "grey", "", ""])
+    apart = [of.denoise(z[i : i + 1], words.sample(i), start, sampling=sampling()) for i in range(5)]
+    for count in (2, 5):
+        together = of.denoise(z[:count], words.take(range(count)), start, sampling=sampling())
+        assert torch.allclose(together, torch.cat(apart[:count]), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_encoding_is_the_inverse_of_decodings_scaling(name: str) -> None:
+    of = backbone(name)
+    mean = latents(of, 2)
+    assert torch.allclose(of._normalise(of._denormalise(mean)), mean, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_features_are_a_pixel_for_each_token_and_differ_by_place(name: str) -> None:
+    of = backbone(name)
+    image = torch.zeros(2, 3, 64, 96)
+    image[1, :, :32] = 1.0
+    (found,) = of.features(image)
+    side = of.latent_scale * of.PATCH
+    assert found.shape[0] == 2
+    assert found.shape[2:] == (64 // side, 96 // side)
+    assert float((found[1] - found[0]).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_eps_hat_follows_from_the_velocity_and_has_a_gradient(name: str) -> None:
+    of, point = backbone(name), FlowSchedule().noise_point(0.4)
+    z, words = latents(of), of.embed(["a cat"], [""])
+    text = words.text.clone().requires_grad_()
+    with torch.enable_grad():
+        eps = of.predict(z, point, words.with_text(text, words.negative_text), 1.0)
+        (gradient,) = torch.autograd.grad(eps.square().mean(), text)
+    assert gradient.abs().max() > 0
+    # One Euler step to clean makes z_0 = z - sigma v = (z - sigma eps_hat) / alpha.
+    clean = of.denoise(z, words, point, sampling=sampling(1, guidance=1.0))
+    assert torch.allclose(clean, ((z - point.sigma * eps) / point.alpha).detach(), atol=1e-4)
+
+
+# Legs.
+
+
+def gaussian(x: Tensor, sigma: float, spread: float) -> Tensor:
+    """The exact v where z_0 is normal with mean 0 and a standard deviation: E[eps - z_0 | x]."""
+    alpha = 1 - sigma
+    variance = (alpha * spread) ** 2 + sigma**2
+    return x * (sigma - alpha * spread**2) / variance
+
+
+@pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("dpm++", 2)])
+@pytest.mark.parametrize("stop", [0.0, 0.3])
+def test_legs_converge_to_the_exact_solution(solver: str, order: int, stop: float) -> None:
+    """Of a normal distribution: x scales with its standard deviation at each sigma."""
+    spread, start = 0.5, 0.8
+    schedule = FlowSchedule()
+    end = CLEAN if stop == 0 else schedule.noise_point(stop)
+    x = randn(1, 1, 8, 8).double()
+    exact = x * math.hypot((1 - stop) * spread, stop) / math.hypot((1 - start) * spread, start)
+    errors = []
+    for steps in (40, 80):
+        leg = FlowLeg(schedule.noise_point(start), end, steps, 1.0, {"euler": 1, "dpm++": 2}[solver])
+        z = x
+        for time in leg.timesteps:
+            z = leg.step(gaussian(z, time / 1000, spread), z)
+        errors.append(float((z - exact).abs().max()))
+    assert errors[1] < 0.05
+    assert errors[0] / errors[1] > {1: 1.7, 2: 3.0}[order]
+
+
+def test_noise_levels_have_stable_diffusions_signal_to_noise() -> None:
+    for f, sigma in ((0.30, 0.454), (0.425, 0.557), (0.55, 0.656)):
+        point = FlowSchedule().point(f)
+        assert point == NoisePoint(1000 * point.sigma, 1 - point.sigma, point.sigma)
+        assert point.sigma == pytest.approx(sigma, abs=2e-3)
+
+
+def test_solvers_that_flow_does_not_have_are_refused() -> None:
+    with pytest.raises(SegueError, match="lcm is not a solver for Stable Diffusion 3; choose"):
+        backbone("sd3").check(sampling(solver="lcm"))
+
+
+# Films.
+
+FILM: Any = {**QUICK, "network_size": "64x64", "noise": (0.4, 0.5), "num_inference_steps": 3, "seed": 2}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("name", NAMES)
+def test_films_by_every_scheme_resume_to_the_byte(name: str, tmp_path: Path, scheme: Any) -> None:
+    interpolator = Interpolator(backbone(name).pipe)
+
+    def film(folder: str, stop_after: int | None = None) -> list[bytes]:
+        def stop(progress: Any) -> None:
+            nonlocal stop_after
+            if stop_after is not None and getattr(progress, "frame", None) is not None:
+                stop_after -= 1
+                if stop_after < 0:
+                    raise KeyboardInterrupt
+
+        output = tmp_path / folder
+        interpolator(picture(1), picture(2), output=output, scheme=scheme, callback=stop, **FILM)
+        return [path.read_bytes() for path in sorted((output / "frames").glob("*.png"))]
+
+    whole = film("whole")
+    assert len(whole) == 5
+    with pytest.raises(KeyboardInterrupt):
+        film("stopped", stop_after=1)
+    assert film("stopped") == whole

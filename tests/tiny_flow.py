@@ -1,0 +1,142 @@
+"""Tiny real pipes of the flow-matching families: random weights, the same for the same seed."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+)
+from tiny import VAE, text_config, tiny_tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from torch import Tensor
+from transformers import (
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5EncoderModel,
+)
+
+from segue.models.flux import pack
+
+__all__ = ["FAMILIES", "Tiny"]
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A family's tiny pipe.
+
+    Attributes:
+        make: makes it, by a seed.
+        latents: latents (B, C, h, w) as the pipe's own call takes them.
+        options: what its call is given beside prompts, sigmas and latents, for a guidance scale.
+    """
+
+    make: Callable[[int], Any]
+    latents: Callable[[Tensor], Tensor] = lambda z: z
+    options: Callable[[float], Mapping[str, Any]] = lambda scale: {"guidance_scale": scale}
+
+
+def _of_letters(length: int) -> PreTrainedTokenizerFast:
+    """A tokenizer of letters, with a mark at the end of a text."""
+    letters = ["<pad>", "</s>", "<unk>", *(chr(code) for code in range(32, 127))]
+    tokenizer = Tokenizer(models.WordLevel({letter: i for i, letter in enumerate(letters)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=length
+    )
+
+
+def _t5(width: int) -> T5EncoderModel:
+    return T5EncoderModel(
+        T5Config(vocab_size=100, d_model=width, d_kv=8, d_ff=32, num_layers=1, num_heads=4, dropout_rate=0.0)
+    )
+
+
+def _vae(channels: int) -> AutoencoderKL:
+    return AutoencoderKL(
+        **{**VAE, "latent_channels": channels}, use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.1
+    )
+
+
+def _whole(pipe: Any) -> Any:
+    for part in pipe.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.eval()
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _sd3(seed: int) -> Any:
+    clip = tiny_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _whole(
+            StableDiffusion3Pipeline(
+                transformer=SD3Transformer2DModel(
+                    sample_size=8,
+                    patch_size=2,
+                    in_channels=4,
+                    out_channels=4,
+                    num_layers=2,
+                    attention_head_dim=8,
+                    num_attention_heads=4,
+                    joint_attention_dim=32,
+                    caption_projection_dim=32,
+                    pooled_projection_dim=48,
+                    pos_embed_max_size=16,
+                ),
+                scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+                vae=_vae(4),
+                text_encoder=CLIPTextModelWithProjection(text_config(clip, 16)),
+                tokenizer=clip,
+                text_encoder_2=CLIPTextModelWithProjection(text_config(clip, 16)),
+                tokenizer_2=tiny_tokenizer(),
+                text_encoder_3=_t5(32),
+                tokenizer_3=_of_letters(256),
+            )
+        )
+
+
+def _flux(seed: int, guidance: bool) -> Any:
+    clip = tiny_tokenizer()
+    shifts = {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _whole(
+            FluxPipeline(
+                transformer=FluxTransformer2DModel(
+                    patch_size=1,
+                    in_channels=16,
+                    num_layers=1,
+                    num_single_layers=2,
+                    attention_head_dim=16,
+                    num_attention_heads=2,
+                    joint_attention_dim=32,
+                    pooled_projection_dim=32,
+                    guidance_embeds=guidance,
+                    axes_dims_rope=(4, 6, 6),
+                ),
+                scheduler=FlowMatchEulerDiscreteScheduler(**(shifts if guidance else {"shift": 1.0})),
+                vae=_vae(4),
+                text_encoder=CLIPTextModel(text_config(clip, 32)),
+                tokenizer=clip,
+                text_encoder_2=_t5(32),
+                tokenizer_2=_of_letters(512),
+            )
+        )
+
+
+FAMILIES: Mapping[str, Tiny] = {
+    "sd3": Tiny(_sd3),
+    "flux-dev": Tiny(lambda seed: _flux(seed, guidance=True), pack),
+    "flux-schnell": Tiny(lambda seed: _flux(seed, guidance=False), pack),
+}
