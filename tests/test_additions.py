@@ -13,6 +13,7 @@ from original_layout import vae_keys
 from safetensors.torch import save_file
 from test_few_steps import A, B
 from tiny import tiny_pipe, tiny_xl_pipe
+from tiny_flow import FAMILIES as FLOW
 from torch import Tensor
 
 from segue.batch.rows import read_rows
@@ -482,3 +483,14 @@ def test_a_few_step_lora_is_recognised_before_the_model_is_loaded(workplace: Pat
     assert interpolator.backbone.marks == studio.marks == ["DDIMScheduler", "lcm-lora"]
     with pytest.raises(SegueError, match="preset fast"):
         film_request(["a.png", "b.png"], "film.mp4", {"model": "model"}, preset="fast")
+
+
+def test_families_that_take_none_refuse_them(tmp_path: Path) -> None:
+    pipe = FLOW["sd3"].make(0)
+    pipe.save_pretrained(tmp_path / "model")
+    lora = write(lora_of(tiny_pipe()), tmp_path / "ink.safetensors")
+    told = "lora, vae, embedding and clip_skip are for Stable Diffusion 1.x and 2.x and Stable Diffusion XL, not for "
+    with pytest.raises(SegueError, match=told + "Stable Diffusion 3"):
+        Interpolator.from_pretrained(tmp_path / "model", device="cpu", lora=lora)
+    with pytest.raises(SegueError, match=told + "Stable Diffusion 3"):
+        Interpolator(pipe, clip_skip=1)

@@ -18,6 +18,7 @@ from segue.settings.kinds import (
     ALIASES,
     ALL,
     GROUPS,
+    HIDDEN,
     RARE,
     SCHEMES,
     ComputeSettings,
@@ -61,6 +62,7 @@ def test_no_refusal_and_no_help_imports_torch(tmp_path: Path) -> None:
         "2 frames": "num_frames: input should be greater than or equal to 3, not '2'",
         "missing pose": "a.json: No such file",
         "unknown model": "unknown model 'nowhere'",
+        "missing LoRA": "ink.safetensors is not a LoRA: no such file",
         "unknown device": "device 'gpu' is not available",
         "remake of no frame": "film has no frame 99",
         "nothing to undo": "film has nothing to undo",
@@ -132,7 +134,8 @@ def test_every_alias_and_group_names_what_there_is() -> None:
     assert not set(ALIASES) & known
     grouped = [name for names in GROUPS.values() for name in names]
     assert sorted(grouped) == sorted(ALL) == sorted(known)
-    assert known >= RARE
+    assert known >= RARE | HIDDEN
+    assert not RARE & HIDDEN
 
 
 def test_help_comes_in_groups(capsys: pytest.CaptureFixture[str]) -> None:

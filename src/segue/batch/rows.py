@@ -70,7 +70,7 @@ class Row:
         return {
             "settings": as_json(self.settings),
             "film": film,
-            "model": {"name": model.model, **{name: getattr(model, name) for name in LOADED}},
+            "model": {"name": model.model, **{name: as_json(model)[name] for name in LOADED}},
             "files": [digest_of_source(path) for path in self.inputs],
         }
 

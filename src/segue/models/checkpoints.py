@@ -19,6 +19,7 @@ __all__ = [
     "CONFIG",
     "INDEX",
     "KNOWN",
+    "PICKLES",
     "Known",
     "check_controlnet",
     "check_folder",

@@ -13,7 +13,7 @@ from segue.errors import SegueError
 if TYPE_CHECKING:  # a name is refused before torch is imported
     from segue.models.backbone import Backbone
 
-__all__ = ["FAMILIES", "Family", "backbone_of", "family_named", "family_of"]
+__all__ = ["FAMILIES", "Family", "backbone_of", "check_takes_additions", "family_named", "family_of"]
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,13 @@ def family_of(pipe: Any) -> Family:
     return family
 
 
+def check_takes_additions(family: Family) -> None:
+    """Raise SegueError if LoRAs, VAEs, learnt tokens and clip_skip are not for a family."""
+    if family.network != "unet":
+        takers = " and ".join(taker.name for taker in FAMILIES if taker.network == "unet")
+        raise SegueError(f"lora, vae, embedding and clip_skip are for {takers}, not for {family.name}")
+
+
 def backbone_of(pipe: Any, controlnet: Any = None, clip_skip: int = 0) -> "Backbone":
     """Wrap a pipe of diffusers as a backbone of its family.
 
@@ -118,6 +125,9 @@ def backbone_of(pipe: Any, controlnet: Any = None, clip_skip: int = 0) -> "Backb
     Raises:
         SegueError: the pipe is of no family that films can be made with, or something does not fit it.
     """
-    module, _, name = family_of(pipe).backbone.rpartition(".")
+    family = family_of(pipe)
+    if clip_skip:
+        check_takes_additions(family)
+    module, _, name = family.backbone.rpartition(".")
     backbone: Backbone = getattr(import_module(module), name)(pipe, controlnet, clip_skip)
     return backbone

@@ -34,6 +34,7 @@ from segue.models.checkpoints import (
     variant_of,
 )
 from segue.models.controlnets import check_fit
+from segue.models.families import check_takes_additions
 from segue.models.header import Prediction, check_additions, check_file
 from segue.models.single_file import load_file
 
@@ -82,6 +83,8 @@ def load(
     folder = locate(name_or_path, variant=variant, revision=revision)
     is_file = folder.is_file()
     (check_file if is_file else check_folder)(folder, str(name_or_path or "pocket"))
+    if (vae or loras or embeddings) and not is_file:
+        check_takes_additions(check_index(folder / INDEX, str(name_or_path or "pocket")))
     if variant:
         check_variant(folder, str(name_or_path or "pocket"), variant)
     if controlnet is None and (folder / "controlnet" / CONFIG).exists():
