@@ -9,6 +9,7 @@ import pytest
 import torch
 from shapes import QUICK, picture
 from test_stable_diffusion_xl import SCHEMES
+from tiny import tiny_pipe
 from tiny_flow import FAMILIES
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from segue.method.diffusion import CLEAN, NoisePoint
 from segue.models.backbone import Sampling
 from segue.models.families import backbone_of
 from segue.models.flow import FlowLeg, FlowSchedule, unshifted
+from segue.models.solvers import Schedule
 
 STEPS = 4
 NAMES = list(FAMILIES)
@@ -147,6 +149,17 @@ def test_noise_levels_have_stable_diffusions_signal_to_noise() -> None:
         point = FlowSchedule().point(f)
         assert point == NoisePoint(1000 * point.sigma, 1 - point.sigma, point.sigma)
         assert point.sigma == pytest.approx(sigma, abs=2e-3)
+
+
+def test_a_shift_multiplies_the_ratio_of_noise_to_signal() -> None:
+    level = FlowSchedule().point(0.4)
+    point = FlowSchedule().point(0.4, shift=3.0)
+    assert point.sigma / point.alpha == pytest.approx(3.0 * level.sigma / level.alpha)
+    schedule = Schedule.of(tiny_pipe().scheduler)
+    level = schedule.point(0.4)
+    point = schedule.point(0.4, shift=3.0)
+    assert point.sigma / point.alpha == pytest.approx(3.0 * level.sigma / level.alpha, rel=0.005)
+    assert schedule.point(0.4, shift=1.0) == level
 
 
 def test_solvers_that_flow_does_not_have_are_refused() -> None:

@@ -89,10 +89,11 @@ def make(backbone: Backbone, name: str, run: RunFolder, hooks: Hooks) -> None:
     noise = EditedNoise(run, settings.seed, (channels, height, width), sight.aligned)
     tree = tree_of(settings, len(z) - 1, data.get("grown", []), sight.aligned)
     leading: set[FrameKey] = set()
+    point = partial(backbone.point, shift=settings.noise_shift)
     task = Task(
         z,
         DecidedTree.of(run, tree),
-        backbone.point,
+        point,
         noise,
         blend,
         sight,
@@ -107,7 +108,7 @@ def make(backbone: Backbone, name: str, run: RunFolder, hooks: Hooks) -> None:
     denoising = Denoising(backbone, sampling_of(settings), conditioning, noise)
 
     # Ours: what autoencoder and denoiser lose of the keyframes is given back to the frames.
-    cache_keys, images = CacheKeys(run, backbone.point, keyframes.digests), images_of(keyframes.shown)
+    cache_keys, images = CacheKeys(run, point, keyframes.digests), images_of(keyframes.shown)
     decode, motion = partial(backbone.decode, screened=False), motion_of(settings)
     detail = Detail(images, z, decode, settings.detail, motion, bends, noise.has_seed)
     match = ColourMatch(images, settings.colour_match)

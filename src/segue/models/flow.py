@@ -44,13 +44,13 @@ ORDERS: Mapping[str, int] = {"dpm++": 2, "ddim": 1, "euler": 1, "pipe": 1}
 class FlowSchedule:
     """Noise points of flow matching."""
 
-    def point(self, f: float) -> NoisePoint:
-        """The noise point with the signal-to-noise ratio that Stable Diffusion has at a noise level 0 < f < 1."""
+    def point(self, f: float, shift: float = 1.0) -> NoisePoint:
+        """The noise point of a noise level 0 < f < 1, with ``shift`` times Stable Diffusion's sigma / alpha."""
         if not 0 < f < 1:
             raise SegueError(f"a noise level lies between 0 and 1, not at {f:g} (noise)")
         betas = torch.linspace(BETAS[0] ** 0.5, BETAS[1] ** 0.5, 1000, dtype=torch.float64) ** 2
         alpha_squared = float((1 - betas).cumprod(0)[min(round(f * 1000), 999)])
-        return self.noise_point(1 / (1 + math.sqrt(alpha_squared / (1 - alpha_squared))))
+        return self.noise_point(1 / (1 + math.sqrt(alpha_squared / (1 - alpha_squared)) / shift))
 
     def noise_point(self, sigma: float) -> NoisePoint:
         """The noise point of a sigma, 0 < sigma <= 1."""

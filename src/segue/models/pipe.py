@@ -204,9 +204,9 @@ class PipeBackbone:
         shift, scale = normalisation(self.pipe.vae)
         return z / scale + shift
 
-    def point(self, f: float) -> NoisePoint:
-        """The noise point of a noise level 0 < f < 1: t = round(f T), whatever the solver and its steps."""
-        point: NoisePoint = self.schedule.point(f)
+    def point(self, f: float, shift: float = 1.0) -> NoisePoint:
+        """The noise point of a noise level 0 < f < 1, with ``shift`` times its sigma / alpha, whatever the solver."""
+        point: NoisePoint = self.schedule.point(f, shift)
         return point
 
     def leg(self, start: NoisePoint, stop: NoisePoint, sampling: Sampling) -> Any:

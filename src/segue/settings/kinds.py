@@ -185,6 +185,12 @@ class MorphSettings(InversionSettings):
         description="Noise range, from the last tree level to the first (with pocket 0.2 0.2), "
         "or one number per level, first to last.",
     )
+    noise_shift: float = Field(
+        default=1.0,
+        gt=0,
+        le=100,
+        description="Multiplies the ratio of noise to signal of each noise level; more than 1 for larger pictures.",
+    )
     branching: int = Field(default=2, ge=2, le=64, description="Into how many parts a level splits each gap.")
     bias: float = Field(
         default=0.0,
@@ -476,7 +482,7 @@ ALL: Mapping[str, FieldInfo] = {
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "Frames": (
         *("num_frames", "loop", "seed", "size", "network_size", "fit", "background"),
-        *("scheme", "noise", "branching", "bias", "retroactive", "refine", "spacing", "max_distance"),
+        *("scheme", "noise", "noise_shift", "branching", "bias", "retroactive", "refine", "spacing", "max_distance"),
         *("align", "points", "detail", "colour_match", "candidates", "rank_for", "rank_against", "ranker"),
     ),
     "Words": (
@@ -503,7 +509,17 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 # Those that the help leaves out; --set NAME=VALUE, settings files and the library take them.
 RARE = frozenset(
     {
-        *("network_size", "branching", "bias", "retroactive", "refine", "max_distance", "captioner", "detail"),
+        *(
+            "network_size",
+            "noise_shift",
+            "branching",
+            "bias",
+            "retroactive",
+            "refine",
+            "max_distance",
+            "captioner",
+            "detail",
+        ),
         *("colour_match", "rank_against", "ranker", "embedding_blend"),
         *(name for name in InversionSettings.model_fields if name != "inversion"),
         *("pose_detector", "pose_matching", "pose_hold", "pose_via_photo"),
