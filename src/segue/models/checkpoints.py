@@ -123,7 +123,7 @@ def check_folder(folder: Path, name: str) -> None:
 def check_controlnet(folder: Path, name: str) -> None:
     """Raise SegueError if a folder holds no ControlNet in safetensors."""
     family = _entry(folder / CONFIG, "_class_name", name, "ControlNet")
-    if family != "ControlNetModel":
+    if not family or family not in {known.controlnet for known in FAMILIES}:
         raise SegueError(f"{name} is a {family}, not a ControlNet that segue can use")
     check_weights(folder, name)
 

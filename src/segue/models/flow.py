@@ -125,14 +125,16 @@ class FlowInputs:
 
     tensors: Mapping[str, Tensor]  # by the names of a conditioning, (B, ...) each
     guidance_scale: float | None  # None without a negative branch
-    embedded: float | None = None  # the guidance scale that the network is told
+    embedded: float | None  # the guidance scale that the network is told
+    controls: Sequence[tuple[Any, Tensor, Tensor]]  # ControlNet, latents of its images (B, C, h, w), scales (B,)
 
     def plain(self) -> "FlowInputs":
         """The same without the negative branch, which comes first."""
         if self.guidance_scale is None:
             return self
         halves = {name: tensor.chunk(2)[1] for name, tensor in self.tensors.items()}
-        return replace(self, tensors=halves, guidance_scale=None)
+        controls = [(network, hint.chunk(2)[1], scale.chunk(2)[1]) for network, hint, scale in self.controls]
+        return replace(self, tensors=halves, guidance_scale=None, controls=controls)
 
 
 class FlowBackbone(PipeBackbone):
@@ -208,7 +210,34 @@ class FlowBackbone(PipeBackbone):
             )
             for name in conditioning.positive
         }
-        return FlowInputs(tensors, guidance_scale if guided else None, embedded)
+        controls = []
+        for network, control in zip(self.controlnets, conditioning.controls, strict=False):
+            if control.scale.any():
+                hint = self._hint(network, control.image)
+                hint, scale = (torch.cat([part] * (1 + guided)).to(self._device) for part in (hint, control.scale))
+                controls.append((network, hint.to(network.dtype), scale))  # type: ignore[arg-type]
+        return FlowInputs(tensors, guidance_scale if guided else None, embedded, controls)
+
+    def _hint(self, network: Any, image: Tensor) -> Tensor:  # noqa: ARG002
+        """Control images (B, 3, H, W) in [0, 1] as a ControlNet takes them: latents (B, C, h, w)."""
+        return self.encode(image * 2 - 1)
+
+    def _residuals(self, x: Tensor, sigma: Tensor, inputs: FlowInputs) -> dict[str, list[Tensor]]:
+        """What the ControlNets add to the blocks, summed, by the names of the network's arguments."""
+        found: dict[str, list[Tensor]] = {}
+        for network, hint, scale in inputs.controls:
+            strength = scale.to(x.dtype)[:, None, None]
+            for name, parts in self._control(network, x.to(hint.dtype), hint, sigma, inputs).items():
+                scaled = [part.to(x.dtype) * strength for part in parts]
+                before = found.get(name)
+                found[name] = [a + b for a, b in zip(before, scaled, strict=True)] if before else scaled
+        return found
+
+    def _control(
+        self, network: Any, x: Tensor, hint: Tensor, sigma: Tensor, inputs: FlowInputs
+    ) -> Mapping[str, Sequence[Tensor]]:
+        """What one ControlNet adds to the blocks, by the names of the network's arguments."""
+        raise NotImplementedError
 
     def _embeds_guidance(self) -> bool:
         """Whether the network is told the guidance scale."""
@@ -218,7 +247,8 @@ class FlowBackbone(PipeBackbone):
         """Whether the network was made to do without a negative branch."""
         return self._embeds_guidance()
 
-    def _predict(self, z: Tensor, times: Sequence[float], inputs: FlowInputs, controlled: bool) -> Tensor:  # noqa: ARG002
+    def _predict(self, z: Tensor, times: Sequence[float], inputs: FlowInputs, controlled: bool) -> Tensor:
+        inputs = inputs if controlled else replace(inputs, controls=())
         branches = 1 if inputs.guidance_scale is None else 2
         x: Tensor = torch.cat([z.to(self._network_dtype)] * branches)
         sigma = torch.tensor(times, dtype=torch.float32, device=x.device).expand(len(z)).repeat(branches) / TIMES

@@ -12,7 +12,7 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from diffusers import ControlNetModel, DiffusionPipeline
+from diffusers import DiffusionPipeline
 from diffusers.pipelines import stable_diffusion
 from huggingface_hub import hf_hub_download, list_repo_files, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -84,7 +84,7 @@ def load(
     if network is not None:
         check_controlnet(network, str(controlnet))
     with quiet():
-        control = None if network is None else _network(ControlNetModel, network, precision)
+        control = None if network is None else _network(_controlnet_class(network), network, precision)
         if is_file:
             pipe = load_file(folder, precision, controlnet=control, prediction_type=prediction_type)
         else:
@@ -228,6 +228,11 @@ def _pipe(folder: Path, dtype: torch.dtype, controlnet: Any, variant: str | None
         parts["image_encoder"] = None  # of an IP-Adapter, which is not used
     with _in_one_line(folder):
         return kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True, **parts)
+
+
+def _controlnet_class(folder: Path) -> Any:
+    """The class of a ControlNet, in diffusers."""
+    return getattr(diffusers, json.loads((folder / CONFIG).read_text(encoding="utf-8"))["_class_name"])
 
 
 def _network(kind: Any, folder: Path, dtype: torch.dtype, variant: str | None = None) -> Any:

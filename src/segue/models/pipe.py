@@ -23,6 +23,7 @@ from segue.machine import free_memory
 from segue.method.conditioning import Conditioning
 from segue.method.diffusion import CLEAN, NoisePoint, Points, per_sample
 from segue.models.backbone import Sampling
+from segue.models.controlnets import check_fit
 from segue.models.families import family_of
 from segue.models.fingerprint import active_adapters, digest_of, parts_of
 
@@ -330,6 +331,9 @@ class PipeBackbone:
 
     def _check_controlnets(self) -> None:
         """Raise SegueError if a ControlNet is for another model."""
+        for network in self.controlnets:
+            name = getattr(network, "name_or_path", "") or type(network).__name__
+            check_fit(network, self.pipe, str(name), self.name)
 
     @contextmanager
     def evaluating(self, grad: bool = False) -> Iterator[None]:

@@ -209,7 +209,7 @@ class Schedule:
         return str(self.options.get("prediction_type", "epsilon"))
 
     def point(self, f: float, shift: float = 1.0) -> NoisePoint:
-        """The noise point of a noise level 0 < f < 1: t = round(f T) or nearest to ``shift`` times its sigma / alpha."""
+        """The noise point of a noise level 0 < f < 1: t = round(f T), with ``shift`` times its sigma / alpha."""
         if not 0 < f < 1:
             raise SegueError(f"a noise level lies between 0 and 1, not at {f:g} (noise)")
         t = min(round(f * self.num_train_timesteps), self.num_train_timesteps - 1)

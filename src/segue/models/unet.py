@@ -18,7 +18,7 @@ from segue.method.diffusion import CLEAN, NoisePoint
 from segue.method.noise import Noise
 from segue.method.tree import FrameKey
 from segue.models.backbone import Sampling
-from segue.models.controlnets import check_fit, residuals
+from segue.models.controlnets import residuals
 from segue.models.pipe import PipeBackbone, bring_home
 from segue.models.solvers import Leg, Schedule, warn_of_solver
 
@@ -74,11 +74,6 @@ class UNetBackbone(PipeBackbone):
         self._check_controlnets()
         self.leg(self.point(0.5), CLEAN, sampling)
         warn_of_solver(sampling, self.pipe.scheduler)
-
-    def _check_controlnets(self) -> None:
-        for network in self.controlnets:
-            name = getattr(network, "name_or_path", "") or type(network).__name__
-            check_fit(network, self.pipe, str(name), self.name)
 
     def embed(
         self, prompts: Sequence[str], negative_prompts: Sequence[str], images: Sequence[Image.Image] = ()
