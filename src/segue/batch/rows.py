@@ -61,7 +61,7 @@ class Row:
         return {
             "settings": as_json(self.settings),
             "film": film,
-            "model": {"name": model.model, "controlnet": model.controlnet, "dtype": model.dtype},
+            "model": {"name": model.model, **model.model_dump(include={"controlnet", "image_adapter", "dtype"})},
             "files": [digest_of_source(path) for path in self.inputs],
         }
 

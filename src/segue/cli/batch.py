@@ -88,9 +88,8 @@ def batch(
     check_model(chosen)
     with faults_as_lines():
         rows = read_rows(pairs, output, settings, preset=preset or "balanced", ending=f".{film}", model=chosen.model)
-    chosen = update_settings(
-        chosen, {"model": _absolute_name(chosen.model), "controlnet": _absolute_name(chosen.controlnet)}
-    )
+    named = {name: _absolute_name(getattr(chosen, name)) for name in ("model", "controlnet", "image_adapter")}
+    chosen = update_settings(chosen, named)
     check_output(rows, output, overwrite=overwrite)
 
     from segue.batch.drive import drive
@@ -141,8 +140,8 @@ def _start_pool(model: ModelSettings, workers: int | None, ray: str | None, rows
 
 
 def _absolute_name(name: str | None) -> str | None:
-    """A model's name; a folder's does not depend on where a worker stands."""
-    return str(Path(name).absolute()) if name is not None and Path(name).is_dir() else name
+    """A model's name; a path's does not depend on where a worker stands."""
+    return str(Path(name).absolute()) if name is not None and Path(name).exists() else name
 
 
 def _is_address(text: str) -> bool:

@@ -147,7 +147,7 @@ def loader_of(run: Path | None, given: ModelSettings) -> Callable[[], Any]:
         begun = _model_of_run(run)
         name = given.model or begun.get("name")
         own = begun if name == begun.get("name") else {}
-        rest = {"controlnet": given.controlnet or own.get("controlnet"), "dtype": given.dtype or own.get("dtype")}
+        rest = {name: getattr(given, name) or own.get(name) for name in ("controlnet", "image_adapter", "dtype")}
         return Interpolator.from_settings(update_settings(given, {"model": name, **rest}))
 
     return load

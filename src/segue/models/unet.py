@@ -302,7 +302,7 @@ class UNetBackbone:
         if start == stop:
             return z
         leg = self.leg(start, stop, sampling)
-        with self.evaluating(), self._image_scale(sampling.image_scale):
+        with self.evaluating(), self.scaling_images(sampling.image_scale):
             guided = self._inputs(conditioning, z, sampling.guidance_scale)
             plain = guided.plain()
             x = leg.enter(z.to(self._device, torch.float32))
@@ -355,7 +355,7 @@ class UNetBackbone:
             for i, block in enumerate(blocks)
         ]
         try:
-            with self.evaluating(), self._image_scale(0.0):
+            with self.evaluating(), self.scaling_images(0.0):
                 z, words = self.encode(images), self.embed([""], [""])
                 draws = [Noise(0)("features", FrameKey(0), step=i, shape=z.shape[1:]) for i in range(FEATURE_DRAWS)]
                 samples = [point.alpha * one + point.sigma * eps for one in z for eps in draws]
@@ -386,6 +386,20 @@ class UNetBackbone:
         finally:
             if outermost:
                 self.pipe.maybe_free_model_hooks()
+
+    @contextmanager
+    def scaling_images(self, scale: float | None) -> Iterator[None]:
+        """An IP-Adapter acts that strongly, or as the pipe has it set if None; then as it did."""
+        layers = [layer for layer in self.pipe.unet.attn_processors.values() if hasattr(layer, "to_k_ip")]
+        before = [layer.scale for layer in layers]
+        try:
+            if scale is not None:
+                for layer in layers:
+                    layer.scale = [scale] * len(layer.scale)
+            yield
+        finally:
+            for layer, own in zip(layers, before, strict=True):
+                layer.scale = own
 
     @contextmanager
     def swapping(self, attention: Any = None, weights: Mapping[str, Tensor] | None = None) -> Iterator[None]:
@@ -485,20 +499,6 @@ class UNetBackbone:
         negative, positive = output.chunk(2)
         return negative + inputs.guidance_scale * (positive - negative)
 
-    @contextmanager
-    def _image_scale(self, scale: float | None) -> Iterator[None]:
-        """An IP-Adapter acts that strongly, or as the pipe has it set; then as it did."""
-        layers = [layer for layer in self.pipe.unet.attn_processors.values() if hasattr(layer, "to_k_ip")]
-        before = [list(layer.scale) for layer in layers]
-        try:
-            if scale is not None:
-                for layer in layers:
-                    layer.scale = [scale] * len(layer.scale)
-            yield
-        finally:
-            for layer, own in zip(layers, before, strict=True):
-                layer.scale = own
-
     def _check_pipe(self) -> None:
         """Raise SegueError unless the pipe holds a whole checkpoint of the family for text to image."""
         pipe, kind = self.pipe, type(self.pipe).__name__
@@ -528,6 +528,8 @@ class UNetBackbone:
         adapters = getattr(getattr(pipe.unet, "encoder_hid_proj", None), "image_projection_layers", ())
         if len(adapters) > 1:
             raise SegueError(f"the {kind} has {len(adapters)} IP-Adapters; segue uses one")
+        if any("FaceID" in type(projection).__name__ for projection in adapters):
+            raise SegueError(f"the {kind} has an IP-Adapter of faces (FaceID), which takes no whole pictures")
         if len(adapters) and getattr(pipe, "image_encoder", None) is None:
             raise SegueError(f"the {kind} has an IP-Adapter without its image encoder")
 

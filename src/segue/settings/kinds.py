@@ -133,6 +133,9 @@ class ModelSettings(LoadSettings):
         default=None, description="Checkpoint: hub name or folder; by default the built-in pocket."
     )
     controlnet: str | None = Field(default=None, description="ControlNet: hub name or folder; pocket has its own.")
+    image_adapter: str | None = Field(
+        default=None, description="IP-Adapter, which takes the keyframes as prompts: file, folder or hub file."
+    )
 
 
 class InversionSettings(Settings):
@@ -218,7 +221,7 @@ class MorphSettings(InversionSettings):
         default=None,
         ge=0,
         le=2,
-        description="Strength of the keyframes as image prompts, with an IP-Adapter; the model's own if not given.",
+        description="With --image-adapter, strength of the keyframes as prompts; 0 is off, the model's own by default.",
     )
 
     candidates: int = Field(
@@ -483,7 +486,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Camera": ("zoom", "pan", "rotate"),
     "Film": tuple(FilmSettings.model_fields),
     "Model": (
-        *("model", "controlnet", "solver", "num_inference_steps"),
+        *("model", "controlnet", "image_adapter", "solver", "num_inference_steps"),
         *("guidance_scale", "guidance_start", "guidance_end", "eta"),
     ),
     "Computing": ("device", "dtype", "low_memory", *ComputeSettings.model_fields),

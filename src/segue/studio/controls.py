@@ -96,10 +96,10 @@ def command_line(
     The precision that is chosen by default depends on the machine.
     """
     words = ["segue", "morph", *images, "-o", output]
-    name, controlnet, dtype = model.get("name"), model.get("controlnet"), model.get("dtype")
+    name = model.get("name")
     words += ["--model", name] if name and name != "pocket" else []
-    words += ["--controlnet", controlnet] if controlnet else []
-    words += ["--dtype", dtype] if dtype else []
+    for beside in ("controlnet", "image_adapter", "dtype"):
+        words += [option_name(beside), value] if (value := model.get(beside)) else []
     usual = parse_settings(MorphSettings, preset_settings("balanced", name))
     for values, default in ((settings, as_json(usual)), (film, as_json(FilmSettings()))):
         for field, value in as_json(values).items():
@@ -121,6 +121,7 @@ def remake_line(output: str, run: Path, remake: Remake, earlier: Sequence[Remake
             "--seed": edit.seed,
             "--noise": edit.noise,
             "--pose": None if edit.pose is None else str(run / edit.pose),
+            "--image": None if edit.image is None else str(run / edit.image),
         }
         words += [word for option, value in named.items() if value is not None for word in (option, as_text(value))]
         if edit == Edit() and any(other.frame == remake.frame for other in earlier):
