@@ -35,7 +35,7 @@ from segue.settings.kinds import MorphSettings
 __all__ = ["hub", "saved"]
 
 STEPS = 8
-Kind = Literal["plain", "plus"]
+Kind = Literal["plain", "plus", "full"]
 PIPES = {"sd": tiny_pipe, "xl": tiny_xl_pipe}
 FILM: Any = {**QUICK, "network_size": "64x64", "noise": (0.4, 0.5), "guidance_scale": 3.0, "seed": 2}
 
@@ -58,6 +58,7 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pipe.save_pretrained(folder / f"{name}-checkpoint")
             for kind in ("plain", "plus"):
                 save_image_adapter(folder / name, pipe, kind)
+        save_image_adapter(folder / "sd-full", tiny_pipe(), "full").rename(folder / "sd" / "full.safetensors")
     return folder
 
 
@@ -85,9 +86,10 @@ def refusal_of(pipe: Any, source: Any) -> str:
 # The conditioning, and what the networks make of it.
 
 
-@pytest.mark.parametrize("scale", [None, 0.4])
-@pytest.mark.parametrize("kind", ["plain", "plus"])
-@pytest.mark.parametrize("name", ["sd", "xl"])
+@pytest.mark.parametrize(
+    ("name", "kind", "scale"),
+    [("sd", "plain", None), ("sd", "plus", 0.4), ("sd", "full", None), ("xl", "plain", 0.4), ("xl", "plus", None)],
+)
 def test_from_noise_to_an_image_equals_the_pipe(adapters: Path, name: str, kind: Kind, scale: float | None) -> None:
     pipe = trailing(adapted(adapters, name, kind))
     backbone: Any = backbone_of(pipe)
@@ -243,6 +245,7 @@ def test_the_image_encoder_that_fits_is_found(adapters: Path, tmp_path: Path) ->
     assert pipe.image_encoder.config.hidden_size == 32
     above = shutil.copytree(adapters / "sd", tmp_path / "above") / "models"
     above.mkdir()
+    (above.parent / "full.safetensors").unlink()
     (above.parent / "plain.safetensors").rename(above / "plain.safetensors")
     add_image_adapter(tiny_pipe(), above)  # a folder with one file, the encoder in the folder above
 
@@ -269,7 +272,7 @@ def test_what_is_not_an_adapter_or_not_for_the_model_is_refused(adapters: Path, 
         assert refusal_of(tiny_pipe(), tmp_path / file) == text
     assert "is a pickle" in refusal_of(tiny_pipe(), tmp_path)  # the folder
     assert refusal_of(tiny_pipe(), "nowhere.safetensors").startswith("unknown image adapter 'nowhere.safetensors': no")
-    assert refusal_of(tiny_pipe(), adapters / "sd").startswith(f"{adapters / 'sd'} holds 2 .safetensors files; name")
+    assert refusal_of(tiny_pipe(), adapters / "sd").startswith(f"{adapters / 'sd'} holds 3 .safetensors files; name")
     assert refusal_of(tiny_pipe(), adapters) == f"{adapters} holds no IP-Adapter: give its .safetensors file"
 
     def changed(name: str, tensors: dict[str, Tensor]) -> Path:
@@ -424,7 +427,9 @@ def test_a_frame_may_have_a_picture_of_its_own(interpolator: Interpolator, tmp_p
     run, own = tmp_path / "run", tmp_path / "x.png"
     picture(4, (48, 40)).save(own)
     interpolator(picture(1), picture(2), output=run, **FILM)
-    before, key = frames(run), FrameKey(0, Fraction(1, 4))
+    key = FrameKey(0, Fraction(1, 4))
+    interpolator.remake(run, key, Edit(seed=0))
+    before = frames(run)
     interpolator.remake(run, key, Edit(image=own, seed=0))
     own.unlink()
     with RunFolder(run) as folder:
@@ -487,7 +492,6 @@ def test_the_command_line_keeps_the_adapter_for_a_remake(
     for i in range(3):
         picture(i).save(f"{i}.png")
     shutil.copytree(adapters / "sd", "adapters")
-    (tmp_path / "adapters" / "plus.safetensors").unlink()
     words = ["morph", "0.png", "1.png", "-o", "film.gif", "--model", str(adapters / "sd-checkpoint"), "--pose", "off"]
     words += ["--set", "network_size=64x64", "--num-frames", "3", "--num-inference-steps", "4", "--dtype", "float32"]
     assert segue([*words, "--image-prompt", "0.5"]) == 2

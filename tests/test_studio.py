@@ -359,16 +359,18 @@ def test_the_opened_run_names_the_model(tmp_path: Path, monkeypatch: pytest.Monk
         "segue.engine.interpolator.Interpolator.from_pretrained",
         lambda *names, **options: loaded.append((names, options)),
     )
-    model = {"name": "a/model", "fingerprint": "f", "controlnet": "a/control", "dtype": "bfloat16"}
+    beside = {"controlnet": "a/control", "image_adapter": "/an/ip.safetensors", "dtype": "bfloat16"}
+    model = {"name": "a/model", "fingerprint": "f", **beside}
+    nothing = dict.fromkeys(beside)
     run = {"settings": {}, "size": [8, 8], "keyframes": [], "model": model, "batch_size": 1}
     (tmp_path / "run.json").write_text(json.dumps(run))
     loader_of(tmp_path, ModelSettings(device="cpu"))()
     loader_of(tmp_path, ModelSettings(model="another", low_memory=True))()
     loader_of(None, ModelSettings())()
     assert loaded == [
-        (("a/model",), {"controlnet": "a/control", "dtype": "bfloat16", "device": "cpu", "low_memory": False}),
-        (("another",), {"controlnet": None, "dtype": None, "device": None, "low_memory": True}),
-        ((None,), {"controlnet": None, "dtype": None, "device": None, "low_memory": False}),
+        (("a/model",), {**beside, "device": "cpu", "low_memory": False}),
+        (("another",), {**nothing, "device": None, "low_memory": True}),
+        ((None,), {**nothing, "device": None, "low_memory": False}),
     ]
 
 

@@ -159,7 +159,9 @@ def tiny_controlnet(pipe: Any, seed: int = 0) -> ControlNetModel:
 CLIP_WIDTH, CLIP_PROJECTION = 32, 24
 
 
-def save_image_adapter(folder: Path, pipe: Any, kind: Literal["plain", "plus"] = "plain", seed: int = 0) -> Path:
+def save_image_adapter(
+    folder: Path, pipe: Any, kind: Literal["plain", "plus", "full"] = "plain", seed: int = 0
+) -> Path:
     """Save an IP-Adapter for a tiny pipe, by its published key names, and an image encoder beside it.
 
     The layers are far from small, so that pictures change what is made.
@@ -172,8 +174,8 @@ def save_image_adapter(folder: Path, pipe: Any, kind: Literal["plain", "plus"] =
         encoder = CLIPVisionModelWithProjection(config)
         for weight in encoder.parameters():
             nn.init.normal_(weight, std=0.3)
-        tensors = _plus_projection(wide) if kind == "plus" else _projection(wide)
-        tensors = {f"image_proj.{name}": tensor for name, tensor in tensors.items()}
+        projection = {"plain": _projection, "plus": _plus_projection, "full": _full_projection}[kind](wide)
+        tensors = {f"image_proj.{name}": tensor for name, tensor in projection.items()}
         for i, name in enumerate(pipe.unet.attn_processors):
             if name.endswith("attn2.processor"):
                 shape = pipe.unet.get_submodule(name.removesuffix(".processor")).to_k.weight.shape
@@ -187,6 +189,13 @@ def save_image_adapter(folder: Path, pipe: Any, kind: Literal["plain", "plus"] =
 def _projection(wide: int) -> dict[str, Tensor]:
     proj = {"proj.weight": torch.randn(4 * wide, CLIP_PROJECTION), "proj.bias": torch.randn(4 * wide)}
     return {**proj, "norm.weight": torch.ones(wide), "norm.bias": torch.zeros(wide)}
+
+
+def _full_projection(wide: int) -> dict[str, Tensor]:
+    shapes = {"proj.0": (CLIP_WIDTH, CLIP_WIDTH), "proj.2": (wide, CLIP_WIDTH)}
+    weights = {f"{name}.weight": 0.3 * torch.randn(shape) for name, shape in shapes.items()}
+    biases = {f"{name}.bias": torch.randn(shape[0]) for name, shape in shapes.items()}
+    return {**weights, **biases, "proj.3.weight": torch.ones(wide), "proj.3.bias": torch.zeros(wide)}
 
 
 def _plus_projection(wide: int) -> dict[str, Tensor]:
