@@ -88,9 +88,8 @@ def batch(
     check_model(chosen)
     with faults_as_lines():
         rows = read_rows(pairs, output, settings, preset=preset or "balanced", ending=f".{film}", model=chosen.model)
-    chosen = update_settings(
-        chosen, {"model": _absolute_name(chosen.model), "controlnet": _absolute_name(chosen.controlnet)}
-    )
+    named = {name: _absolute_name(getattr(chosen, name)) for name in ("model", "controlnet", "image_adapter")}
+    chosen = update_settings(chosen, named)
     check_output(rows, output, overwrite=overwrite)
 
     from segue.batch.drive import drive

@@ -136,6 +136,10 @@ class Backbone(Protocol):
         """Networks in evaluation mode, weights frozen, without gradients unless grad; all as it was afterwards."""
         ...
 
+    def scaling_images(self, scale: float | None) -> AbstractContextManager[None]:
+        """Image prompts act that strongly, or as the pipe has it if None; as it was afterwards."""
+        ...
+
     def fingerprint(self) -> str:
         """A digest of the weights, adapters and scheduler."""
         ...

@@ -34,6 +34,7 @@ from segue.models.checkpoints import (
 )
 from segue.models.controlnets import check_fit
 from segue.models.header import Prediction, check_file
+from segue.models.image_prompts import add_image_adapter
 from segue.models.single_file import load_file
 
 __all__ = ["load", "locate", "quiet", "save_memory", "set_memory_format"]
@@ -45,6 +46,7 @@ def load(
     name_or_path: str | PathLike[str] | None = None,
     *,
     controlnet: str | PathLike[str] | None = None,
+    image_adapter: str | PathLike[str] | None = None,
     dtype: str | torch.dtype | None = None,
     device: str | None = None,
     low_memory: bool = False,
@@ -58,6 +60,7 @@ def load(
         name_or_path: a hub name, a folder in diffusers layout, a .safetensors file, or None (or "pocket") for the
             embedded model.
         controlnet: a ControlNet by hub name or folder; the checkpoint's own, where it has one, if not given.
+        image_adapter: an IP-Adapter, which takes pictures as prompts: as ``add_image_adapter`` takes it.
         dtype: the precision of the networks; what the device does well if not given.
         device: where they run; the best there is if not given.
         low_memory: keep on an accelerator only the network that computes, and work on images one by one and in tiles.
@@ -93,6 +96,8 @@ def load(
                 pipe.scheduler.register_to_config(prediction_type=prediction_type)
         if control is not None:
             check_fit(control, pipe, str(controlnet), str(name_or_path or "pocket"))
+        if image_adapter is not None:
+            add_image_adapter(pipe, image_adapter)
         pipe.set_progress_bar_config(disable=True)
         set_memory_format(pipe, where)
         return save_memory(pipe, where) if low_memory else pipe.to(where)

@@ -270,7 +270,7 @@ class PipeBackbone:
         if start == stop:
             return z
         leg = self._leg(start, stop, sampling, z)
-        with self.evaluating(), self._acting(sampling):
+        with self.evaluating(), self.scaling_images(sampling.image_scale):
             guided = self._inputs(conditioning, z, sampling.guidance_scale)
             plain = guided.plain()
             x = leg.enter(z.to(self._device, torch.float32))
@@ -311,8 +311,8 @@ class PipeBackbone:
         eps_hat: Tensor = self.schedule.epsilon(output, z, alpha, sigma)
         return eps_hat
 
-    def _acting(self, sampling: Sampling) -> AbstractContextManager[None]:  # noqa: ARG002
-        """What is set in the networks for a leg, and then put back."""
+    def scaling_images(self, scale: float | None) -> AbstractContextManager[None]:  # noqa: ARG002
+        """Image prompts act that strongly, or as the pipe has it set if None; then as they did."""
         return nullcontext()
 
     def _inputs(self, conditioning: Conditioning, z: Tensor, guidance_scale: float) -> Any:

@@ -3,7 +3,7 @@
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -130,7 +130,7 @@ class UNetBackbone(PipeBackbone):
             for i, block in enumerate(blocks)
         ]
         try:
-            with self.evaluating(), self._image_scale(0.0):
+            with self.evaluating(), self.scaling_images(0.0):
                 z, words = self.encode(images), self.embed([""], [""])
                 draws = [Noise(0)("features", FrameKey(0), step=i, shape=z.shape[1:]) for i in range(FEATURE_DRAWS)]
                 samples = [point.alpha * one + point.sigma * eps for one in z for eps in draws]
@@ -229,14 +229,11 @@ class UNetBackbone(PipeBackbone):
         negative, positive = output.chunk(2)
         return negative + inputs.guidance_scale * (positive - negative)
 
-    def _acting(self, sampling: Sampling) -> AbstractContextManager[None]:
-        return self._image_scale(sampling.image_scale)
-
     @contextmanager
-    def _image_scale(self, scale: float | None) -> Iterator[None]:
-        """An IP-Adapter acts that strongly, or as the pipe has it set; then as it did."""
+    def scaling_images(self, scale: float | None) -> Iterator[None]:
+        """An IP-Adapter acts that strongly, or as the pipe has it set if None; then as it did."""
         layers = [layer for layer in self.pipe.unet.attn_processors.values() if hasattr(layer, "to_k_ip")]
-        before = [list(layer.scale) for layer in layers]
+        before = [layer.scale for layer in layers]
         try:
             if scale is not None:
                 for layer in layers:
@@ -273,6 +270,8 @@ class UNetBackbone(PipeBackbone):
         adapters = getattr(getattr(pipe.unet, "encoder_hid_proj", None), "image_projection_layers", ())
         if len(adapters) > 1:
             raise SegueError(f"the {kind} has {len(adapters)} IP-Adapters; segue uses one")
+        if any("FaceID" in type(projection).__name__ for projection in adapters):
+            raise SegueError(f"the {kind} has an IP-Adapter of faces (FaceID), which takes no whole pictures")
         if len(adapters) and getattr(pipe, "image_encoder", None) is None:
             raise SegueError(f"the {kind} has an IP-Adapter without its image encoder")
         Schedule.of(pipe.scheduler)

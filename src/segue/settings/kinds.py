@@ -141,6 +141,9 @@ class ModelSettings(LoadSettings):
     prediction_type: Literal["epsilon", "v_prediction"] | None = Field(
         default=None, description="What the checkpoint's network predicts, if its own word for it is missing or wrong."
     )
+    image_adapter: str | None = Field(
+        default=None, description="IP-Adapter, which takes the keyframes as prompts: file, folder or hub file."
+    )
 
 
 # How a run's model was loaded, beside its name: what a run keeps, to load it again.
@@ -236,7 +239,7 @@ class MorphSettings(InversionSettings):
         default=None,
         ge=0,
         le=2,
-        description="Strength of the keyframes as image prompts, with an IP-Adapter; the model's own if not given.",
+        description="With --image-adapter, strength of the keyframes as prompts; 0 is off, the model's own by default.",
     )
 
     candidates: int = Field(
@@ -501,7 +504,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Camera": ("zoom", "pan", "rotate"),
     "Film": tuple(FilmSettings.model_fields),
     "Model": (
-        *("model", "controlnet", "variant", "revision", "prediction_type", "solver", "num_inference_steps"),
+        *("model", "controlnet", "image_adapter", "variant", "revision", "prediction_type"),
+        *("solver", "num_inference_steps"),
         *("guidance_scale", "guidance_start", "guidance_end", "eta"),
     ),
     "Computing": ("device", "dtype", "low_memory", *ComputeSettings.model_fields),
