@@ -38,6 +38,8 @@ COMMANDS: dict[str, list[str]] = {
     "missing points": [*MORPH, "film.mp4", "--set", "points=points.json"],
     "unknown model": [*MORPH, "film.mp4", "--model", "nowhere"],
     "missing LoRA": [*MORPH, "film.mp4", "--lora", "ink.safetensors:0.5"],
+    "pickled adapter": [*MORPH, "film.mp4", "--image-adapter", "ip-adapter.bin"],
+    "image prompt": [*MORPH, "film.mp4", "--image-prompt", "0.5"],
     "unknown device": [*MORPH, "film.mp4", "--device", "gpu"],
     "invert": ["invert", "a.png", "missing.png", "-o", "film.mp4"],
     "remake": ["remake", "missing.mp4", "--frame", "1"],

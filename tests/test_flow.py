@@ -1,23 +1,35 @@
 """Flow-matching families against diffusers' own pipelines, and films by them."""
 
+import inspect
 import math
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from diffusers import (
+    FluxControlNetModel,
+    FluxControlNetPipeline,
+    SD3ControlNetModel,
+    StableDiffusion3ControlNetPipeline,
+)
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from shapes import QUICK, picture
 from test_stable_diffusion_xl import SCHEMES
+from tiny import tiny_pipe
 from tiny_flow import FAMILIES
 from torch import Tensor
 
 from segue.engine.interpolator import Interpolator
 from segue.errors import SegueError
+from segue.method.conditioning import Control
 from segue.method.diffusion import CLEAN, NoisePoint
 from segue.models.backbone import Sampling
 from segue.models.families import backbone_of
 from segue.models.flow import FlowLeg, FlowSchedule, unshifted
+from segue.models.solvers import Schedule
 
 STEPS = 4
 NAMES = list(FAMILIES)
@@ -149,6 +161,17 @@ def test_noise_levels_have_stable_diffusions_signal_to_noise() -> None:
         assert point.sigma == pytest.approx(sigma, abs=2e-3)
 
 
+def test_a_shift_multiplies_the_ratio_of_noise_to_signal() -> None:
+    level = FlowSchedule().point(0.4)
+    point = FlowSchedule().point(0.4, shift=3.0)
+    assert point.sigma / point.alpha == pytest.approx(3.0 * level.sigma / level.alpha)
+    schedule = Schedule.of(tiny_pipe().scheduler)
+    level = schedule.point(0.4)
+    point = schedule.point(0.4, shift=3.0)
+    assert point.sigma / point.alpha == pytest.approx(3.0 * level.sigma / level.alpha, rel=0.005)
+    assert schedule.point(0.4, shift=1.0) == level
+
+
 def test_solvers_that_flow_does_not_have_are_refused() -> None:
     with pytest.raises(SegueError, match="lcm is not a solver for Stable Diffusion 3; choose"):
         backbone("sd3").check(sampling(solver="lcm"))
@@ -181,3 +204,77 @@ def test_films_by_every_scheme_resume_to_the_byte(name: str, tmp_path: Path, sch
     with pytest.raises(KeyboardInterrupt):
         film("stopped", stop_after=1)
     assert film("stopped") == whole
+
+
+# ControlNets.
+
+
+def sd3_controlnet(pipe: Any, **config: Any) -> Any:
+    own = {**pipe.transformer.config, "num_layers": 2, "extra_conditioning_channels": 0, **config}
+    known = inspect.signature(SD3ControlNetModel.__init__).parameters
+    return SD3ControlNetModel(**{name: value for name, value in own.items() if name in known})
+
+
+def flux_controlnet(pipe: Any, **config: Any) -> Any:
+    own = {**pipe.transformer.config, "num_layers": 1, "num_single_layers": 1, **config}
+    known = inspect.signature(FluxControlNetModel.__init__).parameters
+    return FluxControlNetModel(**{name: value for name, value in own.items() if name in known})
+
+
+CONTROLNETS: Any = {
+    "sd3": ("sd3", sd3_controlnet, {}, StableDiffusion3ControlNetPipeline, {}),
+    "sd3, pooled zeros": (
+        "sd3",
+        sd3_controlnet,
+        {"force_zeros_for_pooled_projection": True},
+        StableDiffusion3ControlNetPipeline,
+        {},
+    ),
+    "flux": ("flux-dev", flux_controlnet, {}, FluxControlNetPipeline, {}),
+    "flux union": ("flux-dev", flux_controlnet, {"num_mode": 6}, FluxControlNetPipeline, {"control_mode": 4}),
+}
+
+
+@pytest.mark.parametrize("case", CONTROLNETS)
+def test_a_controlnet_equals_the_pipes(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pipe draws the control image's latents from the VAE's posterior; here it takes their mean."""
+    name, make, config, kind, options = CONTROLNETS[case]
+    monkeypatch.setattr(DiagonalGaussianDistribution, "sample", lambda self, *_, **__: self.mean)
+    base = FAMILIES[name].make(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        network = make(base, **config).eval()
+        for layer in network.modules():
+            if isinstance(layer, torch.nn.Linear) and not layer.weight.any():
+                torch.nn.init.normal_(layer.weight, std=0.1)
+    pipe = kind(**base.components, controlnet=network)
+    pipe.set_progress_bar_config(disable=True)
+    of: Any = backbone_of(base, network)
+    hint = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(4))
+    z, start = latents(of), FlowSchedule().noise_point(1.0)
+    shift = of._shift(z.shape[-2] * z.shape[-1] // 4)
+    expected = pipe(
+        prompt="a cat",
+        control_image=hint * 2 - 1 if kind is FluxControlNetPipeline else hint,  # which takes tensors as they are
+        controlnet_conditioning_scale=0.7,
+        height=64,
+        width=96,
+        sigmas=[unshifted(time / 1000, shift) for time in of._leg(start, CLEAN, sampling(), z).timesteps],
+        latents=FAMILIES[name].latents(z),
+        guidance_scale=3.0,
+        output_type="pt",
+        **options,
+    ).images
+    words = of.embed(["a cat"], [""])
+    controlled = replace(words, controls=(Control(hint, torch.tensor([0.7])),))
+    found = of.denoise(z, controlled, start, sampling=sampling())
+    assert torch.allclose(of.decode(found) / 2 + 0.5, expected, atol=1e-4)
+    assert not torch.allclose(found, of.denoise(z, words, start, sampling=sampling()), atol=1e-3)
+
+
+def test_a_controlnet_of_another_family_is_refused() -> None:
+    pipe = FAMILIES["sd3"].make(0)
+    with pytest.raises(SegueError, match="a FluxControlNetModel of diffusers, not a SD3ControlNetModel"):
+        backbone_of(FAMILIES["flux-dev"].make(0), sd3_controlnet(pipe))
+    with pytest.raises(SegueError, match=r"another model: its num_attention_heads is 2, .* 4"):
+        backbone_of(pipe, sd3_controlnet(pipe, num_attention_heads=2, attention_head_dim=8))

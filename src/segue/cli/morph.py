@@ -97,8 +97,7 @@ def _extend_edit(folder: Path, key: FrameKey, edit: Edit) -> Edit:
     with RunFolder(folder) as run:
         own = run.history.edit(key)
     kept = {name: value for name, value in asdict(own).items() if value is not None and getattr(edit, name) is None}
-    if "pose" in kept:
-        kept["pose"] = folder.absolute() / str(kept["pose"])
+    kept |= {name: folder.absolute() / str(kept[name]) for name in ("pose", "image") if name in kept}
     if kept:
         warn(f"frame {key} keeps its own {' and '.join(kept)}; segue remake --reset removes them")
     return replace(edit, **kept)

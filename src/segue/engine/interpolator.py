@@ -90,6 +90,7 @@ class Interpolator:
         name_or_path: str | PathLike[str] | None = None,
         *,
         controlnet: str | PathLike[str] | None = None,
+        image_adapter: str | PathLike[str] | None = None,
         dtype: str | None = None,
         device: str | None = None,
         low_memory: bool = False,
@@ -106,6 +107,7 @@ class Interpolator:
         Args:
             name_or_path: a hub name, a folder in diffusers layout, a .safetensors file, or None for pocket.
             controlnet: a ControlNet by hub name or folder.
+            image_adapter: an IP-Adapter: a .safetensors file with its image encoder near it (docs/models.md).
             dtype: "float32", "bfloat16" or "float16"; what the device does well if not given.
             device: "cpu", "cuda", "cuda:1", "mps"; the best there is if not given.
             low_memory: keep on an accelerator only the network that computes; one frame at a time, in tiles.
@@ -126,6 +128,7 @@ class Interpolator:
         pipe = loading.load(
             name_or_path,
             controlnet=controlnet,
+            image_adapter=image_adapter,
             dtype=dtype,
             device=device,
             low_memory=low_memory,
@@ -137,8 +140,9 @@ class Interpolator:
         interpolator = cls(pipe, name=_remembered_name(name_or_path or "pocket"), clip_skip=clip_skip)
         interpolator.low_memory = low_memory
         used = str(interpolator.backbone.network.dtype).removeprefix("torch.")
-        interpolator._loaded = {"controlnet": _remembered_name(controlnet), "dtype": used, **which}
-        interpolator._loaded |= rebase_paths({name: getattr(settings, name) for name in beside}, Path())
+        kept = {"controlnet": _remembered_name(controlnet), "image_adapter": _remembered_name(image_adapter)}
+        added = rebase_paths({name: getattr(settings, name) for name in beside}, Path())
+        interpolator._loaded = {**kept, "dtype": used, **which, **added}
         return interpolator
 
     @classmethod
@@ -241,7 +245,7 @@ class Interpolator:
         Args:
             output: the run folder.
             frame: the frame, not a keyframe.
-            edit: the frame's own prompt, seed, noise level or pose; without one only its noise is new.
+            edit: the frame's own prompt, image, seed, noise level or pose; without one only its noise is new.
             candidate: show this one of its candidates instead of making new ones.
             compute: how the images are computed.
             callback: is handed a Progress after each step.
@@ -251,8 +255,7 @@ class Interpolator:
             data = read_run(run)
             self._check_model(run, data)
             settings = settings_of(run, data)
-            networks = len(self.backbone.controlnets)
-            own = keep_edit(run, as_edit(edit), data, settings, networks) if edit is not None else None
+            own = keep_edit(run, as_edit(edit), data, settings, self.backbone) if edit is not None else None
             run.record(plan_remake(run, settings, frame, own, candidate))
             if edit and edit.noise is not None:
                 warn_of_noise([edit.noise], aligned=settings.align)
@@ -332,6 +335,8 @@ class Interpolator:
         if not self.backbone.controlnets:
             tell_unguided(settings, opaque)
         check_plan(settings, len(keyframes))
+        if settings.image_prompt and not self.backbone.takes_images:
+            raise SegueError("image_prompt needs an IP-Adapter; name one with image_adapter")
         if settings.scheme != "interpolate":
             self.backbone.check(sampling_of(settings))
         given = [shown_size(image) for image in images]
@@ -383,7 +388,7 @@ class Interpolator:
 
 
 def _remembered_name(checkpoint: str | PathLike[str] | None) -> str | None:
-    """What a run remembers of a checkpoint's name: a folder or file wherever the next command stands."""
+    """What a run remembers of a checkpoint's name: a path wherever the next command stands."""
     if checkpoint is None:
         return None
     is_path = str(checkpoint) != "pocket" and Path(checkpoint).exists()

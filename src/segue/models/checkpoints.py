@@ -30,6 +30,7 @@ __all__ = [
     "check_whole",
     "checker_of",
     "pocket_folder",
+    "resolve_adapter",
     "resolve_name",
     "variant_of",
 ]
@@ -109,6 +110,32 @@ def resolve_name(name_or_path: str | PathLike[str] | None, *, kind: str = "model
     return name
 
 
+def resolve_adapter(source: str | PathLike[str]) -> Path | str:
+    """The file of an IP-Adapter, or its hub name with the file; nothing is read and the hub is not asked.
+
+    Raises:
+        SegueError: it is neither, or a pickle.
+    """
+    path, name = Path(source).expanduser(), str(source)
+    if path.is_dir():
+        files = sorted(path.glob("*.safetensors"))
+        if len(files) > 1:
+            raise SegueError(
+                f"{name} holds {len(files)} .safetensors files; name the adapter to use, such as {files[0]}"
+            )
+        path = next(iter([*files, *(file for file in sorted(path.iterdir()) if file.suffix in PICKLES)]), path)
+    if path.suffix in PICKLES:
+        raise SegueError(f"{path} is a pickle, which can run code; take the adapter's .safetensors file")
+    if path.is_file() and path.suffix == ".safetensors":
+        return path.absolute()
+    if path.exists():
+        raise SegueError(f"{name} holds no IP-Adapter: give its .safetensors file")
+    if HUB_NAME.fullmatch("/".join(name.split("/")[:2])) and path.suffix == ".safetensors" and ".." not in path.parts:
+        return name
+    example = "h94/IP-Adapter/models/ip-adapter_sd15.safetensors"
+    raise SegueError(f"unknown image adapter '{name}': no such file or folder, and not a file on the hub as {example}")
+
+
 def check_folder(folder: Path, name: str) -> None:
     """Raise SegueError if a folder holds no checkpoint of a family that segue knows, in safetensors."""
     family = check_index(folder / INDEX, name)
@@ -125,7 +152,7 @@ def check_folder(folder: Path, name: str) -> None:
 def check_controlnet(folder: Path, name: str) -> None:
     """Raise SegueError if a folder holds no ControlNet in safetensors."""
     family = _entry(folder / CONFIG, "_class_name", name, "ControlNet")
-    if family != "ControlNetModel":
+    if not family or family not in {known.controlnet for known in FAMILIES}:
         raise SegueError(f"{name} is a {family}, not a ControlNet that segue can use")
     check_weights(folder, name)
 

@@ -25,6 +25,7 @@ class Family:
         backbone: the module and the class that wrap its pipes.
         pipe: its pipeline for text to image.
         controlled: the same with a ControlNet.
+        controlnet: the class of its ControlNets; "" if films cannot be made with them.
         others: pipelines that its checkpoints may be saved as, too.
         network: what denoises.
         encoders: text encoders, each with its tokenizer.
@@ -34,6 +35,7 @@ class Family:
     backbone: str
     pipe: str
     controlled: str
+    controlnet: str
     others: tuple[str, ...]
     network: str
     encoders: Mapping[str, str]
@@ -41,7 +43,7 @@ class Family:
     @property
     def pipes(self) -> tuple[str, ...]:
         """All pipelines of the family."""
-        return (self.pipe, self.controlled, *self.others)
+        return tuple(filter(None, (self.pipe, self.controlled, *self.others)))
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -55,6 +57,7 @@ FAMILIES = (
         "segue.models.stable_diffusion.StableDiffusion",
         "StableDiffusionPipeline",
         "StableDiffusionControlNetPipeline",
+        "ControlNetModel",
         ("StableDiffusionImg2ImgPipeline", "StableDiffusionControlNetImg2ImgPipeline"),
         "unet",
         {"text_encoder": "tokenizer"},
@@ -64,6 +67,7 @@ FAMILIES = (
         "segue.models.stable_diffusion_xl.StableDiffusionXL",
         "StableDiffusionXLPipeline",
         "StableDiffusionXLControlNetPipeline",
+        "ControlNetModel",
         ("StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLControlNetImg2ImgPipeline"),
         "unet",
         {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"},
@@ -73,6 +77,7 @@ FAMILIES = (
         "segue.models.stable_diffusion_3.StableDiffusion3",
         "StableDiffusion3Pipeline",
         "StableDiffusion3ControlNetPipeline",
+        "SD3ControlNetModel",
         ("StableDiffusion3Img2ImgPipeline",),
         "transformer",
         {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2", "text_encoder_3": "tokenizer_3"},
@@ -82,6 +87,7 @@ FAMILIES = (
         "segue.models.flux.Flux",
         "FluxPipeline",
         "FluxControlNetPipeline",
+        "FluxControlNetModel",
         ("FluxImg2ImgPipeline",),
         "transformer",
         {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"},

@@ -32,7 +32,7 @@ from segue.method.tree import FrameKey
 from segue.models.backbone import Sampling
 from segue.models.pipe import PipeBackbone, bring_home
 
-__all__ = ["FlowBackbone", "FlowInputs", "FlowLeg", "FlowSchedule"]
+__all__ = ["TIMES", "FlowBackbone", "FlowInputs", "FlowLeg", "FlowSchedule"]
 
 TIMES = 1000  # the network's time at pure noise
 BYTES_PER_PIXEL = 1600  # what denoising takes beside the weights in float32, for each pixel of the image
@@ -44,13 +44,13 @@ ORDERS: Mapping[str, int] = {"dpm++": 2, "ddim": 1, "euler": 1, "pipe": 1}
 class FlowSchedule:
     """Noise points of flow matching."""
 
-    def point(self, f: float) -> NoisePoint:
-        """The noise point with the signal-to-noise ratio that Stable Diffusion has at a noise level 0 < f < 1."""
+    def point(self, f: float, shift: float = 1.0) -> NoisePoint:
+        """The noise point of a noise level 0 < f < 1, with ``shift`` times Stable Diffusion's sigma / alpha."""
         if not 0 < f < 1:
             raise SegueError(f"a noise level lies between 0 and 1, not at {f:g} (noise)")
         betas = torch.linspace(BETAS[0] ** 0.5, BETAS[1] ** 0.5, 1000, dtype=torch.float64) ** 2
         alpha_squared = float((1 - betas).cumprod(0)[min(round(f * 1000), 999)])
-        return self.noise_point(1 / (1 + math.sqrt(alpha_squared / (1 - alpha_squared))))
+        return self.noise_point(1 / (1 + math.sqrt(alpha_squared / (1 - alpha_squared)) / shift))
 
     def noise_point(self, sigma: float) -> NoisePoint:
         """The noise point of a sigma, 0 < sigma <= 1."""
@@ -125,14 +125,16 @@ class FlowInputs:
 
     tensors: Mapping[str, Tensor]  # by the names of a conditioning, (B, ...) each
     guidance_scale: float | None  # None without a negative branch
-    embedded: float | None = None  # the guidance scale that the network is told
+    embedded: float | None  # the guidance scale that the network is told
+    controls: Sequence[tuple[Any, Tensor, Tensor]]  # ControlNet, latents of its images (B, C, h, w), scales (B,)
 
     def plain(self) -> "FlowInputs":
         """The same without the negative branch, which comes first."""
         if self.guidance_scale is None:
             return self
         halves = {name: tensor.chunk(2)[1] for name, tensor in self.tensors.items()}
-        return replace(self, tensors=halves, guidance_scale=None)
+        controls = [(network, hint.chunk(2)[1], scale.chunk(2)[1]) for network, hint, scale in self.controls]
+        return replace(self, tensors=halves, guidance_scale=None, controls=controls)
 
 
 class FlowBackbone(PipeBackbone):
@@ -208,7 +210,34 @@ class FlowBackbone(PipeBackbone):
             )
             for name in conditioning.positive
         }
-        return FlowInputs(tensors, guidance_scale if guided else None, embedded)
+        controls = []
+        for network, control in zip(self.controlnets, conditioning.controls, strict=False):
+            if control.scale.any():
+                hint = self._hint(network, control.image)
+                hint, scale = (torch.cat([part] * (1 + guided)).to(self._device) for part in (hint, control.scale))
+                controls.append((network, hint.to(network.dtype), scale))  # type: ignore[arg-type]
+        return FlowInputs(tensors, guidance_scale if guided else None, embedded, controls)
+
+    def _hint(self, network: Any, image: Tensor) -> Tensor:  # noqa: ARG002
+        """Control images (B, 3, H, W) in [0, 1] as a ControlNet takes them: latents (B, C, h, w)."""
+        return self.encode(image * 2 - 1)
+
+    def _residuals(self, x: Tensor, sigma: Tensor, inputs: FlowInputs) -> dict[str, list[Tensor]]:
+        """What the ControlNets add to the blocks, summed, by the names of the network's arguments."""
+        found: dict[str, list[Tensor]] = {}
+        for network, hint, scale in inputs.controls:
+            strength = scale.to(x.dtype)[:, None, None]
+            for name, parts in self._control(network, x.to(hint.dtype), hint, sigma, inputs).items():
+                scaled = [part.to(x.dtype) * strength for part in parts]
+                before = found.get(name)
+                found[name] = [a + b for a, b in zip(before, scaled, strict=True)] if before else scaled
+        return found
+
+    def _control(
+        self, network: Any, x: Tensor, hint: Tensor, sigma: Tensor, inputs: FlowInputs
+    ) -> Mapping[str, Sequence[Tensor]]:
+        """What one ControlNet adds to the blocks, by the names of the network's arguments."""
+        raise NotImplementedError
 
     def _embeds_guidance(self) -> bool:
         """Whether the network is told the guidance scale."""
@@ -218,7 +247,8 @@ class FlowBackbone(PipeBackbone):
         """Whether the network was made to do without a negative branch."""
         return self._embeds_guidance()
 
-    def _predict(self, z: Tensor, times: Sequence[float], inputs: FlowInputs, controlled: bool) -> Tensor:  # noqa: ARG002
+    def _predict(self, z: Tensor, times: Sequence[float], inputs: FlowInputs, controlled: bool) -> Tensor:
+        inputs = inputs if controlled else replace(inputs, controls=())
         branches = 1 if inputs.guidance_scale is None else 2
         x: Tensor = torch.cat([z.to(self._network_dtype)] * branches)
         sigma = torch.tensor(times, dtype=torch.float32, device=x.device).expand(len(z)).repeat(branches) / TIMES

@@ -12,7 +12,7 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from diffusers import ControlNetModel, DiffusionPipeline
+from diffusers import DiffusionPipeline
 from diffusers.pipelines import stable_diffusion
 from huggingface_hub import hf_hub_download, list_repo_files, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -36,6 +36,7 @@ from segue.models.checkpoints import (
 from segue.models.controlnets import check_fit
 from segue.models.families import check_takes_additions
 from segue.models.header import Prediction, check_additions, check_file
+from segue.models.image_prompts import add_image_adapter
 from segue.models.single_file import load_file
 
 __all__ = ["load", "locate", "quiet", "save_memory", "set_memory_format"]
@@ -47,6 +48,7 @@ def load(
     name_or_path: str | PathLike[str] | None = None,
     *,
     controlnet: str | PathLike[str] | None = None,
+    image_adapter: str | PathLike[str] | None = None,
     dtype: str | torch.dtype | None = None,
     device: str | None = None,
     low_memory: bool = False,
@@ -63,6 +65,7 @@ def load(
         name_or_path: a hub name, a folder in diffusers layout, a .safetensors file, or None (or "pocket") for the
             embedded model.
         controlnet: a ControlNet by hub name or folder; the checkpoint's own, where it has one, if not given.
+        image_adapter: an IP-Adapter, which takes pictures as prompts: as ``add_image_adapter`` takes it.
         dtype: the precision of the networks; what the device does well if not given.
         device: where they run; the best there is if not given.
         low_memory: keep on an accelerator only the network that computes, and work on images one by one and in tiles.
@@ -95,7 +98,7 @@ def load(
     if network is not None:
         check_controlnet(network, str(controlnet))
     with quiet():
-        control = None if network is None else _network(ControlNetModel, network, precision)
+        control = None if network is None else _network(_controlnet_class(network), network, precision)
         if is_file:
             pipe = load_file(folder, precision, controlnet=control, prediction_type=prediction_type)
         else:
@@ -109,6 +112,8 @@ def load(
         if loras:
             add_loras(pipe, loras)
         add_embeddings(pipe, embeddings)
+        if image_adapter is not None:
+            add_image_adapter(pipe, image_adapter)
         pipe.set_progress_bar_config(disable=True)
         set_memory_format(pipe, where)
         return save_memory(pipe, where) if low_memory else pipe.to(where)
@@ -244,6 +249,11 @@ def _pipe(folder: Path, dtype: torch.dtype, controlnet: Any, variant: str | None
         parts["image_encoder"] = None  # of an IP-Adapter, which is not used
     with _in_one_line(folder):
         return kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True, **parts)
+
+
+def _controlnet_class(folder: Path) -> Any:
+    """The class of a ControlNet, in diffusers."""
+    return getattr(diffusers, json.loads((folder / CONFIG).read_text(encoding="utf-8"))["_class_name"])
 
 
 def _network(kind: Any, folder: Path, dtype: torch.dtype, variant: str | None = None) -> Any:

@@ -23,6 +23,7 @@ from segue.machine import free_memory
 from segue.method.conditioning import Conditioning
 from segue.method.diffusion import CLEAN, NoisePoint, Points, per_sample
 from segue.models.backbone import Sampling
+from segue.models.controlnets import check_fit
 from segue.models.families import family_of
 from segue.models.fingerprint import active_adapters, digest_of, parts_of
 
@@ -204,9 +205,9 @@ class PipeBackbone:
         shift, scale = normalisation(self.pipe.vae)
         return z / scale + shift
 
-    def point(self, f: float) -> NoisePoint:
-        """The noise point of a noise level 0 < f < 1: t = round(f T), whatever the solver and its steps."""
-        point: NoisePoint = self.schedule.point(f)
+    def point(self, f: float, shift: float = 1.0) -> NoisePoint:
+        """The noise point of a noise level 0 < f < 1, with ``shift`` times its sigma / alpha, whatever the solver."""
+        point: NoisePoint = self.schedule.point(f, shift)
         return point
 
     def leg(self, start: NoisePoint, stop: NoisePoint, sampling: Sampling) -> Any:
@@ -269,7 +270,7 @@ class PipeBackbone:
         if start == stop:
             return z
         leg = self._leg(start, stop, sampling, z)
-        with self.evaluating(), self._acting(sampling):
+        with self.evaluating(), self.scaling_images(sampling.image_scale):
             guided = self._inputs(conditioning, z, sampling.guidance_scale)
             plain = guided.plain()
             x = leg.enter(z.to(self._device, torch.float32))
@@ -310,8 +311,8 @@ class PipeBackbone:
         eps_hat: Tensor = self.schedule.epsilon(output, z, alpha, sigma)
         return eps_hat
 
-    def _acting(self, sampling: Sampling) -> AbstractContextManager[None]:  # noqa: ARG002
-        """What is set in the networks for a leg, and then put back."""
+    def scaling_images(self, scale: float | None) -> AbstractContextManager[None]:  # noqa: ARG002
+        """Image prompts act that strongly, or as the pipe has it set if None; then as they did."""
         return nullcontext()
 
     def _inputs(self, conditioning: Conditioning, z: Tensor, guidance_scale: float) -> Any:
@@ -330,6 +331,9 @@ class PipeBackbone:
 
     def _check_controlnets(self) -> None:
         """Raise SegueError if a ControlNet is for another model."""
+        for network in self.controlnets:
+            name = getattr(network, "name_or_path", "") or type(network).__name__
+            check_fit(network, self.pipe, str(name), self.name)
 
     @contextmanager
     def evaluating(self, grad: bool = False) -> Iterator[None]:

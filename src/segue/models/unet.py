@@ -3,7 +3,7 @@
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -18,7 +18,7 @@ from segue.method.diffusion import CLEAN, NoisePoint
 from segue.method.noise import Noise
 from segue.method.tree import FrameKey
 from segue.models.backbone import Sampling
-from segue.models.controlnets import check_fit, residuals
+from segue.models.controlnets import residuals
 from segue.models.fingerprint import learnt_tokens
 from segue.models.pipe import PipeBackbone, bring_home
 from segue.models.solvers import Leg, Schedule, warn_of_solver
@@ -75,11 +75,6 @@ class UNetBackbone(PipeBackbone):
         self._check_controlnets()
         self.leg(self.point(0.5), CLEAN, sampling)
         warn_of_solver(sampling, self.pipe.scheduler)
-
-    def _check_controlnets(self) -> None:
-        for network in self.controlnets:
-            name = getattr(network, "name_or_path", "") or type(network).__name__
-            check_fit(network, self.pipe, str(name), self.name)
 
     def embed(
         self, prompts: Sequence[str], negative_prompts: Sequence[str], images: Sequence[Image.Image] = ()
@@ -138,7 +133,7 @@ class UNetBackbone(PipeBackbone):
             for i, block in enumerate(blocks)
         ]
         try:
-            with self.evaluating(), self._image_scale(0.0):
+            with self.evaluating(), self.scaling_images(0.0):
                 z, words = self.encode(images), self.embed([""], [""])
                 draws = [Noise(0)("features", FrameKey(0), step=i, shape=z.shape[1:]) for i in range(FEATURE_DRAWS)]
                 samples = [point.alpha * one + point.sigma * eps for one in z for eps in draws]
@@ -237,14 +232,11 @@ class UNetBackbone(PipeBackbone):
         negative, positive = output.chunk(2)
         return negative + inputs.guidance_scale * (positive - negative)
 
-    def _acting(self, sampling: Sampling) -> AbstractContextManager[None]:
-        return self._image_scale(sampling.image_scale)
-
     @contextmanager
-    def _image_scale(self, scale: float | None) -> Iterator[None]:
-        """An IP-Adapter acts that strongly, or as the pipe has it set; then as it did."""
+    def scaling_images(self, scale: float | None) -> Iterator[None]:
+        """An IP-Adapter acts that strongly, or as the pipe has it set if None; then as it did."""
         layers = [layer for layer in self.pipe.unet.attn_processors.values() if hasattr(layer, "to_k_ip")]
-        before = [list(layer.scale) for layer in layers]
+        before = [layer.scale for layer in layers]
         try:
             if scale is not None:
                 for layer in layers:
@@ -281,6 +273,8 @@ class UNetBackbone(PipeBackbone):
         adapters = getattr(getattr(pipe.unet, "encoder_hid_proj", None), "image_projection_layers", ())
         if len(adapters) > 1:
             raise SegueError(f"the {kind} has {len(adapters)} IP-Adapters; segue uses one")
+        if any("FaceID" in type(projection).__name__ for projection in adapters):
+            raise SegueError(f"the {kind} has an IP-Adapter of faces (FaceID), which takes no whole pictures")
         if len(adapters) and getattr(pipe, "image_encoder", None) is None:
             raise SegueError(f"the {kind} has an IP-Adapter without its image encoder")
         Schedule.of(pipe.scheduler)

@@ -155,6 +155,9 @@ class ModelSettings(LoadSettings):
         le=11,
         description="Last layers of the text encoder to skip; 1 is what others call clip skip 2.",
     )
+    image_adapter: str | None = Field(
+        default=None, description="IP-Adapter, which takes the keyframes as prompts: file, folder or hub file."
+    )
 
 
 # How a run's model was loaded, beside its name: what a run keeps, to load it again.
@@ -198,6 +201,12 @@ class MorphSettings(InversionSettings):
         min_length=2,
         description="Noise range, from the last tree level to the first (with pocket 0.2 0.2), "
         "or one number per level, first to last.",
+    )
+    noise_shift: float = Field(
+        default=1.0,
+        gt=0,
+        le=100,
+        description="Multiplies the ratio of noise to signal of each noise level; more than 1 for larger pictures.",
     )
     branching: int = Field(default=2, ge=2, le=64, description="Into how many parts a level splits each gap.")
     bias: float = Field(
@@ -244,7 +253,7 @@ class MorphSettings(InversionSettings):
         default=None,
         ge=0,
         le=2,
-        description="Strength of the keyframes as image prompts, with an IP-Adapter; the model's own if not given.",
+        description="With --image-adapter, strength of the keyframes as prompts; 0 is off, the model's own by default.",
     )
 
     candidates: int = Field(
@@ -490,7 +499,7 @@ ALL: Mapping[str, FieldInfo] = {
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "Frames": (
         *("num_frames", "loop", "seed", "size", "network_size", "fit", "background"),
-        *("scheme", "noise", "branching", "bias", "retroactive", "refine", "spacing", "max_distance"),
+        *("scheme", "noise", "noise_shift", "branching", "bias", "retroactive", "refine", "spacing", "max_distance"),
         *("align", "points", "detail", "colour_match", "candidates", "rank_for", "rank_against", "ranker"),
     ),
     "Words": (
@@ -509,7 +518,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Camera": ("zoom", "pan", "rotate"),
     "Film": tuple(FilmSettings.model_fields),
     "Model": (
-        *("model", "controlnet", "variant", "revision", "prediction_type", "lora", "vae", "embedding", "clip_skip"),
+        *("model", "controlnet", "image_adapter", "variant", "revision", "prediction_type"),
+        *("lora", "vae", "embedding", "clip_skip"),
         *("solver", "num_inference_steps"),
         *("guidance_scale", "guidance_start", "guidance_end", "eta"),
     ),
@@ -518,7 +528,17 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 # Those that the help leaves out; --set NAME=VALUE, settings files and the library take them.
 RARE = frozenset(
     {
-        *("network_size", "branching", "bias", "retroactive", "refine", "max_distance", "captioner", "detail"),
+        *(
+            "network_size",
+            "noise_shift",
+            "branching",
+            "bias",
+            "retroactive",
+            "refine",
+            "max_distance",
+            "captioner",
+            "detail",
+        ),
         *("colour_match", "rank_against", "ranker", "embedding_blend"),
         *(name for name in InversionSettings.model_fields if name != "inversion"),
         *("pose_detector", "pose_matching", "pose_hold", "pose_via_photo"),
@@ -530,7 +550,7 @@ RARE = frozenset(
 HIDDEN = frozenset(
     {
         *("variant", "revision", "prediction_type", "vae", "embedding", "clip_skip"),
-        *("image_prompt", "prompt_at"),
+        *("image_adapter", "image_prompt", "prompt_at"),
     }
 )
 # What people who know other programs type, and what it is called here.

@@ -230,7 +230,7 @@ def rebase_paths(values: Mapping[str, Any], start: Path, to: Path | None = None)
             placed[name] = ",".join(map(path, value.split(",")))
         elif name in ("output", "points"):
             placed[name] = path(value)
-        elif name in ("model", "controlnet", "vae", "captioner", "ranker"):
+        elif name in ("model", "controlnet", "image_adapter", "vae", "captioner", "ranker"):
             placed[name] = perhaps(value)
         elif name in ("spacing", "easing"):  # perceptual:lpips:FILE
             head, _, file = value.rpartition(":")

@@ -123,6 +123,7 @@ def remake_line(output: str, run: Path, remake: Remake, earlier: Sequence[Remake
             "--seed": edit.seed,
             "--noise": edit.noise,
             "--pose": None if edit.pose is None else str(run / edit.pose),
+            "--image": None if edit.image is None else str(run / edit.image),
         }
         words += [word for option, value in named.items() if value is not None for word in (option, as_text(value))]
         if edit == Edit() and any(other.frame == remake.frame for other in earlier):

@@ -125,7 +125,8 @@ def invert(
     if path and (found := _read_kept(path, words)):
         return found
     unfinished = path.with_suffix(".unfinished") if path else None
-    with backbone.evaluating(), torch.enable_grad(), _checkpointing(backbone):
+    strength = backbone.scaling_images(settings.image_prompt)
+    with backbone.evaluating(), torch.enable_grad(), _checkpointing(backbone), strength:
         inverted = _fit(backbone, latents, words, settings, noise, keys, pictures, unfinished, progress)
     if path and unfinished:
         _keep(path, inverted)
@@ -335,6 +336,7 @@ def _digest(
         "model": backbone.fingerprint(),
         "settings": {name: getattr(settings, name) for name in fields(InversionSettings)},
         "guidance_scale": settings.guidance_scale if settings.inversion_guidance else None,
+        "image_prompt": settings.image_prompt,
         "seed": noise.seed,
         "keys": [str(Fraction(key.place)) for key in keys],
         "sizes": [picture.size for picture in pictures],
