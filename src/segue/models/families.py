@@ -24,7 +24,7 @@ class Family:
         name: what people call it.
         backbone: the module and the class that wrap its pipes.
         pipe: its pipeline for text to image.
-        controlled: the same with a ControlNet.
+        controlled: the same with a ControlNet, or nothing.
         others: pipelines that its checkpoints may be saved as, too.
         network: what denoises.
         encoders: text encoders, each with its tokenizer.
@@ -41,7 +41,7 @@ class Family:
     @property
     def pipes(self) -> tuple[str, ...]:
         """All pipelines of the family."""
-        return (self.pipe, self.controlled, *self.others)
+        return tuple(filter(None, (self.pipe, self.controlled, *self.others)))
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -85,6 +85,33 @@ FAMILIES = (
         ("FluxImg2ImgPipeline",),
         "transformer",
         {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"},
+    ),
+    Family(
+        "Chroma",
+        "segue.models.chroma.Chroma",
+        "ChromaPipeline",
+        "",
+        ("ChromaImg2ImgPipeline",),
+        "transformer",
+        {"text_encoder": "tokenizer"},
+    ),
+    Family(
+        "FLUX.2",
+        "segue.models.flux2.Flux2",
+        "Flux2Pipeline",
+        "",
+        (),
+        "transformer",
+        {"text_encoder": "tokenizer"},
+    ),
+    Family(
+        "FLUX.2 Klein",
+        "segue.models.flux2.Flux2",
+        "Flux2KleinPipeline",
+        "",
+        (),
+        "transformer",
+        {"text_encoder": "tokenizer"},
     ),
 )
 
