@@ -16,8 +16,10 @@ from segue.engine.interpolator import Interpolator
 from segue.errors import SegueError
 from segue.method.diffusion import CLEAN, NoisePoint
 from segue.models.backbone import Sampling
+from segue.models.checkpoints import pocket_folder
 from segue.models.families import backbone_of
 from segue.models.flow import FlowLeg, FlowSchedule, unshifted
+from segue.models.loading import load
 
 STEPS = 4
 NAMES = list(FAMILIES)
@@ -110,6 +112,28 @@ def test_eps_hat_follows_from_the_velocity_and_has_a_gradient(name: str) -> None
     # One Euler step to clean makes z_0 = z - sigma v = (z - sigma eps_hat) / alpha.
     clean = of.denoise(z, words, point, sampling=sampling(1, guidance=1.0))
     assert torch.allclose(clean, ((z - point.sigma * eps) / point.alpha).detach(), atol=1e-4)
+
+
+def test_the_masks_of_two_prompts_unite() -> None:
+    of = backbone("chroma")
+    short, long = of.embed(["a"], [""]), of.embed(["a cat on a hill"], ["grey"])
+    between = short.blend(long, 0.5)
+    assert int(short.positive["mask"].sum()) == 3  # a letter, the end and the first of the padding
+    assert torch.equal(between.positive["mask"], long.positive["mask"])
+    assert torch.equal(between.negative["mask"], long.negative["mask"])
+
+
+@pytest.mark.parametrize("name", ["chroma", "flux2", "flux2-klein"])
+def test_a_folder_is_loaded_as_its_own_pipe(name: str, tmp_path: Path) -> None:
+    of = backbone(name)
+    of.pipe.save_pretrained(tmp_path)
+    loaded: Any = backbone_of(load(tmp_path, dtype="float32", device="cpu"))
+    assert type(loaded.pipe) is type(of.pipe)
+    z = latents(of)
+    found = [one.denoise(z, one.embed(["a"], [""]), one.point(0.5), sampling=sampling(2)) for one in (of, loaded)]
+    assert torch.allclose(*found, atol=1e-5)
+    with pytest.raises(SegueError, match="diffusers has no ControlNets for"):
+        load(tmp_path, controlnet=pocket_folder() / "controlnet", device="cpu")
 
 
 # Legs.

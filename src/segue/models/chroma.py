@@ -1,4 +1,4 @@
-"""Chroma by Lodestone Rock: FLUX.1's shape, with a negative branch and a mask of the words in place of a pooled vector."""
+"""Chroma by Lodestone Rock: FLUX.1's tokens, a negative branch, and a mask of the words in place of a pooled vector."""
 
 from collections.abc import Sequence
 
@@ -24,7 +24,7 @@ class Chroma(FlowBackbone):
     def _velocity(self, x: Tensor, sigma: Tensor, inputs: FlowInputs) -> Tensor:
         text, (height, width) = inputs.tensors["text"], x.shape[-2:]
         tokens = pack(x)
-        # Numbers, as the pipe has them: attention then adds 1 to words and pictures, where a mask would leave out padding.
+        # In numbers, as the pipe has it: attention then prefers words and picture to padding, which it still sees.
         mask = torch.cat([inputs.tensors["mask"].to(x), x.new_ones(tokens.shape[:2])], 1)
         output = self.network(
             hidden_states=tokens,

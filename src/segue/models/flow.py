@@ -32,7 +32,7 @@ from segue.method.tree import FrameKey
 from segue.models.backbone import Sampling
 from segue.models.pipe import PipeBackbone, bring_home
 
-__all__ = ["FlowBackbone", "FlowInputs", "FlowLeg", "FlowSchedule"]
+__all__ = ["TIMES", "FlowBackbone", "FlowInputs", "FlowLeg", "FlowSchedule"]
 
 TIMES = 1000  # the network's time at pure noise
 BYTES_PER_PIXEL = 1600  # what denoising takes beside the weights in float32, for each pixel of the image
@@ -187,7 +187,7 @@ class FlowBackbone(PipeBackbone):
         return FlowLeg(start, stop, steps, self._shift(tokens, sampling.num_inference_steps), order)
 
     def _shift(self, tokens: int, steps: int) -> float:  # noqa: ARG002
-        """By how much the family spaces its steps towards noise, for so many tokens of a picture and steps of a whole way."""
+        """How far the family spaces its steps towards noise, by a picture's tokens and the steps of a whole way."""
         config = self.pipe.scheduler.config
         if not config.get("use_dynamic_shifting"):
             return float(config.get("shift") or 1.0)

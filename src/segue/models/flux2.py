@@ -27,8 +27,9 @@ class Flux2(FlowBackbone):
 
     def _statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each of a token's numbers, (4 C,), which the VAE has learnt."""
-        mean, variance = (buffer.float().cpu() for buffer in (self.pipe.vae.bn.running_mean, self.pipe.vae.bn.running_var))
-        return mean, (variance + self.pipe.vae.config.batch_norm_eps).sqrt()
+        vae = self.pipe.vae
+        mean, variance = (buffer.float().cpu() for buffer in (vae.bn.running_mean, vae.bn.running_var))
+        return mean, (variance + vae.config.batch_norm_eps).sqrt()
 
     def _embed_texts(
         self, prompts: Sequence[str], negative_prompts: Sequence[str]
