@@ -130,8 +130,10 @@ def test_a_folder_is_loaded_as_its_own_pipe(name: str, tmp_path: Path) -> None:
     loaded: Any = backbone_of(load(tmp_path, dtype="float32", device="cpu"))
     assert type(loaded.pipe) is type(of.pipe)
     z = latents(of)
-    found = [one.denoise(z, one.embed(["a"], [""]), one.point(0.5), sampling=sampling(2)) for one in (of, loaded)]
-    assert torch.allclose(*found, atol=1e-5)
+    first, again = (
+        one.denoise(z, one.embed(["a"], [""]), one.point(0.5), sampling=sampling(2)) for one in (of, loaded)
+    )
+    assert torch.allclose(again, first, atol=1e-5)
     with pytest.raises(SegueError, match="diffusers has no ControlNets for"):
         load(tmp_path, controlnet=pocket_folder() / "controlnet", device="cpu")
 
