@@ -27,8 +27,10 @@ from segue.errors import SegueError
 from segue.method.conditioning import Control
 from segue.method.diffusion import CLEAN, NoisePoint
 from segue.models.backbone import Sampling
+from segue.models.checkpoints import pocket_folder
 from segue.models.families import backbone_of
 from segue.models.flow import FlowLeg, FlowSchedule, unshifted
+from segue.models.loading import load
 from segue.models.solvers import Schedule
 
 STEPS = 4
@@ -60,7 +62,7 @@ def test_denoising_equals_the_pipe(name: str, start: float) -> None:
     of, tiny = backbone(name), FAMILIES[name]
     z = latents(of)
     leg = of._leg(FlowSchedule().noise_point(start), CLEAN, sampling(), z)
-    shift = of._shift(z.shape[-2] * z.shape[-1] // of.PATCH**2)
+    shift = of._shift(z.shape[-2] * z.shape[-1] // of.PATCH**2, STEPS)
     sigmas = [unshifted(time / 1000, shift) for time in leg.timesteps]
     assert len(sigmas) == math.ceil(STEPS * start)
     expected = of.pipe(
@@ -68,7 +70,7 @@ def test_denoising_equals_the_pipe(name: str, start: float) -> None:
         height=64,
         width=96,
         sigmas=sigmas,
-        num_inference_steps=len(sigmas),
+        num_inference_steps=STEPS,  # what FLUX.2 spaces its steps by; the sigmas are those to make
         latents=tiny.latents(z),
         output_type="pt",
         **tiny.options(3.0),
@@ -122,6 +124,30 @@ def test_eps_hat_follows_from_the_velocity_and_has_a_gradient(name: str) -> None
     # One Euler step to clean makes z_0 = z - sigma v = (z - sigma eps_hat) / alpha.
     clean = of.denoise(z, words, point, sampling=sampling(1, guidance=1.0))
     assert torch.allclose(clean, ((z - point.sigma * eps) / point.alpha).detach(), atol=1e-4)
+
+
+def test_the_masks_of_two_prompts_unite() -> None:
+    of = backbone("chroma")
+    short, long = of.embed(["a"], [""]), of.embed(["a cat on a hill"], ["grey"])
+    between = short.blend(long, 0.5)
+    assert int(short.positive["mask"].sum()) == 3  # a letter, the end and the first of the padding
+    assert torch.equal(between.positive["mask"], long.positive["mask"])
+    assert torch.equal(between.negative["mask"], long.negative["mask"])
+
+
+@pytest.mark.parametrize("name", ["chroma", "flux2", "flux2-klein"])
+def test_a_folder_is_loaded_as_its_own_pipe(name: str, tmp_path: Path) -> None:
+    of = backbone(name)
+    of.pipe.save_pretrained(tmp_path)
+    loaded: Any = backbone_of(load(tmp_path, dtype="float32", device="cpu"))
+    assert type(loaded.pipe) is type(of.pipe)
+    z = latents(of)
+    first, again = (
+        one.denoise(z, one.embed(["a"], [""]), one.point(0.5), sampling=sampling(2)) for one in (of, loaded)
+    )
+    assert torch.allclose(again, first, atol=1e-5)
+    with pytest.raises(SegueError, match="ControlNets of"):
+        load(tmp_path, controlnet=pocket_folder() / "controlnet", device="cpu")
 
 
 # Legs.
@@ -252,7 +278,7 @@ def test_a_controlnet_equals_the_pipes(case: str, monkeypatch: pytest.MonkeyPatc
     of: Any = backbone_of(base, network)
     hint = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(4))
     z, start = latents(of), FlowSchedule().noise_point(1.0)
-    shift = of._shift(z.shape[-2] * z.shape[-1] // 4)
+    shift = of._shift(z.shape[-2] * z.shape[-1] // 4, STEPS)
     expected = pipe(
         prompt="a cat",
         control_image=hint * 2 - 1 if kind is FluxControlNetPipeline else hint,  # which takes tensors as they are

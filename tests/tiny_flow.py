@@ -7,7 +7,13 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderKLFlux2,
+    ChromaPipeline,
+    ChromaTransformer2DModel,
     FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Pipeline,
+    Flux2Transformer2DModel,
     FluxPipeline,
     FluxTransformer2DModel,
     SD3Transformer2DModel,
@@ -16,10 +22,15 @@ from diffusers import (
 from tiny import VAE, text_config, tiny_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
+from torch.nn.functional import pixel_unshuffle
 from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
+    Mistral3Config,
+    Mistral3ForConditionalGeneration,
     PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
     T5Config,
     T5EncoderModel,
 )
@@ -27,6 +38,18 @@ from transformers import (
 from segue.models.flux import pack
 
 __all__ = ["FAMILIES", "Tiny"]
+
+
+CHAT = "{% for m in messages %}{{ m.content if m.content is string else m.content[0].text }}|{% endfor %}"
+LLM = {  # a language model of width 8
+    "vocab_size": 100,
+    "hidden_size": 8,
+    "intermediate_size": 16,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 4,
+    "max_position_embeddings": 512,
+}
 
 
 @dataclass(frozen=True)
@@ -51,7 +74,12 @@ def _of_letters(length: int) -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=length
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        model_max_length=length,
+        chat_template=CHAT,
     )
 
 
@@ -135,8 +163,80 @@ def _flux(seed: int, guidance: bool) -> Any:
         )
 
 
+def _chroma(seed: int) -> Any:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _whole(
+            ChromaPipeline(
+                transformer=ChromaTransformer2DModel(
+                    in_channels=16,
+                    num_layers=1,
+                    num_single_layers=2,
+                    attention_head_dim=16,
+                    num_attention_heads=2,
+                    joint_attention_dim=32,
+                    axes_dims_rope=(4, 6, 6),
+                    approximator_num_channels=16,
+                    approximator_hidden_dim=32,
+                    approximator_layers=1,
+                ),
+                scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+                vae=_vae(4),
+                text_encoder=_t5(32),
+                tokenizer=_of_letters(512),
+            )
+        )
+
+
+def _flux2(seed: int, pipe: Any, **options: Any) -> Any:
+    """FLUX.2, whose text encoders are as deep as the pipe's choice of their layers."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        vae = AutoencoderKLFlux2(**VAE)
+        vae.bn.running_mean.normal_()
+        vae.bn.running_var.uniform_(0.5, 2)
+        if pipe is Flux2Pipeline:
+            vision = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+            config = Mistral3Config(
+                text_config={"model_type": "mistral", "num_hidden_layers": 30, **LLM},
+                vision_config={"model_type": "pixtral", "head_dim": 4, **vision},
+            )
+            encoder: Any = Mistral3ForConditionalGeneration(config)
+        else:
+            encoder = Qwen3ForCausalLM(Qwen3Config(num_hidden_layers=27, **LLM))
+        return _whole(
+            pipe(
+                transformer=Flux2Transformer2DModel(
+                    in_channels=16,
+                    num_layers=1,
+                    num_single_layers=2,
+                    attention_head_dim=16,
+                    num_attention_heads=2,
+                    joint_attention_dim=24,
+                    timestep_guidance_channels=16,
+                    axes_dims_rope=(4, 4, 4, 4),
+                    guidance_embeds=pipe is Flux2Pipeline,
+                ),
+                scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+                vae=vae,
+                text_encoder=encoder,
+                tokenizer=_of_letters(512),
+                **options,
+            )
+        )
+
+
+def _patches(z: Tensor) -> Tensor:
+    """Latents (B, C, h, w) as FLUX.2's pipes take them, (B, 4 C, h / 2, w / 2)."""
+    return pixel_unshuffle(z, 2)
+
+
 FAMILIES: Mapping[str, Tiny] = {
     "sd3": Tiny(_sd3),
     "flux-dev": Tiny(lambda seed: _flux(seed, guidance=True), pack),
     "flux-schnell": Tiny(lambda seed: _flux(seed, guidance=False), pack),
+    "chroma": Tiny(_chroma, pack),
+    "flux2": Tiny(lambda seed: _flux2(seed, Flux2Pipeline), _patches),
+    "flux2-klein": Tiny(lambda seed: _flux2(seed, Flux2KleinPipeline, is_distilled=True), _patches, lambda scale: {}),
+    "flux2-klein-base": Tiny(lambda seed: _flux2(seed, Flux2KleinPipeline), _patches),
 }

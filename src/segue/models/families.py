@@ -24,7 +24,7 @@ class Family:
         name: what people call it.
         backbone: the module and the class that wrap its pipes.
         pipe: its pipeline for text to image.
-        controlled: the same with a ControlNet.
+        controlled: the same with a ControlNet, or nothing.
         controlnet: the class of its ControlNets; "" if films cannot be made with them.
         others: pipelines that its checkpoints may be saved as, too.
         network: what denoises.
@@ -91,6 +91,36 @@ FAMILIES = (
         ("FluxImg2ImgPipeline",),
         "transformer",
         {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"},
+    ),
+    Family(
+        "Chroma",
+        "segue.models.chroma.Chroma",
+        "ChromaPipeline",
+        "",
+        "",
+        ("ChromaImg2ImgPipeline",),
+        "transformer",
+        {"text_encoder": "tokenizer"},
+    ),
+    Family(
+        "FLUX.2",
+        "segue.models.flux2.Flux2",
+        "Flux2Pipeline",
+        "",
+        "",
+        (),
+        "transformer",
+        {"text_encoder": "tokenizer"},
+    ),
+    Family(
+        "FLUX.2 Klein",
+        "segue.models.flux2.Flux2",
+        "Flux2KleinPipeline",
+        "",
+        "",
+        (),
+        "transformer",
+        {"text_encoder": "tokenizer"},
     ),
 )
 

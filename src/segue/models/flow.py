@@ -186,10 +186,10 @@ class FlowBackbone(PipeBackbone):
         if start.sigma <= stop.sigma:
             raise ValueError(f"a leg goes from a noisier point to a cleaner one, not from {start} to {stop}")
         steps = max(1, math.ceil(sampling.num_inference_steps * (start.sigma - stop.sigma) - 1e-9))
-        return FlowLeg(start, stop, steps, self._shift(tokens), order)
+        return FlowLeg(start, stop, steps, self._shift(tokens, sampling.num_inference_steps), order)
 
-    def _shift(self, tokens: int) -> float:
-        """By how much the family spaces its steps towards noise, for a picture of so many tokens."""
+    def _shift(self, tokens: int, steps: int) -> float:  # noqa: ARG002
+        """How far the family spaces its steps towards noise, by a picture's tokens and the steps of a whole way."""
         config = self.pipe.scheduler.config
         if not config.get("use_dynamic_shifting"):
             return float(config.get("shift") or 1.0)

@@ -234,6 +234,8 @@ def _half_only(name: str, folder: str, revision: str | None) -> str | None:
 def _pipe(folder: Path, dtype: torch.dtype, controlnet: Any, variant: str | None) -> Any:
     """The pipeline of a checkpoint's folder, with a ControlNet if there is one."""
     family = check_index(folder / INDEX, str(folder))
+    if controlnet is not None and not family.controlled:
+        raise SegueError(f"ControlNets of {family.name} are not supported")
     kind = getattr(diffusers, family.pipe if controlnet is None else family.controlled)
     parts = {} if controlnet is None else {"controlnet": controlnet}
     index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
