@@ -79,6 +79,8 @@ class Interpolator:
             name: what to call the model in the run file; the pipe's own name if not given.
             clip_skip: how many of the text encoders' last layers are left out.
         """
+        if isinstance(pipe, str | PathLike):
+            raise SegueError(f"Interpolator takes a loaded pipe; Interpolator.from_pretrained('{pipe}') loads one")
         self.backbone: Backbone = backbone_of(pipe, controlnet, clip_skip)
         self.name = name or self.backbone.name
         self.low_memory = False

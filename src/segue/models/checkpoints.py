@@ -81,6 +81,7 @@ WEIGHTS = re.compile(
 HALVES = ("fp16", "bf16")  # variants that are taken where there is nothing else
 CONFIG = "config.json"
 HUB_NAME = re.compile(r"(?!.*(--|\.\.|\.git$))\w[\w.-]*/\w([\w.-]*\w)?", re.ASCII)
+ADDRESS = re.compile(r"https?://[^/]+/(?P<owner>[^/]+)/(?P<name>[^/?#]+)")
 INDEX = "model_index.json"
 
 
@@ -95,6 +96,8 @@ def resolve_name(name_or_path: str | PathLike[str] | None, *, kind: str = "model
     path, name = Path(name_or_path), str(name_or_path)
     if path.is_dir():
         return path
+    if (address := ADDRESS.match(name)) is not None:
+        raise SegueError(f"{name} is an address; a {kind} on the hub is named {address['owner']}/{address['name']}")
     if path.suffix in PICKLES:
         fault = f"{name} is a pickled checkpoint, which can run code; segue reads safetensors"
         raise SegueError(f"{fault}: look for a .safetensors of the same {kind}, or convert it")

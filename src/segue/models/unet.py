@@ -277,6 +277,8 @@ class UNetBackbone(PipeBackbone):
             raise SegueError(f"the {kind} has an IP-Adapter of faces (FaceID), which takes no whole pictures")
         if len(adapters) and getattr(pipe, "image_encoder", None) is None:
             raise SegueError(f"the {kind} has an IP-Adapter without its image encoder")
+        if patch := _patch_of(pipe.unet):
+            raise SegueError(f"the {kind}'s UNet is patched by {patch}: remove it before a film is made")
         Schedule.of(pipe.scheduler)
 
 
@@ -297,6 +299,16 @@ class _Inputs:
         controls = [(network, image.chunk(2)[1], scale.chunk(2)[1]) for network, image, scale in self.controls]
         added = {name: _second_half(value) for name, value in self.added.items()}
         return _Inputs(self.text.chunk(2)[1], added, self.guidance, controls, None)
+
+
+def _patch_of(unet: Any) -> str:
+    """What has patched a UNet so that films with it could not be repeated or made; "" for nothing."""
+    if hasattr(unet, "_tome_info"):
+        return "token merging (ToMe), whose random numbers have no name"
+    forward: Any = vars(unet).get("forward")
+    if str(getattr(forward, "__module__", "")).startswith("DeepCache"):
+        return "DeepCache, which takes one time for all images of a batch"
+    return ""
 
 
 def _second_half(value: Any) -> Any:
