@@ -86,6 +86,33 @@ FAMILIES = (
         "transformer",
         {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"},
     ),
+    Family(
+        "Qwen-Image",
+        "segue.models.qwen_image.QwenImage",
+        "QwenImagePipeline",
+        "QwenImageControlNetPipeline",
+        ("QwenImageImg2ImgPipeline",),
+        "transformer",
+        {"text_encoder": "tokenizer"},
+    ),
+    Family(
+        "Z-Image",
+        "segue.models.z_image.ZImage",
+        "ZImagePipeline",
+        "ZImageControlNetPipeline",
+        ("ZImageImg2ImgPipeline",),
+        "transformer",
+        {"text_encoder": "tokenizer"},
+    ),
+    Family(
+        "Sana",
+        "segue.models.sana.Sana",
+        "SanaPipeline",
+        "SanaControlNetPipeline",
+        (),
+        "transformer",
+        {"text_encoder": "tokenizer"},
+    ),
 )
 
 
