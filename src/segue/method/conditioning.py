@@ -134,7 +134,7 @@ class Conditioning:
 
         def between(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str, Tensor]:
             pairs = {name: _pad(name, [tensor, b[name]]) for name, tensor in a.items()}
-            return {name: _blend(name, *pair, w, per_token, linear) for name, pair in pairs.items()}
+            return {name: _blend(name, x, y, w, per_token, linear) for name, (x, y) in pairs.items()}
 
         return replace(
             self,

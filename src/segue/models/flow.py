@@ -6,7 +6,8 @@
 
 A noise level f means as much noise as in Stable Diffusion: sigma / (1 - sigma) = sigma_f / alpha_f. A leg divides its
 way evenly in u, where the family's shift s makes sigma = s u / (1 + (s - 1) u); from pure noise to clean these are the
-sigmas of the family's own pipeline; where its last step begins at a fixed sigma, the way there is stretched to it. Its steps need alpha and sigma alone, with z_0 as the network sees it:
+sigmas of the family's own pipeline. Where that has its last step begin at a fixed sigma, the inner sigmas are stretched
+to it from the leg's start. Its steps need alpha and sigma alone, with z_0 as the network sees it:
 
     z' = (sigma' / sigma) z + (alpha' - alpha sigma' / sigma) D
     D = z_0                                                      Euler, which is DDIM
@@ -200,7 +201,7 @@ class FlowBackbone(PipeBackbone):
         """By how much the family spaces its steps towards noise, for a picture of so many tokens."""
         config = self.pipe.scheduler.config
         if not config.get("use_dynamic_shifting"):
-            return float(config.get("shift") or 1.0)
+            return float(config.get("shift") or config.get("flow_shift") or 1.0)  # DPM-Solver's has the second name
         low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
         first, last = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
         return math.exp(first + (last - first) * (tokens - low) / (high - low))

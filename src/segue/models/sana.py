@@ -49,6 +49,3 @@ class Sana(FlowBackbone):
             return_dict=False,
         )[0]
         return output
-
-    def _shift(self, tokens: int) -> float:
-        return float(self.pipe.scheduler.config.get("flow_shift") or super()._shift(tokens))
