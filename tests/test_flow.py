@@ -119,6 +119,19 @@ def test_eps_hat_follows_from_the_velocity_and_has_a_gradient(name: str) -> None
     assert torch.allclose(clean, ((z - point.sigma * eps) / point.alpha).detach(), atol=1e-4)
 
 
+@pytest.mark.parametrize("low_memory", [False, True])
+@pytest.mark.parametrize("name", ["qwen-image", "z-image", "sana"])
+def test_a_folder_is_loaded_with_the_same_weights(name: str, low_memory: bool, tmp_path: Path) -> None:
+    of = backbone(name)
+    of.pipe.save_pretrained(tmp_path)
+    loaded = Interpolator.from_pretrained(tmp_path, device="cpu", dtype="float32", low_memory=low_memory).backbone
+    assert loaded.fingerprint() == of.fingerprint()
+    words, other = (one.embed(["a cat"], ["grey"]) for one in (of, loaded))
+    assert words.is_close(other, 1e-5)
+    z = latents(of)
+    assert torch.allclose(loaded.decode(z), of.decode(z), atol=1e-4)
+
+
 # Words of unequal lengths.
 
 RAGGED = ["qwen-image", "z-image", "sana"]

@@ -33,7 +33,7 @@ from segue.method.tree import FrameKey
 from segue.models.backbone import Sampling
 from segue.models.pipe import PipeBackbone, bring_home
 
-__all__ = ["FlowBackbone", "FlowInputs", "FlowLeg", "FlowSchedule"]
+__all__ = ["TIMES", "FlowBackbone", "FlowInputs", "FlowLeg", "FlowSchedule"]
 
 TIMES = 1000  # the network's time at pure noise
 BYTES_PER_PIXEL = 1600  # what denoising takes beside the weights in float32, for each pixel of the image
