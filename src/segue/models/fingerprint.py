@@ -102,9 +102,9 @@ def _config(network: nn.Module) -> str:
     return hashlib.sha256(json.dumps(_kept(values), sort_keys=True, default=repr).encode()).hexdigest()
 
 
-def _kept(values: Mapping[str, Any]) -> dict[str, Any]:
+def _kept(values: Mapping[Any, Any]) -> dict[Any, Any]:
     """What of a configuration counts, in its parts' own configurations too."""
-    names = [name for name in values if not name.startswith("_") and name not in OTHER]
+    names = [name for name in values if not str(name).startswith("_") and name not in OTHER]
     return {name: _kept(values[name]) if isinstance(values[name], Mapping) else values[name] for name in names}
 
 
