@@ -7,9 +7,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import (
+    DPMSolverMultistepScheduler,
     FluxControlNetModel,
     FluxControlNetPipeline,
     SD3ControlNetModel,
@@ -24,14 +26,18 @@ from torch import Tensor
 
 from segue.engine.interpolator import Interpolator
 from segue.errors import SegueError
-from segue.method.conditioning import Control
+from segue.method.conditioning import Conditioning, Control
 from segue.method.diffusion import CLEAN, NoisePoint
+from segue.method.noise import Noise
+from segue.method.tree import FrameKey
 from segue.models.backbone import Sampling
 from segue.models.checkpoints import pocket_folder
 from segue.models.families import backbone_of
 from segue.models.flow import FlowLeg, FlowSchedule, unshifted
 from segue.models.loading import load
 from segue.models.solvers import Schedule
+from segue.settings.kinds import MorphSettings
+from segue.words.inversion import invert
 
 STEPS = 4
 NAMES = list(FAMILIES)
@@ -150,6 +156,61 @@ def test_a_folder_is_loaded_as_its_own_pipe(name: str, tmp_path: Path) -> None:
         load(tmp_path, controlnet=pocket_folder() / "controlnet", device="cpu")
 
 
+@pytest.mark.parametrize("low_memory", [False, True])
+@pytest.mark.parametrize("name", ["qwen-image", "z-image", "sana"])
+def test_a_folder_is_loaded_with_the_same_weights(name: str, low_memory: bool, tmp_path: Path) -> None:
+    of = backbone(name)
+    of.pipe.save_pretrained(tmp_path)
+    loaded = Interpolator.from_pretrained(tmp_path, device="cpu", dtype="float32", low_memory=low_memory).backbone
+    assert loaded.fingerprint() == of.fingerprint()
+    words, other = (one.embed(["a cat"], ["grey"]) for one in (of, loaded))
+    assert words.is_close(other, 1e-5)
+    z = latents(of)
+    assert torch.allclose(loaded.decode(z), of.decode(z), atol=1e-4)
+
+
+# Words of unequal lengths.
+
+RAGGED = ["qwen-image", "z-image", "sana"]
+LONGER = "two dogs on a hill in the sun"
+
+
+@pytest.mark.parametrize("name", RAGGED)
+def test_tokens_outside_of_the_mask_count_for_nothing(name: str) -> None:
+    of, z = backbone(name), latents(backbone(name))
+    short, point = of.embed(["a cat"], ["grey"]), FlowSchedule().noise_point(0.5)
+    padded = Conditioning.stack([short, of.embed([LONGER], [LONGER])]).sample(0)
+    assert (
+        padded.positive["mask"].sum() == short.positive["mask"].sum() < of.embed([LONGER], [""]).positive["mask"].sum()
+    )
+    outside = ~padded.positive["mask"][..., None]
+    spoilt = padded.with_text(padded.text + outside * randn(*padded.text.shape), padded.negative_text)
+    assert not torch.equal(spoilt.text, padded.text)
+    expected = of.predict(z, point, short, 3.0)
+    for words in (padded, spoilt):
+        assert torch.allclose(of.predict(z, point, words, 3.0), expected, atol=1e-4)
+    assert not torch.allclose(of.predict(z, point, of.embed([LONGER], ["grey"]), 3.0), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("guidance", [False, True])
+@pytest.mark.parametrize("name", RAGGED)
+def test_inversion_fits_each_prompt_as_if_it_were_alone(name: str, guidance: bool) -> None:
+    of, settings = (
+        backbone(name),
+        MorphSettings(inversion=2, inversion_guidance=guidance, inversion_negative=not guidance),
+    )
+    z, words = latents(of, 2), of.embed(["a cat", LONGER], [""] * 2)
+    keys = [FrameKey(0), FrameKey(1)]
+    found = invert(of, z, words, settings, Noise(0), keys).words
+    for i, key in enumerate(keys):
+        alone = invert(of, z[i : i + 1], words.sample(i), settings, Noise(0), [key]).words
+        near = (found.text[i] - alone.text[0]).abs() < 1e-5
+        assert near.float().mean() > 0.98  # where a gradient is near zero, rounding shows in Adam's steps
+        real, moved = words.positive["mask"][i], (found.text[i] - words.text[i]).abs().amax(-1)
+        assert moved[real].min() > 1e-5
+        assert not moved[~real].any()
+
+
 # Legs.
 
 
@@ -198,6 +259,32 @@ def test_a_shift_multiplies_the_ratio_of_noise_to_signal() -> None:
     assert schedule.point(0.4, shift=1.0) == level
 
 
+@pytest.mark.parametrize("steps", [4, 30])
+def test_legs_of_qwen_image_and_sana_have_the_sigmas_of_their_schedulers(steps: int) -> None:
+    noise, sampled = FlowSchedule().noise_point(1.0), sampling(steps)
+    qwen, sana = backbone("qwen-image"), backbone("sana")
+    scheduler = qwen.pipe.scheduler
+    scheduler.set_timesteps(sigmas=np.linspace(1, 1 / steps, steps), mu=0.5 + 0.4 * (4096 - 256) / (8192 - 256))
+    assert qwen.leg(noise, CLEAN, sampled).timesteps == pytest.approx(scheduler.timesteps.tolist(), abs=1e-2)
+    assert qwen.leg(noise, CLEAN, sampled).timesteps[-1] == pytest.approx(20)
+    # Sana's own scheduler begins at a sigma of 0.9997 and not 1.
+    solver = DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+    solver.set_timesteps(steps)
+    expected = sana.leg(noise, CLEAN, sampled).timesteps
+    assert (solver.sigmas[:-1] * 1000).tolist() == pytest.approx(expected, abs=1)
+    sana.pipe.scheduler, kept = solver, sana.pipe.scheduler
+    assert sana.leg(noise, CLEAN, sampled).timesteps == expected
+    sana.pipe.scheduler = kept
+
+
+def test_a_leg_to_a_point_is_not_stretched() -> None:
+    schedule = FlowSchedule()
+    start, stop = schedule.noise_point(0.8), schedule.noise_point(0.3)
+    assert FlowLeg(start, stop, 5, 2.0, 1, 0.02).timesteps == FlowLeg(start, stop, 5, 2.0, 1).timesteps
+    assert FlowLeg(start, CLEAN, 5, 2.0, 1, 0.02).timesteps[0] == 800
+    assert FlowLeg(start, CLEAN, 5, 2.0, 1, 0.02).timesteps[-1] == pytest.approx(20)
+
+
 def test_solvers_that_flow_does_not_have_are_refused() -> None:
     with pytest.raises(SegueError, match="lcm is not a solver for Stable Diffusion 3; choose"):
         backbone("sd3").check(sampling(solver="lcm"))
@@ -205,7 +292,14 @@ def test_solvers_that_flow_does_not_have_are_refused() -> None:
 
 # Films.
 
-FILM: Any = {**QUICK, "network_size": "64x64", "noise": (0.4, 0.5), "num_inference_steps": 3, "seed": 2}
+FILM: Any = {
+    **QUICK,
+    "network_size": "64x64",
+    "noise": (0.4, 0.5),
+    "num_inference_steps": 3,
+    "seed": 2,
+    "prompt": ("a cat", "two dogs"),  # of unequal lengths
+}
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 from diffusers import (
+    AutoencoderDC,
     AutoencoderKL,
     AutoencoderKLFlux2,
+    AutoencoderKLQwenImage,
     ChromaPipeline,
     ChromaTransformer2DModel,
     FlowMatchEulerDiscreteScheduler,
@@ -16,8 +18,14 @@ from diffusers import (
     Flux2Transformer2DModel,
     FluxPipeline,
     FluxTransformer2DModel,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
+    SanaPipeline,
+    SanaTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
 )
 from tiny import VAE, text_config, tiny_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -26,11 +34,16 @@ from torch.nn.functional import pixel_unshuffle
 from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
+    Gemma2Config,
+    Gemma2Model,
     Mistral3Config,
     Mistral3ForConditionalGeneration,
     PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3Model,
     T5Config,
     T5EncoderModel,
 )
@@ -231,6 +244,118 @@ def _patches(z: Tensor) -> Tensor:
     return pixel_unshuffle(z, 2)
 
 
+LANGUAGE: Mapping[str, Any] = {
+    "vocab_size": 100,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "pad_token_id": 0,
+    "bos_token_id": None,
+    "eos_token_id": 1,
+}
+SEEING: Mapping[str, Any] = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2}
+
+
+def _qwen_image(seed: int) -> Any:
+    shifts = {"use_dynamic_shifting": True, "max_image_seq_len": 8192, "max_shift": 0.9, "shift_terminal": 0.02}
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _whole(
+            QwenImagePipeline(
+                transformer=QwenImageTransformer2DModel(
+                    in_channels=16,
+                    out_channels=4,
+                    num_layers=2,
+                    attention_head_dim=16,
+                    num_attention_heads=2,
+                    joint_attention_dim=16,
+                    axes_dims_rope=(4, 6, 6),
+                ),
+                scheduler=FlowMatchEulerDiscreteScheduler(**shifts),
+                vae=AutoencoderKLQwenImage(
+                    base_dim=8,
+                    z_dim=4,
+                    dim_mult=[1, 1, 2, 2],
+                    num_res_blocks=1,
+                    latents_mean=[0.1, -0.2, 0.3, 0.0],
+                    latents_std=[1.5, 0.5, 2.0, 1.0],
+                ),
+                text_encoder=Qwen2_5_VLForConditionalGeneration(
+                    Qwen2_5_VLConfig(
+                        text_config={**LANGUAGE, "rope_parameters": rope},
+                        vision_config={**SEEING, "out_hidden_size": 16},
+                    )
+                ),
+                tokenizer=_of_letters(1100),
+            )
+        )
+
+
+def _z_image(seed: int) -> Any:
+    tokenizer = _of_letters(512)
+    tokenizer.chat_template = "{% for message in messages %}{{ message.role }}: {{ message.content }}{% endfor %}"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _whole(
+            ZImagePipeline(
+                transformer=ZImageTransformer2DModel(
+                    in_channels=4,
+                    dim=32,
+                    n_layers=2,
+                    n_refiner_layers=1,
+                    n_heads=2,
+                    n_kv_heads=2,
+                    cap_feat_dim=16,
+                    axes_dims=[4, 6, 6],
+                    axes_lens=[128, 32, 32],
+                ),
+                scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+                vae=_vae(4),
+                text_encoder=Qwen3Model(Qwen3Config(**LANGUAGE, head_dim=8)),
+                tokenizer=tokenizer,
+            )
+        )
+
+
+def _sana(seed: int) -> Any:
+    blocks = (8, 8, 16, 16)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _whole(
+            SanaPipeline(
+                transformer=SanaTransformer2DModel(
+                    in_channels=4,
+                    out_channels=4,
+                    num_attention_heads=2,
+                    attention_head_dim=16,
+                    num_layers=2,
+                    num_cross_attention_heads=2,
+                    cross_attention_head_dim=16,
+                    cross_attention_dim=32,
+                    caption_channels=16,
+                    sample_size=8,
+                ),
+                scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),  # in place of DPM-Solver's, with the same sigmas
+                vae=AutoencoderDC(
+                    latent_channels=4,
+                    attention_head_dim=8,
+                    encoder_block_out_channels=blocks,
+                    decoder_block_out_channels=blocks,
+                    encoder_layers_per_block=(1, 1, 1, 1),
+                    decoder_layers_per_block=(1, 1, 1, 1),
+                    encoder_qkv_multiscales=((), (), (), ()),
+                    decoder_qkv_multiscales=((), (), (), ()),
+                    scaling_factor=0.4,
+                ),
+                text_encoder=Gemma2Model(Gemma2Config(**LANGUAGE, head_dim=8)),
+                tokenizer=_of_letters(2048),
+            )
+        )
+
+
 FAMILIES: Mapping[str, Tiny] = {
     "sd3": Tiny(_sd3),
     "flux-dev": Tiny(lambda seed: _flux(seed, guidance=True), pack),
@@ -239,4 +364,7 @@ FAMILIES: Mapping[str, Tiny] = {
     "flux2": Tiny(lambda seed: _flux2(seed, Flux2Pipeline), _patches),
     "flux2-klein": Tiny(lambda seed: _flux2(seed, Flux2KleinPipeline, is_distilled=True), _patches, lambda scale: {}),
     "flux2-klein-base": Tiny(lambda seed: _flux2(seed, Flux2KleinPipeline), _patches),
+    "qwen-image": Tiny(_qwen_image, pack, lambda scale: {"true_cfg_scale": scale, "negative_prompt": ""}),
+    "z-image": Tiny(_z_image),
+    "sana": Tiny(_sana, options=lambda scale: {"guidance_scale": scale, "use_resolution_binning": False}),
 }

@@ -22,23 +22,22 @@ class Family:
 
     Attributes:
         name: what people call it.
-        backbone: the module and the class that wrap its pipes.
+        backbone: the module of ``segue.models`` and the class that wrap its pipes.
         pipe: its pipeline for text to image.
-        controlled: the same with a ControlNet, or nothing.
-        controlnet: the class of its ControlNets; "" if films cannot be made with them.
-        others: pipelines that its checkpoints may be saved as, too.
         network: what denoises.
         encoders: text encoders, each with its tokenizer.
+        controlled, controlnet: its pipeline with a ControlNet, and the class of that; "" if films are made without.
+        others: pipelines that its checkpoints may be saved as, too.
     """
 
     name: str
     backbone: str
     pipe: str
-    controlled: str
-    controlnet: str
-    others: tuple[str, ...]
     network: str
     encoders: Mapping[str, str]
+    controlled: str = ""
+    controlnet: str = ""
+    others: tuple[str, ...] = ()
 
     @property
     def pipes(self) -> tuple[str, ...]:
@@ -51,77 +50,64 @@ class Family:
         return (self.network, "vae", *self.encoders)
 
 
+ONE: Mapping[str, str] = {"text_encoder": "tokenizer"}
+TWO: Mapping[str, str] = {**ONE, "text_encoder_2": "tokenizer_2"}
+THREE: Mapping[str, str] = {**TWO, "text_encoder_3": "tokenizer_3"}
+
 FAMILIES = (
     Family(
         "Stable Diffusion 1.x and 2.x",
-        "segue.models.stable_diffusion.StableDiffusion",
+        "stable_diffusion.StableDiffusion",
         "StableDiffusionPipeline",
+        "unet",
+        ONE,
         "StableDiffusionControlNetPipeline",
         "ControlNetModel",
         ("StableDiffusionImg2ImgPipeline", "StableDiffusionControlNetImg2ImgPipeline"),
-        "unet",
-        {"text_encoder": "tokenizer"},
     ),
     Family(
         "Stable Diffusion XL",
-        "segue.models.stable_diffusion_xl.StableDiffusionXL",
+        "stable_diffusion_xl.StableDiffusionXL",
         "StableDiffusionXLPipeline",
+        "unet",
+        TWO,
         "StableDiffusionXLControlNetPipeline",
         "ControlNetModel",
         ("StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLControlNetImg2ImgPipeline"),
-        "unet",
-        {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"},
     ),
     Family(
         "Stable Diffusion 3",
-        "segue.models.stable_diffusion_3.StableDiffusion3",
+        "stable_diffusion_3.StableDiffusion3",
         "StableDiffusion3Pipeline",
+        "transformer",
+        THREE,
         "StableDiffusion3ControlNetPipeline",
         "SD3ControlNetModel",
         ("StableDiffusion3Img2ImgPipeline",),
-        "transformer",
-        {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2", "text_encoder_3": "tokenizer_3"},
     ),
     Family(
         "FLUX.1",
-        "segue.models.flux.Flux",
+        "flux.Flux",
         "FluxPipeline",
+        "transformer",
+        TWO,
         "FluxControlNetPipeline",
         "FluxControlNetModel",
         ("FluxImg2ImgPipeline",),
-        "transformer",
-        {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"},
     ),
+    Family("Chroma", "chroma.Chroma", "ChromaPipeline", "transformer", ONE, others=("ChromaImg2ImgPipeline",)),
+    Family("FLUX.2", "flux2.Flux2", "Flux2Pipeline", "transformer", ONE),
+    Family("FLUX.2 Klein", "flux2.Flux2", "Flux2KleinPipeline", "transformer", ONE),
     Family(
-        "Chroma",
-        "segue.models.chroma.Chroma",
-        "ChromaPipeline",
-        "",
-        "",
-        ("ChromaImg2ImgPipeline",),
+        "Qwen-Image",
+        "qwen_image.QwenImage",
+        "QwenImagePipeline",
         "transformer",
-        {"text_encoder": "tokenizer"},
+        ONE,
+        others=("QwenImageImg2ImgPipeline",),
     ),
-    Family(
-        "FLUX.2",
-        "segue.models.flux2.Flux2",
-        "Flux2Pipeline",
-        "",
-        "",
-        (),
-        "transformer",
-        {"text_encoder": "tokenizer"},
-    ),
-    Family(
-        "FLUX.2 Klein",
-        "segue.models.flux2.Flux2",
-        "Flux2KleinPipeline",
-        "",
-        "",
-        (),
-        "transformer",
-        {"text_encoder": "tokenizer"},
-    ),
+    Family("Z-Image", "z_image.ZImage", "ZImagePipeline", "transformer", ONE, others=("ZImageImg2ImgPipeline",)),
+    Family("Sana", "sana.Sana", "SanaPipeline", "transformer", ONE),
 )
 
 
@@ -165,5 +151,5 @@ def backbone_of(pipe: Any, controlnet: Any = None, clip_skip: int = 0) -> "Backb
     if clip_skip:
         check_takes_additions(family)
     module, _, name = family.backbone.rpartition(".")
-    backbone: Backbone = getattr(import_module(module), name)(pipe, controlnet, clip_skip)
+    backbone: Backbone = getattr(import_module(f"segue.models.{module}"), name)(pipe, controlnet, clip_skip)
     return backbone

@@ -108,8 +108,13 @@ def _config(network: nn.Module) -> str:
     """A digest of a network's configuration, but for where it came from and what is named by itself."""
     config: Any = getattr(network, "config", {})
     values = dict(config) if isinstance(config, Mapping) else config.to_dict()
-    kept = {name: value for name, value in values.items() if not name.startswith("_") and name not in OTHER}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=repr).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(_kept(values), sort_keys=True, default=repr).encode()).hexdigest()
+
+
+def _kept(values: Mapping[Any, Any]) -> dict[Any, Any]:
+    """What of a configuration counts, in its parts' own configurations too."""
+    names = [name for name in values if not str(name).startswith("_") and name not in OTHER]
+    return {name: _kept(values[name]) if isinstance(values[name], Mapping) else values[name] for name in names}
 
 
 def _tensors(network: nn.Module) -> dict[str, torch.Tensor]:

@@ -6,7 +6,8 @@
 
 A noise level f means as much noise as in Stable Diffusion: sigma / (1 - sigma) = sigma_f / alpha_f. A leg divides its
 way evenly in u, where the family's shift s makes sigma = s u / (1 + (s - 1) u); from pure noise to clean these are the
-sigmas of the family's own pipeline. Its steps need alpha and sigma alone, with z_0 as the network sees it:
+sigmas of the family's own pipeline. Where that has its last step begin at a fixed sigma, the inner sigmas are stretched
+to it from the leg's start. Its steps need alpha and sigma alone, with z_0 as the network sees it:
 
     z' = (sigma' / sigma) z + (alpha' - alpha sigma' / sigma) D
     D = z_0                                                      Euler, which is DDIM
@@ -25,7 +26,7 @@ import torch
 from torch import Tensor
 
 from segue.errors import SegueError
-from segue.method.conditioning import Conditioning
+from segue.method.conditioning import Conditioning, stack_tensors
 from segue.method.diffusion import CLEAN, NoisePoint
 from segue.method.noise import Noise
 from segue.method.tree import FrameKey
@@ -66,10 +67,18 @@ class FlowLeg:
 
     is_random = False
 
-    def __init__(self, start: NoisePoint, stop: NoisePoint, steps: int, shift: float, order: int) -> None:
-        """Go from a noise point to a cleaner one in a number of steps, evenly in what the shift makes of sigma."""
+    def __init__(
+        self, start: NoisePoint, stop: NoisePoint, steps: int, shift: float, order: int, terminal: float | None = None
+    ) -> None:
+        """Go from a noise point to a cleaner one in a number of steps, evenly in what the shift makes of sigma.
+
+        The last step to clean begins at ``terminal``, to which the sigmas of the others are then stretched.
+        """
         u, end = unshifted(start.sigma, shift), unshifted(stop.sigma, shift)
         inner = [shifted(u + (end - u) * i / steps, shift) for i in range(1, steps)]
+        if terminal and inner and stop == CLEAN:
+            ratio = (start.sigma - terminal) / (start.sigma - inner[-1])
+            inner = [start.sigma - (start.sigma - sigma) * ratio for sigma in inner]
         self._sigmas = [start.sigma, *inner, stop.sigma]
         self._order, self._done = order, 0
         self._before: Tensor | None = None  # z_0 as the network saw it in the step before
@@ -141,6 +150,7 @@ class FlowBackbone(PipeBackbone):
     """A flow-matching checkpoint as a backbone; a family says what is its own."""
 
     PATCH: ClassVar[int] = 2  # latent pixels along one side of what the network takes as a token
+    WORDS_FIRST: ClassVar[bool] = True  # where one sequence has both, whether the picture's tokens are its end
 
     @property
     def schedule(self) -> FlowSchedule:
@@ -186,13 +196,17 @@ class FlowBackbone(PipeBackbone):
         if start.sigma <= stop.sigma:
             raise ValueError(f"a leg goes from a noisier point to a cleaner one, not from {start} to {stop}")
         steps = max(1, math.ceil(sampling.num_inference_steps * (start.sigma - stop.sigma) - 1e-9))
-        return FlowLeg(start, stop, steps, self._shift(tokens, sampling.num_inference_steps), order)
+        terminal, shift = (
+            self.pipe.scheduler.config.get("shift_terminal"),
+            self._shift(tokens, sampling.num_inference_steps),
+        )
+        return FlowLeg(start, stop, steps, shift, order, terminal)
 
     def _shift(self, tokens: int, steps: int) -> float:  # noqa: ARG002
         """How far the family spaces its steps towards noise, by a picture's tokens and the steps of a whole way."""
         config = self.pipe.scheduler.config
         if not config.get("use_dynamic_shifting"):
-            return float(config.get("shift") or 1.0)
+            return float(config.get("shift") or config.get("flow_shift") or 1.0)  # DPM-Solver's has the second name
         low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
         first, last = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
         return math.exp(first + (last - first) * (tokens - low) / (high - low))
@@ -205,10 +219,8 @@ class FlowBackbone(PipeBackbone):
         guided = guidance_scale > 1 and not are_equal and not self._is_distilled()
         branches = [conditioning.negative, conditioning.positive] if guided else [conditioning.positive]
         tensors = {
-            name: torch.cat([branch[name] for branch in branches]).to(
-                self._device, torch.bool if name == "mask" else self._network_dtype
-            )
-            for name in conditioning.positive
+            name: tensor.to(self._device, torch.bool if name == "mask" else self._network_dtype)
+            for name, tensor in stack_tensors(branches).items()
         }
         controls = []
         for network, control in zip(self.controlnets, conditioning.controls, strict=False):
@@ -293,17 +305,18 @@ class FlowBackbone(PipeBackbone):
         finally:
             handle.remove()
         height, width = (side // self.PATCH for side in z.shape[-2:])
-        return [torch.cat([_as_picture(output, height, width) for output in kept])]
+        return [torch.cat([_as_picture(output, height, width, self.WORDS_FIRST) for output in kept])]
 
     def _blocks(self) -> Sequence[str]:
         """The names of the network's lists of blocks, in the order in which they compute."""
         return ("transformer_blocks",)
 
 
-def _as_picture(output: Any, height: int, width: int) -> Tensor:
-    """A block's tokens of a picture, (1, C, h, w): the output that has one for each, or begins with them."""
+def _as_picture(output: Any, height: int, width: int, words_first: bool) -> Tensor:
+    """A block's tokens of a picture, (1, C, h, w): the output that has one for each, or an end of the last one."""
     parts = output if isinstance(output, tuple) else (output,)
     found = [part for part in parts if part is not None and part.ndim == 3]
     exact = [part for part in found if part.shape[1] == height * width]
-    tokens = exact[-1] if exact else found[-1][:, -height * width :]
+    ends = slice(-height * width, None) if words_first else slice(height * width)
+    tokens = exact[-1] if exact else found[-1][:, ends]
     return bring_home(tokens.transpose(1, 2).reshape(1, -1, height, width))

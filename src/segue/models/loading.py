@@ -123,11 +123,13 @@ def set_memory_format(pipe: Any, device: torch.device) -> Any:
     """A pipe whose convolutions keep their weights in the order in which a device computes them fastest.
 
     That is channels last, but for the UNet and the ControlNet in bfloat16 on a CPU without AMX: measured by
-    ``benchmarks/speed/network.py``, they are up to a seventh faster in the contiguous order there.
+    ``benchmarks/speed/network.py``, they are up to a seventh faster in the contiguous order there. Autoencoders of
+    videos, whose weights have five dimensions, are left as they are.
     """
     by_avx = device.type == "cpu" and not has_cpu_extension("amx_bf16")
     for name in ("unet", "vae", "controlnet"):
-        if (network := getattr(pipe, name, None)) is not None:
+        network = getattr(pipe, name, None)
+        if network is not None and all(weight.ndim < 5 for weight in network.parameters()):
             contiguous = by_avx and network.dtype == torch.bfloat16 and name != "vae"
             network.to(memory_format=torch.contiguous_format if contiguous else torch.channels_last)
     return pipe

@@ -165,8 +165,8 @@ class PipeBackbone:
         """
         vae, dtype = self.pipe.vae, self._vae_dtype
         with self.evaluating(), _preparing(vae, dtype, images.shape[-2] * images.shape[-1]):
-            mean = self._mean_of(vae.encode(images.to(self._device, dtype)))
-        return self._normalise(bring_home(mean))
+            latents = self._to_latents(images.to(self._device, dtype))
+        return self._normalise(bring_home(latents))
 
     def decode(self, z: Tensor, *, screened: bool = True) -> Tensor:
         """Clean latents (B, C, h, w) to images (B, 3, H, W) in [-1, 1], through the pipe's safety checker if any.
@@ -181,7 +181,7 @@ class PipeBackbone:
         vae, dtype = self.pipe.vae, self._vae_dtype
         with self.evaluating(), _preparing(vae, dtype, z.shape[-2] * z.shape[-1] * self.latent_scale**2):
             device = self._device
-            images = vae.decode(self._denormalise(z).to(device, dtype), return_dict=False)[0]
+            images = self._to_images(self._denormalise(z).to(device, dtype))
             if screened and getattr(self.pipe, "safety_checker", None) is not None:
                 images, flagged = self.pipe.run_safety_checker(images, device, self.network.dtype)
                 images = torch.where(torch.tensor(flagged, device=device)[:, None, None, None], -1.0, images)
@@ -190,10 +190,16 @@ class PipeBackbone:
                     warn(f"{text}; try another seed or prompt")
         return bring_home(images).clamp(-1, 1)
 
-    def _mean_of(self, encoded: Any) -> Tensor:
-        """The mean of what a VAE gives for images."""
+    def _to_latents(self, images: Tensor) -> Tensor:
+        """The VAE's latents of images, in the VAE's precision: the mean of the posterior."""
+        encoded = self.pipe.vae.encode(images)
         mean: Tensor = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mean
         return mean
+
+    def _to_images(self, latents: Tensor) -> Tensor:
+        """The images of the VAE's latents."""
+        images: Tensor = self.pipe.vae.decode(latents, return_dict=False)[0]
+        return images
 
     def _normalise(self, mean: Tensor) -> Tensor:
         """The VAE's latents as the network has them."""
@@ -441,7 +447,7 @@ def _as_list(controlnet: Any) -> list[nn.Module]:
 def normalisation(vae: Any) -> tuple[Tensor, Tensor]:
     """The shift and the scale of a VAE's latents, each one number or one a channel: (1 or C, 1, 1)."""
     config = vae.config
-    scale = torch.tensor([config.scaling_factor]).reshape(-1, 1, 1)
+    scale = torch.tensor([getattr(config, "scaling_factor", 1.0)]).reshape(-1, 1, 1)
     if (mean := getattr(config, "latents_mean", None)) is not None and config.latents_std is not None:
         return torch.tensor(mean).reshape(-1, 1, 1), scale / torch.tensor(config.latents_std).reshape(-1, 1, 1)
     return torch.tensor([getattr(config, "shift_factor", None) or 0.0]).reshape(-1, 1, 1), scale
