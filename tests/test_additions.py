@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 from original_layout import vae_keys
+from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import save_file
 from test_few_steps import A, B
 from tiny import tiny_pipe, tiny_xl_pipe
@@ -488,9 +489,36 @@ def test_a_few_step_lora_is_recognised_before_the_model_is_loaded(workplace: Pat
 def test_families_that_take_none_refuse_them(tmp_path: Path) -> None:
     pipe = FLOW["sd3"].make(0)
     pipe.save_pretrained(tmp_path / "model")
-    lora = write(lora_of(tiny_pipe()), tmp_path / "ink.safetensors")
-    told = "lora, vae, embedding and clip_skip are for Stable Diffusion 1.x and 2.x and Stable Diffusion XL, not for "
+    vae = tiny_pipe().vae
+    vae.save_pretrained(tmp_path / "vae")
+    told = "vae, embedding and clip_skip are for Stable Diffusion 1.x and 2.x and Stable Diffusion XL, not for "
     with pytest.raises(SegueError, match=told + "Stable Diffusion 3"):
-        Interpolator.from_pretrained(tmp_path / "model", device="cpu", lora=lora)
+        Interpolator.from_pretrained(tmp_path / "model", device="cpu", vae=tmp_path / "vae")
     with pytest.raises(SegueError, match=told + "Stable Diffusion 3"):
         Interpolator(pipe, clip_skip=1)
+
+
+@pytest.mark.parametrize("name", ["sd3", "flux-dev", "flux2", "qwen-image", "z-image", "sana"])
+def test_a_lora_of_a_flow_matching_family_equals_diffusers_own_loading(name: str, tmp_path: Path) -> None:
+    trained = FLOW[name].make(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        trained.transformer.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    layers = get_peft_model_state_dict(trained.transformer)
+    type(trained).save_lora_weights(tmp_path, transformer_lora_layers=layers, weight_name="ink.safetensors")
+    pipe, other = FLOW[name].make(0), FLOW[name].make(0)
+    plain = backbone_of(other).fingerprint()
+    add_loras(pipe, [(tmp_path / "ink.safetensors", 0.5)])
+    other.load_lora_weights(tmp_path, weight_name="ink.safetensors", adapter_name="ink")
+    other.set_adapters(["ink"], [0.5])
+    found, expected = (backbone_of(one) for one in (pipe, other))
+    z = torch.randn(found.encode(torch.zeros(1, 3, 64, 64)).shape, generator=torch.Generator().manual_seed(1))
+    words, point = found.embed(["a cat"], [""]), found.point(0.5)
+    with torch.no_grad():
+        assert torch.equal(found.predict(z, point, words), expected.predict(z, point, words))
+        without = backbone_of(FLOW[name].make(0)).predict(z, point, words)
+    assert not torch.allclose(found.predict(z, point, words), without, atol=1e-3)
+    assert found.fingerprint() == expected.fingerprint() != plain
+    strange = write(lora_of(tiny_pipe()), tmp_path / "strange.safetensors")
+    with pytest.raises(SegueError, match="is not a LoRA for this model"):
+        add_loras(FLOW[name].make(0), [(Path(strange), 1.0)])

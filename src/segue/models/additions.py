@@ -103,6 +103,13 @@ def _read_vae(path: Path, own: Any) -> AutoencoderKL:
 
 def _add_lora(pipe: Any, path: Path, name: str) -> None:
     """Load a LoRA; the part of the text encoders where the installed versions of transformers and peft take it."""
+    if getattr(pipe, "unet", None) is None:
+        pipe.load_lora_weights(
+            str(path.parent), weight_name=path.name, use_safetensors=True, local_files_only=True, adapter_name=name
+        )
+        if not any(f".{name}." in key for key, _ in pipe.transformer.named_parameters()):
+            raise SegueError(f"{path} is not a LoRA for this model: it fits none of its layers")
+        return
     tensors, alphas, metadata = pipe.lora_state_dict(
         str(path.parent),
         weight_name=path.name,

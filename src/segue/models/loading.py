@@ -86,7 +86,7 @@ def load(
     folder = locate(name_or_path, variant=variant, revision=revision)
     is_file = folder.is_file()
     (check_file if is_file else check_folder)(folder, str(name_or_path or "pocket"))
-    if (vae or loras or embeddings) and not is_file:
+    if (vae or embeddings) and not is_file:
         check_takes_additions(check_index(folder / INDEX, str(name_or_path or "pocket")))
     if variant:
         check_variant(folder, str(name_or_path or "pocket"), variant)
@@ -238,7 +238,9 @@ def _pipe(folder: Path, dtype: torch.dtype, controlnet: Any, variant: str | None
     family = check_index(folder / INDEX, str(folder))
     if controlnet is not None and not family.controlled:
         raise SegueError(f"ControlNets of {family.name} are not supported")
-    kind = getattr(diffusers, family.pipe if controlnet is None else family.controlled)
+    wanted = family.pipe if controlnet is None else family.controlled
+    if (kind := getattr(diffusers, wanted, None)) is None:
+        raise SegueError(f"{family.name} needs a diffusers that has {wanted}; {diffusers.__version__} is too old")
     parts = {} if controlnet is None else {"controlnet": controlnet}
     index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     for part in (*family.networks, "safety_checker"):
