@@ -89,6 +89,7 @@ def with_settings(*kinds: type[Settings], hidden: Collection[str] = ()) -> Calla
 
     A command that makes no frames, and so has no --set, has options for all fields.
     The command takes the values that were given as ``**values``, those of a settings file under those that were typed.
+    A setting that the command has as a parameter of its own is left to it.
     Its help leaves out those that are ``hidden``. Of its own parameters it takes ``images``, ``output`` and ``preset``
     from the file where they are not typed.
     """
@@ -101,7 +102,9 @@ def with_settings(*kinds: type[Settings], hidden: Collection[str] = ()) -> Calla
             _option(name, known[name], name in hidden)
             for names in GROUPS.values()
             for name in names
-            if name in known and (name not in RARE or MorphSettings not in kinds)
+            if name in known
+            and name not in {p.name for p in named}
+            and (name not in RARE or MorphSettings not in kinds)
         ]
         if MorphSettings in kinds:
             made += [inspect.Parameter(name, KEYWORD_ONLY, default=None, annotation=a) for name, a in SOURCES.items()]
@@ -112,8 +115,10 @@ def with_settings(*kinds: type[Settings], hidden: Collection[str] = ()) -> Calla
             filed = read_config(config) if config else {}
             taken = [name for name in filed if name in explicit and (name == "preset" or "images" in explicit)]
             mine = {name: values[name] for name in explicit} | {n: filed[n] for n in taken if values[n] is None}
-            chosen = {name: value for name, value in filed.items() if name in known}
+            chosen = {name: value for name, value in filed.items() if name in known and name not in explicit}
             chosen |= {name: from_text(name, value) for name, value in typed.items()} | _settings_of(words or ())
+            if own_options := explicit & chosen.keys():
+                raise SegueError(f"--set {own_options.pop()}: this command has an option for it")
             command(**mine, **chosen)
 
         explicit = {parameter.name for parameter in named}
