@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -109,7 +109,7 @@ def sweep(
         print(_cost(interpolator, folder, settings), flush=True)
     _write_sheet(output, images, _make(interpolator, images, folder, asked, cells, quiet))
     if not quiet:
-        print(f"{output}: one row per noise level, one column per guidance scale; runs in {folder}")
+        print(f"{output}: a row per noise level, a column per guidance scale; runs in {folder}")
         chosen = cells[len(cells) // 2]
         print(f"the film of a cell, such as {chosen}:")
         print(f"  {words_of_morph(images, values, preset, chosen)}")
@@ -129,10 +129,11 @@ def _make(
     with show_as_lines(mode_of(quiet), _line, unit="steps") as show:
 
         def report(state: "Progress | Notice") -> None:
+            is_known = state.text in told
+            told.add(state.text)
             if not isinstance(state, Notice):
-                show((f"frame {len(made) + 1} of {len(cells)}", state))
-            elif state.text not in told:
-                told.add(state.text)
+                show((f"frame {len(made) + 1} of {len(cells)}", replace(state, text="") if is_known else state))
+            elif not is_known:
                 print_notice(state)
 
         for cell in cells:
@@ -166,9 +167,11 @@ def _cost(interpolator: "Interpolator", folder: Path, settings: Mapping[Cell, Mo
     left = [cell for cell in settings if read_part(folder / cell.name, "state.json") is None]
     for cell in left:
         one = settings[cell]
-        samples = one.candidates + 2 * bool(one.detail) if one.scheme != "interpolate" else 0
+        samples = one.candidates + 2 * bool(one.detail and one.align) if one.scheme != "interpolate" else 0
         steps += samples * len(backbone.leg(backbone.point(cell.noise), CLEAN, sampling_of(one)))
-    return f"{len(settings)} frames, {len(left)} of them to make: at most {steps} denoising steps"
+    return f"{len(settings)} frames, {len(left)} of them to make" + (
+        f": at most {steps} denoising steps" if left else ""
+    )
 
 
 def words_of_morph(images: Sequence[Path], values: Mapping[str, Any], preset: str, cell: Cell) -> str:
@@ -191,4 +194,4 @@ def words_of_morph(images: Sequence[Path], values: Mapping[str, Any], preset: st
 def _line(state: "tuple[str, Progress]") -> Line:
     """Where the sweep is, in words."""
     text, progress = state
-    return Line(text, progress.step, progress.steps, part=text)
+    return Line(text, progress.step, progress.steps, part=text, news=progress.text)

@@ -9,7 +9,6 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import signature
 from itertools import chain
@@ -28,7 +27,7 @@ from torch import Tensor, nn
 from segue.engine.dialogue import Progress
 from segue.engine.interpolator import Callback, Interpolator
 from segue.errors import SegueError
-from segue.machine import within_memory
+from segue.machine import is_out_of_memory, within_memory
 from segue.method.diffusion import CLEAN
 from segue.models.backbone import Sampling
 from segue.models.families import backbone_of
@@ -115,13 +114,15 @@ def examine(
             yield Finding(name, "stopped", str(error))
             return
         yield found
-        if found.problem and name in ("weights", "autoencoder"):
-            return  # what else goes wrong follows from it
     yield Finding("memory", describe_memory(device))
 
 
 def check_weights(backbone: Any) -> Finding:
-    """Whether all weights are finite numbers."""
+    """How many weights there are.
+
+    Raises:
+        SegueError: some are not finite numbers.
+    """
     networks = {name: part for name, part in backbone.pipe.components.items() if isinstance(part, nn.Module)}
     count = sum(weight.numel() for network in networks.values() for weight in network.parameters())
     size = sum(weight.nbytes for network in networks.values() for weight in network.parameters())
@@ -133,16 +134,15 @@ def check_weights(backbone: Any) -> Finding:
                 remedy = "the file is damaged, or made by a broken merge: download or convert it again"
                 if weight.dtype == torch.float16:
                     remedy += "; if --dtype float32 finds nothing, float16 is too small for it"
-                return Finding("weights", text, f"{part}: {name} holds values that are not numbers ({dtype}); {remedy}")
+                raise SegueError(f"{part}: {name} holds values that are not numbers ({dtype}); {remedy}")
     return Finding("weights", text)
 
 
 def check_autoencoder(backbone: Any, image: Tensor) -> Finding:
     """Whether the autoencoder gives a picture (1, 3, H, W) in [-1, 1] back."""
     again = backbone.decode(backbone.encode(image), screened=False)
-    vae = backbone.pipe.vae
     if not bool(torch.isfinite(again).all()):
-        return Finding("autoencoder", "no picture", f"frames are black: the VAE overflows in {_name(vae.dtype)}; {OUT}")
+        raise SegueError(f"frames are black: the VAE overflows in {_name(backbone.pipe.vae.dtype)}; {OUT}")
     psnr = -10 * float(((again - image) / 2).square().mean().log10())
     text = f"encoded and decoded with a PSNR of {psnr:.1f} dB"
     if psnr < LEAST_PSNR:
@@ -160,8 +160,7 @@ def check_network(backbone: Any, image: Tensor) -> Finding:
     spread, error = float(z.square().mean().sqrt()), _error(backbone, z)
     text = f"latents with a spread of {spread:.2f}, noise taken off with {error:.2f} of a blind guess's error"
     if not math.isfinite(error):
-        dtype = backbone.network.dtype
-        return Finding("network", text, f"the network overflows in {_name(dtype)}; {OUT}")
+        raise SegueError(f"the network overflows in {_name(backbone.network.dtype)}; {OUT}")
     if not SPREADS[0] < spread < SPREADS[1]:
         scale = backbone.pipe.vae.config.scaling_factor
         problem = f"the VAE's scaling_factor {scale:g} gives latents with a spread of {spread:.2f} instead of about 1"
@@ -204,21 +203,26 @@ def check_pipeline(backbone: Any, image: Tensor) -> Finding:
     family = backbone.family
     if backbone.takes_images:
         return Finding("pipeline", "not compared: the pipe has an IP-Adapter")
-    if family.network == "unet":
-        kind, found, expected = _unet_leg(backbone, image)
-    elif family.name in FLOW_LATENTS:
-        kind, found, expected = _flow_leg(backbone, image)
-    else:
+    if family.network != "unet" and family.name not in FLOW_LATENTS:
         return Finding("pipeline", f"not compared: no comparison is known for {family.name}")
+    try:
+        leg = _unet_leg if family.network == "unet" else _flow_leg
+        kind, found, expected = leg(backbone, image)
+    except _PipelineError as error:
+        return Finding("pipeline", "not compared", str(error))
     dtype = backbone.network.dtype
     difference, bound = float((found / 2 + 0.5 - expected).abs().max()), BOUNDS.get(dtype, max(BOUNDS.values()))
     text = f"largest difference to {kind} {difference:.1g} of 1 (at most {bound:g} in {_name(dtype)})"
     if difference <= bound:
         return Finding("pipeline", text)
     if not math.isfinite(difference):
-        return Finding("pipeline", text, f"the pipeline overflows in {_name(dtype)}; {OUT}")
+        raise SegueError(f"the pipeline overflows in {_name(dtype)}; {OUT}")
     remedy = "" if dtype == torch.float32 else "; if --dtype float32 agrees, it is rounding"
     return Finding("pipeline", text, f"segue and diffusers denoise differently{remedy}; please report this model")
+
+
+class _PipelineError(SegueError):
+    """Diffusers' own pipeline fails, which says nothing of segue."""
 
 
 def _unet_leg(backbone: Any, image: Tensor) -> tuple[str, Tensor, Tensor]:
@@ -229,24 +233,23 @@ def _unet_leg(backbone: Any, image: Tensor) -> tuple[str, Tensor, Tensor]:
     ours = _beside(backbone, kind, scheduler)
     pipe, z = ours.pipe, ours.encode(image)
     how = Sampling(solver="ddim", num_inference_steps=STEPS, guidance_scale=GUIDANCE)
-    with backbone.evaluating(), _unwarned():
-        expected = pipe(
+    with backbone.evaluating():
+        expected = _call(
+            pipe,
             PROMPT,
             image=z,
             strength=0.5,
             num_inference_steps=STEPS,
             guidance_scale=GUIDANCE,
             generator=torch.Generator().manual_seed(0),  # of which the pipe draws the noise alone
-            output_type="pt",
-            **_clip_skip(ours, pipe),
-        ).images
+        )
         scheduler.set_timesteps(STEPS)
         start = ours.point(int(scheduler.timesteps[STEPS // 2]) / scheduler.config.num_train_timesteps)
         dtype = ours.network.dtype
         eps = randn_tensor(z.shape, generator=torch.Generator().manual_seed(0), dtype=dtype).float()
         words = ours.embed([PROMPT], [""])
         found = ours.denoise(start.alpha * z + start.sigma * eps, words, start, sampling=how)
-        return kind, ours.decode(found, screened=False), expected.float().cpu()
+        return kind, ours.decode(found, screened=False), expected
 
 
 def _flow_leg(backbone: Any, image: Tensor) -> tuple[str, Tensor, Tensor]:
@@ -260,20 +263,19 @@ def _flow_leg(backbone: Any, image: Tensor) -> tuple[str, Tensor, Tensor]:
     leg: Any = ours.leg(start, CLEAN, how)
     eps = torch.randn(z.shape, generator=torch.Generator().manual_seed(0))
     noisy = start.alpha * z + start.sigma * eps
-    with backbone.evaluating(), _unwarned():
-        expected = pipe(
-            prompt=PROMPT,
+    with backbone.evaluating():
+        expected = _call(
+            pipe,
+            PROMPT,
             height=image.shape[2],
             width=image.shape[3],
             sigmas=[time / 1000 for time in leg.timesteps],
             num_inference_steps=len(leg),
             guidance_scale=GUIDANCE,
             latents=FLOW_LATENTS[family.name](noisy),
-            output_type="pt",
-            **_clip_skip(ours, pipe),
-        ).images
+        )
         found = ours.denoise(noisy, ours.embed([PROMPT], [""]), start, sampling=how)
-        return family.pipe, ours.decode(found, screened=False), expected.float().cpu()
+        return family.pipe, ours.decode(found, screened=False), expected
 
 
 def _beside(backbone: Any, kind: str, scheduler: Any) -> Any:
@@ -284,21 +286,27 @@ def _beside(backbone: Any, kind: str, scheduler: Any) -> Any:
     known |= {"requires_safety_checker": False, "add_watermarker": False}
     other = code(**{name: value for name, value in known.items() if name in taken})
     other.set_progress_bar_config(disable=True)
-    return backbone_of(other, clip_skip=backbone.clip_skip)
+    return backbone_of(other)
 
 
-@contextmanager
-def _unwarned() -> Iterator[None]:
-    """Without what diffusers says of its own future."""
+def _call(pipe: Any, prompt: str, **options: Any) -> Tensor:
+    """The pictures of a pipeline, (B, 3, H, W) in [0, 1], without what diffusers says of its own future.
+
+    Raises:
+        _PipelineError: the pipeline fails.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        yield
-
-
-def _clip_skip(backbone: Any, pipe: Any) -> dict[str, int]:
-    """The layers of text encoders that are left out, where a pipeline takes them."""
-    skipped = backbone.clip_skip
-    return {"clip_skip": skipped} if skipped and "clip_skip" in signature(type(pipe).__call__).parameters else {}
+        try:
+            images: Tensor = pipe(prompt=prompt, output_type="pt", **options).images
+        except Exception as error:  # whatever a pipeline raises for a checkpoint that does not fit it
+            if is_out_of_memory(error):
+                raise
+            said = " ".join(str(error).split())[:200]
+            raise _PipelineError(
+                f"diffusers' own {type(pipe).__name__} fails: {type(error).__name__}: {said}"
+            ) from error
+    return images.float().cpu()
 
 
 def check_film(
@@ -323,7 +331,7 @@ def check_film(
     seconds = time.monotonic() - begun
     film.contact_sheet(sheet)
     each = last.seconds / max(last.step, 1)
-    text = f"{FRAMES} frames in {seconds:.1f} s, {each:.3g} s a step; contact sheet {sheet}"
+    text = f"{FRAMES} frames in {seconds:.1f} s, {each:.3g} s a step, all included; contact sheet {sheet}"
     made = [frame for frame, given in zip(film.frames, film.keyframe_flags, strict=True) if not given]
     if any(np.asarray(frame.convert("RGB"), np.float32).std() < FLAT for frame in made):
         return Finding("film", text, f"frames show nothing: the networks overflow, or a safety checker acted; {OUT}")
