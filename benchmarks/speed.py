@@ -35,7 +35,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.real_size import stable_diffusion_21
+from benchmarks.real_size import random_pipe
 from benchmarks.transcription import Procedure, transcribe
 from segue import Interpolator
 from segue.batch.manifest import read_pairs
@@ -377,7 +377,7 @@ def measure_real_size(options: Options) -> Table:
     device, size = device_of(options.device), 128 if options.quick else 512
     dtype = best_dtype(device)
     with peak_memory(device) as loading:
-        pipe = stable_diffusion_21(dtype).to(device)
+        pipe = random_pipe("v2-base", dtype).to(device)
     pipe.set_progress_bar_config(disable=True)
     backbone = StableDiffusion(pipe)
     words, z = backbone.embed(["a cat"], [""]), torch.randn(1, 4, size // 8, size // 8)

@@ -22,7 +22,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from segue.models.header import Family
 from segue.models.single_file import clip_tokenizer
 
-__all__ = ["original", "tiny_family"]
+__all__ = ["original", "tiny_family", "vae_keys"]
 
 Weights = dict[str, Tensor]
 CROSS, PLAIN = "CrossAttn", ""
@@ -101,7 +101,7 @@ def _unet(widths: tuple[int, ...], attention: tuple[str, ...], **options: Any) -
 def original(pipe: Any, family: Family) -> Weights:
     """The weights of a pipe in the original layout."""
     found = {f"model.diffusion_model.{key}": value for key, value in _unet_keys(pipe.unet).items()}
-    found |= {f"first_stage_model.{key}": value for key, value in _vae_keys(pipe.vae).items()}
+    found |= {f"first_stage_model.{key}": value for key, value in vae_keys(pipe.vae).items()}
     if family == "v2":
         return found | _open_clip(pipe.text_encoder, "cond_stage_model.model.")
     if family == "v1":
@@ -178,7 +178,7 @@ VAE = (
 )
 
 
-def _vae_keys(vae: AutoencoderKL) -> Weights:
+def vae_keys(vae: AutoencoderKL) -> Weights:
     """The VAE: attention as convolutions of one pixel; the decoder's levels are counted from the finest."""
     last = len(vae.config.block_out_channels) - 1
     found = {}

@@ -597,6 +597,23 @@ def test_a_unet_that_needs_more_than_text_is_refused(more: str, value: object) -
             check()
 
 
+def test_a_patched_unet_is_refused() -> None:
+    pipe = tiny_pipe()
+    pipe.unet._tome_info = {}
+    with pytest.raises(SegueError, match="patched by token merging"):
+        backbone_of(pipe)
+    pipe = tiny_pipe()
+
+    def forward(*given: Any, **named: Any) -> Any:
+        return type(pipe.unet).forward(pipe.unet, *given, **named)
+
+    pipe.unet.forward = forward  # as accelerate hooks networks: this is used
+    backbone_of(pipe)
+    forward.__module__ = "DeepCache.extension.deepcache"
+    with pytest.raises(SegueError, match="patched by DeepCache"):
+        backbone_of(pipe)
+
+
 def test_what_is_no_controlnet_of_the_model_is_refused(pipe: Any) -> None:
     with pytest.raises(SegueError, match="a ControlNetModel of diffusers, not a UNet2DConditionModel"):
         StableDiffusion(pipe, tiny_pipe().unet)

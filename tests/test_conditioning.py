@@ -87,3 +87,60 @@ def test_anchors_in_any_other_order_are_refused() -> None:
         ConditioningPath([(Fraction(1), words(0)), (Fraction(0), words(1))])
     with pytest.raises(ValueError, match="in rising order"):
         ConditioningPath([(Fraction(1), words(0)), (Fraction(1), words(1))])
+
+
+# Words of unequal lengths.
+
+
+def masked(length: int, seed: int) -> Conditioning:
+    """A batch of one: so many real tokens of 8 numbers in the positive branch, and one more in the negative."""
+
+    def draw(count: int) -> dict[str, torch.Tensor]:
+        text = torch.randn(1, count, 8, generator=torch.Generator().manual_seed(seed + count))
+        return {"text": text, "mask": torch.ones(1, count, dtype=torch.bool), "pooled": text[:, 0]}
+
+    return Conditioning(draw(length), draw(length + 1))
+
+
+def padded(tensor: torch.Tensor, length: int) -> torch.Tensor:
+    found = tensor.new_zeros(len(tensor), length, *tensor.shape[2:])
+    found[:, : tensor.shape[1]] = tensor
+    return found
+
+
+def test_a_batch_is_padded_to_its_longest() -> None:
+    parts = [masked(3, 0), masked(5, 1), masked(4, 2)]
+    batch = Conditioning.stack(parts)
+    assert batch.text.shape == (3, 5, 8)
+    assert batch.negative_text.shape == (3, 6, 8)
+    assert batch.positive["pooled"].shape == (3, 8)
+    for i, part in enumerate(parts):
+        for name in ("text", "mask"):
+            assert torch.equal(batch.sample(i).positive[name], padded(part.positive[name], 5))
+            assert torch.equal(batch.sample(i).negative[name], padded(part.negative[name], 6))
+        assert batch.sample(i).is_close(part, 0)
+        assert not batch.sample(i).is_close(masked(3, 9), 1e-3)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_blend_has_the_tokens_of_both(mode: Any) -> None:
+    short, long = masked(3, 0), masked(5, 1)
+    for a, b in ((short, long), (long, short)):
+        found = ConditioningPath([(Fraction(0), a), (Fraction(1), b)], mode)(Fraction(1, 4))
+        assert torch.equal(found.positive["mask"], long.positive["mask"])
+        assert torch.equal(found.negative["mask"], long.negative["mask"])
+        x, y = (padded(one.text, 5) for one in (a, b))
+        first = expected(x[:, :3], y[:, :3], 0.25, mode) if mode == "token" else expected(x, y, 0.25, mode)[:3]
+        assert np.allclose(found.text[0, :3].numpy(), first, atol=1e-5)
+        if mode != "whole":  # a token that one side lacks grows from nothing
+            assert torch.allclose(found.text[0, 3:], (0.75 * x + 0.25 * y)[0, 3:], atol=1e-5)
+
+
+def test_padding_alone_is_nothing_to_follow() -> None:
+    one = masked(3, 0)
+    same = Conditioning(dict(one.positive), dict(one.positive))
+    batch = Conditioning.stack([same, Conditioning(masked(6, 1).positive, one.positive)])
+    assert batch.text.shape[1] > batch.negative_text.shape[1]
+    assert batch.sample(0).is_unguided()
+    assert not batch.sample(1).is_unguided()
+    assert not batch.is_unguided()

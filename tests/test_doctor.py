@@ -38,7 +38,7 @@ PIPES: dict[str, Callable[[], Any]] = {
     "epsilon": tiny_pipe,
     "v": partial(tiny_pipe, "v_prediction"),
     "xl": tiny_xl_pipe,
-    **{name: partial(FAMILIES[name].make, 0) for name in ("sd3", "flux-dev", "flux-schnell")},
+    **{name: partial(FAMILIES[name].make, 0) for name in FAMILIES},
 }
 
 

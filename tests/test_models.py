@@ -26,7 +26,7 @@ from segue.machine import best_dtype, device_of
 from segue.models import checkpoints as models
 from segue.models import loading
 from segue.models.cache import find_cached, list_models
-from segue.models.checkpoints import KNOWN, Known, check_weights
+from segue.models.checkpoints import KNOWN, Known, check_weights, resolve_name
 from segue.models.families import FAMILIES, backbone_of
 from segue.models.fingerprint import parts_of
 from segue.models.hub import read
@@ -794,3 +794,10 @@ def test_a_controlnet_is_named() -> None:
     assert model_differences(one, two) == "the ControlNet weights differ"
     added = "the ControlNet weights differ, the ControlNet settings differ"
     assert model_differences(parts(pipe), one) == added
+
+
+def test_an_address_and_a_name_for_a_pipe_point_to_the_way_in() -> None:
+    with pytest.raises(SegueError, match=r"is an address; a model on the hub is named someone/tiny$"):
+        resolve_name("https://hub.example/someone/tiny/tree/main")
+    with pytest.raises(SegueError, match=r"Interpolator.from_pretrained\('someone/tiny'\) loads one"):
+        Interpolator("someone/tiny")

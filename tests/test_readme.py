@@ -13,6 +13,8 @@ import segue
 from segue.batch.manifest import pairs_and_faults
 from segue.cli.app import run
 from segue.film.outputs import check_film
+from segue.settings.kinds import HIDDEN
+from segue.settings.text import option_name
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -31,7 +33,7 @@ def test_the_example_is_the_readme_s_and_makes_a_film(tmp_path: Path, monkeypatc
 
 
 def test_every_option_of_the_pages_exists(capsys: pytest.CaptureFixture[str]) -> None:
-    known: set[str] = set()
+    known = {option_name(name) for name in HIDDEN}
     run(["--help"])
     text = capsys.readouterr().out
     known |= set(re.findall(r"--[a-z][a-z-]+", text))

@@ -18,6 +18,7 @@ from segue.settings.kinds import (
     ALIASES,
     ALL,
     GROUPS,
+    HIDDEN,
     RARE,
     SCHEMES,
     ComputeSettings,
@@ -61,6 +62,9 @@ def test_no_refusal_and_no_help_imports_torch(tmp_path: Path) -> None:
         "2 frames": "num_frames: input should be greater than or equal to 3, not '2'",
         "missing pose": "a.json: No such file",
         "unknown model": "unknown model 'nowhere'",
+        "missing LoRA": "ink.safetensors is not a LoRA: no such file",
+        "pickled adapter": "ip-adapter.bin is a pickle, which can run code",
+        "image prompt": "--image-prompt needs an IP-Adapter; name one with --image-adapter",
         "unknown device": "device 'gpu' is not available",
         "remake of no frame": "film has no frame 99",
         "nothing to undo": "film has nothing to undo",
@@ -132,7 +136,8 @@ def test_every_alias_and_group_names_what_there_is() -> None:
     assert not set(ALIASES) & known
     grouped = [name for names in GROUPS.values() for name in names]
     assert sorted(grouped) == sorted(ALL) == sorted(known)
-    assert known >= RARE
+    assert known >= RARE | HIDDEN
+    assert not RARE & HIDDEN
 
 
 def test_help_comes_in_groups(capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,7 +146,7 @@ def test_help_comes_in_groups(capsys: pytest.CaptureFixture[str]) -> None:
     groups = re.findall(r"^(\w[\w ]*):$", text, re.MULTILINE)
     own = ["Arguments", "Options"]
     assert groups == [*own, "Frames", "Words", "Poses and control", "Camera", "Film", "Model", "Computing"]
-    assert len(re.findall(r"^  (?:-\w, )?--", text, re.MULTILINE)) <= 45
+    assert len(re.findall(r"^  (?:-\w, )?--", text, re.MULTILINE)) <= 47
     parts = dict(zip(groups, re.split(r"^\w[\w ]*:$", text, flags=re.MULTILINE)[1:], strict=True))
     for group, option in (("Frames", "--num-frames"), ("Words", "--prompt"), ("Film", "--fps"), ("Camera", "--zoom"),
                           ("Model", "--model"), ("Computing", "--device"), ("Options", "-h, --help")):  # fmt: skip

@@ -42,6 +42,7 @@ from segue.studio.session import Session, Studio
 from segue.studio.timeline import RunView, again, film_of
 
 FAST: dict[str, Any] = {"num_frames": 5, "num_inference_steps": 4, "guidance_scale": 1.0, "network_size": "64x64"}
+ALIGNED_FINELY = True
 MIDDLE = FrameKey(0, Fraction(1, 2))
 
 
@@ -359,14 +360,14 @@ def test_the_opened_run_names_the_model(tmp_path: Path, monkeypatch: pytest.Monk
         "segue.engine.interpolator.Interpolator.from_pretrained",
         lambda *names, **options: loaded.append((names, options)),
     )
-    model = {"name": "a/model", "fingerprint": "f", "controlnet": "a/control", "dtype": "bfloat16", "revision": "v2"}
+    begun = {"controlnet": "a/control", "dtype": "bfloat16", "revision": "v2", "image_adapter": "/an/ip.safetensors"}
+    model = {"name": "a/model", "fingerprint": "f", **begun}
     run = {"settings": {}, "size": [8, 8], "keyframes": [], "model": model, "batch_size": 1}
     (tmp_path / "run.json").write_text(json.dumps(run))
     loader_of(tmp_path, ModelSettings(device="cpu"))()
     loader_of(tmp_path, ModelSettings(model="another", low_memory=True))()
     loader_of(None, ModelSettings())()
     usual = {name: value for name, value in dict(ModelSettings()).items() if name != "model"}
-    begun = {"controlnet": "a/control", "dtype": "bfloat16", "revision": "v2"}
     assert loaded == [
         (("a/model",), {**usual, **begun, "device": "cpu"}),
         (("another",), {**usual, "low_memory": True}),

@@ -1,7 +1,9 @@
 """Tiny real networks in the shape of Stable Diffusion: random weights, the same for the same seed, built at once."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -13,14 +15,23 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
 
 from segue.method.conditioning import Conditioning, Control
 
 __all__ = [
     "VAE",
     "batch_sizes",
+    "save_image_adapter",
     "text_conditioning",
     "text_config",
     "tiny_controlnet",
@@ -145,6 +156,79 @@ def tiny_controlnet(pipe: Any, seed: int = 0) -> ControlNetModel:
         for layer in [*blocks, controlnet.controlnet_cond_embedding.conv_out]:
             nn.init.normal_(layer.weight, std=0.1)
     return controlnet.eval()
+
+
+CLIP_WIDTH, CLIP_PROJECTION = 32, 24
+
+
+def save_image_adapter(
+    folder: Path, pipe: Any, kind: Literal["plain", "plus", "full"] = "plain", seed: int = 0
+) -> Path:
+    """Save an IP-Adapter for a tiny pipe, by its published key names, and an image encoder beside it.
+
+    The layers are far from small, so that pictures change what is made.
+    """
+    wide = pipe.unet.config.cross_attention_dim
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        size = {"hidden_size": CLIP_WIDTH, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+        config = CLIPVisionConfig(**size, projection_dim=CLIP_PROJECTION, image_size=32, patch_size=8)
+        encoder = CLIPVisionModelWithProjection(config)
+        for weight in encoder.parameters():
+            nn.init.normal_(weight, std=0.3)
+        projection = {"plain": _projection, "plus": _plus_projection, "full": _full_projection}[kind](wide)
+        tensors = {f"image_proj.{name}": tensor for name, tensor in projection.items()}
+        for i, name in enumerate(pipe.unet.attn_processors):
+            if name.endswith("attn2.processor"):
+                shape = pipe.unet.get_submodule(name.removesuffix(".processor")).to_k.weight.shape
+                for part in ("to_k_ip", "to_v_ip"):
+                    tensors[f"ip_adapter.{i}.{part}.weight"] = torch.randn(shape) * 0.3
+    encoder.save_pretrained(folder / "image_encoder")
+    save_file(tensors, folder / f"{kind}.safetensors")
+    return folder / f"{kind}.safetensors"
+
+
+def _projection(wide: int) -> dict[str, Tensor]:
+    proj = {"proj.weight": torch.randn(4 * wide, CLIP_PROJECTION), "proj.bias": torch.randn(4 * wide)}
+    return {**proj, "norm.weight": torch.ones(wide), "norm.bias": torch.zeros(wide)}
+
+
+def _full_projection(wide: int) -> dict[str, Tensor]:
+    shapes = {"proj.0": (CLIP_WIDTH, CLIP_WIDTH), "proj.2": (wide, CLIP_WIDTH)}
+    weights = {f"{name}.weight": 0.3 * torch.randn(shape) for name, shape in shapes.items()}
+    biases = {f"{name}.bias": torch.randn(shape[0]) for name, shape in shapes.items()}
+    return {**weights, **biases, "proj.3.weight": torch.ones(wide), "proj.3.bias": torch.zeros(wide)}
+
+
+def _plus_projection(wide: int) -> dict[str, Tensor]:
+    width, heads, tokens = 16, 2, 5
+
+    def linear(outward: int, inward: int) -> Tensor:
+        return torch.randn(outward, inward) / math.sqrt(inward)
+
+    def norm(name: str, size: int) -> dict[str, Tensor]:
+        return {f"{name}.weight": 1 + 0.1 * torch.randn(size), f"{name}.bias": 0.1 * torch.randn(size)}
+
+    tensors = {
+        "latents": torch.randn(1, tokens, width),
+        "proj_in.weight": linear(width, CLIP_WIDTH),
+        "proj_in.bias": torch.randn(width),
+        "proj_out.weight": linear(wide, width),
+        "proj_out.bias": torch.randn(wide),
+        **norm("norm_out", wide),
+    }
+    for i in range(4):
+        tensors |= {
+            **norm(f"layers.{i}.0.norm1", width),
+            **norm(f"layers.{i}.0.norm2", width),
+            f"layers.{i}.0.to_q.weight": linear(64 * heads, width),
+            f"layers.{i}.0.to_kv.weight": linear(2 * 64 * heads, width),
+            f"layers.{i}.0.to_out.weight": linear(width, 64 * heads),
+            **norm(f"layers.{i}.1.0", width),
+            f"layers.{i}.1.1.weight": linear(4 * width, width),
+            f"layers.{i}.1.3.weight": linear(width, 4 * width),
+        }
+    return tensors
 
 
 def tiny_tokenizer() -> CLIPTokenizer:

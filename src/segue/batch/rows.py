@@ -70,13 +70,20 @@ class Row:
         return {
             "settings": as_json(self.settings),
             "film": film,
-            "model": {"name": model.model, **{name: getattr(model, name) for name in LOADED}},
+            "model": {"name": model.model, **{name: as_json(model)[name] for name in LOADED}},
             "files": [digest_of_source(path) for path in self.inputs],
         }
 
 
 def read_rows(
-    manifest: Path, output: Path, values: Mapping[str, Any], *, preset: str, ending: str, model: str | None = None
+    manifest: Path,
+    output: Path,
+    values: Mapping[str, Any],
+    *,
+    preset: str,
+    ending: str,
+    model: str | None = None,
+    loras: Sequence[Path] = (),
 ) -> list[Row]:
     """The rows of a manifest; a row's own settings go before those of the command, which go before the preset's.
 
@@ -87,6 +94,7 @@ def read_rows(
         preset: values to begin with.
         ending: the films' ending: .mp4, .mov, .webm, .gif or .webp.
         model: the checkpoint that the preset is for; pocket if not given.
+        loras: the files of its LoRAs.
 
     Raises:
         SegueError: anything is wrong; the message lists every fault with its line or row.
@@ -94,7 +102,7 @@ def read_rows(
     names = {name for kind in KINDS for name in fields(kind)} - set(COLUMNS)
     pairs, faults = pairs_and_faults(manifest, names, one_size=False)
     folder = manifest if manifest.is_dir() else manifest.parent
-    shared, marks = rebase_paths(values, Path()), marks_of(model)
+    shared, marks = rebase_paths(values, Path()), marks_of(model, loras)
     rows = []
     taken = {output.absolute() / TABLE: "the batch's table"}  # what is written where
     for pair in pairs:

@@ -101,7 +101,10 @@ def remake(
     seed: Annotated[int | None, typer.Option(help="The frame's own seed.")] = None,
     noise: Annotated[float | None, typer.Option(help="The frame's own noise level.")] = None,
     pose: Annotated[Path | None, typer.Option(help="The frame's own pose, an OpenPose JSON file.")] = None,
-    reset: Annotated[bool, typer.Option("--reset", help="Reset the frame's words, seed, noise and pose.")] = False,
+    image: Annotated[
+        Path | None, typer.Option(help="The frame's own picture as a prompt, with --image-adapter.")
+    ] = None,
+    reset: Annotated[bool, typer.Option("--reset", help="Reset the frame's words, image, seed, noise, pose.")] = False,
     candidate: Annotated[int | None, typer.Option(help="Show this candidate instead of making new ones.")] = None,
     pick: PickOption = False,
     quiet: Quiet = False,
@@ -109,15 +112,17 @@ def remake(
     **values: Any,
 ) -> None:
     """Make one frame and its descendants again, and nothing else."""
-    own = Edit(prompt, negative_prompt, seed, noise, str(pose.absolute()) if pose else None)
+    own_pose, own_image = (str(file.absolute()) if file else None for file in (pose, image))
+    own = Edit(prompt, negative_prompt, seed, noise, own_pose, own_image)
     if pick and candidate is not None:
         raise SegueError("--candidate names what is shown; it cannot be combined with --pick")
     if reset and (own != Edit() or candidate is not None):
-        raise SegueError("--reset removes a frame's own words, seed, noise and pose; it cannot be combined with them")
+        text = "--reset removes a frame's own words, image, seed, noise and pose"
+        raise SegueError(f"{text}; it cannot be combined with them")
     edit = own if reset or own != Edit() else None
     request = run_request(run, parse_settings(LoadSettings, values))
     key = parse_frame(request.folder, frame)
-    if own.pose is not None:
+    if own.pose is not None or own.image is not None:
         from segue.engine.inputs import check_edit
 
         check_edit(request.folder, own)

@@ -23,6 +23,7 @@ from segue.settings.kinds import (
     update_settings,
 )
 from segue.settings.presets import PRESET_HELP, PresetName
+from segue.settings.text import parse_lora, rebase_paths
 
 if TYPE_CHECKING:
     from segue.batch.drive import Status
@@ -86,11 +87,12 @@ def batch(
     }
     chosen = parse_settings(ModelSettings, select_given(values, ModelSettings))
     check_model(chosen)
+    loras = [parse_lora(text)[0] for text in chosen.lora]
     with faults_as_lines():
-        rows = read_rows(pairs, output, settings, preset=preset or "balanced", ending=f".{film}", model=chosen.model)
-    chosen = update_settings(
-        chosen, {"model": _absolute_name(chosen.model), "controlnet": _absolute_name(chosen.controlnet)}
-    )
+        rows = read_rows(
+            pairs, output, settings, preset=preset or "balanced", ending=f".{film}", model=chosen.model, loras=loras
+        )
+    chosen = update_settings(chosen, rebase_paths(dict(chosen), Path()))  # wherever a worker stands
     check_output(rows, output, overwrite=overwrite)
 
     from segue.batch.drive import drive
@@ -138,11 +140,6 @@ def _start_pool(model: ModelSettings, workers: int | None, ray: str | None, rows
     count = min(workers or max(1, gpus), rows)
     models = [update_settings(model, {"device": f"cuda:{i % gpus}" if gpus else model.device}) for i in range(count)]
     return ProcessPool(models, threads_of(torch.get_num_threads(), count))
-
-
-def _absolute_name(name: str | None) -> str | None:
-    """A model's name; a folder's does not depend on where a worker stands."""
-    return str(Path(name).absolute()) if name is not None and Path(name).exists() else name
 
 
 def _is_address(text: str) -> bool:

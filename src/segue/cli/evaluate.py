@@ -15,7 +15,7 @@ from segue.method.perceptual import network_parts
 from segue.models.cache import marks_of
 from segue.settings.kinds import SCHEMES, ComputeSettings, ModelSettings, MorphSettings, parse_settings
 from segue.settings.presets import PRESET_HELP, PresetName, with_preset
-from segue.settings.text import option_name
+from segue.settings.text import option_name, parse_lora
 
 if TYPE_CHECKING:
     from segue.evaluate.compare import Comparison
@@ -95,10 +95,9 @@ def _evaluate(
     chosen = parse_schemes(schemes)
     settings = select_given(values, MorphSettings)
     model = parse_settings(ModelSettings, select_given(values, ModelSettings))
+    marks = marks_of(model.model, [parse_lora(text)[0] for text in model.lora])
     for scheme in chosen:
-        parse_settings(
-            MorphSettings, with_preset(preset, {**settings, "scheme": scheme}, model.model, marks_of(model.model))
-        )
+        parse_settings(MorphSettings, with_preset(preset, {**settings, "scheme": scheme}, model.model, marks))
     computing = select_given(values, ComputeSettings)
     parse_settings(ComputeSettings, computing)
     for name in networks:

@@ -97,8 +97,7 @@ def _extend_edit(folder: Path, key: FrameKey, edit: Edit) -> Edit:
     with RunFolder(folder) as run:
         own = run.history.edit(key)
     kept = {name: value for name, value in asdict(own).items() if value is not None and getattr(edit, name) is None}
-    if "pose" in kept:
-        kept["pose"] = folder.absolute() / str(kept["pose"])
+    kept |= {name: folder.absolute() / str(kept[name]) for name in ("pose", "image") if name in kept}
     if kept:
         warn(f"frame {key} keeps its own {' and '.join(kept)}; segue remake --reset removes them")
     return replace(edit, **kept)
@@ -153,7 +152,8 @@ def _interpolator_of(asked: RunRequest) -> Interpolator:
     if data is None:
         raise SegueError(f"{asked.folder} no longer holds a run")
     model = data["model"]
-    named = {"model": model["name"], **{setting: model.get(setting) for setting in LOADED if setting != "dtype"}}
+    own = {setting: model[setting] for setting in LOADED if setting != "dtype" and model.get(setting)}
+    named = {"model": model["name"], **own}
     return _load_model(data, parse_settings(ModelSettings, {**dict(asked.loading), **named}))
 
 

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from typer.core import TyperCommand
 
 from segue.errors import FaultsError, SegueError
-from segue.settings.kinds import ALL, GROUPS, RARE, MorphSettings, Settings, fields, guess_name, hint
+from segue.settings.kinds import ALL, GROUPS, HIDDEN, RARE, MorphSettings, Settings, fields, guess_name, hint
 from segue.settings.text import as_text, from_text, option_name, read_config, shape_of
 
 __all__ = ["GroupedCommand", "faults_as_lines", "mode_of", "select_given", "with_settings"]
@@ -32,6 +32,8 @@ METAVARS = {
     "places": "<place=text>",
     "size": "<WxH>",
     "pan": "<x,y>...",
+    "lora": "<file[:weight]>",
+    "embedding": "<file>",
 }
 SOURCES: Mapping[str, Any] = {
     "set": Annotated[
@@ -87,26 +89,24 @@ class GroupedCommand(TyperCommand):
 def with_settings(*kinds: type[Settings], hidden: Collection[str] = ()) -> Callable[[Command], Command]:
     """Give a command an option for each usual field of the settings, --set for the others, and --config.
 
-    A command that makes no frames, and so has no --set, has options for all fields.
     The command takes the values that were given as ``**values``, those of a settings file under those that were typed.
     A setting that the command has as a parameter of its own is left to it.
-    Its help leaves out those that are ``hidden``. Of its own parameters it takes ``images``, ``output`` and ``preset``
-    from the file where they are not typed.
+    Its help leaves out those that are ``hidden``, and of a command that makes frames the ``HIDDEN`` ones. Of its own
+    parameters it takes ``images``, ``output`` and ``preset`` from the file where they are not typed.
     """
     known = {name: field for kind in kinds for name, field in fields(kind).items()}
+    is_long = MorphSettings in kinds
 
     def decorate(command: Command) -> Command:
         own = inspect.signature(command).parameters.values()
         named = [parameter for parameter in own if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
         made = [
-            _option(name, known[name], name in hidden)
+            _option(name, known[name], name in hidden or (is_long and name in HIDDEN))
             for names in GROUPS.values()
             for name in names
-            if name in known
-            and name not in {p.name for p in named}
-            and (name not in RARE or MorphSettings not in kinds)
+            if name in known and name not in RARE and name not in {parameter.name for parameter in named}
         ]
-        if MorphSettings in kinds:
+        if is_long:
             made += [inspect.Parameter(name, KEYWORD_ONLY, default=None, annotation=a) for name, a in SOURCES.items()]
 
         def run(**values: Any) -> None:

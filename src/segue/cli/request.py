@@ -17,8 +17,8 @@ from segue.files import check_apart, file_of
 from segue.film.outputs import check_film, run_folder
 from segue.method.tree import FrameKey
 from segue.models.cache import marks_of
-from segue.models.checkpoints import check_controlnet, check_folder, resolve_name
-from segue.models.header import check_file
+from segue.models.checkpoints import check_controlnet, check_folder, resolve_adapter, resolve_name
+from segue.models.header import check_additions, check_file
 from segue.run.schema import RUN_FILE, films_of, read_part
 from segue.settings.kinds import (
     ComputeSettings,
@@ -29,6 +29,7 @@ from segue.settings.kinds import (
     parse_settings,
 )
 from segue.settings.presets import with_preset
+from segue.settings.text import parse_lora
 
 __all__ = [
     "FilmRequest",
@@ -110,7 +111,8 @@ def film_request(
     images, preset = [Path(image) for image in named or ()], preset or "balanced"
     model = parse_settings(ModelSettings, select_given(values, ModelSettings))
     own = select_given(values, MorphSettings)
-    settings = parse_settings(MorphSettings, with_preset(preset, own, model.model, marks_of(model.model)))
+    loras = [parse_lora(text)[0] for text in model.lora]
+    settings = parse_settings(MorphSettings, with_preset(preset, own, model.model, marks_of(model.model, loras)))
     film_given, computing = select_given(values, FilmSettings), select_given(values, ComputeSettings)
     film = parse_settings(FilmSettings, film_given)
     parse_settings(ComputeSettings, computing)
@@ -124,6 +126,8 @@ def film_request(
     for place in (output, folder):
         check_apart(place, map(file_of, images))
     check_model(model)
+    if settings.image_prompt and model.image_adapter is None:
+        raise SegueError("--image-prompt needs an IP-Adapter; name one with --image-adapter")
     check_files_exist(images)
     if not overwrite:
         _check_own(output, folder)
@@ -187,10 +191,14 @@ def check_manifest(manifest: Path) -> None:
 
 
 def check_model(model: ModelSettings) -> None:
-    """Raise SegueError if a checkpoint is unknown, or a folder or file holds none; the hub is not asked."""
+    """Raise SegueError if a checkpoint is unknown, or a folder or file is something else; the hub is not asked."""
     for name, kind, check in ((model.model, "model", check_folder), (model.controlnet, "controlnet", check_controlnet)):
         if name is not None and name != "pocket" and isinstance(found := resolve_name(name, kind=kind), Path):
             (check_file if found.is_file() else check)(found, name)
+    if model.image_adapter is not None:
+        resolve_adapter(model.image_adapter)
+    loras, embeddings = [parse_lora(text)[0] for text in model.lora], [Path(name) for name in model.embedding]
+    check_additions(None if model.vae is None else Path(model.vae), loras, embeddings)
     _check_device(model.device)
 
 

@@ -14,6 +14,7 @@ from segue.cli.options import with_settings
 from segue.cli.request import check_model
 from segue.errors import SegueError
 from segue.settings.kinds import LOADED, ModelSettings, parse_settings, update_settings
+from segue.settings.text import parse_lora
 
 if TYPE_CHECKING:
     from segue.studio.session import Studio
@@ -64,6 +65,7 @@ def studio(
         Queue(max_waiting),
         public=share,
         model_name=model.model or _model_of_run(opened).get("name"),
+        loras=[parse_lora(text)[0] for text in model.lora or _model_of_run(opened).get("lora") or ()],
     )
     listening = _listen(port)
     hosts = None if share else frozenset({HOST, "localhost"})
@@ -130,7 +132,7 @@ def check_run(run: Path | None) -> Path | None:
     return run
 
 
-def _model_of_run(run: Path | None) -> Mapping[str, str | None]:
+def _model_of_run(run: Path | None) -> Mapping[str, Any]:
     """What a run remembers of its model; nothing if there is no run."""
     from segue.run.schema import RUN_FILE, read_part
 
@@ -147,7 +149,7 @@ def loader_of(run: Path | None, given: ModelSettings) -> Callable[[], Any]:
         begun = _model_of_run(run)
         name = given.model or begun.get("name")
         own = begun if name == begun.get("name") else {}
-        rest = {setting: getattr(given, setting) or own.get(setting) for setting in LOADED}
+        rest = {name: own[name] for name in LOADED if own.get(name) and not getattr(given, name)}
         return Interpolator.from_settings(update_settings(given, {"model": name, **rest}))
 
     return load

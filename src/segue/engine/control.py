@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from functools import cache
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from segue.method.noise import Noise
 from segue.method.schemes import Sample
 from segue.method.tree import FrameKey
 from segue.models.backbone import Backbone, Sampling
-from segue.pictures.images import fit, load
+from segue.pictures.images import digest, fit, load
 from segue.pictures.tensors import to_images, to_tensor
 from segue.pose.detect import detect, detector_of
 from segue.pose.drawing import convention_for, draw
@@ -49,7 +50,7 @@ __all__ = [
     "controls_of",
     "find_poses",
     "keep_edit",
-    "keep_poses",
+    "keep_edits",
     "keypoints_of",
     "read_given",
     "scale_at",
@@ -189,39 +190,53 @@ def scale_at(settings: MorphSettings, key: FrameKey) -> Tensor:
     return torch.tensor([most if settings.control_flat else 1 + (most - 1) * rise])
 
 
-def keep_edit(run: RunFolder, edit: Edit, data: Mapping[str, Any], settings: MorphSettings, networks: int) -> Edit:
-    """An edit whose pose file is copied into the run folder, fitted to the film and to the size the model works at.
+def keep_edit(run: RunFolder, edit: Edit, data: Mapping[str, Any], settings: MorphSettings, backbone: Backbone) -> Edit:
+    """An edit whose files are copied into the run folder: a pose fitted to the film, and a picture as a prompt.
 
-    ``data`` is the run file's content, for both sizes.
+    ``data`` is the run file's content, for the sizes of the film and of what the model works at.
 
     Raises:
-        SegueError: the file is not a pose, or a pose changes nothing in this film.
+        SegueError: a file is not what it should be, or changes nothing in this film.
     """
+    if edit.image is not None:
+        edit = replace(edit, image=_keep_image(run, edit.image, settings, backbone))
     if edit.pose is None:
         return edit
-    if not networks:
+    if not backbone.controlnets:
         raise SegueError("a frame's pose needs a ControlNet, and the film was made without one")
     if settings.pose == "off" or settings.control_image:
         other = "control images" if settings.control_image else "pose off"
         raise SegueError(f"a frame's pose changes nothing in a film with {other}")
     size = (data["size"][0], data["size"][1])
     pose = scale_pose(fit_pose(Pose.load(edit.pose, size), size, settings.fit), tuple(data.get("network", size)))
-    digest = hashlib.sha256(json.dumps(as_openpose(pose)).encode()).hexdigest()[:12]
-    name = f"pose/edit-{digest}.json"
+    content = json.dumps(as_openpose(pose)).encode()
+    name = f"pose/edit-{hashlib.sha256(content).hexdigest()[:12]}.json"
     (run.path / "pose").mkdir(exist_ok=True)
     pose.save(run.path / name)
     return replace(edit, pose=name)
 
 
-def keep_poses(
-    choose: Chooser, run: RunFolder, data: Mapping[str, Any], settings: MorphSettings, networks: int
+def _keep_image(run: RunFolder, image: str | PathLike[str], settings: MorphSettings, backbone: Backbone) -> str:
+    """The name in the run folder of a picture that is a frame's prompt."""
+    if not backbone.takes_images:
+        raise SegueError("a frame's image needs an IP-Adapter, and the film was made without one")
+    if settings.image_prompt == 0:
+        raise SegueError("a frame's image changes nothing in a film with image_prompt 0")
+    picture = load(image, background=settings.ground)
+    name = f"words/edit-{digest(picture)[:12]}.png"
+    run.save_image(name, picture)
+    return name
+
+
+def keep_edits(
+    choose: Chooser, run: RunFolder, data: Mapping[str, Any], settings: MorphSettings, backbone: Backbone
 ) -> Chooser:
-    """A chooser whose edits have their pose files copied into the run folder; see ``keep_edit``."""
+    """A chooser whose edits have their files copied into the run folder; see ``keep_edit``."""
 
     def ask(candidates: Candidates) -> Pick | Again | AcceptRest:
         answer = choose(candidates)
         if isinstance(answer, Again) and answer.edit:
-            return replace(answer, edit=keep_edit(run, answer.edit, data, settings, networks))
+            return replace(answer, edit=keep_edit(run, answer.edit, data, settings, backbone))
         return answer
 
     return ask

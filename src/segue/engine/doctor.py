@@ -23,6 +23,7 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
+from torch.nn.functional import pixel_unshuffle
 
 from segue.engine.dialogue import Progress
 from segue.engine.interpolator import Callback, Interpolator
@@ -58,8 +59,21 @@ FRAMES = 5
 OUT = "load the model with --dtype bfloat16 or float32"
 FLAT = 2.0  # grey levels of 255: a frame with a smaller spread shows nothing
 
-# How latents are handed to the pipelines of flow matching, by family.
-FLOW_LATENTS: Mapping[str, Callable[[Tensor], Tensor]] = {"Stable Diffusion 3": lambda z: z, "FLUX.1": pack}
+# How the pipelines of flow matching take latents (B, C, h, w), and guidance where another name or more is needed.
+FLOW_LATENTS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "Stable Diffusion 3": lambda z: z,
+    "FLUX.1": pack,
+    "Chroma": pack,
+    "FLUX.2": lambda z: pixel_unshuffle(z, 2),
+    "FLUX.2 Klein": lambda z: pixel_unshuffle(z, 2),
+    "Qwen-Image": pack,
+    "Z-Image": lambda z: z,
+    "Sana": lambda z: z,
+}
+FLOW_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "Qwen-Image": {"true_cfg_scale": GUIDANCE, "negative_prompt": ""},
+    "Sana": {"guidance_scale": GUIDANCE, "use_resolution_binning": False},
+}
 
 
 @dataclass(frozen=True)
@@ -271,8 +285,8 @@ def _flow_leg(backbone: Any, image: Tensor) -> tuple[str, Tensor, Tensor]:
             width=image.shape[3],
             sigmas=[time / 1000 for time in leg.timesteps],
             num_inference_steps=len(leg),
-            guidance_scale=GUIDANCE,
             latents=FLOW_LATENTS[family.name](noisy),
+            **FLOW_OPTIONS.get(family.name, {"guidance_scale": GUIDANCE}),
         )
         found = ours.denoise(noisy, ours.embed([PROMPT], [""]), start, sampling=how)
         return family.pipe, ours.decode(found, screened=False), expected

@@ -28,7 +28,9 @@ def check_inputs(images: Sequence[Path], settings: MorphSettings) -> None:
 
 
 def check_edit(folder: Path, edit: Edit) -> None:
-    """Raise SegueError if the pose file of an edit in a run cannot be read."""
+    """Raise SegueError if a file of an edit in a run cannot be read."""
+    if edit.image is not None:
+        check_images([Path(edit.image)])
     run = read_part(folder, RUN_FILE)
     if edit.pose is not None and run is not None:
         width, height = run["size"]

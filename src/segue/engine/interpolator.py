@@ -59,7 +59,7 @@ from segue.run.start import BatchSize, begin, plan_remake, read_run, settings_of
 from segue.settings.keywords import MorphValues
 from segue.settings.kinds import ComputeSettings, ModelSettings, MorphSettings, fields, parse_settings
 from segue.settings.presets import with_preset
-from segue.settings.text import model_differences
+from segue.settings.text import model_differences, parse_lora, rebase_paths
 
 __all__ = ["Callback", "Interpolator"]
 
@@ -70,18 +70,21 @@ Prepared = tuple[list[Image.Image], tuple[int, int], Given]
 class Interpolator:
     """Makes the images between images with one diffusion model."""
 
-    def __init__(self, pipe: Any, *, controlnet: Any = None, name: str | None = None) -> None:
+    def __init__(self, pipe: Any, *, controlnet: Any = None, name: str | None = None, clip_skip: int = 0) -> None:
         """Wrap a loaded diffusers pipeline of a supported family; it is used as it is.
 
         Args:
             pipe: a pipeline of a known family; its adapters, offloading and precision stay the user's business.
             controlnet: a diffusers ControlNetModel, in place of the pipe's own.
             name: what to call the model in the run file; the pipe's own name if not given.
+            clip_skip: how many of the text encoders' last layers are left out.
         """
-        self.backbone: Backbone = backbone_of(pipe, controlnet)
+        if isinstance(pipe, str | PathLike):
+            raise SegueError(f"Interpolator takes a loaded pipe; Interpolator.from_pretrained('{pipe}') loads one")
+        self.backbone: Backbone = backbone_of(pipe, controlnet, clip_skip)
         self.name = name or self.backbone.name
         self.low_memory = False
-        self._loaded: dict[str, str | None] = {}
+        self._loaded: dict[str, Any] = {}
 
     @classmethod
     def from_pretrained(
@@ -89,36 +92,59 @@ class Interpolator:
         name_or_path: str | PathLike[str] | None = None,
         *,
         controlnet: str | PathLike[str] | None = None,
+        image_adapter: str | PathLike[str] | None = None,
         dtype: str | None = None,
         device: str | None = None,
         low_memory: bool = False,
         variant: str | None = None,
         revision: str | None = None,
         prediction_type: Literal["epsilon", "v_prediction"] | None = None,
+        vae: str | PathLike[str] | None = None,
+        lora: str | PathLike[str] | Sequence[str | PathLike[str]] = (),
+        embedding: str | PathLike[str] | Sequence[str | PathLike[str]] = (),
+        clip_skip: int = 0,
     ) -> Self:
         """Load a checkpoint by hub name, folder or file; with no name the embedded model pocket, without a network.
 
         Args:
             name_or_path: a hub name, a folder in diffusers layout, a .safetensors file, or None for pocket.
             controlnet: a ControlNet by hub name or folder.
+            image_adapter: an IP-Adapter: a .safetensors file with its image encoder near it (docs/models.md).
             dtype: "float32", "bfloat16" or "float16"; what the device does well if not given.
             device: "cpu", "cuda", "cuda:1", "mps"; the best there is if not given.
             low_memory: keep on an accelerator only the network that computes; one frame at a time, in tiles.
             variant: which weights of a folder or hub name, such as "fp16".
             revision: a branch, a tag or a commit of a hub name.
             prediction_type: what the network predicts; as the checkpoint says if not given.
+            vae: a folder in diffusers layout, or a .safetensors file, in place of the checkpoint's own VAE.
+            lora: one or more .safetensors files; each may be followed by its weight, as in "ink.safetensors:0.8".
+            embedding: one or more .safetensors files of learnt tokens, which prompts use by the files' names.
+            clip_skip: how many of the text encoders' last layers are left out.
 
         Raises:
             SegueError: unknown name, another family, pickled weights only, no network.
         """
         which: dict[str, Any] = {"variant": variant, "revision": revision, "prediction_type": prediction_type}
+        beside = {"vae": vae, "lora": lora, "embedding": embedding, "clip_skip": clip_skip}
+        settings = parse_settings(ModelSettings, beside)
         pipe = loading.load(
-            name_or_path, controlnet=controlnet, dtype=dtype, device=device, low_memory=low_memory, **which
+            name_or_path,
+            controlnet=controlnet,
+            image_adapter=image_adapter,
+            dtype=dtype,
+            device=device,
+            low_memory=low_memory,
+            **which,
+            vae=None if settings.vae is None else Path(settings.vae),
+            loras=[parse_lora(text) for text in settings.lora],
+            embeddings=[Path(name) for name in settings.embedding],
         )
-        interpolator = cls(pipe, name=_remembered_name(name_or_path or "pocket"))
+        interpolator = cls(pipe, name=_remembered_name(name_or_path or "pocket"), clip_skip=clip_skip)
         interpolator.low_memory = low_memory
         used = str(interpolator.backbone.network.dtype).removeprefix("torch.")
-        interpolator._loaded = {"controlnet": _remembered_name(controlnet), "dtype": used, **which}
+        kept = {"controlnet": _remembered_name(controlnet), "image_adapter": _remembered_name(image_adapter)}
+        added = rebase_paths({name: getattr(settings, name) for name in beside}, Path())
+        interpolator._loaded = {**kept, "dtype": used, **which, **added}
         return interpolator
 
     @classmethod
@@ -221,7 +247,7 @@ class Interpolator:
         Args:
             output: the run folder.
             frame: the frame, not a keyframe.
-            edit: the frame's own prompt, seed, noise level or pose; without one only its noise is new.
+            edit: the frame's own prompt, image, seed, noise level or pose; without one only its noise is new.
             candidate: show this one of its candidates instead of making new ones.
             compute: how the images are computed.
             callback: is handed a Progress after each step.
@@ -231,8 +257,7 @@ class Interpolator:
             data = read_run(run)
             self._check_model(run, data)
             settings = settings_of(run, data)
-            networks = len(self.backbone.controlnets)
-            own = keep_edit(run, as_edit(edit), data, settings, networks) if edit is not None else None
+            own = keep_edit(run, as_edit(edit), data, settings, self.backbone) if edit is not None else None
             run.record(plan_remake(run, settings, frame, own, candidate))
             if edit and edit.noise is not None:
                 warn_of_noise([edit.noise], aligned=settings.align)
@@ -312,6 +337,8 @@ class Interpolator:
         if not self.backbone.controlnets:
             tell_unguided(settings, opaque)
         check_plan(settings, len(keyframes))
+        if settings.image_prompt and not self.backbone.takes_images:
+            raise SegueError("image_prompt needs an IP-Adapter; name one with image_adapter")
         if settings.scheme != "interpolate":
             self.backbone.check(sampling_of(settings))
         given = [shown_size(image) for image in images]
@@ -363,7 +390,7 @@ class Interpolator:
 
 
 def _remembered_name(checkpoint: str | PathLike[str] | None) -> str | None:
-    """What a run remembers of a checkpoint's name: a folder or file wherever the next command stands."""
+    """What a run remembers of a checkpoint's name: a path wherever the next command stands."""
     if checkpoint is None:
         return None
     is_path = str(checkpoint) != "pocket" and Path(checkpoint).exists()

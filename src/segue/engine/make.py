@@ -21,7 +21,7 @@ from segue.engine.adapters import DecidedTree, EditedNoise, FrameDistance
 from segue.engine.cache_keys import CacheKeys
 from segue.engine.choosing import Choosing
 from segue.engine.clock import Clock
-from segue.engine.control import controls_of, find_poses, keep_poses, keypoints_of
+from segue.engine.control import controls_of, find_poses, keep_edits, keypoints_of
 from segue.engine.cost import cost_of, sampling_of
 from segue.engine.dialogue import Chooser, Made, Progress
 from segue.engine.drawing import Drawing
@@ -89,10 +89,11 @@ def make(backbone: Backbone, name: str, run: RunFolder, hooks: Hooks) -> None:
     noise = EditedNoise(run, settings.seed, (channels, height, width), sight.aligned)
     tree = tree_of(settings, len(z) - 1, data.get("grown", []), sight.aligned)
     leading: set[FrameKey] = set()
+    point = partial(backbone.point, shift=settings.noise_shift)
     task = Task(
         z,
         DecidedTree.of(run, tree),
-        backbone.point,
+        point,
         noise,
         blend,
         sight,
@@ -107,7 +108,7 @@ def make(backbone: Backbone, name: str, run: RunFolder, hooks: Hooks) -> None:
     denoising = Denoising(backbone, sampling_of(settings), conditioning, noise)
 
     # Ours: what autoencoder and denoiser lose of the keyframes is given back to the frames.
-    cache_keys, images = CacheKeys(run, backbone.point, keyframes.digests), images_of(keyframes.shown)
+    cache_keys, images = CacheKeys(run, point, keyframes.digests), images_of(keyframes.shown)
     decode, motion = partial(backbone.decode, screened=False), motion_of(settings)
     detail = Detail(images, z, decode, settings.detail, motion, bends, noise.has_seed)
     match = ColourMatch(images, settings.colour_match)
@@ -115,7 +116,7 @@ def make(backbone: Backbone, name: str, run: RunFolder, hooks: Hooks) -> None:
     drawing = Drawing(backbone, run, cache_keys, tuple(data["size"]), detail, match, lift)
 
     # Section 4.4: of several candidates the best stays.
-    ask = hooks.choose and keep_poses(hooks.choose, run, data, settings, len(backbone.controlnets))
+    ask = hooks.choose and keep_edits(hooks.choose, run, data, settings, backbone)
     judge = hooks.judge or judge_of(settings)
     choosing = Choosing(run, cache_keys, candidates_of(settings), judge=judge, ask=ask, keeps_all=hooks.keep_candidates)
 

@@ -36,6 +36,7 @@ class Words:
     negative_prompt: str
     controls: Controls | None = None
     known: dict[tuple[str, str], Conditioning] = dataclasses.field(default_factory=dict)
+    pictures: dict[str, Conditioning] = dataclasses.field(default_factory=dict)
 
     def __call__(self, sample: Sample, edits: Edits) -> Conditioning:
         """The conditioning of a sample, a batch of one; ``edits`` are those of the frames that it is made from."""
@@ -47,12 +48,19 @@ class Words:
             words = words.with_prompt_of(self._embed(edit.prompt, self.negative_prompt))
         if edit.negative_prompt is not None:
             words = words.with_negative_prompt_of(self._embed("", edit.negative_prompt))
+        if edit.image is not None:
+            words = words.with_image_of(self._embed_image(str(edit.image)))
         return dataclasses.replace(words, controls=self.controls(sample, edits)) if self.controls else words
 
     def _embed(self, prompt: str, negative: str) -> Conditioning:
         if (prompt, negative) not in self.known:
             self.known[prompt, negative] = self.backbone.embed([prompt], [negative])
         return self.known[prompt, negative]
+
+    def _embed_image(self, name: str) -> Conditioning:
+        if name not in self.pictures:
+            self.pictures[name] = self.backbone.embed([""], [""], [self.run.image(name)])
+        return self.pictures[name]
 
 
 def words_of(
@@ -87,7 +95,7 @@ def words_of(
         if line := describe_captions(found):
             report(Progress("words", text=line))
         elif not any(texts["prompts"]):
-            _warn_of_guidance(settings)
+            _warn_of_guidance(settings, with_images=_has_image_prompts(backbone, settings))
     path = cache(lambda: _path(backbone, run, settings, texts["prompts"], keyframes, latents, report))
     if settings.inversion:
         path()
@@ -95,9 +103,9 @@ def words_of(
     return Words(backbone, run, lambda place: path()(place), settings.negative_prompt)
 
 
-def _warn_of_guidance(settings: MorphSettings) -> None:
-    """Warn of guidance if no keyframe has a prompt and there are no other words that it could follow."""
-    has_words = settings.negative_prompt.strip() or settings.prompt_at or settings.inversion
+def _warn_of_guidance(settings: MorphSettings, *, with_images: bool) -> None:
+    """Warn of guidance if no keyframe has a prompt and there is nothing else that it could follow."""
+    has_words = with_images or settings.negative_prompt.strip() or settings.prompt_at or settings.inversion
     guides = settings.guidance_scale > 1 and settings.guidance_start < settings.guidance_end
     if guides and not has_words and settings.scheme != "interpolate":
         warn(f"guidance_scale {settings.guidance_scale:g} has no prompt to follow: give --prompt, or a captioner")
@@ -117,8 +125,9 @@ def _path(
     Image prompts go from keyframe to keyframe, whatever prompts there are in between.
     """
     count = len(keyframes)
+    images = keyframes if _has_image_prompts(backbone, settings) else ()
     with backbone.evaluating():
-        words = backbone.embed(texts, [settings.negative_prompt] * count, _image_prompts(backbone, settings, keyframes))
+        words = backbone.embed(texts, [settings.negative_prompt] * count, images)
     if settings.inversion:
         inverted = invert(
             backbone,
@@ -144,15 +153,13 @@ def _path(
     with backbone.evaluating():
         placed = [(place, at(which)) for place, which in fixed]
     path = ConditioningPath(placed, settings.embedding_blend)
-    if not backbone.takes_images:
+    if not images:
         return path
     keyframes_only = [one for one, (_, which) in zip(placed, fixed, strict=True) if isinstance(which, int)]
     pictures = ConditioningPath(keyframes_only)
     return lambda place: path(place).with_image_of(pictures(place))
 
 
-def _image_prompts(
-    backbone: Backbone, settings: MorphSettings, keyframes: Sequence[Image.Image]
-) -> Sequence[Image.Image]:
-    """The keyframes, where they are their own prompts; else none."""
-    return keyframes if backbone.takes_images and settings.image_prompt != 0 else ()
+def _has_image_prompts(backbone: Backbone, settings: MorphSettings) -> bool:
+    """Whether the keyframes are their own prompts."""
+    return backbone.takes_images and settings.image_prompt != 0

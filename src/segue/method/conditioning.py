@@ -5,7 +5,8 @@
     pooled  one vector for a prompt (B, D)  linear
     mask    which tokens count (B, L)       the union
 
-A family decides which names it has; nobody else needs to know.
+Where two conditionings differ in L, the shorter is padded with zeros; a mask, in a family that has such, tells which
+tokens are real. A family decides which names it has; nobody else needs to know.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,10 +15,13 @@ from typing import Self
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from segue.method.blend import lerp, slerp
 
-__all__ = ["Conditioning", "Control"]
+__all__ = ["Conditioning", "Control", "stack_tensors"]
+
+OF_TOKENS = ("text", "mask")  # names whose second axis is L
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +64,8 @@ class Conditioning:
         """One batch of several, which have the same names and the same number of controls."""
         controls = zip(*(part.controls for part in parts), strict=True)
         return cls(
-            {name: torch.cat([part.positive[name] for part in parts]) for name in parts[0].positive},
-            {name: torch.cat([part.negative[name] for part in parts]) for name in parts[0].negative},
+            stack_tensors([part.positive for part in parts]),
+            stack_tensors([part.negative for part in parts]),
             tuple(Control(torch.cat([c.image for c in cs]), torch.cat([c.scale for c in cs])) for cs in controls),
         )
 
@@ -108,14 +112,14 @@ class Conditioning:
 
     def is_unguided(self) -> bool:
         """Whether both branches are equal, so that guidance has nothing to follow."""
-        return all(torch.equal(tensor, self.negative[name]) for name, tensor in self.positive.items())
+        return all(torch.equal(*_pad(name, [a, self.negative[name]])) for name, a in self.positive.items())
 
     def is_close(self, other: Self, tolerance: float) -> bool:
         """Whether all numbers are the same up to a tolerance."""
-        pairs = [(tensor, other.positive[name]) for name, tensor in self.positive.items()]
-        pairs += [(tensor, other.negative[name]) for name, tensor in self.negative.items()]
-        for a, b in zip(self.controls, other.controls, strict=True):
-            pairs += [(a.image, b.image), (a.scale, b.scale)]
+        pairs = [_pad(name, [tensor, other.positive[name]]) for name, tensor in self.positive.items()]
+        pairs += [_pad(name, [tensor, other.negative[name]]) for name, tensor in self.negative.items()]
+        for one, two in zip(self.controls, other.controls, strict=True):
+            pairs += [[one.image, two.image], [one.scale, two.scale]]
         return all(torch.allclose(a, b, rtol=0, atol=tolerance) for a, b in pairs)
 
     def blend(self, other: Self, w: float | Tensor, per_token: bool = False, linear: bool = False) -> Self:
@@ -129,7 +133,8 @@ class Conditioning:
         """
 
         def between(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            return {name: _blend(name, tensor, b[name], w, per_token, linear) for name, tensor in a.items()}
+            pairs = {name: _pad(name, [tensor, b[name]]) for name, tensor in a.items()}
+            return {name: _blend(name, x, y, w, per_token, linear) for name, (x, y) in pairs.items()}
 
         return replace(
             self,
@@ -137,6 +142,19 @@ class Conditioning:
             negative=between(self.negative, other.negative),
             controls=(),
         )
+
+
+def stack_tensors(branches: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Several mappings with the same names, of (B, ...), as one batch."""
+    return {name: torch.cat(_pad(name, [branch[name] for branch in branches])) for name in branches[0]}
+
+
+def _pad(name: str, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Tensors of one name; those of tokens, (B, L, ...), with zeros up to the longest L."""
+    if name not in OF_TOKENS:
+        return list(tensors)
+    longest = max(tensor.shape[1] for tensor in tensors)
+    return [pad(tensor, (0, 0) * (tensor.ndim - 2) + (0, longest - tensor.shape[1])) for tensor in tensors]
 
 
 def _blend(name: str, a: Tensor, b: Tensor, w: float | Tensor, per_token: bool, linear: bool) -> Tensor:

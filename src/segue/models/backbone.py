@@ -102,8 +102,8 @@ class Backbone(Protocol):
         """Prompts to conditioning, one sample for each; with as many images as prompts too, or none."""
         ...
 
-    def point(self, f: float) -> NoisePoint:
-        """The noise point of a noise level 0 < f < 1, whatever the solver and its steps."""
+    def point(self, f: float, shift: float = 1.0) -> NoisePoint:
+        """The noise point of a noise level 0 < f < 1, with ``shift`` times its sigma / alpha, whatever the solver."""
         ...
 
     def leg(self, start: NoisePoint, stop: NoisePoint, sampling: Sampling) -> Sized:
@@ -134,6 +134,10 @@ class Backbone(Protocol):
 
     def evaluating(self, grad: bool = False) -> AbstractContextManager[None]:
         """Networks in evaluation mode, weights frozen, without gradients unless grad; all as it was afterwards."""
+        ...
+
+    def scaling_images(self, scale: float | None) -> AbstractContextManager[None]:
+        """Image prompts act that strongly, or as the pipe has it if None; as it was afterwards."""
         ...
 
     def fingerprint(self) -> str:

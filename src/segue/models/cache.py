@@ -6,6 +6,7 @@ to import.
 """
 
 import json
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from huggingface_hub import constants
 from segue.errors import SegueError
 from segue.models import checkpoints as models
 from segue.models.checkpoints import CONFIG, INDEX, KNOWN, Known, check_variant, checker_of, resolve_name
+from segue.models.header import adapter_names
 
 __all__ = ["find_cached", "list_models", "marks_of"]
 
@@ -32,18 +34,19 @@ def list_models() -> list[tuple[Known, bool]]:
     return [(model, _is_there(model)) for model in KNOWN] + [(other, True) for other in others]
 
 
-def marks_of(name_or_path: str | PathLike[str] | None) -> list[str]:
-    """What a checkpoint on disk tells, before it is loaded, of what it was made for: its scheduler's class.
+def marks_of(name_or_path: str | PathLike[str] | None, loras: Sequence[Path] = ()) -> list[str]:
+    """What a checkpoint on disk tells, before it is loaded, of what it was made for: its scheduler's class, its LoRAs.
 
-    That is the ``marks`` of a backbone without adapters; nothing is told by what is not on disk or cannot be read.
+    That is the ``marks`` of a backbone; nothing is told by what is not on disk or cannot be read.
     """
+    names = adapter_names(loras)
     try:
         found = resolve_name(name_or_path)
         if isinstance(found, str):
             found = find_cached(found, "model") or Path(found)
-        return [str(json.loads((found / INDEX).read_text(encoding="utf-8"))["scheduler"][1])]
+        return [str(json.loads((found / INDEX).read_text(encoding="utf-8"))["scheduler"][1]), *names]
     except (OSError, ValueError, LookupError, TypeError):  # the check of the model says what is wrong
-        return []
+        return names
 
 
 def _is_there(model: Known) -> bool:

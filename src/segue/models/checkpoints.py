@@ -19,15 +19,18 @@ __all__ = [
     "CONFIG",
     "INDEX",
     "KNOWN",
+    "PICKLES",
     "Known",
     "check_controlnet",
     "check_folder",
     "check_index",
+    "check_vae",
     "check_variant",
     "check_weights",
     "check_whole",
     "checker_of",
     "pocket_folder",
+    "resolve_adapter",
     "resolve_name",
     "variant_of",
 ]
@@ -78,6 +81,7 @@ WEIGHTS = re.compile(
 HALVES = ("fp16", "bf16")  # variants that are taken where there is nothing else
 CONFIG = "config.json"
 HUB_NAME = re.compile(r"(?!.*(--|\.\.|\.git$))\w[\w.-]*/\w([\w.-]*\w)?", re.ASCII)
+ADDRESS = re.compile(r"https?://[^/]+/(?P<owner>[^/]+)/(?P<name>[^/?#]+)")
 INDEX = "model_index.json"
 
 
@@ -92,6 +96,8 @@ def resolve_name(name_or_path: str | PathLike[str] | None, *, kind: str = "model
     path, name = Path(name_or_path), str(name_or_path)
     if path.is_dir():
         return path
+    if (address := ADDRESS.match(name)) is not None:
+        raise SegueError(f"{name} is an address; a {kind} on the hub is named {address['owner']}/{address['name']}")
     if path.suffix in PICKLES:
         fault = f"{name} is a pickled checkpoint, which can run code; segue reads safetensors"
         raise SegueError(f"{fault}: look for a .safetensors of the same {kind}, or convert it")
@@ -105,6 +111,32 @@ def resolve_name(name_or_path: str | PathLike[str] | None, *, kind: str = "model
         known = ", ".join(model.name for model in KNOWN if model.kind == kind)
         raise SegueError(f"unknown {kind} '{path}': no such folder, and not a hub name; known names are {known}")
     return name
+
+
+def resolve_adapter(source: str | PathLike[str]) -> Path | str:
+    """The file of an IP-Adapter, or its hub name with the file; nothing is read and the hub is not asked.
+
+    Raises:
+        SegueError: it is neither, or a pickle.
+    """
+    path, name = Path(source).expanduser(), str(source)
+    if path.is_dir():
+        files = sorted(path.glob("*.safetensors"))
+        if len(files) > 1:
+            raise SegueError(
+                f"{name} holds {len(files)} .safetensors files; name the adapter to use, such as {files[0]}"
+            )
+        path = next(iter([*files, *(file for file in sorted(path.iterdir()) if file.suffix in PICKLES)]), path)
+    if path.suffix in PICKLES:
+        raise SegueError(f"{path} is a pickle, which can run code; take the adapter's .safetensors file")
+    if path.is_file() and path.suffix == ".safetensors":
+        return path.absolute()
+    if path.exists():
+        raise SegueError(f"{name} holds no IP-Adapter: give its .safetensors file")
+    if HUB_NAME.fullmatch("/".join(name.split("/")[:2])) and path.suffix == ".safetensors" and ".." not in path.parts:
+        return name
+    example = "h94/IP-Adapter/models/ip-adapter_sd15.safetensors"
+    raise SegueError(f"unknown image adapter '{name}': no such file or folder, and not a file on the hub as {example}")
 
 
 def check_folder(folder: Path, name: str) -> None:
@@ -123,8 +155,16 @@ def check_folder(folder: Path, name: str) -> None:
 def check_controlnet(folder: Path, name: str) -> None:
     """Raise SegueError if a folder holds no ControlNet in safetensors."""
     family = _entry(folder / CONFIG, "_class_name", name, "ControlNet")
-    if family != "ControlNetModel":
+    if not family or family not in {known.controlnet for known in FAMILIES}:
         raise SegueError(f"{name} is a {family}, not a ControlNet that segue can use")
+    check_weights(folder, name)
+
+
+def check_vae(folder: Path, name: str) -> None:
+    """Raise SegueError if a folder holds no VAE in safetensors."""
+    family = _entry(folder / CONFIG, "_class_name", name, "VAE")
+    if family != "AutoencoderKL":
+        raise SegueError(f"{name} is a {family}, not a VAE of Stable Diffusion (an AutoencoderKL)")
     check_weights(folder, name)
 
 

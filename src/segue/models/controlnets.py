@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from segue.errors import SegueError
+from segue.models.families import family_of
 
 __all__ = ["check_fit", "residuals"]
 
@@ -22,10 +23,12 @@ def check_fit(controlnet: Any, pipe: Any, name: str, model: str) -> None:
         name: what to call the network.
         model: what to call the pipe's checkpoint.
     """
-    theirs: Any = getattr(controlnet, "config", {})
-    if "conditioning_embedding_out_channels" not in theirs:
-        raise SegueError(f"a ControlNet is a ControlNetModel of diffusers, not a {type(controlnet).__name__}")
-    if misfit := _misfit(theirs, pipe, model):
+    kind, expected = type(getattr(controlnet, "_orig_mod", controlnet)).__name__, family_of(pipe).controlnet
+    if not expected:
+        raise SegueError(f"ControlNets of {family_of(pipe).name} are not supported")
+    if kind != expected:
+        raise SegueError(f"a ControlNet of {family_of(pipe).name} is a {expected} of diffusers, not a {kind}")
+    if misfit := (_misfit if expected == "ControlNetModel" else _misfit_of_flow)(controlnet.config, pipe, model):
         raise SegueError(f"the ControlNet {name} is for another model: its {misfit}")
 
 
@@ -40,6 +43,15 @@ def _misfit(theirs: Any, pipe: Any, model: str) -> str:
     scale = 2 ** (len(theirs.conditioning_embedding_out_channels) - 1)
     if scale != pipe.vae_scale_factor:
         return f"images are {scale} times as large as latents, {model}'s {pipe.vae_scale_factor} times"
+    return ""
+
+
+def _misfit_of_flow(theirs: Any, pipe: Any, model: str) -> str:
+    """What of the configuration of a transformer's ControlNet does not fit a pipe; "" where all fits."""
+    ours = pipe.transformer.config
+    for field in ("in_channels", "num_attention_heads", "attention_head_dim"):
+        if theirs[field] != ours[field]:
+            return f"{field} is {theirs[field]}, {model}'s {ours[field]}"
     return ""
 
 

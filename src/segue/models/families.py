@@ -13,7 +13,7 @@ from segue.errors import SegueError
 if TYPE_CHECKING:  # a name is refused before torch is imported
     from segue.models.backbone import Backbone
 
-__all__ = ["FAMILIES", "Family", "backbone_of", "family_named", "family_of"]
+__all__ = ["FAMILIES", "Family", "backbone_of", "check_takes_additions", "family_named", "family_of"]
 
 
 @dataclass(frozen=True)
@@ -22,26 +22,27 @@ class Family:
 
     Attributes:
         name: what people call it.
-        backbone: the module and the class that wrap its pipes.
+        backbone: the module of ``segue.models`` and the class that wrap its pipes.
         pipe: its pipeline for text to image.
-        controlled: the same with a ControlNet.
-        others: pipelines that its checkpoints may be saved as, too.
         network: what denoises.
         encoders: text encoders, each with its tokenizer.
+        controlled, controlnet: its pipeline with a ControlNet, and the class of that; "" if films are made without.
+        others: pipelines that its checkpoints may be saved as, too.
     """
 
     name: str
     backbone: str
     pipe: str
-    controlled: str
-    others: tuple[str, ...]
     network: str
     encoders: Mapping[str, str]
+    controlled: str = ""
+    controlnet: str = ""
+    others: tuple[str, ...] = ()
 
     @property
     def pipes(self) -> tuple[str, ...]:
         """All pipelines of the family."""
-        return (self.pipe, self.controlled, *self.others)
+        return tuple(filter(None, (self.pipe, self.controlled, *self.others)))
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -49,43 +50,64 @@ class Family:
         return (self.network, "vae", *self.encoders)
 
 
+ONE: Mapping[str, str] = {"text_encoder": "tokenizer"}
+TWO: Mapping[str, str] = {**ONE, "text_encoder_2": "tokenizer_2"}
+THREE: Mapping[str, str] = {**TWO, "text_encoder_3": "tokenizer_3"}
+
 FAMILIES = (
     Family(
         "Stable Diffusion 1.x and 2.x",
-        "segue.models.stable_diffusion.StableDiffusion",
+        "stable_diffusion.StableDiffusion",
         "StableDiffusionPipeline",
-        "StableDiffusionControlNetPipeline",
-        ("StableDiffusionImg2ImgPipeline", "StableDiffusionControlNetImg2ImgPipeline"),
         "unet",
-        {"text_encoder": "tokenizer"},
+        ONE,
+        "StableDiffusionControlNetPipeline",
+        "ControlNetModel",
+        ("StableDiffusionImg2ImgPipeline", "StableDiffusionControlNetImg2ImgPipeline"),
     ),
     Family(
         "Stable Diffusion XL",
-        "segue.models.stable_diffusion_xl.StableDiffusionXL",
+        "stable_diffusion_xl.StableDiffusionXL",
         "StableDiffusionXLPipeline",
-        "StableDiffusionXLControlNetPipeline",
-        ("StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLControlNetImg2ImgPipeline"),
         "unet",
-        {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"},
+        TWO,
+        "StableDiffusionXLControlNetPipeline",
+        "ControlNetModel",
+        ("StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLControlNetImg2ImgPipeline"),
     ),
     Family(
         "Stable Diffusion 3",
-        "segue.models.stable_diffusion_3.StableDiffusion3",
+        "stable_diffusion_3.StableDiffusion3",
         "StableDiffusion3Pipeline",
-        "StableDiffusion3ControlNetPipeline",
-        ("StableDiffusion3Img2ImgPipeline",),
         "transformer",
-        {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2", "text_encoder_3": "tokenizer_3"},
+        THREE,
+        "StableDiffusion3ControlNetPipeline",
+        "SD3ControlNetModel",
+        ("StableDiffusion3Img2ImgPipeline",),
     ),
     Family(
         "FLUX.1",
-        "segue.models.flux.Flux",
+        "flux.Flux",
         "FluxPipeline",
-        "FluxControlNetPipeline",
-        ("FluxImg2ImgPipeline",),
         "transformer",
-        {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"},
+        TWO,
+        "FluxControlNetPipeline",
+        "FluxControlNetModel",
+        ("FluxImg2ImgPipeline",),
     ),
+    Family("Chroma", "chroma.Chroma", "ChromaPipeline", "transformer", ONE, others=("ChromaImg2ImgPipeline",)),
+    Family("FLUX.2", "flux2.Flux2", "Flux2Pipeline", "transformer", ONE),
+    Family("FLUX.2 Klein", "flux2.Flux2", "Flux2KleinPipeline", "transformer", ONE),
+    Family(
+        "Qwen-Image",
+        "qwen_image.QwenImage",
+        "QwenImagePipeline",
+        "transformer",
+        ONE,
+        others=("QwenImageImg2ImgPipeline",),
+    ),
+    Family("Z-Image", "z_image.ZImage", "ZImagePipeline", "transformer", ONE, others=("ZImageImg2ImgPipeline",)),
+    Family("Sana", "sana.Sana", "SanaPipeline", "transformer", ONE),
 )
 
 
@@ -107,6 +129,13 @@ def family_of(pipe: Any) -> Family:
     return family
 
 
+def check_takes_additions(family: Family) -> None:
+    """Raise SegueError if LoRAs, VAEs, learnt tokens and clip_skip are not for a family."""
+    if family.network != "unet":
+        takers = " and ".join(taker.name for taker in FAMILIES if taker.network == "unet")
+        raise SegueError(f"lora, vae, embedding and clip_skip are for {takers}, not for {family.name}")
+
+
 def backbone_of(pipe: Any, controlnet: Any = None, clip_skip: int = 0) -> "Backbone":
     """Wrap a pipe of diffusers as a backbone of its family.
 
@@ -118,6 +147,9 @@ def backbone_of(pipe: Any, controlnet: Any = None, clip_skip: int = 0) -> "Backb
     Raises:
         SegueError: the pipe is of no family that films can be made with, or something does not fit it.
     """
-    module, _, name = family_of(pipe).backbone.rpartition(".")
-    backbone: Backbone = getattr(import_module(module), name)(pipe, controlnet, clip_skip)
+    family = family_of(pipe)
+    if clip_skip:
+        check_takes_additions(family)
+    module, _, name = family.backbone.rpartition(".")
+    backbone: Backbone = getattr(import_module(f"segue.models.{module}"), name)(pipe, controlnet, clip_skip)
     return backbone

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["active_adapters", "digest_of", "parts_of"]
+__all__ = ["active_adapters", "digest_of", "learnt_tokens", "parts_of"]
 
 SCALING = {"scaling_factor": "scaling factor", "shift_factor": "shift factor"}  # of the VAE's latents
 OTHER = {*SCALING, "architectures", "dtype", "torch_dtype", "transformers_version"}  # in a configuration
@@ -55,8 +55,15 @@ def active_adapters(pipe: Any) -> list[str]:
         return []
 
 
+def learnt_tokens(pipe: Any) -> list[str]:
+    """The tokens of textual inversion, which the text encoders' weights do not name."""
+    tokenizers = (getattr(pipe, name, None) for name in ("tokenizer", "tokenizer_2"))
+    added = [getattr(tokenizer, "added_tokens_decoder", {}).values() for tokenizer in tokenizers]
+    return sorted({str(token) for tokens in added for token in tokens if not token.special})
+
+
 def _settings(pipe: Any) -> dict[str, str]:
-    """What changes the images beside weights: adapters that act, FreeU, the VAE's scaling, the scheduler."""
+    """What changes the images beside weights: adapters that act, tokens, FreeU, the VAE's scaling, the scheduler."""
     found = {}
     if adapters := _adapters(pipe):
         found[ADAPTERS] = json.dumps(adapters)
@@ -65,6 +72,8 @@ def _settings(pipe: Any) -> dict[str, str]:
     layers = getattr(getattr(pipe, "unet", None), "attn_processors", {})
     if scales := {name: layer.scale for name, layer in layers.items() if hasattr(layer, "to_k_ip")}:
         found["IP-Adapter scales"] = json.dumps(scales)
+    if tokens := learnt_tokens(pipe):
+        found["learnt tokens"] = json.dumps(tokens)
     for name, label in SCALING.items():
         if (value := getattr(pipe.vae.config, name, None)) is not None:
             found[f"VAE {label}"] = str(value)
@@ -99,8 +108,13 @@ def _config(network: nn.Module) -> str:
     """A digest of a network's configuration, but for where it came from and what is named by itself."""
     config: Any = getattr(network, "config", {})
     values = dict(config) if isinstance(config, Mapping) else config.to_dict()
-    kept = {name: value for name, value in values.items() if not name.startswith("_") and name not in OTHER}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=repr).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(_kept(values), sort_keys=True, default=repr).encode()).hexdigest()
+
+
+def _kept(values: Mapping[Any, Any]) -> dict[Any, Any]:
+    """What of a configuration counts, in its parts' own configurations too."""
+    names = [name for name in values if not str(name).startswith("_") and name not in OTHER]
+    return {name: _kept(values[name]) if isinstance(values[name], Mapping) else values[name] for name in names}
 
 
 def _tensors(network: nn.Module) -> dict[str, torch.Tensor]:

@@ -6,7 +6,8 @@
 
 A noise level f means as much noise as in Stable Diffusion: sigma / (1 - sigma) = sigma_f / alpha_f. A leg divides its
 way evenly in u, where the family's shift s makes sigma = s u / (1 + (s - 1) u); from pure noise to clean these are the
-sigmas of the family's own pipeline. Its steps need alpha and sigma alone, with z_0 as the network sees it:
+sigmas of the family's own pipeline. Where that has its last step begin at a fixed sigma, the inner sigmas are stretched
+to it from the leg's start. Its steps need alpha and sigma alone, with z_0 as the network sees it:
 
     z' = (sigma' / sigma) z + (alpha' - alpha sigma' / sigma) D
     D = z_0                                                      Euler, which is DDIM
@@ -25,14 +26,14 @@ import torch
 from torch import Tensor
 
 from segue.errors import SegueError
-from segue.method.conditioning import Conditioning
+from segue.method.conditioning import Conditioning, stack_tensors
 from segue.method.diffusion import CLEAN, NoisePoint
 from segue.method.noise import Noise
 from segue.method.tree import FrameKey
 from segue.models.backbone import Sampling
 from segue.models.pipe import PipeBackbone, bring_home
 
-__all__ = ["FlowBackbone", "FlowInputs", "FlowLeg", "FlowSchedule"]
+__all__ = ["TIMES", "FlowBackbone", "FlowInputs", "FlowLeg", "FlowSchedule"]
 
 TIMES = 1000  # the network's time at pure noise
 BYTES_PER_PIXEL = 1600  # what denoising takes beside the weights in float32, for each pixel of the image
@@ -44,13 +45,13 @@ ORDERS: Mapping[str, int] = {"dpm++": 2, "ddim": 1, "euler": 1, "pipe": 1}
 class FlowSchedule:
     """Noise points of flow matching."""
 
-    def point(self, f: float) -> NoisePoint:
-        """The noise point with the signal-to-noise ratio that Stable Diffusion has at a noise level 0 < f < 1."""
+    def point(self, f: float, shift: float = 1.0) -> NoisePoint:
+        """The noise point of a noise level 0 < f < 1, with ``shift`` times Stable Diffusion's sigma / alpha."""
         if not 0 < f < 1:
             raise SegueError(f"a noise level lies between 0 and 1, not at {f:g} (noise)")
         betas = torch.linspace(BETAS[0] ** 0.5, BETAS[1] ** 0.5, 1000, dtype=torch.float64) ** 2
         alpha_squared = float((1 - betas).cumprod(0)[min(round(f * 1000), 999)])
-        return self.noise_point(1 / (1 + math.sqrt(alpha_squared / (1 - alpha_squared))))
+        return self.noise_point(1 / (1 + math.sqrt(alpha_squared / (1 - alpha_squared)) / shift))
 
     def noise_point(self, sigma: float) -> NoisePoint:
         """The noise point of a sigma, 0 < sigma <= 1."""
@@ -66,10 +67,18 @@ class FlowLeg:
 
     is_random = False
 
-    def __init__(self, start: NoisePoint, stop: NoisePoint, steps: int, shift: float, order: int) -> None:
-        """Go from a noise point to a cleaner one in a number of steps, evenly in what the shift makes of sigma."""
+    def __init__(
+        self, start: NoisePoint, stop: NoisePoint, steps: int, shift: float, order: int, terminal: float | None = None
+    ) -> None:
+        """Go from a noise point to a cleaner one in a number of steps, evenly in what the shift makes of sigma.
+
+        The last step to clean begins at ``terminal``, to which the sigmas of the others are then stretched.
+        """
         u, end = unshifted(start.sigma, shift), unshifted(stop.sigma, shift)
         inner = [shifted(u + (end - u) * i / steps, shift) for i in range(1, steps)]
+        if terminal and inner and stop == CLEAN:
+            ratio = (start.sigma - terminal) / (start.sigma - inner[-1])
+            inner = [start.sigma - (start.sigma - sigma) * ratio for sigma in inner]
         self._sigmas = [start.sigma, *inner, stop.sigma]
         self._order, self._done = order, 0
         self._before: Tensor | None = None  # z_0 as the network saw it in the step before
@@ -125,20 +134,23 @@ class FlowInputs:
 
     tensors: Mapping[str, Tensor]  # by the names of a conditioning, (B, ...) each
     guidance_scale: float | None  # None without a negative branch
-    embedded: float | None = None  # the guidance scale that the network is told
+    embedded: float | None  # the guidance scale that the network is told
+    controls: Sequence[tuple[Any, Tensor, Tensor]]  # ControlNet, latents of its images (B, C, h, w), scales (B,)
 
     def plain(self) -> "FlowInputs":
         """The same without the negative branch, which comes first."""
         if self.guidance_scale is None:
             return self
         halves = {name: tensor.chunk(2)[1] for name, tensor in self.tensors.items()}
-        return replace(self, tensors=halves, guidance_scale=None)
+        controls = [(network, hint.chunk(2)[1], scale.chunk(2)[1]) for network, hint, scale in self.controls]
+        return replace(self, tensors=halves, guidance_scale=None, controls=controls)
 
 
 class FlowBackbone(PipeBackbone):
     """A flow-matching checkpoint as a backbone; a family says what is its own."""
 
     PATCH: ClassVar[int] = 2  # latent pixels along one side of what the network takes as a token
+    WORDS_FIRST: ClassVar[bool] = True  # where one sequence has both, whether the picture's tokens are its end
 
     @property
     def schedule(self) -> FlowSchedule:
@@ -184,13 +196,17 @@ class FlowBackbone(PipeBackbone):
         if start.sigma <= stop.sigma:
             raise ValueError(f"a leg goes from a noisier point to a cleaner one, not from {start} to {stop}")
         steps = max(1, math.ceil(sampling.num_inference_steps * (start.sigma - stop.sigma) - 1e-9))
-        return FlowLeg(start, stop, steps, self._shift(tokens), order)
+        terminal, shift = (
+            self.pipe.scheduler.config.get("shift_terminal"),
+            self._shift(tokens, sampling.num_inference_steps),
+        )
+        return FlowLeg(start, stop, steps, shift, order, terminal)
 
-    def _shift(self, tokens: int) -> float:
-        """By how much the family spaces its steps towards noise, for a picture of so many tokens."""
+    def _shift(self, tokens: int, steps: int) -> float:  # noqa: ARG002
+        """How far the family spaces its steps towards noise, by a picture's tokens and the steps of a whole way."""
         config = self.pipe.scheduler.config
         if not config.get("use_dynamic_shifting"):
-            return float(config.get("shift") or 1.0)
+            return float(config.get("shift") or config.get("flow_shift") or 1.0)  # DPM-Solver's has the second name
         low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
         first, last = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
         return math.exp(first + (last - first) * (tokens - low) / (high - low))
@@ -203,12 +219,37 @@ class FlowBackbone(PipeBackbone):
         guided = guidance_scale > 1 and not are_equal and not self._is_distilled()
         branches = [conditioning.negative, conditioning.positive] if guided else [conditioning.positive]
         tensors = {
-            name: torch.cat([branch[name] for branch in branches]).to(
-                self._device, torch.bool if name == "mask" else self._network_dtype
-            )
-            for name in conditioning.positive
+            name: tensor.to(self._device, torch.bool if name == "mask" else self._network_dtype)
+            for name, tensor in stack_tensors(branches).items()
         }
-        return FlowInputs(tensors, guidance_scale if guided else None, embedded)
+        controls = []
+        for network, control in zip(self.controlnets, conditioning.controls, strict=False):
+            if control.scale.any():
+                hint = self._hint(network, control.image)
+                hint, scale = (torch.cat([part] * (1 + guided)).to(self._device) for part in (hint, control.scale))
+                controls.append((network, hint.to(network.dtype), scale))  # type: ignore[arg-type]
+        return FlowInputs(tensors, guidance_scale if guided else None, embedded, controls)
+
+    def _hint(self, network: Any, image: Tensor) -> Tensor:  # noqa: ARG002
+        """Control images (B, 3, H, W) in [0, 1] as a ControlNet takes them: latents (B, C, h, w)."""
+        return self.encode(image * 2 - 1)
+
+    def _residuals(self, x: Tensor, sigma: Tensor, inputs: FlowInputs) -> dict[str, list[Tensor]]:
+        """What the ControlNets add to the blocks, summed, by the names of the network's arguments."""
+        found: dict[str, list[Tensor]] = {}
+        for network, hint, scale in inputs.controls:
+            strength = scale.to(x.dtype)[:, None, None]
+            for name, parts in self._control(network, x.to(hint.dtype), hint, sigma, inputs).items():
+                scaled = [part.to(x.dtype) * strength for part in parts]
+                before = found.get(name)
+                found[name] = [a + b for a, b in zip(before, scaled, strict=True)] if before else scaled
+        return found
+
+    def _control(
+        self, network: Any, x: Tensor, hint: Tensor, sigma: Tensor, inputs: FlowInputs
+    ) -> Mapping[str, Sequence[Tensor]]:
+        """What one ControlNet adds to the blocks, by the names of the network's arguments."""
+        raise NotImplementedError
 
     def _embeds_guidance(self) -> bool:
         """Whether the network is told the guidance scale."""
@@ -218,7 +259,8 @@ class FlowBackbone(PipeBackbone):
         """Whether the network was made to do without a negative branch."""
         return self._embeds_guidance()
 
-    def _predict(self, z: Tensor, times: Sequence[float], inputs: FlowInputs, controlled: bool) -> Tensor:  # noqa: ARG002
+    def _predict(self, z: Tensor, times: Sequence[float], inputs: FlowInputs, controlled: bool) -> Tensor:
+        inputs = inputs if controlled else replace(inputs, controls=())
         branches = 1 if inputs.guidance_scale is None else 2
         x: Tensor = torch.cat([z.to(self._network_dtype)] * branches)
         sigma = torch.tensor(times, dtype=torch.float32, device=x.device).expand(len(z)).repeat(branches) / TIMES
@@ -263,17 +305,18 @@ class FlowBackbone(PipeBackbone):
         finally:
             handle.remove()
         height, width = (side // self.PATCH for side in z.shape[-2:])
-        return [torch.cat([_as_picture(output, height, width) for output in kept])]
+        return [torch.cat([_as_picture(output, height, width, self.WORDS_FIRST) for output in kept])]
 
     def _blocks(self) -> Sequence[str]:
         """The names of the network's lists of blocks, in the order in which they compute."""
         return ("transformer_blocks",)
 
 
-def _as_picture(output: Any, height: int, width: int) -> Tensor:
-    """A block's tokens of a picture, (1, C, h, w): the output that has one for each, or begins with them."""
+def _as_picture(output: Any, height: int, width: int, words_first: bool) -> Tensor:
+    """A block's tokens of a picture, (1, C, h, w): the output that has one for each, or an end of the last one."""
     parts = output if isinstance(output, tuple) else (output,)
     found = [part for part in parts if part is not None and part.ndim == 3]
     exact = [part for part in found if part.shape[1] == height * width]
-    tokens = exact[-1] if exact else found[-1][:, -height * width :]
+    ends = slice(-height * width, None) if words_first else slice(height * width)
+    tokens = exact[-1] if exact else found[-1][:, ends]
     return bring_home(tokens.transpose(1, 2).reshape(1, -1, height, width))

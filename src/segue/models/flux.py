@@ -1,6 +1,7 @@
 """FLUX.1 by Black Forest Labs: dev, which is told the guidance scale, and schnell, which has none."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,6 +9,8 @@ from torch import Tensor
 from segue.models.flow import FlowBackbone, FlowInputs
 
 __all__ = ["Flux", "grid_ids", "pack", "unpack"]
+
+POSE = 4  # of the kinds of control that a union ControlNet tells apart
 
 
 class Flux(FlowBackbone):
@@ -29,19 +32,34 @@ class Flux(FlowBackbone):
         return True
 
     def _velocity(self, x: Tensor, sigma: Tensor, inputs: FlowInputs) -> Tensor:
-        text, (height, width) = inputs.tensors["text"], x.shape[-2:]
-        guidance = None if inputs.embedded is None else torch.full_like(sigma, inputs.embedded)
-        output = self.network(
-            hidden_states=pack(x),
-            timestep=sigma,
-            guidance=guidance,
-            pooled_projections=inputs.tensors["pooled"],
-            encoder_hidden_states=text,
-            txt_ids=text.new_zeros(text.shape[1], 3),
-            img_ids=grid_ids(height // 2, width // 2).to(text),
-            return_dict=False,
-        )[0]
-        return unpack(output, height, width)
+        output = self.network(**self._arguments(x, sigma, inputs), **self._residuals(x, sigma, inputs))[0]
+        return unpack(output, *x.shape[-2:])
+
+    def _arguments(self, x: Tensor, sigma: Tensor, inputs: FlowInputs) -> dict[str, Any]:
+        """What the network and its ControlNets are called with."""
+        text, (height, width) = inputs.tensors["text"].to(x.dtype), x.shape[-2:]
+        return {
+            "hidden_states": pack(x),
+            "timestep": sigma,
+            "guidance": None if inputs.embedded is None else torch.full_like(sigma, inputs.embedded),
+            "pooled_projections": inputs.tensors["pooled"].to(x.dtype),
+            "encoder_hidden_states": text,
+            "txt_ids": text.new_zeros(text.shape[1], 3),
+            "img_ids": grid_ids(height // 2, width // 2).to(text),
+            "return_dict": False,
+        }
+
+    def _control(
+        self, network: Any, x: Tensor, hint: Tensor, sigma: Tensor, inputs: FlowInputs
+    ) -> Mapping[str, Sequence[Tensor]]:
+        arguments = self._arguments(x, sigma, inputs)
+        if not network.config.guidance_embeds:
+            arguments["guidance"] = None
+        if network.union:
+            arguments["controlnet_mode"] = torch.full((len(x), 1), POSE, device=x.device)
+        blocks, single = network(controlnet_cond=pack(hint), **arguments)
+        found = {"controlnet_block_samples": blocks, "controlnet_single_block_samples": single}
+        return {name: parts for name, parts in found.items() if parts}
 
     def _blocks(self) -> Sequence[str]:
         return ("transformer_blocks", "single_transformer_blocks")

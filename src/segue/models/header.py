@@ -6,7 +6,7 @@ puts it.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,8 +14,20 @@ from typing import Literal
 from safetensors import SafetensorError, safe_open
 
 from segue.errors import SegueError
+from segue.models.checkpoints import PICKLES, check_vae
 
-__all__ = ["Family", "Header", "Prediction", "check_file", "family_of", "prediction_of", "read_header"]
+__all__ = [
+    "VAES",
+    "Family",
+    "Header",
+    "Prediction",
+    "adapter_names",
+    "check_additions",
+    "check_file",
+    "family_of",
+    "prediction_of",
+    "read_header",
+]
 
 Family = Literal["v1", "v2", "xl"]
 Prediction = Literal["epsilon", "v_prediction"]
@@ -48,6 +60,10 @@ OTHERS = {
     r"down_blocks\.": "one network in diffusers layout; give the folder that holds it, its VAE and its text encoder",
     r"(first_stage_model\.)?(en|de)coder\.": "a VAE, which is one part of a model",
 }
+LORA = r"lora_(unet|te\d?)_|.*[._]lora[._]|.*\.lora_[AB]\."
+LYCORIS = {".hada_": "LoHa", ".lokr_": "LoKr", ".oft_": "OFT", ".dora_scale": "DoRA"}
+DECODER = r"((first_stage_model|vae)\.)?decoder\."
+ADDITIONS = {"vae": "a VAE", "lora": "a LoRA", "embedding": "an embedding"}  # by the option
 V, EPSILON = ("v", "v_prediction", "velocity"), ("epsilon", "eps")  # modelspec.prediction_type
 
 
@@ -82,8 +98,7 @@ def read_header(path: Path, name: str | None = None) -> Header:
 def family_of(header: Header) -> Family:
     """The family of a checkpoint in the original layout; raises SegueError for whatever else a file is."""
     if FIRST not in header.shapes:
-        found = (what for names, what in OTHERS.items() if any(re.match(names, key) for key in header.shapes))
-        what = next(found, "not a checkpoint of Stable Diffusion 1.x, 2.x or XL in the original layout")
+        what = _what(header) or "not a checkpoint of Stable Diffusion 1.x, 2.x or XL in the original layout"
         raise SegueError(f"{header.name} is {what}")
     channels = header.shapes[FIRST][1]
     family = next((family for start, family in TEXT.items() if header.has(start)), None)
@@ -111,3 +126,50 @@ def prediction_of(header: Header) -> Prediction | None:
         return "epsilon"
     is_v = named in V or architecture.startswith("stable-diffusion-v2-768-v") or "v_pred" in header.shapes
     return "v_prediction" if is_v else None
+
+
+def check_additions(vae: Path | None, loras: Sequence[Path], embeddings: Sequence[Path]) -> None:
+    """Raise SegueError if a file, or a VAE's folder, is not what it is given as."""
+    if vae is not None and vae.is_dir():
+        check_vae(vae, str(vae))
+    elif vae is not None:
+        _check_addition(vae, "vae")
+    for option, paths in (("lora", loras), ("embedding", embeddings)):
+        for path in paths:
+            _check_addition(path, option)
+
+
+def _check_addition(path: Path, option: str) -> None:
+    """Raise SegueError if a file is not what an option takes."""
+    what = ADDITIONS[option]
+    if path.suffix in PICKLES:
+        raise SegueError(f"{path} is a pickle, which can run code; segue reads {what} from .safetensors")
+    if not path.is_file():
+        raise SegueError(f"{path} is not {what}: no such file")
+    header = read_header(path)
+    if other := next((kind for mark, kind in LYCORIS.items() if any(mark in key for key in header.shapes)), None):
+        raise SegueError(f"{path} is a {other}, not a LoRA that segue can use")
+    is_it = {
+        "vae": any(re.match(DECODER, key) for key in header.shapes),
+        "lora": any(re.match(LORA, key) for key in header.shapes),
+        "embedding": set(header.shapes) == {"clip_l", "clip_g"}
+        or (len(header.shapes) == 1 and all(len(shape) <= 2 for shape in header.shapes.values())),
+    }
+    if not is_it[option]:
+        raise SegueError(f"{path} is not {what}, but {_what(header) or 'something else'}")
+
+
+def adapter_names(files: Sequence[Path]) -> list[str]:
+    """The names under which LoRAs act, each once: those of their files, without dots and spaces."""
+    found: list[str] = []
+    for name in (re.sub(r"[.\s]+", "_", file.stem) for file in files):
+        found.append(name if name not in found else f"{name}_{len(found) + 1}")
+    return found
+
+
+def _what(header: Header) -> str | None:
+    """What a file is that is not a whole checkpoint in the original layout, by the names of its tensors."""
+    if FIRST in header.shapes:
+        return "a whole checkpoint (--model)"
+    found = (what for names, what in OTHERS.items() if any(re.match(names, key) for key in header.shapes))
+    return next(found, None)

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from inspect import signature
 from os import PathLike
@@ -12,13 +12,14 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from diffusers import ControlNetModel, DiffusionPipeline
+from diffusers import DiffusionPipeline
 from diffusers.pipelines import stable_diffusion
 from huggingface_hub import hf_hub_download, list_repo_files, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from segue.errors import SegueError
 from segue.machine import best_dtype, device_of, dtype_of, has_cpu_extension
+from segue.models.additions import add_embeddings, add_loras, replace_vae
 from segue.models.cache import find_cached
 from segue.models.checkpoints import (
     CONFIG,
@@ -33,7 +34,9 @@ from segue.models.checkpoints import (
     variant_of,
 )
 from segue.models.controlnets import check_fit
-from segue.models.header import Prediction, check_file
+from segue.models.families import check_takes_additions
+from segue.models.header import Prediction, check_additions, check_file
+from segue.models.image_prompts import add_image_adapter
 from segue.models.single_file import load_file
 
 __all__ = ["load", "locate", "quiet", "save_memory", "set_memory_format"]
@@ -45,12 +48,16 @@ def load(
     name_or_path: str | PathLike[str] | None = None,
     *,
     controlnet: str | PathLike[str] | None = None,
+    image_adapter: str | PathLike[str] | None = None,
     dtype: str | torch.dtype | None = None,
     device: str | None = None,
     low_memory: bool = False,
     variant: str | None = None,
     revision: str | None = None,
     prediction_type: Prediction | None = None,
+    vae: Path | None = None,
+    loras: Sequence[tuple[Path, float]] = (),
+    embeddings: Sequence[Path] = (),
 ) -> Any:
     """Load a checkpoint as a diffusers pipeline.
 
@@ -58,6 +65,7 @@ def load(
         name_or_path: a hub name, a folder in diffusers layout, a .safetensors file, or None (or "pocket") for the
             embedded model.
         controlnet: a ControlNet by hub name or folder; the checkpoint's own, where it has one, if not given.
+        image_adapter: an IP-Adapter, which takes pictures as prompts: as ``add_image_adapter`` takes it.
         dtype: the precision of the networks; what the device does well if not given.
         device: where they run; the best there is if not given.
         low_memory: keep on an accelerator only the network that computes, and work on images one by one and in tiles.
@@ -65,15 +73,21 @@ def load(
             are no others, if not given.
         revision: a branch, a tag or a commit of a hub name.
         prediction_type: what the UNet predicts; as the checkpoint says if not given.
+        vae: a folder or file of a VAE in place of the checkpoint's own.
+        loras: files of LoRAs, each with its weight.
+        embeddings: files of learnt tokens.
 
     Raises:
         SegueError: an unknown name or device, no network, another family, pickled weights only.
     """
     where = device_of(device)
+    check_additions(vae, [path for path, _ in loras], embeddings)
     precision = dtype_of(dtype) if dtype else best_dtype(where)
     folder = locate(name_or_path, variant=variant, revision=revision)
     is_file = folder.is_file()
     (check_file if is_file else check_folder)(folder, str(name_or_path or "pocket"))
+    if (vae or loras or embeddings) and not is_file:
+        check_takes_additions(check_index(folder / INDEX, str(name_or_path or "pocket")))
     if variant:
         check_variant(folder, str(name_or_path or "pocket"), variant)
     if controlnet is None and (folder / "controlnet" / CONFIG).exists():
@@ -84,7 +98,7 @@ def load(
     if network is not None:
         check_controlnet(network, str(controlnet))
     with quiet():
-        control = None if network is None else _network(ControlNetModel, network, precision)
+        control = None if network is None else _network(_controlnet_class(network), network, precision)
         if is_file:
             pipe = load_file(folder, precision, controlnet=control, prediction_type=prediction_type)
         else:
@@ -93,6 +107,13 @@ def load(
                 pipe.scheduler.register_to_config(prediction_type=prediction_type)
         if control is not None:
             check_fit(control, pipe, str(controlnet), str(name_or_path or "pocket"))
+        if vae is not None:
+            replace_vae(pipe, vae)
+        if loras:
+            add_loras(pipe, loras)
+        add_embeddings(pipe, embeddings)
+        if image_adapter is not None:
+            add_image_adapter(pipe, image_adapter)
         pipe.set_progress_bar_config(disable=True)
         set_memory_format(pipe, where)
         return save_memory(pipe, where) if low_memory else pipe.to(where)
@@ -102,11 +123,13 @@ def set_memory_format(pipe: Any, device: torch.device) -> Any:
     """A pipe whose convolutions keep their weights in the order in which a device computes them fastest.
 
     That is channels last, but for the UNet and the ControlNet in bfloat16 on a CPU without AMX: measured by
-    ``benchmarks/speed/network.py``, they are up to a seventh faster in the contiguous order there.
+    ``benchmarks/speed/network.py``, they are up to a seventh faster in the contiguous order there. Autoencoders of
+    videos, whose weights have five dimensions, are left as they are.
     """
     by_avx = device.type == "cpu" and not has_cpu_extension("amx_bf16")
     for name in ("unet", "vae", "controlnet"):
-        if (network := getattr(pipe, name, None)) is not None:
+        network = getattr(pipe, name, None)
+        if network is not None and all(weight.ndim < 5 for weight in network.parameters()):
             contiguous = by_avx and network.dtype == torch.bfloat16 and name != "vae"
             network.to(memory_format=torch.contiguous_format if contiguous else torch.channels_last)
     return pipe
@@ -213,6 +236,8 @@ def _half_only(name: str, folder: str, revision: str | None) -> str | None:
 def _pipe(folder: Path, dtype: torch.dtype, controlnet: Any, variant: str | None) -> Any:
     """The pipeline of a checkpoint's folder, with a ControlNet if there is one."""
     family = check_index(folder / INDEX, str(folder))
+    if controlnet is not None and not family.controlled:
+        raise SegueError(f"ControlNets of {family.name} are not supported")
     kind = getattr(diffusers, family.pipe if controlnet is None else family.controlled)
     parts = {} if controlnet is None else {"controlnet": controlnet}
     index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
@@ -228,6 +253,11 @@ def _pipe(folder: Path, dtype: torch.dtype, controlnet: Any, variant: str | None
         parts["image_encoder"] = None  # of an IP-Adapter, which is not used
     with _in_one_line(folder):
         return kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True, **parts)
+
+
+def _controlnet_class(folder: Path) -> Any:
+    """The class of a ControlNet, in diffusers."""
+    return getattr(diffusers, json.loads((folder / CONFIG).read_text(encoding="utf-8"))["_class_name"])
 
 
 def _network(kind: Any, folder: Path, dtype: torch.dtype, variant: str | None = None) -> Any:

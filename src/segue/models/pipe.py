@@ -23,6 +23,7 @@ from segue.machine import free_memory
 from segue.method.conditioning import Conditioning
 from segue.method.diffusion import CLEAN, NoisePoint, Points, per_sample
 from segue.models.backbone import Sampling
+from segue.models.controlnets import check_fit
 from segue.models.families import family_of
 from segue.models.fingerprint import active_adapters, digest_of, parts_of
 
@@ -164,8 +165,8 @@ class PipeBackbone:
         """
         vae, dtype = self.pipe.vae, self._vae_dtype
         with self.evaluating(), _preparing(vae, dtype, images.shape[-2] * images.shape[-1]):
-            mean = self._mean_of(vae.encode(images.to(self._device, dtype)))
-        return self._normalise(bring_home(mean))
+            latents = self._to_latents(images.to(self._device, dtype))
+        return self._normalise(bring_home(latents))
 
     def decode(self, z: Tensor, *, screened: bool = True) -> Tensor:
         """Clean latents (B, C, h, w) to images (B, 3, H, W) in [-1, 1], through the pipe's safety checker if any.
@@ -180,7 +181,7 @@ class PipeBackbone:
         vae, dtype = self.pipe.vae, self._vae_dtype
         with self.evaluating(), _preparing(vae, dtype, z.shape[-2] * z.shape[-1] * self.latent_scale**2):
             device = self._device
-            images = vae.decode(self._denormalise(z).to(device, dtype), return_dict=False)[0]
+            images = self._to_images(self._denormalise(z).to(device, dtype))
             if screened and getattr(self.pipe, "safety_checker", None) is not None:
                 images, flagged = self.pipe.run_safety_checker(images, device, self.network.dtype)
                 images = torch.where(torch.tensor(flagged, device=device)[:, None, None, None], -1.0, images)
@@ -189,10 +190,16 @@ class PipeBackbone:
                     warn(f"{text}; try another seed or prompt")
         return bring_home(images).clamp(-1, 1)
 
-    def _mean_of(self, encoded: Any) -> Tensor:
-        """The mean of what a VAE gives for images."""
+    def _to_latents(self, images: Tensor) -> Tensor:
+        """The VAE's latents of images, in the VAE's precision: the mean of the posterior."""
+        encoded = self.pipe.vae.encode(images)
         mean: Tensor = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mean
         return mean
+
+    def _to_images(self, latents: Tensor) -> Tensor:
+        """The images of the VAE's latents."""
+        images: Tensor = self.pipe.vae.decode(latents, return_dict=False)[0]
+        return images
 
     def _normalise(self, mean: Tensor) -> Tensor:
         """The VAE's latents as the network has them."""
@@ -204,9 +211,9 @@ class PipeBackbone:
         shift, scale = normalisation(self.pipe.vae)
         return z / scale + shift
 
-    def point(self, f: float) -> NoisePoint:
-        """The noise point of a noise level 0 < f < 1: t = round(f T), whatever the solver and its steps."""
-        point: NoisePoint = self.schedule.point(f)
+    def point(self, f: float, shift: float = 1.0) -> NoisePoint:
+        """The noise point of a noise level 0 < f < 1, with ``shift`` times its sigma / alpha, whatever the solver."""
+        point: NoisePoint = self.schedule.point(f, shift)
         return point
 
     def leg(self, start: NoisePoint, stop: NoisePoint, sampling: Sampling) -> Any:
@@ -269,7 +276,7 @@ class PipeBackbone:
         if start == stop:
             return z
         leg = self._leg(start, stop, sampling, z)
-        with self.evaluating(), self._acting(sampling):
+        with self.evaluating(), self.scaling_images(sampling.image_scale):
             guided = self._inputs(conditioning, z, sampling.guidance_scale)
             plain = guided.plain()
             x = leg.enter(z.to(self._device, torch.float32))
@@ -310,8 +317,8 @@ class PipeBackbone:
         eps_hat: Tensor = self.schedule.epsilon(output, z, alpha, sigma)
         return eps_hat
 
-    def _acting(self, sampling: Sampling) -> AbstractContextManager[None]:  # noqa: ARG002
-        """What is set in the networks for a leg, and then put back."""
+    def scaling_images(self, scale: float | None) -> AbstractContextManager[None]:  # noqa: ARG002
+        """Image prompts act that strongly, or as the pipe has it set if None; then as they did."""
         return nullcontext()
 
     def _inputs(self, conditioning: Conditioning, z: Tensor, guidance_scale: float) -> Any:
@@ -330,6 +337,9 @@ class PipeBackbone:
 
     def _check_controlnets(self) -> None:
         """Raise SegueError if a ControlNet is for another model."""
+        for network in self.controlnets:
+            name = getattr(network, "name_or_path", "") or type(network).__name__
+            check_fit(network, self.pipe, str(name), self.name)
 
     @contextmanager
     def evaluating(self, grad: bool = False) -> Iterator[None]:
@@ -350,9 +360,9 @@ class PipeBackbone:
         return digest_of(self.parts())
 
     def parts(self) -> Mapping[str, str]:
-        """What the fingerprint is a digest of, by name: networks, adapters, the VAE's scaling, the scheduler."""
+        """What the fingerprint is a digest of, by name: networks, adapters, VAE's scaling, scheduler, clip skip."""
         parts: Mapping[str, str] = self._fact("parts", lambda: parts_of(self.pipe, self._networks()))
-        return parts
+        return {**parts, "clip skip": str(self.clip_skip)} if self.clip_skip else parts
 
     def _networks(self) -> dict[str, Any]:
         """The networks that determine the images, by name."""
@@ -437,7 +447,7 @@ def _as_list(controlnet: Any) -> list[nn.Module]:
 def normalisation(vae: Any) -> tuple[Tensor, Tensor]:
     """The shift and the scale of a VAE's latents, each one number or one a channel: (1 or C, 1, 1)."""
     config = vae.config
-    scale = torch.tensor([config.scaling_factor]).reshape(-1, 1, 1)
+    scale = torch.tensor([getattr(config, "scaling_factor", 1.0)]).reshape(-1, 1, 1)
     if (mean := getattr(config, "latents_mean", None)) is not None and config.latents_std is not None:
         return torch.tensor(mean).reshape(-1, 1, 1), scale / torch.tensor(config.latents_std).reshape(-1, 1, 1)
     return torch.tensor([getattr(config, "shift_factor", None) or 0.0]).reshape(-1, 1, 1), scale

@@ -132,7 +132,7 @@ def _guess(path: Path, header: Header, family: Family) -> Prediction:
     other, size = ("epsilon", 768) if found == "v_prediction" else ("v_prediction", 512)
     warn(
         f"{path} does not say what it predicts; by its weights it is taken for Stable Diffusion 2.x at {size} pixels "
-        f"({found}). If its frames are noise: --set prediction_type={other}"
+        f"({found}). If its frames are noise: --prediction-type {other}"
     )
     return found
 

@@ -23,6 +23,7 @@ made as its last, which draws nothing, and ``diffuse`` brings the named noise in
 
 import hashlib
 import inspect
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -207,11 +208,15 @@ class Schedule:
         """What the network predicts: epsilon, v_prediction or sample."""
         return str(self.options.get("prediction_type", "epsilon"))
 
-    def point(self, f: float) -> NoisePoint:
-        """The noise point of a noise level 0 < f < 1: t = round(f T)."""
+    def point(self, f: float, shift: float = 1.0) -> NoisePoint:
+        """The noise point of a noise level 0 < f < 1: t = round(f T), with ``shift`` times its sigma / alpha."""
         if not 0 < f < 1:
             raise SegueError(f"a noise level lies between 0 and 1, not at {f:g} (noise)")
-        return self.noise_point(min(round(f * self.num_train_timesteps), self.num_train_timesteps - 1))
+        t = min(round(f * self.num_train_timesteps), self.num_train_timesteps - 1)
+        if shift != 1:
+            ratios = (1 / self.alphas_cumprod.double() - 1).sqrt().log()  # of sigma to alpha
+            t = int((ratios - ratios[t] - math.log(shift)).abs().argmin())
+        return self.noise_point(t)
 
     def noise_point(self, t: int) -> NoisePoint:
         """The noise point of a timestep 0 <= t < T."""

@@ -1,7 +1,9 @@
 """Stable Diffusion 3 and 3.5 (Esser et al. 2024, arXiv 2403.03206)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from segue.models.flow import TIMES, FlowBackbone, FlowInputs
@@ -33,5 +35,26 @@ class StableDiffusion3(FlowBackbone):
             encoder_hidden_states=inputs.tensors["text"],
             pooled_projections=inputs.tensors["pooled"],
             return_dict=False,
+            **self._residuals(x, sigma, inputs),
         )[0]
         return output
+
+    def _hint(self, network: Any, image: Tensor) -> Tensor:
+        hint, vae = super()._hint(network, image), self.pipe.vae.config
+        unshifted = network.config.force_zeros_for_pooled_projection
+        return hint + vae.shift_factor * vae.scaling_factor if unshifted else hint
+
+    def _control(
+        self, network: Any, x: Tensor, hint: Tensor, sigma: Tensor, inputs: FlowInputs
+    ) -> Mapping[str, Sequence[Tensor]]:
+        text, pooled = (inputs.tensors[name].to(x.dtype) for name in ("text", "pooled"))
+        config = network.config
+        residuals = network(
+            hidden_states=x,
+            timestep=TIMES * sigma,
+            encoder_hidden_states=None if config.joint_attention_dim is None else text,
+            pooled_projections=torch.zeros_like(pooled) if config.force_zeros_for_pooled_projection else pooled,
+            controlnet_cond=hint,
+            return_dict=False,
+        )[0]
+        return {"block_controlnet_hidden_states": residuals}

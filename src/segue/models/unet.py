@@ -3,7 +3,7 @@
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -18,7 +18,8 @@ from segue.method.diffusion import CLEAN, NoisePoint
 from segue.method.noise import Noise
 from segue.method.tree import FrameKey
 from segue.models.backbone import Sampling
-from segue.models.controlnets import check_fit, residuals
+from segue.models.controlnets import residuals
+from segue.models.fingerprint import learnt_tokens
 from segue.models.pipe import PipeBackbone, bring_home
 from segue.models.solvers import Leg, Schedule, warn_of_solver
 
@@ -75,11 +76,6 @@ class UNetBackbone(PipeBackbone):
         self.leg(self.point(0.5), CLEAN, sampling)
         warn_of_solver(sampling, self.pipe.scheduler)
 
-    def _check_controlnets(self) -> None:
-        for network in self.controlnets:
-            name = getattr(network, "name_or_path", "") or type(network).__name__
-            check_fit(network, self.pipe, str(name), self.name)
-
     def embed(
         self, prompts: Sequence[str], negative_prompts: Sequence[str], images: Sequence[Image.Image] = ()
     ) -> Conditioning:
@@ -114,6 +110,8 @@ class UNetBackbone(PipeBackbone):
 
     def _cut(self, text: str) -> str:
         """A prompt as far as all encoders' windows take it; a learnt token of several vectors counts as so many."""
+        if learnt_tokens(self.pipe):  # which diffusers finds as they are written; for CLIP all letters are small
+            text = text.lower()
         for tokenizer in (getattr(self.pipe, name) for name in self.family.encoders.values()):
             text = cut(tokenizer, text, partial(self.pipe.maybe_convert_prompt, tokenizer=tokenizer))
         return text
@@ -135,7 +133,7 @@ class UNetBackbone(PipeBackbone):
             for i, block in enumerate(blocks)
         ]
         try:
-            with self.evaluating(), self._image_scale(0.0):
+            with self.evaluating(), self.scaling_images(0.0):
                 z, words = self.encode(images), self.embed([""], [""])
                 draws = [Noise(0)("features", FrameKey(0), step=i, shape=z.shape[1:]) for i in range(FEATURE_DRAWS)]
                 samples = [point.alpha * one + point.sigma * eps for one in z for eps in draws]
@@ -234,14 +232,11 @@ class UNetBackbone(PipeBackbone):
         negative, positive = output.chunk(2)
         return negative + inputs.guidance_scale * (positive - negative)
 
-    def _acting(self, sampling: Sampling) -> AbstractContextManager[None]:
-        return self._image_scale(sampling.image_scale)
-
     @contextmanager
-    def _image_scale(self, scale: float | None) -> Iterator[None]:
-        """An IP-Adapter acts that strongly, or as the pipe has it set; then as it did."""
+    def scaling_images(self, scale: float | None) -> Iterator[None]:
+        """An IP-Adapter acts that strongly, or as the pipe has it set if None; then as it did."""
         layers = [layer for layer in self.pipe.unet.attn_processors.values() if hasattr(layer, "to_k_ip")]
-        before = [list(layer.scale) for layer in layers]
+        before = [layer.scale for layer in layers]
         try:
             if scale is not None:
                 for layer in layers:
@@ -278,8 +273,12 @@ class UNetBackbone(PipeBackbone):
         adapters = getattr(getattr(pipe.unet, "encoder_hid_proj", None), "image_projection_layers", ())
         if len(adapters) > 1:
             raise SegueError(f"the {kind} has {len(adapters)} IP-Adapters; segue uses one")
+        if any("FaceID" in type(projection).__name__ for projection in adapters):
+            raise SegueError(f"the {kind} has an IP-Adapter of faces (FaceID), which takes no whole pictures")
         if len(adapters) and getattr(pipe, "image_encoder", None) is None:
             raise SegueError(f"the {kind} has an IP-Adapter without its image encoder")
+        if patch := _patch_of(pipe.unet):
+            raise SegueError(f"the {kind}'s UNet is patched by {patch}: remove it before a film is made")
         Schedule.of(pipe.scheduler)
 
 
@@ -300,6 +299,16 @@ class _Inputs:
         controls = [(network, image.chunk(2)[1], scale.chunk(2)[1]) for network, image, scale in self.controls]
         added = {name: _second_half(value) for name, value in self.added.items()}
         return _Inputs(self.text.chunk(2)[1], added, self.guidance, controls, None)
+
+
+def _patch_of(unet: Any) -> str:
+    """What has patched a UNet so that films with it could not be repeated or made; "" for nothing."""
+    if hasattr(unet, "_tome_info"):
+        return "token merging (ToMe), whose random numbers have no name"
+    forward: Any = vars(unet).get("forward")
+    if str(getattr(forward, "__module__", "")).startswith("DeepCache"):
+        return "DeepCache, which takes one time for all images of a batch"
+    return ""
 
 
 def _second_half(value: Any) -> Any:

@@ -42,6 +42,7 @@ _KINDS: Mapping[str, tuple[Any, str, Callable[[Any], Any]]] = {  # what it may b
     "seed": (Integral, "a whole number", int),
     "noise": (Real, "a number", float),
     "pose": (str | PathLike, "the name of a file", str),
+    "image": (str | PathLike, "the name of a file", str),
 }
 
 
@@ -54,6 +55,7 @@ class Edit:
         seed: the seed of its noise.
         noise: the noise level f that its parents are diffused to.
         pose: an OpenPose JSON file.
+        image: a picture that is the frame's prompt in place of its keyframes, with an IP-Adapter.
     """
 
     prompt: str | None = None
@@ -61,6 +63,7 @@ class Edit:
     seed: int | None = None
     noise: float | None = None
     pose: str | PathLike[str] | None = None
+    image: str | PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         for name, (kind, words, kept) in _KINDS.items():

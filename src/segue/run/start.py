@@ -106,7 +106,7 @@ def begin(
     config = {
         "images": list(sources) if are_files else None,
         **fresh["settings"],
-        **{"model" if name == "name" else name: model.get(name) for name in ("name", *LOADED)},
+        **{"model" if name == "name" else name: model.get(name) or None for name in ("name", *LOADED)},
         "batch_size": frames,
     }
     write_config(run.path / SETTINGS_FILE, config, run.place)
@@ -152,7 +152,9 @@ def plan_remake(
         edit = edit or replace(run.history.attempt_of(frame, frames[frame]["candidate"]).edit, seed=None)
         return Remake(Attempt(frame, next_candidate, count, edit))
     if edit is not None:
-        raise SegueError("a candidate that is there already cannot take another prompt, seed, noise level or pose")
+        raise SegueError(
+            "a candidate that is there already cannot take another prompt, image, seed, noise level or pose"
+        )
     if not 0 <= (candidate := whole_number("candidate", candidate)) < next_candidate:
         there = f"candidates 0 to {next_candidate - 1}" if next_candidate > 1 else "only candidate 0"
         raise SegueError(f"frame {frame} has {there}, not {candidate}")

@@ -27,6 +27,7 @@ class MorphValues(TypedDict, total=False):
         "denoise-interpolate-denoise-unshared",
     ]
     noise: float | Sequence[float]
+    noise_shift: float
     branching: int
     bias: float
     retroactive: bool

@@ -22,6 +22,7 @@ from segue.method.tree import is_growth
 __all__ = [
     "ALL",
     "GROUPS",
+    "HIDDEN",
     "LOADED",
     "RARE",
     "SCHEMES",
@@ -141,6 +142,22 @@ class ModelSettings(LoadSettings):
     prediction_type: Literal["epsilon", "v_prediction"] | None = Field(
         default=None, description="What the checkpoint's network predicts, if its own word for it is missing or wrong."
     )
+    lora: Names = Field(default=(), description="LoRA: .safetensors file, or FILE:WEIGHT; also several times.")
+    vae: Name | None = Field(
+        default=None, description="VAE: folder or .safetensors file; the checkpoint's own if not given."
+    )
+    embedding: Names = Field(
+        default=(), description="File of a learnt token, which prompts use by the file's name; also several times."
+    )
+    clip_skip: int = Field(
+        default=0,
+        ge=0,
+        le=11,
+        description="Last layers of the text encoder to skip; 1 is what others call clip skip 2.",
+    )
+    image_adapter: str | None = Field(
+        default=None, description="IP-Adapter, which takes the keyframes as prompts: file, folder or hub file."
+    )
 
 
 # How a run's model was loaded, beside its name: what a run keeps, to load it again.
@@ -184,6 +201,12 @@ class MorphSettings(InversionSettings):
         min_length=2,
         description="Noise range, from the last tree level to the first (with pocket 0.2 0.2), "
         "or one number per level, first to last.",
+    )
+    noise_shift: float = Field(
+        default=1.0,
+        gt=0,
+        le=100,
+        description="Multiplies the ratio of noise to signal of each noise level; more than 1 for larger pictures.",
     )
     branching: int = Field(default=2, ge=2, le=64, description="Into how many parts a level splits each gap.")
     bias: float = Field(
@@ -230,7 +253,7 @@ class MorphSettings(InversionSettings):
         default=None,
         ge=0,
         le=2,
-        description="Strength of the keyframes as image prompts, with an IP-Adapter; the model's own if not given.",
+        description="With --image-adapter, strength of the keyframes as prompts; 0 is off, the model's own by default.",
     )
 
     candidates: int = Field(
@@ -476,7 +499,7 @@ ALL: Mapping[str, FieldInfo] = {
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "Frames": (
         *("num_frames", "loop", "seed", "size", "network_size", "fit", "background"),
-        *("scheme", "noise", "branching", "bias", "retroactive", "refine", "spacing", "max_distance"),
+        *("scheme", "noise", "noise_shift", "branching", "bias", "retroactive", "refine", "spacing", "max_distance"),
         *("align", "points", "detail", "colour_match", "candidates", "rank_for", "rank_against", "ranker"),
     ),
     "Words": (
@@ -495,7 +518,9 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Camera": ("zoom", "pan", "rotate"),
     "Film": tuple(FilmSettings.model_fields),
     "Model": (
-        *("model", "controlnet", "variant", "revision", "prediction_type", "solver", "num_inference_steps"),
+        *("model", "controlnet", "image_adapter", "variant", "revision", "prediction_type"),
+        *("lora", "vae", "embedding", "clip_skip"),
+        *("solver", "num_inference_steps"),
         *("guidance_scale", "guidance_start", "guidance_end", "eta"),
     ),
     "Computing": ("device", "dtype", "low_memory", *ComputeSettings.model_fields),
@@ -503,13 +528,29 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 # Those that the help leaves out; --set NAME=VALUE, settings files and the library take them.
 RARE = frozenset(
     {
-        *("network_size", "branching", "bias", "retroactive", "refine", "max_distance", "captioner", "detail"),
+        *(
+            "network_size",
+            "noise_shift",
+            "branching",
+            "bias",
+            "retroactive",
+            "refine",
+            "max_distance",
+            "captioner",
+            "detail",
+        ),
         *("colour_match", "rank_against", "ranker", "embedding_blend"),
         *(name for name in InversionSettings.model_fields if name != "inversion"),
         *("pose_detector", "pose_matching", "pose_hold", "pose_via_photo"),
         *("control_scale", "control_flat", "control_start", "control_end", "control_convention"),
         *("guidance_start", "guidance_end", "eta", "quality", "batch_size", "keep_candidates"),
-        *("variant", "revision", "prediction_type"),
+    }
+)
+# Options that the help of commands which make frames leaves out.
+HIDDEN = frozenset(
+    {
+        *("variant", "revision", "prediction_type", "vae", "embedding", "clip_skip"),
+        *("image_adapter", "image_prompt", "prompt_at"),
     }
 )
 # What people who know other programs type, and what it is called here.
@@ -537,6 +578,8 @@ ALIASES: Mapping[str, str] = {
     "timing": "easing",
     "look": "spacing",
     "checkpoint": "model",
+    "loras": "lora",
+    "textual_inversion": "embedding",
     "framerate": "fps",
 }
 Kind = TypeVar("Kind", bound=Settings)

@@ -29,6 +29,7 @@ __all__ = [
     "from_text",
     "model_differences",
     "option_name",
+    "parse_lora",
     "read_config",
     "rebase_paths",
     "shape_of",
@@ -103,6 +104,24 @@ def as_text(value: Any) -> str:
     if isinstance(value, float):
         return repr(value).removesuffix(".0")  # all digits of a number
     return "" if value is None else str(value)
+
+
+def parse_lora(text: str) -> tuple[Path, float]:
+    """The file of a LoRA and its weight, which is 1 where the text is not FILE:WEIGHT.
+
+    Raises:
+        SegueError: the weight is infinite or no number at all.
+    """
+    file, _, number = text.rpartition(":")
+    try:
+        weight = float(number)
+    except ValueError:  # a name that has a colon, or none: C:\ink.safetensors
+        return Path(text), 1.0
+    if not file:
+        return Path(text), 1.0
+    if not math.isfinite(weight):
+        raise SegueError(f"lora takes FILE or FILE:WEIGHT, such as {file}:0.8, not '{text}'")
+    return Path(file), weight
 
 
 def texts_by_place(name: str, lines: Sequence[str]) -> dict[float, str]:
@@ -195,19 +214,23 @@ def rebase_paths(values: Mapping[str, Any], start: Path, to: Path | None = None)
     def perhaps(name: str) -> str:
         return path(name) if name not in WORDS and (start / name).exists() else name
 
+    def weighted(text: str) -> str:
+        file, weight = parse_lora(text)
+        return path(str(file)) + ("" if weight == 1 else f":{weight!r}")
+
     placed = dict(values)
     for name, value in values.items():
-        if name in ("images", "control_image"):
+        if name in ("images", "control_image", "lora", "embedding"):
             several = [value] if isinstance(value, str) else value
             if isinstance(several, list | tuple) and all(isinstance(file, str) for file in several):
-                placed[name] = [path(file) for file in several]
+                placed[name] = [weighted(file) if name == "lora" else path(file) for file in several]
         elif not isinstance(value, str) or value in WORDS:
             continue
         elif name == "pose":
             placed[name] = ",".join(map(path, value.split(",")))
         elif name in ("output", "points"):
             placed[name] = path(value)
-        elif name in ("model", "controlnet", "captioner", "ranker"):
+        elif name in ("model", "controlnet", "image_adapter", "vae", "captioner", "ranker"):
             placed[name] = perhaps(value)
         elif name in ("spacing", "easing"):  # perceptual:lpips:FILE
             head, _, file = value.rpartition(":")

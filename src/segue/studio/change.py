@@ -52,6 +52,8 @@ def edit_of(view: RunView, key: FrameKey, change: Mapping[str, Any], folder: Pat
         edit = {**asdict(own), **edit, "pose": pose_file(change["pose"], view.pose_size, folder)}
     elif change and own.pose:
         edit["pose"] = str(view.path / own.pose)
+    if change and own.image:
+        edit["image"] = str(view.path / own.image)
     return Edit(**edit) if change else None
 
 

@@ -89,7 +89,7 @@ def check_public(values: Mapping[str, Any]) -> None:
 
 
 def command_line(
-    images: Sequence[str], output: str, settings: MorphSettings, film: FilmSettings, model: Mapping[str, str | None]
+    images: Sequence[str], output: str, settings: MorphSettings, film: FilmSettings, model: Mapping[str, Any]
 ) -> str:
     """The command that makes the same film: what differs from the defaults is named, and the run's precision.
 
@@ -100,7 +100,8 @@ def command_line(
     words += ["--model", name] if name and name != "pocket" else []
     for setting in LOADED:
         if value := model.get(setting):
-            words += ["--set", f"{setting}={value}"] if setting in RARE else [option_name(setting), value]
+            for one in value if isinstance(value, list | tuple) else [value]:
+                words += [option_name(setting), str(one)]
     usual = parse_settings(MorphSettings, preset_settings("balanced", name))
     for values, default in ((settings, as_json(usual)), (film, as_json(FilmSettings()))):
         for field, value in as_json(values).items():
@@ -122,6 +123,7 @@ def remake_line(output: str, run: Path, remake: Remake, earlier: Sequence[Remake
             "--seed": edit.seed,
             "--noise": edit.noise,
             "--pose": None if edit.pose is None else str(run / edit.pose),
+            "--image": None if edit.image is None else str(run / edit.image),
         }
         words += [word for option, value in named.items() if value is not None for word in (option, as_text(value))]
         if edit == Edit() and any(other.frame == remake.frame for other in earlier):

@@ -7,7 +7,7 @@ finds everything there.
 
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -50,6 +50,7 @@ class Studio:
         queue: the one queue.
         public: strangers see the page; its settings name no files and no models.
         model_name: the checkpoint, where it is not pocket.
+        loras: the files of its LoRAs.
     """
 
     root: Path
@@ -60,6 +61,7 @@ class Studio:
     queue: Queue = field(default_factory=Queue)
     public: bool = False
     model_name: str | None = None
+    loras: Sequence[Path] = ()
     _model: Interpolator | None = None
     _sessions: dict[str, "Session"] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
@@ -85,7 +87,7 @@ class Studio:
     @cached_property
     def marks(self) -> list[str]:
         """What tells what the model was made for, beside its name."""
-        return marks_of(self.model_name)
+        return marks_of(self.model_name, self.loras)
 
     @cached_property
     def presets(self) -> tuple[str, ...]:

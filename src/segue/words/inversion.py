@@ -125,7 +125,8 @@ def invert(
     if path and (found := _read_kept(path, words)):
         return found
     unfinished = path.with_suffix(".unfinished") if path else None
-    with backbone.evaluating(), torch.enable_grad(), _checkpointing(backbone):
+    strength = backbone.scaling_images(settings.image_prompt)
+    with backbone.evaluating(), torch.enable_grad(), _checkpointing(backbone), strength:
         inverted = _fit(backbone, latents, words, settings, noise, keys, pictures, unfinished, progress)
     if path and unfinished:
         _keep(path, inverted)
@@ -184,6 +185,7 @@ def _fit(
     """Adam on the embeddings, from where an unfinished fit was left."""
     guidance_scale = settings.guidance_scale if settings.inversion_guidance else 1.0
     guided = guidance_scale > 1
+    shared = words.with_negative_prompt_of(words.take([0] * len(keys)))
     prompt = words.text.detach().clone().requires_grad_()  # (N, L, D)
     negative = words.negative_text[:1].detach().clone().requires_grad_(settings.inversion_negative)  # (1, L, D)
     masters = [prompt, negative] if settings.inversion_negative else [prompt]
@@ -198,14 +200,13 @@ def _fit(
         if images is not None:
             with torch.no_grad():
                 latents = backbone.encode(augment(images, [noise.generator("augment", key, step=i) for key in keys]))
-        z, c, given = latents[who], prompt[who], words.take(who.tolist())  # one sample for each draw
+        z, c = latents[who], shared.take(who.tolist())  # one sample for each draw
+        c = c.with_text(prompt[who], negative.expand(len(who), -1, -1))
         at, eps = _draw(backbone, settings, noise, keys, latents.shape[1:], i)
-        shared = negative.expand(len(who), -1, -1)
         if settings.inversion_negative and not guided:
             z, eps, at = torch.cat([z, z]), torch.cat([eps, eps]), at * 2
-            c = shared = torch.cat([c, shared])
-            given = Conditioning.stack([given, given.negated()])
-        loss = denoising_loss(backbone, z, given.with_text(c, shared), at, eps, guidance_scale)
+            c = Conditioning.stack([c, c.negated()])
+        loss = denoising_loss(backbone, z, c, at, eps, guidance_scale)
         losses.append(float(loss.detach()[: len(who)].mean()))
 
         # Each keyframe's loss is the mean over its draws; they are summed.
@@ -223,8 +224,9 @@ def _fit(
             kept = time.monotonic()
         if progress:
             progress(i + 1, settings.inversion)
-    fitted = negative.detach().expand(len(keys), -1, -1).clone() if settings.inversion_negative else words.negative_text
-    return Inverted(words.with_text(prompt.detach(), fitted), losses)
+    if settings.inversion_negative:
+        words = shared.with_text(words.text, negative.detach().expand(len(keys), -1, -1).clone())
+    return Inverted(words.with_text(prompt.detach(), words.negative_text), losses)
 
 
 def _draw(
@@ -335,6 +337,7 @@ def _digest(
         "model": backbone.fingerprint(),
         "settings": {name: getattr(settings, name) for name in fields(InversionSettings)},
         "guidance_scale": settings.guidance_scale if settings.inversion_guidance else None,
+        "image_prompt": settings.image_prompt,
         "seed": noise.seed,
         "keys": [str(Fraction(key.place)) for key in keys],
         "sizes": [picture.size for picture in pictures],
