@@ -1,6 +1,7 @@
 """What is wrong with a model is named in one line."""
 
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -139,7 +140,7 @@ def test_a_wrong_prediction_type_is_named() -> None:
     backbone, image = pocket()
     backbone.pipe.scheduler.register_to_config(prediction_type="epsilon")
     problem = check_network(backbone, image).problem
-    assert problem.endswith("predicts v_prediction, not epsilon as the checkpoint says: --prediction-type v_prediction")
+    assert problem.endswith("predicts v_prediction, not epsilon: load it with --prediction-type v_prediction")
 
 
 def test_a_network_that_was_not_trained_is_named() -> None:
@@ -198,6 +199,13 @@ def test_the_command_ends_with_1_and_a_line_for_each_fault(tmp_path: Path, capsy
     assert shown.out.startswith("weights      wrong: unet: conv_in.weight holds values that are not numbers (float32)")
     assert len(shown.out.splitlines()) == 1
     assert not (tmp_path / "sheet.png").exists()
+
+
+def test_a_folder_that_lacks_a_part_ends_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny_xl_pipe().save_pretrained(tmp_path / "xl")
+    shutil.rmtree(tmp_path / "xl" / "text_encoder_2")
+    assert run(["doctor", "-o", str(tmp_path / "sheet.png"), "--model", str(tmp_path / "xl")]) == 2
+    assert "text_encoder_2 is missing" in capsys.readouterr().err
 
 
 def test_wrong_inputs_end_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -160,7 +160,9 @@ def check_autoencoder(backbone: Any, image: Tensor) -> Finding:
     psnr = -10 * float(((again - image) / 2).square().mean().log10())
     text = f"encoded and decoded with a PSNR of {psnr:.1f} dB"
     if psnr < LEAST_PSNR:
-        return Finding("autoencoder", text, "the VAE does not give pictures back: its weights are another model's")
+        return Finding(
+            "autoencoder", text, "the VAE does not give pictures back: its weights are damaged or not trained"
+        )
     return Finding("autoencoder", text)
 
 
@@ -209,7 +211,7 @@ def _other_prediction(backbone: Any, z: Tensor) -> str:
     scheduler = DDIMScheduler.from_config(pipe.scheduler.config, prediction_type=other)
     if _error(_beside(backbone, type(pipe).__name__, scheduler), z) > MOST_ERROR:
         return ""
-    return f"the network predicts {other}, not {said} as the checkpoint says: --prediction-type {other}"
+    return f"the network predicts {other}, not {said}: load it with --prediction-type {other}"
 
 
 def check_pipeline(backbone: Any, image: Tensor) -> Finding:
