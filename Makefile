@@ -1,5 +1,6 @@
 # make demo   sets up, morphs two pictures of examples/ with the embedded model, says where the film is
 # make test   sets up and runs every check: format, lint, types, tests
+# make test-checkpoint  runs segue doctor's checks as tests; SEGUE_CHECKPOINT names the model
 # make bench  measures speed and memory for about an hour, and writes docs/performance.md
 
 PYTHON ?= python3
@@ -7,7 +8,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test format bench model-report clean
+.PHONY: demo test test-checkpoint format bench model-report clean
 
 demo: $(READY)
 	$(BIN)/segue morph examples/fox.png examples/bear.png -o out/demo.mp4 --num-frames 17
@@ -18,6 +19,9 @@ test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not browser" --durations=20
+
+test-checkpoint: $(READY)
+	$(BIN)/python -m pytest -q tests/test_checkpoint.py
 
 format: $(READY)
 	$(BIN)/ruff format .

@@ -12,10 +12,12 @@ import typer
 
 from segue.cli.batch import BatchCommand, batch
 from segue.cli.display import Mode, print_notice
+from segue.cli.doctor import doctor
 from segue.cli.evaluate import evaluate
 from segue.cli.options import GroupedCommand, mode_of, with_settings
 from segue.cli.request import check_files_exist, check_model, film_request, parse_frame, run_request
 from segue.cli.studio import studio
+from segue.cli.sweep import sweep
 from segue.errors import SegueError, hearing
 from segue.film.outputs import check_film
 from segue.run.journal import Edit, History, check_step, events_of
@@ -34,7 +36,7 @@ from segue.settings.presets import PRESET_HELP, PresetName
 __all__ = ["app", "main", "run"]
 
 STOPPED = 130  # the exit code of a process that was interrupted
-CONTINUED = dict.fromkeys(("morph", "invert", "batch", "evaluate"), "; run the same command again to continue")
+CONTINUED = dict.fromkeys(("morph", "invert", "batch", "evaluate", "sweep"), "; run the same command again to continue")
 
 app = typer.Typer(
     help="Make the images between two images with latent diffusion models.",
@@ -246,6 +248,8 @@ def check(
     print_gaps(images, detector=detector, model=model)
 
 
+app.command(cls=GroupedCommand)(sweep)
+app.command(cls=GroupedCommand)(doctor)
 app.command(cls=BatchCommand)(batch)
 app.command(cls=GroupedCommand)(evaluate)
 app.command(cls=GroupedCommand)(studio)

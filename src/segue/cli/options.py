@@ -90,6 +90,7 @@ def with_settings(*kinds: type[Settings], hidden: Collection[str] = ()) -> Calla
     """Give a command an option for each usual field of the settings, --set for the others, and --config.
 
     The command takes the values that were given as ``**values``, those of a settings file under those that were typed.
+    A setting that the command has as a parameter of its own is left to it.
     Its help leaves out those that are ``hidden``, and of a command that makes frames the ``HIDDEN`` ones. Of its own
     parameters it takes ``images``, ``output`` and ``preset`` from the file where they are not typed.
     """
@@ -103,7 +104,7 @@ def with_settings(*kinds: type[Settings], hidden: Collection[str] = ()) -> Calla
             _option(name, known[name], name in hidden or (is_long and name in HIDDEN))
             for names in GROUPS.values()
             for name in names
-            if name in known and name not in RARE
+            if name in known and name not in RARE and name not in {parameter.name for parameter in named}
         ]
         if is_long:
             made += [inspect.Parameter(name, KEYWORD_ONLY, default=None, annotation=a) for name, a in SOURCES.items()]
@@ -114,8 +115,10 @@ def with_settings(*kinds: type[Settings], hidden: Collection[str] = ()) -> Calla
             filed = read_config(config) if config else {}
             taken = [name for name in filed if name in explicit and (name == "preset" or "images" in explicit)]
             mine = {name: values[name] for name in explicit} | {n: filed[n] for n in taken if values[n] is None}
-            chosen = {name: value for name, value in filed.items() if name in known}
+            chosen = {name: value for name, value in filed.items() if name in known and name not in explicit}
             chosen |= {name: from_text(name, value) for name, value in typed.items()} | _settings_of(words or ())
+            if own_options := explicit & chosen.keys():
+                raise SegueError(f"--set {own_options.pop()}: this command has an option for it")
             command(**mine, **chosen)
 
         explicit = {parameter.name for parameter in named}
