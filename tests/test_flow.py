@@ -302,28 +302,34 @@ FILM: Any = {
 }
 
 
+def frames_of(folder: Path) -> list[bytes]:
+    return [path.read_bytes() for path in sorted((folder / "frames").glob("*.png"))]
+
+
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("name", NAMES)
-def test_films_by_every_scheme_resume_to_the_byte(name: str, tmp_path: Path, scheme: Any) -> None:
+def test_films_by_every_scheme(name: str, tmp_path: Path, scheme: Any) -> None:
+    interpolator = Interpolator(backbone(name).pipe)
+    options = {**FILM, "num_frames": 3, "num_inference_steps": 2, "align": False, "scheme": scheme}
+    interpolator(picture(1), picture(2), output=tmp_path, **options)
+    left, middle, right = frames_of(tmp_path)
+    assert left != middle != right
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_aligned_film_resumes_to_the_byte(name: str, tmp_path: Path) -> None:
     interpolator = Interpolator(backbone(name).pipe)
 
-    def film(folder: str, stop_after: int | None = None) -> list[bytes]:
-        def stop(progress: Any) -> None:
-            nonlocal stop_after
-            if stop_after is not None and getattr(progress, "frame", None) is not None:
-                stop_after -= 1
-                if stop_after < 0:
-                    raise KeyboardInterrupt
+    def stop(progress: Any) -> None:
+        if getattr(progress, "frame", None) is not None:
+            raise KeyboardInterrupt
 
-        output = tmp_path / folder
-        interpolator(picture(1), picture(2), output=output, scheme=scheme, callback=stop, **FILM)
-        return [path.read_bytes() for path in sorted((output / "frames").glob("*.png"))]
-
-    whole = film("whole")
-    assert len(whole) == 5
+    interpolator(picture(1), picture(2), output=tmp_path / "whole", **FILM)
     with pytest.raises(KeyboardInterrupt):
-        film("stopped", stop_after=1)
-    assert film("stopped") == whole
+        interpolator(picture(1), picture(2), output=tmp_path / "stopped", callback=stop, **FILM)
+    interpolator(picture(1), picture(2), output=tmp_path / "stopped", **FILM)
+    assert len(frames_of(tmp_path / "whole")) == 5
+    assert frames_of(tmp_path / "stopped") == frames_of(tmp_path / "whole")
 
 
 # ControlNets.

@@ -110,8 +110,8 @@ class UNetBackbone(PipeBackbone):
 
     def _cut(self, text: str) -> str:
         """A prompt as far as all encoders' windows take it; a learnt token of several vectors counts as so many."""
-        if learnt_tokens(self.pipe):  # which diffusers finds as they are written; for CLIP all letters are small
-            text = text.lower()
+        for token in learnt_tokens(self.pipe):  # which diffusers finds as they are spelt only
+            text = re.sub(re.escape(token), token.replace("\\", "\\\\"), text, flags=re.IGNORECASE)
         for tokenizer in (getattr(self.pipe, name) for name in self.family.encoders.values()):
             text = cut(tokenizer, text, partial(self.pipe.maybe_convert_prompt, tokenizer=tokenizer))
         return text
