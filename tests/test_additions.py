@@ -491,7 +491,8 @@ def test_families_that_take_none_refuse_them(tmp_path: Path) -> None:
     pipe.save_pretrained(tmp_path / "model")
     vae = tiny_pipe().vae
     vae.save_pretrained(tmp_path / "vae")
-    told = "vae, embedding and clip_skip are for Stable Diffusion 1.x and 2.x and Stable Diffusion XL, not for "
+    settings = "vae, embedding, clip_skip, image_adapter and prediction_type"
+    told = settings + " are for Stable Diffusion 1.x and 2.x and Stable Diffusion XL, not for "
     with pytest.raises(SegueError, match=told + "Stable Diffusion 3"):
         Interpolator.from_pretrained(tmp_path / "model", device="cpu", vae=tmp_path / "vae")
     with pytest.raises(SegueError, match=told + "Stable Diffusion 3"):

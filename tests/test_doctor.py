@@ -215,6 +215,7 @@ def test_wrong_inputs_end_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[s
         ([a], "doctor takes two pictures, or none, not 1"),
         ([a, str(tmp_path / "b.png")], "b.png: no such file"),
         ([a, a, "-o", a], "would replace"),
+        (["-o", a], "a.png exists; doctor writes a new picture"),
         (["-o", "sheet.jpg"], "sheet.jpg: a contact sheet is a .png"),
         (["--model", "nonsense"], "unknown model 'nonsense'"),
         (["--preset", "fast"], "preset fast"),

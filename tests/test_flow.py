@@ -18,6 +18,7 @@ from diffusers import (
     StableDiffusion3ControlNetPipeline,
 )
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from notices import SegueWarning
 from shapes import QUICK, picture
 from test_stable_diffusion_xl import SCHEMES
 from tiny import tiny_pipe
@@ -404,3 +405,53 @@ def test_a_controlnet_of_another_family_is_refused() -> None:
         backbone_of(FAMILIES["flux-dev"].make(0), sd3_controlnet(pipe))
     with pytest.raises(SegueError, match=r"another model: its num_attention_heads is 2, .* 4"):
         backbone_of(pipe, sd3_controlnet(pipe, num_attention_heads=2, attention_head_dim=8))
+
+
+def test_a_controlnet_that_takes_pictures_is_refused() -> None:
+    pipe = FAMILIES["flux-dev"].make(0)
+    with pytest.raises(SegueError, match="its conditions are pictures, and not latents"):
+        backbone_of(pipe, flux_controlnet(pipe, conditioning_embedding_channels=8))
+    schnell = FAMILIES["flux-schnell"].make(0)
+    with pytest.raises(SegueError, match="its guidance is embedded"):
+        backbone_of(schnell, flux_controlnet(schnell, guidance_embeds=True))
+
+
+def test_a_union_controlnet_takes_poses_only(tmp_path: Path) -> None:
+    pipe = FAMILIES["flux-dev"].make(0)
+    picture(3).save(tmp_path / "hint.png")
+    interpolator = Interpolator(pipe, controlnet=flux_controlnet(pipe, num_mode=6))
+    with pytest.raises(SegueError, match="a union ControlNet is used for poses"):
+        interpolator(picture(1), picture(2), control_image=[str(tmp_path / "hint.png")] * 2, **FILM)
+
+
+# What a family leaves out is told.
+
+
+def test_a_negative_prompt_of_a_distilled_model_is_told(tmp_path: Path) -> None:
+    interpolator = Interpolator(FAMILIES["flux-dev"].make(0))
+    with pytest.warns(SegueWarning, match="negative_prompt changes nothing: FluxPipeline has no negative branch"):
+        interpolator(picture(1), picture(2), output=tmp_path, negative_prompt="grey", **{**FILM, "num_frames": 3})
+
+
+def test_a_prompt_that_is_too_long_is_told_with_what_is_lost() -> None:
+    of = backbone("flux-dev")
+    with pytest.warns(SegueWarning, match="longer than the 512 tokens of the text encoder; cut off: END$"):
+        of.embed(["a" * 511 + " END"], [""])
+
+
+def test_a_schedulers_own_spacing_is_told_and_its_shift_is_taken() -> None:
+    pipe = FAMILIES["sd3"].make(0)
+    of: Any = backbone_of(pipe)
+    before, plain = of.leg(of.point(0.5), CLEAN, sampling()).timesteps, of.fingerprint()
+    pipe.scheduler.set_shift(9.0)
+    assert of.leg(of.point(0.5), CLEAN, sampling()).timesteps != before
+    assert of.fingerprint() != plain
+    pipe.scheduler.register_to_config(use_beta_sigmas=True)
+    with pytest.warns(SegueWarning, match="is used without use_beta_sigmas"):
+        of.check(sampling())
+
+
+def test_a_variant_is_looked_for_in_the_families_own_network(tmp_path: Path) -> None:
+    FAMILIES["sd3"].make(0).save_pretrained(tmp_path)
+    with pytest.raises(SegueError, match=r"no weights of the variant fp16 \(transformer/\*"):
+        load(tmp_path, variant="fp16", device="cpu")

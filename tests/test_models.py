@@ -172,7 +172,7 @@ def test_no_progress_bars_and_nothing_global_is_left_changed(saved: Path, capfd:
     ("family", "named"),
     [
         ("PixArtSigmaPipeline", "of PixArt (PixArtSigmaPipeline)"),
-        ("FluxKontextPipeline", "of FLUX (FluxKontextPipeline)"),
+        ("FluxKontextPipeline", "of FLUX for editing, inpainting or control (FluxKontextPipeline)"),
         ("StableDiffusionInpaintPipeline", "of Stable Diffusion for inpainting (StableDiffusionInpaintPipeline)"),
         ("SomeNewPipeline", "a SomeNewPipeline"),
         (["custom.py", "Custom"], "a ['custom.py', 'Custom']"),

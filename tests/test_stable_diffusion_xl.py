@@ -246,3 +246,10 @@ def test_a_folder_without_its_second_encoder_is_refused(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "xl" / "text_encoder_2")
     with pytest.raises(SegueError, match="text_encoder_2 is missing"):
         load(tmp_path / "xl", dtype="float32", device="cpu")
+
+
+def test_settings_of_the_pipe_that_change_the_words_are_in_the_fingerprint() -> None:
+    pipe = tiny_xl_pipe()
+    before = backbone_of(pipe).fingerprint()
+    pipe.register_to_config(force_zeros_for_empty_prompt=False)
+    assert backbone_of(pipe).fingerprint() != before

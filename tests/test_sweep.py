@@ -80,6 +80,7 @@ def test_wrong_inputs_are_named(here: Path, capsys: pytest.CaptureFixture[str]) 
         (["a.png", "b.png", "-o", "s.png", "--num-frames", "5"], "--num-frames is not an option of sweep"),
         (["a.png", "b.png", "-o", "s.png", "--set", "noise=0.5"], "--set noise: this command has an option for it"),
         (["a.png", "c.png", "-o", "s.png"], "c.png: no such file"),
+        (["b.png", "b.png", "-o", "a.png"], "a.png exists and is not a sheet of sweep; --overwrite"),
     ):
         assert run(["sweep", *words]) == 2
         assert said in capsys.readouterr().err

@@ -17,8 +17,8 @@ from segue.engine.interpolator import Interpolator
 from segue.errors import Notice, SegueError
 from segue.method.conditioning import Conditioning, Control
 from segue.models.backbone import Sampling
+from segue.models.pipe import cut
 from segue.models.stable_diffusion import StableDiffusion
-from segue.models.unet import cut
 from segue.settings.kinds import MorphSettings, parse_settings
 from segue.words.captions import Caption
 from segue.words.prompts import anchors, prompts

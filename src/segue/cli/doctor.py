@@ -13,10 +13,12 @@ from segue.files import check_apart, check_writable, file_of
 from segue.models.cache import marks_of
 from segue.settings.kinds import ModelSettings, MorphSettings, parse_settings
 from segue.settings.presets import PRESET_HELP, PresetName, with_preset
+from segue.settings.text import parse_lora
 
 __all__ = ["doctor"]
 
 WIDTH = 13  # of the names of checks
+SHEET = Path("segue-doctor.png")
 
 
 @with_settings(ModelSettings)
@@ -24,9 +26,7 @@ def doctor(
     images: Annotated[
         list[Path] | None, typer.Argument(help="Two pictures to try; drawn ones if not given.", show_default=False)
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The contact sheet of a short film, a .png.")] = Path(
-        "segue-doctor.png"
-    ),
+    output: Annotated[Path, typer.Option("--output", "-o", help="The contact sheet of a short film, a .png.")] = SHEET,
     preset: Annotated[PresetName, typer.Option(help=PRESET_HELP)] = "draft",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only what is wrong.")] = False,
     **values: Any,
@@ -44,7 +44,10 @@ def doctor(
     check_files_exist(images or [])
     check_writable(output)
     check_apart(output, map(file_of, images or []))
-    parse_settings(MorphSettings, with_preset(preset, {}, model.model, marks_of(model.model)))
+    if output.exists() and output != SHEET:
+        raise SegueError(f"{output} exists; doctor writes a new picture")
+    marks = marks_of(model.model, [parse_lora(text)[0] for text in model.lora])
+    parse_settings(MorphSettings, with_preset(preset, {}, model.model, marks))
 
     from segue.engine.inputs import check_images
 

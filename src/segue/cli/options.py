@@ -86,13 +86,16 @@ class GroupedCommand(TyperCommand):
             raise SegueError(f"no such option {name}{hint}") from error
 
 
-def with_settings(*kinds: type[Settings], hidden: Collection[str] = ()) -> Callable[[Command], Command]:
+def with_settings(
+    *kinds: type[Settings], hidden: Collection[str] = (), unfiled: Collection[str] = ()
+) -> Callable[[Command], Command]:
     """Give a command an option for each usual field of the settings, --set for the others, and --config.
 
     The command takes the values that were given as ``**values``, those of a settings file under those that were typed.
     A setting that the command has as a parameter of its own is left to it.
     Its help leaves out those that are ``hidden``, and of a command that makes frames the ``HIDDEN`` ones. Of its own
-    parameters it takes ``images``, ``output`` and ``preset`` from the file where they are not typed.
+    parameters it takes ``images``, ``output`` and ``preset`` from the file where they are not typed; it takes none of
+    those that are ``unfiled``.
     """
     known = {name: field for kind in kinds for name, field in fields(kind).items()}
     is_long = MorphSettings in kinds
@@ -113,6 +116,7 @@ def with_settings(*kinds: type[Settings], hidden: Collection[str] = ()) -> Calla
             config, words = values.pop("config", None), values.pop("set", None)
             typed = {name: value for name, value in values.items() if name not in explicit and value is not None}
             filed = read_config(config) if config else {}
+            filed = {name: value for name, value in filed.items() if name not in unfiled}
             taken = [name for name in filed if name in explicit and (name == "preset" or "images" in explicit)]
             mine = {name: values[name] for name in explicit} | {n: filed[n] for n in taken if values[n] is None}
             chosen = {name: value for name, value in filed.items() if name in known and name not in explicit}

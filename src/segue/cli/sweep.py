@@ -18,7 +18,7 @@ from segue.models.cache import marks_of
 from segue.run.schema import read_part
 from segue.settings.kinds import RARE, ComputeSettings, ModelSettings, MorphSettings, parse_settings
 from segue.settings.presets import PRESET_HELP, PresetName, with_preset
-from segue.settings.text import as_text, option_name, shape_of
+from segue.settings.text import as_text, option_name, parse_lora, shape_of
 
 if TYPE_CHECKING:
     from segue.engine.dialogue import Progress
@@ -51,7 +51,7 @@ class Cell:
         return f"noise {self.noise:g}, guidance {self.guidance_scale:g}"
 
 
-@with_settings(ModelSettings, MorphSettings, ComputeSettings, hidden=NOT_HERE)
+@with_settings(ModelSettings, MorphSettings, ComputeSettings, hidden=NOT_HERE, unfiled=NOT_HERE)
 def sweep(
     images: Annotated[list[Path] | None, typer.Argument(help="Two images.", show_default=False)] = None,
     output: Annotated[
@@ -87,13 +87,16 @@ def sweep(
     given, computing = select_given(values, MorphSettings), select_given(values, ComputeSettings)
     parse_settings(ComputeSettings, computing)
     cells = [Cell(level, scale) for level in dict.fromkeys(noise) for scale in dict.fromkeys(guidance_scale)]
-    begun = [with_preset(preset, {**given, **cell.values}, model.model, marks_of(model.model)) for cell in cells]
+    marks = marks_of(model.model, [parse_lora(text)[0] for text in model.lora])
+    begun = [with_preset(preset, {**given, **cell.values}, model.model, marks) for cell in cells]
     settings = {cell: parse_settings(MorphSettings, each) for cell, each in zip(cells, begun, strict=True)}
     check_model(model)
     check_files_exist(images)
     check_writable(output)
     for place in (output, folder):
         check_apart(place, map(file_of, images))
+    if output.exists() and not folder.exists() and not overwrite:
+        raise SegueError(f"{output} exists and is not a sheet of sweep; --overwrite replaces it")
 
     from segue.engine.inputs import check_inputs
 
@@ -168,7 +171,7 @@ def _cost(interpolator: "Interpolator", folder: Path, settings: Mapping[Cell, Mo
     for cell in left:
         one = settings[cell]
         samples = one.candidates + 2 * bool(one.detail and one.align) if one.scheme != "interpolate" else 0
-        steps += samples * len(backbone.leg(backbone.point(cell.noise), CLEAN, sampling_of(one)))
+        steps += samples * len(backbone.leg(backbone.point(cell.noise, one.noise_shift), CLEAN, sampling_of(one)))
     return f"{len(settings)} frames, {len(left)} of them to make" + (
         f": at most {steps} denoising steps" if left else ""
     )

@@ -178,8 +178,9 @@ def check_network(backbone: Any, image: Tensor) -> Finding:
     if not math.isfinite(error):
         raise SegueError(f"the network overflows in {_name(backbone.network.dtype)}; {OUT}")
     if not SPREADS[0] < spread < SPREADS[1]:
-        scale = backbone.pipe.vae.config.scaling_factor
-        problem = f"the VAE's scaling_factor {scale:g} gives latents with a spread of {spread:.2f} instead of about 1"
+        scale = backbone.pipe.vae.config.get("scaling_factor")
+        of = "the VAE's normalisation" if scale is None else f"the VAE's scaling_factor {scale:g}"
+        problem = f"{of} gives latents with a spread of {spread:.2f} instead of about 1"
         return Finding("network", text, f"{problem}: the VAE, or its config.json, is another model's")
     if error > MOST_ERROR:
         problem = _other_prediction(backbone, z) or (

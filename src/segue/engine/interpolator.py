@@ -42,7 +42,7 @@ from segue.engine.plan import (
 )
 from segue.engine.rank import Judge, judge_of
 from segue.engine.wording import words_of
-from segue.errors import Notice, SegueError
+from segue.errors import Notice, SegueError, warn
 from segue.film.morph import Morph
 from segue.machine import within_memory
 from segue.method.tree import FrameKey
@@ -339,10 +339,15 @@ class Interpolator:
         check_plan(settings, len(keyframes))
         if settings.image_prompt and not self.backbone.takes_images:
             raise SegueError("image_prompt needs an IP-Adapter; name one with image_adapter")
+        networks = self.backbone.controlnets
+        if settings.control_image and any(getattr(network, "union", False) for network in networks):
+            raise SegueError("control_image: a union ControlNet is used for poses; name one for images of that kind")
+        if settings.negative_prompt and not self.backbone.takes_negatives:
+            warn(f"negative_prompt changes nothing: {self.name} has no negative branch")
         if settings.scheme != "interpolate":
             self.backbone.check(sampling_of(settings))
         given = [shown_size(image) for image in images]
-        return keyframes, network, read_given(settings, given, size, network, len(self.backbone.controlnets))
+        return keyframes, network, read_given(settings, given, size, network, len(networks))
 
     def _settings(self, preset: str | None, values: Mapping[str, Any]) -> tuple[MorphSettings, ComputeSettings]:
         """The settings of a call by kind, over those of a preset."""

@@ -95,7 +95,8 @@ def _read_vae(path: Path, own: Any) -> AutoencoderKL:
         weights = {key.removeprefix(start): file.get_tensor(key) for key in keys if key.startswith(start)}
     if "encoder.down.0.block.0.conv1.weight" in weights:
         weights = convert_ldm_vae_checkpoint(weights, own.config)
-    vae = AutoencoderKL.from_config(own.config)
+    with torch.random.fork_rng(devices=[]):  # from which weights are drawn before they are set
+        vae = AutoencoderKL.from_config(own.config)
     vae._fix_state_dict_keys_on_load(weights)  # of older versions of diffusers
     vae.load_state_dict(weights)
     return vae.to(own.dtype)

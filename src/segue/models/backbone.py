@@ -92,6 +92,11 @@ class Backbone(Protocol):
         ...
 
     @property
+    def takes_negatives(self) -> bool:
+        """Whether guidance has a negative branch."""
+        ...
+
+    @property
     def takes_images(self) -> bool:
         """Whether images can be prompts."""
         ...

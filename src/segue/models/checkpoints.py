@@ -74,10 +74,10 @@ OTHERS = {  # what the class of another family's pipeline begins with
     "StableDiffusionDepth": "Stable Diffusion with depth",
     "StableDiffusionInstructPix2Pix": "InstructPix2Pix",
     "StableCascade": "Stable Cascade",
-    "Flux": "FLUX",
+    "Flux": "FLUX for editing, inpainting or control",
     "PixArt": "PixArt",
     "Kandinsky": "Kandinsky",
-    "QwenImage": "Qwen-Image",
+    "QwenImage": "Qwen-Image for editing or inpainting",
     "LatentConsistencyModel": "latent consistency models",
 }
 LIBRARIES = ("diffusers", "transformers", "stable_diffusion")  # what a checkpoint's parts come from
@@ -193,9 +193,10 @@ def check_weights(folder: Path, name: str) -> None:
 
 
 def check_variant(folder: Path, name: str, variant: str) -> None:
-    """Raise SegueError if the UNet in a folder has no weights of a variant."""
-    if variant_of((path.name for path in (folder / "unet").iterdir()), variant) != variant:
-        raise SegueError(f"{name} has no weights of the variant {variant} (unet/*.{variant}.safetensors)")
+    """Raise SegueError if the network in a folder has no weights of a variant."""
+    network = check_index(folder / INDEX, name).network
+    if variant_of((path.name for path in (folder / network).iterdir()), variant) != variant:
+        raise SegueError(f"{name} has no weights of the variant {variant} ({network}/*.{variant}.safetensors)")
 
 
 def variant_of(files: Iterable[str], asked: str | None = None) -> str | None:

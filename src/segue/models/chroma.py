@@ -1,6 +1,7 @@
 """Chroma by Lodestone Rock: FLUX.1's tokens, a negative branch, and a mask of the words in place of a pooled vector."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,6 +14,8 @@ __all__ = ["Chroma"]
 
 class Chroma(FlowBackbone):
     """A Chroma checkpoint as a backbone."""
+
+    WINDOW: ClassVar = 512
 
     def _embed_texts(
         self, prompts: Sequence[str], negative_prompts: Sequence[str]

@@ -52,6 +52,10 @@ def _misfit_of_flow(theirs: Any, pipe: Any, model: str) -> str:
     for field in ("in_channels", "num_attention_heads", "attention_head_dim"):
         if theirs[field] != ours[field]:
             return f"{field} is {theirs[field]}, {model}'s {ours[field]}"
+    if theirs.get("conditioning_embedding_channels") is not None:
+        return "conditions are pictures, and not latents (as XLabs' are)"
+    if theirs.get("guidance_embeds") and not ours.get("guidance_embeds"):
+        return f"guidance is embedded, {model}'s is not"
     return ""
 
 

@@ -130,10 +130,11 @@ def family_of(pipe: Any) -> Family:
 
 
 def check_takes_additions(family: Family) -> None:
-    """Raise SegueError if other VAEs, learnt tokens and clip_skip are not for a family."""
+    """Raise SegueError if what only families with a UNet take is not for a family."""
     if family.network != "unet":
         takers = " and ".join(taker.name for taker in FAMILIES if taker.network == "unet")
-        raise SegueError(f"vae, embedding and clip_skip are for {takers}, not for {family.name}")
+        settings = "vae, embedding, clip_skip, image_adapter and prediction_type"
+        raise SegueError(f"{settings} are for {takers}, not for {family.name}")
 
 
 def backbone_of(pipe: Any, controlnet: Any = None, clip_skip: int = 0) -> "Backbone":

@@ -14,6 +14,7 @@ __all__ = ["active_adapters", "digest_of", "learnt_tokens", "parts_of"]
 SCALING = {"scaling_factor": "scaling factor", "shift_factor": "shift factor"}  # of the VAE's latents
 OTHER = {*SCALING, "architectures", "dtype", "torch_dtype", "transformers_version"}  # in a configuration
 ADAPTERS = "LoRA adapters"
+OF_PIPES = ("force_zeros_for_empty_prompt", "is_distilled")  # settings of pipes that determine the conditioning
 HASHERS = 4  # tensors that are hashed at the same time
 
 
@@ -74,6 +75,9 @@ def _settings(pipe: Any) -> dict[str, str]:
         found["IP-Adapter scales"] = json.dumps(scales)
     if tokens := learnt_tokens(pipe):
         found["learnt tokens"] = json.dumps(tokens)
+    for name in OF_PIPES:
+        if (value := pipe.config.get(name)) is not None:
+            found[f"pipe {name}"] = str(value)
     for name, label in SCALING.items():
         if (value := getattr(pipe.vae.config, name, None)) is not None:
             found[f"VAE {label}"] = str(value)
@@ -81,6 +85,8 @@ def _settings(pipe: Any) -> dict[str, str]:
     for name, value in sorted(dict(pipe.scheduler.config).items()):
         if not name.startswith("_"):
             found[f"scheduler {name}"] = json.dumps(value, default=repr)
+    if (shift := getattr(pipe.scheduler, "shift", None)) is not None:  # which set_shift changes apart from config
+        found["scheduler shift"] = str(shift)
     return found
 
 

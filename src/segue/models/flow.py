@@ -25,13 +25,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from segue.errors import SegueError
+from segue.errors import SegueError, warn
 from segue.method.conditioning import Conditioning, stack_tensors
 from segue.method.diffusion import CLEAN, NoisePoint
 from segue.method.noise import Noise
 from segue.method.tree import FrameKey
 from segue.models.backbone import Sampling
-from segue.models.pipe import PipeBackbone, bring_home
+from segue.models.pipe import PipeBackbone, bring_home, cut
 
 __all__ = ["TIMES", "FlowBackbone", "FlowInputs", "FlowLeg", "FlowSchedule"]
 
@@ -39,6 +39,7 @@ TIMES = 1000  # the network's time at pure noise
 BYTES_PER_PIXEL = 1600  # what denoising takes beside the weights in float32, for each pixel of the image
 FEATURE_NOISE = 0.15
 BETAS = (0.00085, 0.012)  # Stable Diffusion's schedule, whose noise levels are matched
+SPACINGS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
 ORDERS: Mapping[str, int] = {"dpm++": 2, "ddim": 1, "euler": 1, "pipe": 1}
 
 
@@ -149,6 +150,7 @@ class FlowInputs:
 class FlowBackbone(PipeBackbone):
     """A flow-matching checkpoint as a backbone; a family says what is its own."""
 
+    WINDOW: ClassVar[int | None] = None  # tokens of a prompt that the last text encoder takes; None if it takes all
     PATCH: ClassVar[int] = 2  # latent pixels along one side of what the network takes as a token
     WORDS_FIRST: ClassVar[bool] = True  # where one sequence has both, whether the picture's tokens are its end
 
@@ -173,9 +175,28 @@ class FlowBackbone(PipeBackbone):
         return int(self.pipe.default_sample_size) * self.latent_scale
 
     def check(self, sampling: Sampling) -> None:
-        """Raise SegueError if no film can be made with a solver; nothing is computed."""
+        """Raise SegueError if no film can be made with a solver; nothing is computed.
+
+        Warns:
+            Notice: steps are not spaced as the pipe's scheduler spaces them; something is without effect.
+        """
         self._check_pipe()
+        self._check_controlnets()
         self.leg(self.point(0.5), CLEAN, sampling)
+        own = self.pipe.scheduler
+        if sampling.solver == "pipe" and type(own).__name__ != "FlowMatchEulerDiscreteScheduler":
+            warn(f"the pipe's {type(own).__name__} is replaced by Euler's method")
+        if spacings := [name for name in SPACINGS if own.config.get(name)]:
+            warn(f"the pipe's {type(own).__name__} is used without {spacings[0]}; steps are spaced by its shift")
+
+    def _cut(self, text: str) -> str:
+        tokenizer = getattr(self.pipe, list(self.family.encoders.values())[-1])
+        return text if self.WINDOW is None else cut(tokenizer, text, window=self.WINDOW)
+
+    @property
+    def takes_negatives(self) -> bool:
+        """Whether guidance has a negative branch."""
+        return not self._is_distilled()
 
     def _bytes_per_pixel(self) -> float:
         return BYTES_PER_PIXEL
@@ -206,7 +227,8 @@ class FlowBackbone(PipeBackbone):
         """How far the family spaces its steps towards noise, by a picture's tokens and the steps of a whole way."""
         config = self.pipe.scheduler.config
         if not config.get("use_dynamic_shifting"):
-            return float(config.get("shift") or config.get("flow_shift") or 1.0)  # DPM-Solver's has the second name
+            own = getattr(self.pipe.scheduler, "shift", None)  # DPM-Solver's calls it flow_shift
+            return float(own or config.get("flow_shift") or 1.0)
         low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
         first, last = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
         return math.exp(first + (last - first) * (tokens - low) / (high - low))

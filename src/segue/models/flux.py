@@ -1,7 +1,7 @@
 """FLUX.1 by Black Forest Labs: dev, which is told the guidance scale, and schnell, which has none."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ POSE = 4  # of the kinds of control that a union ControlNet tells apart
 
 class Flux(FlowBackbone):
     """A FLUX.1 checkpoint as a backbone."""
+
+    WINDOW: ClassVar = 512
 
     def _embed_texts(
         self, prompts: Sequence[str], negative_prompts: Sequence[str]

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from inspect import signature
 from os import PathLike
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import diffusers
@@ -41,6 +42,8 @@ from segue.models.single_file import load_file
 
 __all__ = ["load", "locate", "quiet", "save_memory", "set_memory_format"]
 
+QUIETING = RLock()  # what is quiet is the same for all threads
+TILE = 512  # pixels along one side of the tiles in which little memory is needed
 CODE = {"diffusers": diffusers, "transformers": transformers, "stable_diffusion": stable_diffusion}  # of parts
 
 
@@ -86,7 +89,7 @@ def load(
     folder = locate(name_or_path, variant=variant, revision=revision)
     is_file = folder.is_file()
     (check_file if is_file else check_folder)(folder, str(name_or_path or "pocket"))
-    if (vae or embeddings) and not is_file:
+    if (vae or embeddings or image_adapter or prediction_type) and not is_file:
         check_takes_additions(check_index(folder / INDEX, str(name_or_path or "pocket")))
     if variant:
         check_variant(folder, str(name_or_path or "pocket"), variant)
@@ -143,6 +146,8 @@ def save_memory(pipe: Any, device: torch.device) -> Any:
     """
     pipe.vae.enable_slicing()
     pipe.vae.enable_tiling()
+    if getattr(pipe.vae, "tile_sample_min_size", 0) > TILE:  # by default as large as the pictures of training
+        pipe.vae.tile_sample_min_size, pipe.vae.tile_latent_min_size = TILE, TILE // pipe.vae_scale_factor
     if device.type == "cpu":
         return pipe.to(device)
     pipe.enable_model_cpu_offload(device=device)
@@ -182,6 +187,11 @@ def locate(
 @contextmanager
 def quiet() -> Iterator[None]:
     """Hide the libraries' progress bars and notes while something is loaded; what a download shows stays."""
+    with QUIETING:
+        yield from _quiet()
+
+
+def _quiet() -> Iterator[None]:
     libraries = (diffusers.logging, transformers.logging)
     bars = [library.is_progress_bar_enabled() for library in libraries]
     loggers = [logging.getLogger(name) for name in ("diffusers", "transformers", "huggingface_hub", "torch")]
@@ -204,8 +214,8 @@ def _download(name: str, kind: str, variant: str | None, revision: str | None) -
     """Download a checkpoint, and of it only what is used; what it is, is looked at before its weights come."""
     try:
         if kind == "model":
-            check_index(Path(hf_hub_download(name, INDEX, revision=revision)), name)
-            options = {"variant": variant or _half_only(name, "unet", revision), "revision": revision}
+            family = check_index(Path(hf_hub_download(name, INDEX, revision=revision)), name)
+            options = {"variant": variant or _half_only(name, family.network, revision), "revision": revision}
             folder = Path(DiffusionPipeline.download(name, use_safetensors=True, **options))
         else:
             weights = f"diffusion_pytorch_model{f'.{half}' if (half := _half_only(name, '', None)) else ''}"

@@ -8,11 +8,13 @@ keep working, because the networks are called as the pipe calls them, and nothin
 """
 
 import math
+import re
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from threading import RLock
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar
 
 import torch
 from PIL import Image
@@ -27,24 +29,11 @@ from segue.models.controlnets import check_fit
 from segue.models.families import family_of
 from segue.models.fingerprint import active_adapters, digest_of, parts_of
 
-__all__ = ["TILED_PIXELS", "Inputs", "PipeBackbone", "bring_home"]
+__all__ = ["TILED_PIXELS", "PipeBackbone", "bring_home", "cut"]
 
 FREE_SHARE = 0.7  # of the free memory, which others use too
 ENCODER_NAMES = ("text encoder", "second text encoder", "third text encoder")
 TILED_PIXELS = 1024 * 1024  # above this, decoding one image in float32 takes more than 3 GB
-
-
-class Inputs(Protocol):
-    """The conditioning of a batch on the device, the negative branch first, if there is one."""
-
-    @property
-    def guidance_scale(self) -> float | None:
-        """None without a negative branch."""
-        ...
-
-    def plain(self) -> Self:
-        """The same without the negative branch."""
-        ...
 
 
 class PipeBackbone:
@@ -230,7 +219,17 @@ class PipeBackbone:
         if len(prompts) != len(negative_prompts):
             raise ValueError(f"{len(prompts)} prompts and {len(negative_prompts)} negative prompts")
         with self.evaluating():
-            return Conditioning(*self._embed_texts(prompts, negative_prompts))
+            texts, negatives = ([self._cut(text) for text in given] for given in (prompts, negative_prompts))
+            return Conditioning(*self._embed_texts(texts, negatives))
+
+    def _cut(self, text: str) -> str:
+        """A prompt as far as the encoders' windows take it."""
+        return text
+
+    @property
+    def takes_negatives(self) -> bool:
+        """Whether guidance has a negative branch."""
+        return True
 
     def _embed_texts(
         self, prompts: Sequence[str], negative_prompts: Sequence[str]
@@ -347,13 +346,14 @@ class PipeBackbone:
 
         A pipe that offloads its networks gets them back at the outermost end.
         """
-        outermost = self._depth == 0
-        try:
-            with self._freezing(grad):
-                yield
-        finally:
-            if outermost:
-                self.pipe.maybe_free_model_hooks()
+        with self._alone:
+            outermost = self._depth == 0
+            try:
+                with self._freezing(grad):
+                    yield
+            finally:
+                if outermost:
+                    self.pipe.maybe_free_model_hooks()
 
     def fingerprint(self) -> str:
         """A digest of the weights, adapters and scheduler."""
@@ -456,3 +456,35 @@ def normalisation(vae: Any) -> tuple[Tensor, Tensor]:
 def bring_home(x: Tensor) -> Tensor:
     """Back from the networks: float32 on the CPU."""
     return x.to("cpu", torch.float32)
+
+
+def cut(
+    tokenizer: Any, prompt: str, written: Callable[[str], str] = lambda text: text, window: int | None = None
+) -> str:
+    """A prompt as far as the encoder's window takes it.
+
+    It is cut between words; within a word only where the first one is too long by itself.
+
+    Args:
+        tokenizer: the text encoder's tokenizer, of transformers; its ``model_max_length`` is the window in tokens.
+        prompt: the prompt.
+        written: how a text is written for the tokenizer, where it is not as it stands.
+        window: the tokens that the pipe takes, if not the tokenizer's.
+
+    Warns:
+        Notice: something is lost; it shows what.
+    """
+    window = window or tokenizer.model_max_length
+
+    def is_too_long(end: int) -> bool:
+        return bool(len(tokenizer(written(prompt[:end]), truncation=False, verbose=False).input_ids) > window)
+
+    if not is_too_long(len(prompt)):
+        return prompt
+    ends = [match.end() for match in re.finditer(r"\S+", prompt)]
+    if is_too_long(ends[0]):
+        ends = list(range(1, ends[0] + 1))
+    fitting = bisect_right(ends, False, key=is_too_long)  # how many of the ends are not too long
+    kept = prompt[: ends[fitting - 1]] if fitting else ""
+    warn(f"a prompt is longer than the {window} tokens of the text encoder; cut off: {prompt[len(kept) :].strip()}")
+    return kept

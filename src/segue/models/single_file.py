@@ -140,7 +140,7 @@ def _guess(path: Path, header: Header, family: Family) -> Prediction:
 def _scheduler(folder: Path, prediction: Prediction, *, zero_snr: bool) -> Any:
     """The scheduler of a family, for what the network predicts; with zero signal at the last timestep if asked for."""
     kind = json.loads((folder / INDEX).read_text(encoding="utf-8"))["scheduler"][1]
-    scheduler = getattr(diffusers, kind)
+    scheduler = getattr(diffusers, "DDIMScheduler" if zero_snr else kind)  # PNDM's has no zero signal
     changes = {"prediction_type": prediction} | ({"rescale_betas_zero_snr": True} if zero_snr else {})
     return scheduler.from_config(scheduler.load_config(folder / "scheduler", local_files_only=True), **changes)
 

@@ -1,7 +1,7 @@
 """Stable Diffusion 3 and 3.5 (Esser et al. 2024, arXiv 2403.03206)."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ __all__ = ["StableDiffusion3"]
 class StableDiffusion3(FlowBackbone):
     """A Stable Diffusion 3 checkpoint as a backbone."""
 
+    WINDOW: ClassVar = 256
+
     def _embed_texts(
         self, prompts: Sequence[str], negative_prompts: Sequence[str]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -23,7 +25,6 @@ class StableDiffusion3(FlowBackbone):
             None,
             device=self._device,
             negative_prompt=list(negative_prompts),
-            clip_skip=self.clip_skip or None,
         )
         text, negative_text, pooled, negative_pooled = (tensor.float().cpu() for tensor in encoded)
         return {"text": text, "pooled": pooled}, {"text": negative_text, "pooled": negative_pooled}

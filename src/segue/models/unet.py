@@ -1,8 +1,7 @@
 """What the families with a UNet share: Stable Diffusion 1.x, 2.x, XL and their kin."""
 
 import re
-from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from segue.errors import SegueError, warn
+from segue.errors import SegueError
 from segue.method.conditioning import Conditioning
 from segue.method.diffusion import CLEAN, NoisePoint
 from segue.method.noise import Noise
@@ -20,10 +19,10 @@ from segue.method.tree import FrameKey
 from segue.models.backbone import Sampling
 from segue.models.controlnets import residuals
 from segue.models.fingerprint import learnt_tokens
-from segue.models.pipe import PipeBackbone, bring_home
+from segue.models.pipe import PipeBackbone, bring_home, cut
 from segue.models.solvers import Leg, Schedule, warn_of_solver
 
-__all__ = ["UNetBackbone", "cut"]
+__all__ = ["UNetBackbone"]
 
 # What denoising takes beside the weights, measured at Stable Diffusion 2.1's shape in float32: bytes for each pixel of
 # the image, in each branch of guidance, in a UNet whose first layers are that wide.
@@ -96,6 +95,11 @@ class UNetBackbone(PipeBackbone):
                 negative["image"] = without.clone()
                 positive["image"] = torch.cat([pair[1] for pair in pairs]) if images else without.clone()
         return Conditioning(positive, negative)
+
+    @property
+    def takes_negatives(self) -> bool:
+        """Whether guidance has a negative branch, which checkpoints that are told the scale do without."""
+        return self.pipe.unet.config.time_cond_proj_dim is None
 
     @property
     def takes_images(self) -> bool:
@@ -314,32 +318,3 @@ def _patch_of(unet: Any) -> str:
 def _second_half(value: Any) -> Any:
     """The positive branch of a batch, or of each in a list."""
     return [one.chunk(2)[1] for one in value] if isinstance(value, list) else value.chunk(2)[1]
-
-
-def cut(tokenizer: Any, prompt: str, written: Callable[[str], str] = lambda text: text) -> str:
-    """A prompt as far as the encoder's window takes it.
-
-    It is cut between words; within a word only where the first one is too long by itself.
-
-    Args:
-        tokenizer: the text encoder's tokenizer, of transformers; its ``model_max_length`` is the window in tokens.
-        prompt: the prompt.
-        written: how a text is written for the tokenizer, where it is not as it stands.
-
-    Warns:
-        Notice: something is lost; it shows what.
-    """
-    window = tokenizer.model_max_length
-
-    def is_too_long(end: int) -> bool:
-        return bool(len(tokenizer(written(prompt[:end]), truncation=False, verbose=False).input_ids) > window)
-
-    if not is_too_long(len(prompt)):
-        return prompt
-    ends = [match.end() for match in re.finditer(r"\S+", prompt)]
-    if is_too_long(ends[0]):
-        ends = list(range(1, ends[0] + 1))
-    fitting = bisect_right(ends, False, key=is_too_long)  # how many of the ends are not too long
-    kept = prompt[: ends[fitting - 1]] if fitting else ""
-    warn(f"a prompt is longer than the {window} tokens of the text encoder; cut off: {prompt[len(kept) :].strip()}")
-    return kept

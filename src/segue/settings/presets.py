@@ -43,7 +43,7 @@ _IDLE: Sequence[tuple[set[str], Callable[[MorphSettings], bool], str]] = (
 
 PRESET_HELP = (
     "Values to begin with: draft for a first look, balanced (the default), paper: slow, as published, "
-    "or fast: for LCM, TCD, Turbo, Lightning and Hyper models."
+    "or fast: for LCM, TCD, Turbo, schnell, Lightning and Hyper models."
 )
 PresetName = Literal["paper", "balanced", "draft", "fast"]
 PRESETS: Mapping[str, Mapping[str, Any]] = {
@@ -69,6 +69,7 @@ FAST: Mapping[str, Mapping[str, Any]] = {
     "lcm": {"solver": "lcm", "num_inference_steps": 4},
     "tcd": {"solver": "tcd", "num_inference_steps": 4, "eta": 0.3},
     "turbo": {"solver": "ddim", "num_inference_steps": 4},
+    "schnell": {"solver": "ddim", "num_inference_steps": 4},
     "lightning": {"solver": "ddim", "num_inference_steps": 4},
     "hyper": {"solver": "ddim", "num_inference_steps": 8},
 }

@@ -185,10 +185,11 @@ def _fit(
     """Adam on the embeddings, from where an unfinished fit was left."""
     guidance_scale = settings.guidance_scale if settings.inversion_guidance else 1.0
     guided = guidance_scale > 1
+    fits_negative = settings.inversion_negative and backbone.takes_negatives
     shared = words.with_negative_prompt_of(words.take([0] * len(keys)))
     prompt = words.text.detach().clone().requires_grad_()  # (N, L, D)
-    negative = words.negative_text[:1].detach().clone().requires_grad_(settings.inversion_negative)  # (1, L, D)
-    masters = [prompt, negative] if settings.inversion_negative else [prompt]
+    negative = words.negative_text[:1].detach().clone().requires_grad_(fits_negative)  # (1, L, D)
+    masters = [prompt, negative] if fits_negative else [prompt]
     adam = torch.optim.Adam(masters, lr=settings.inversion_learning_rate)
     images = to_tensor(list(pictures)) if settings.inversion_augment else None
     draws = settings.inversion_batch
@@ -203,7 +204,7 @@ def _fit(
         z, c = latents[who], shared.take(who.tolist())  # one sample for each draw
         c = c.with_text(prompt[who], negative.expand(len(who), -1, -1))
         at, eps = _draw(backbone, settings, noise, keys, latents.shape[1:], i)
-        if settings.inversion_negative and not guided:
+        if fits_negative and not guided:
             z, eps, at = torch.cat([z, z]), torch.cat([eps, eps]), at * 2
             c = Conditioning.stack([c, c.negated()])
         loss = denoising_loss(backbone, z, c, at, eps, guidance_scale)
@@ -224,7 +225,7 @@ def _fit(
             kept = time.monotonic()
         if progress:
             progress(i + 1, settings.inversion)
-    if settings.inversion_negative:
+    if fits_negative:
         words = shared.with_text(words.text, negative.detach().expand(len(keys), -1, -1).clone())
     return Inverted(words.with_text(prompt.detach(), words.negative_text), losses)
 
