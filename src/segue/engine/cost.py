@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 
 from segue.engine.dialogue import Cost
-from segue.engine.driver import steps_of
+from segue.engine.driver import steps_of, with_parents
 from segue.method.detail import Detail
 from segue.method.diffusion import CLEAN, NoisePoint
 from segue.method.schemes import Level, Sample, Task
@@ -29,6 +29,8 @@ def sampling_of(settings: MorphSettings) -> Sampling:
         control_start=settings.control_start,
         control_end=settings.control_end,
         image_scale=settings.image_prompt,
+        attention=settings.attention,
+        attention_share=settings.attention_share,
     )
 
 
@@ -41,7 +43,9 @@ def cost_of(task: Task, tree: Tree, settings: MorphSettings, backbone: Backbone,
         each = steps_of(backbone, level, sampling)
         for sample in (Sample(key, number) for key in level.parents for number in range(count)):
             parts = detail.parts(level, sample)
-            steps |= {(level.start if part.is_shared else i, part): each for part in parts}
+            steps |= {
+                (level.start if part.is_shared else i, part): with_parents(each, sampling, part) for part in parts
+            }
     frames = sum(len(level.parents) for level in levels if level.is_final)
     return Cost(0 if settings.is_perceptual else len(levels), frames, len(steps), sum(steps.values()))
 

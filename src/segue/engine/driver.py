@@ -4,7 +4,7 @@ A batch is written whole, in one file; the samples that are still to be made are
 a run that was killed and continued computes the very batches that an unbroken run computes.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,12 +21,12 @@ from segue.method.conditioning import Conditioning
 from segue.method.diffusion import CLEAN, NoisePoint
 from segue.method.schemes import Latents, Level, NamedNoise, Sample, Scheme
 from segue.method.tree import FrameKey
-from segue.models.backbone import Backbone, Sampling
+from segue.models.backbone import Backbone, Parents, Sampling
 from segue.run.folder import RunFolder
 from segue.run.journal import Edit
 from segue.run.schema import RUN_FILE
 
-__all__ = ["Denoising", "Driver", "eta_noise", "steps_of"]
+__all__ = ["Denoising", "Driver", "eta_noise", "steps_of", "with_parents"]
 
 ROUNDING = 1e-4  # of latents and embeddings
 
@@ -69,6 +69,7 @@ class Driver:
         self.draw, self.choosing, self.clock = draw, choosing, clock
         self.leading, self.batch_size = leading, batch_size
         self.latents: dict[FrameKey, Tensor] = {}  # of the frames that are settled
+        self.candidates: dict[FrameKey, int] = {}  # which of its candidates each of them is
         self._shared: set[tuple[NoisePoint, Sample]] = set()  # keyframes alone that are counted
 
     def __call__(self, scheme: Scheme) -> Iterator[Made]:
@@ -97,7 +98,7 @@ class Driver:
             choice = known[key] or self.choosing.choose(level, tries, lambda samples: self._compute(level, samples))
             chosen[key] = choice.candidate
             sample = Sample(key, choice.candidate)
-            self.latents[key] = self._latent(level, sample)
+            self.latents[key], self.candidates[key] = self._latent(level, sample), choice.candidate
             if choice.candidate or self.cache_keys.edit(level, sample) != Edit():
                 self.leading.add(key)
             if level.is_final:
@@ -118,7 +119,7 @@ class Driver:
         missing = [part for part in missing if part not in twins]
         counted = {(level.start, part) for part in needed} - self._shared
         self._shared |= {(point, part) for point, part in counted if part.is_shared}
-        self.clock.skip((len(counted) - len(missing)) * self._steps(level))
+        self.clock.skip(self._count_steps(level, (part for _, part in counted)) - self._count_steps(level, missing))
         while missing:
             batch, before = missing[: self.batch_size], self.clock.step
             try:
@@ -140,19 +141,42 @@ class Driver:
 
     def _denoise(self, level: Level, batch: Sequence[Sample]) -> Tensor:
         """One batch from the level's start to its stop, (B, C, h, w)."""
-        z = torch.stack([level.blend(sample) for sample in batch])
         if level.start == level.stop:
-            return z
-        parts = [self._conditioning(level, sample) for sample in batch]
+            return torch.stack([level.blend(sample) for sample in batch])
+        beside = self.denoising.sampling.steps_beside(self._leg_steps(level))
+        frames = [sample for sample in batch if beside and sample.alone is None]
+        others = [sample for sample in batch if sample not in frames]
+        made: dict[Sample, Tensor] = {}
+        for samples, steps in ((frames, beside), (others, 0)):
+            if samples:
+                made |= zip(samples, self._denoise_group(level, samples, steps), strict=True)
+        return torch.stack([made[sample] for sample in batch])
+
+    def _denoise_group(self, level: Level, samples: Sequence[Sample], beside: int) -> Tensor:
+        """Samples from the level's start to its stop, (B, C, h, w); their parents beside them in the first steps."""
+        done = iter([3 * len(samples)] * beside)
         return self.denoising.backbone.denoise(
-            z,
-            Conditioning.stack(parts),
+            torch.stack([level.blend(sample) for sample in samples]),
+            Conditioning.stack([self._conditioning(level, sample) for sample in samples]),
             level.start,
             level.stop,
             sampling=self.denoising.sampling,
-            noise=eta_noise(self.denoising.noise, level, batch),
-            progress=lambda: self.clock.advance(len(batch)),
+            noise=eta_noise(self.denoising.noise, level, samples),
+            progress=lambda: self.clock.advance(next(done, len(samples))),
+            parents=self._parents(level, samples) if beside else None,
         )
+
+    def _parents(self, level: Level, samples: Sequence[Sample]) -> Parents:
+        """What samples lie between, each under the conditioning of its own place."""
+        assert level.sides
+        sides = [level.sides(sample) for sample in samples]
+        latents = [side.latents[end] for end in (0, 1) for side in sides]
+        keys = [side.keys[end] for end in (0, 1) for side in sides]
+        conditioning = [
+            self.denoising.conditioning(Sample(key, self.candidates.get(key, 0)), self.cache_keys.edits.get(key, {}))
+            for key in keys
+        ]
+        return Parents(torch.stack(latents), Conditioning.stack(conditioning), [side.weight for side in sides])
 
     def _twins(self, level: Level, samples: Sequence[Sample], missing: Sequence[Sample]) -> dict[Sample, Sample]:
         """What is missing between a keyframe and itself, and the keyframe alone whose latent it takes.
@@ -191,7 +215,11 @@ class Driver:
         assert latent is not None
         return latent
 
-    def _steps(self, level: Level) -> int:
+    def _count_steps(self, level: Level, samples: Iterable[Sample]) -> int:
+        steps, sampling = self._leg_steps(level), self.denoising.sampling
+        return sum(with_parents(steps, sampling, sample) for sample in samples)
+
+    def _leg_steps(self, level: Level) -> int:
         return steps_of(self.denoising.backbone, level, self.denoising.sampling)
 
 
@@ -199,6 +227,11 @@ def eta_noise(noise: NamedNoise, level: Level, samples: Sequence[Sample]) -> Cal
     """The fresh noise of each step of a level by the step's number, (B, C, h, w)."""
     purpose = f"eta-{level.start.timestep:g}"
     return lambda step: torch.stack([noise(purpose, s.of or s.key, s.candidate, step) for s in samples])
+
+
+def with_parents(steps: int, sampling: Sampling, sample: Sample) -> int:
+    """A sample's denoising steps, and those of the two parents beside it."""
+    return steps + (2 * sampling.steps_beside(steps) if sample.alone is None else 0)
 
 
 def steps_of(backbone: Backbone, level: Level, sampling: Sampling) -> int:

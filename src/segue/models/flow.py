@@ -176,6 +176,8 @@ class FlowBackbone(PipeBackbone):
         """Raise SegueError if no film can be made with a solver; nothing is computed."""
         self._check_pipe()
         self.leg(self.point(0.5), CLEAN, sampling)
+        if sampling.attention != "none":
+            raise SegueError(f"attention interpolation needs a UNet, which the {type(self.pipe).__name__} has not")
 
     def _bytes_per_pixel(self) -> float:
         return BYTES_PER_PIXEL
