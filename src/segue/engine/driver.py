@@ -6,6 +6,7 @@ a run that was killed and continued computes the very batches that an unbroken r
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ from segue.run.folder import RunFolder
 from segue.run.journal import Edit
 from segue.run.schema import RUN_FILE
 
-__all__ = ["Denoising", "Driver", "eta_noise", "steps_of", "with_parents"]
+__all__ = ["Denoising", "Driver", "eta_noise", "steps_beside", "steps_of"]
 
 ROUNDING = 1e-4  # of latents and embeddings
 
@@ -143,13 +144,11 @@ class Driver:
         """One batch from the level's start to its stop, (B, C, h, w)."""
         if level.start == level.stop:
             return torch.stack([level.blend(sample) for sample in batch])
-        beside = self.denoising.sampling.steps_beside(self._leg_steps(level))
-        frames = [sample for sample in batch if beside and sample.alone is None]
-        others = [sample for sample in batch if sample not in frames]
+        count = partial(steps_beside, level, self._steps(level), self.denoising.sampling)
         made: dict[Sample, Tensor] = {}
-        for samples, steps in ((frames, beside), (others, 0)):
-            if samples:
-                made |= zip(samples, self._denoise_group(level, samples, steps), strict=True)
+        for beside in sorted({count(sample) for sample in batch}):
+            samples = [sample for sample in batch if count(sample) == beside]
+            made |= zip(samples, self._denoise_group(level, samples, beside), strict=True)
         return torch.stack([made[sample] for sample in batch])
 
     def _denoise_group(self, level: Level, samples: Sequence[Sample], beside: int) -> Tensor:
@@ -216,10 +215,10 @@ class Driver:
         return latent
 
     def _count_steps(self, level: Level, samples: Iterable[Sample]) -> int:
-        steps, sampling = self._leg_steps(level), self.denoising.sampling
-        return sum(with_parents(steps, sampling, sample) for sample in samples)
+        steps, sampling = self._steps(level), self.denoising.sampling
+        return sum(steps + 2 * steps_beside(level, steps, sampling, sample) for sample in samples)
 
-    def _leg_steps(self, level: Level) -> int:
+    def _steps(self, level: Level) -> int:
         return steps_of(self.denoising.backbone, level, self.denoising.sampling)
 
 
@@ -229,9 +228,9 @@ def eta_noise(noise: NamedNoise, level: Level, samples: Sequence[Sample]) -> Cal
     return lambda step: torch.stack([noise(purpose, s.of or s.key, s.candidate, step) for s in samples])
 
 
-def with_parents(steps: int, sampling: Sampling, sample: Sample) -> int:
-    """A sample's denoising steps, and those of the two parents beside it."""
-    return steps + (2 * sampling.steps_beside(steps) if sample.alone is None else 0)
+def steps_beside(level: Level, steps: int, sampling: Sampling, sample: Sample) -> int:
+    """In how many of a sample's denoising steps both its parents are denoised beside it."""
+    return sampling.steps_beside(steps) if level.sides and sample.alone is None else 0
 
 
 def steps_of(backbone: Backbone, level: Level, sampling: Sampling) -> int:
