@@ -239,8 +239,7 @@ class MorphSettings(InversionSettings):
     eta: float = Field(default=0.0, ge=0, le=1, description="Share of fresh noise in each step of ddim; gamma of tcd.")
     attention: Literal["none", "inner", "outer"] = Field(
         default="none",
-        description="Attention interpolation: frames attend to their parents too, to keys and values in between, "
-        "or to each.",
+        description="Attention interpolation: frames attend to both parents too, blended before attention or after it.",
     )
     attention_share: float = Field(
         default=0.5, ge=0, le=1, description="Share of the denoising, from its start, with attention interpolation."
