@@ -71,7 +71,7 @@ def words(backbone: StableDiffusion) -> Conditioning:
     return backbone.embed(PROMPTS, NEGATIVES)
 
 
-def sampling(solver: str = "ddim", steps: int = 23, guidance: float = 5.0, **options: float) -> Sampling:
+def sampling(solver: str = "ddim", steps: int = 23, guidance: float = 5.0, **options: Any) -> Sampling:
     return Sampling(solver=solver, num_inference_steps=steps, guidance_scale=guidance, **options)
 
 

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from itertools import pairwise
 
 from segue.engine.dialogue import Cost
-from segue.engine.driver import steps_of
+from segue.engine.driver import steps_beside, steps_of
 from segue.method.detail import Detail
 from segue.method.diffusion import CLEAN, NoisePoint
-from segue.method.schemes import Level, Sample, Task
+from segue.method.schemes import Level, Sample, Sides, Task
 from segue.method.tree import FrameKey, Midpoint, Tree, noise_levels
 from segue.models.backbone import Backbone, Sampling
 from segue.settings.kinds import MorphSettings
@@ -29,6 +29,8 @@ def sampling_of(settings: MorphSettings) -> Sampling:
         control_start=settings.control_start,
         control_end=settings.control_end,
         image_scale=settings.image_prompt,
+        attention=settings.attention,
+        attention_share=settings.attention_share,
     )
 
 
@@ -41,7 +43,9 @@ def cost_of(task: Task, tree: Tree, settings: MorphSettings, backbone: Backbone,
         each = steps_of(backbone, level, sampling)
         for sample in (Sample(key, number) for key in level.parents for number in range(count)):
             parts = detail.parts(level, sample)
-            steps |= {(level.start if part.is_shared else i, part): each for part in parts}
+            for part in parts:
+                beside = steps_beside(level, each, sampling, part)
+                steps[level.start if part.is_shared else i, part] = each + 2 * beside
     frames = sum(len(level.parents) for level in levels if level.is_final)
     return Cost(0 if settings.is_perceptual else len(levels), frames, len(steps), sum(steps.values()))
 
@@ -58,11 +62,13 @@ def _plan_levels(task: Task, tree: Tree, scheme: str) -> list[Level]:
         for row in rows
         for m in row
     }
+    first, latent = FrameKey(0), task.latents[FrameKey(0)]
+    sides = Sides((first, first), (latent, latent), 0.0)
     separable, shared = scheme == "branching", bool(aligned) and scheme in ("branching", "interpolate-denoise")
 
     def level(number: int, keys: Iterable[FrameKey], start: NoisePoint, stop: NoisePoint = CLEAN) -> Level:
         frames = {key: parents[key] for key in keys}
-        return Level(number, frames, start, stop, lambda _sample: task.latents[FrameKey(0)], separable, shared)
+        return Level(number, frames, start, stop, lambda _: latent, separable, shared, sides=lambda _: sides)
 
     if scheme == "branching":
         groups: dict[tuple[int, float], list[Midpoint]] = {}

@@ -4,8 +4,9 @@ A batch is written whole, in one file; the samples that are still to be made are
 a run that was killed and continued computes the very batches that an unbroken run computes.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,12 +22,12 @@ from segue.method.conditioning import Conditioning
 from segue.method.diffusion import CLEAN, NoisePoint
 from segue.method.schemes import Latents, Level, NamedNoise, Sample, Scheme
 from segue.method.tree import FrameKey
-from segue.models.backbone import Backbone, Sampling
+from segue.models.backbone import Backbone, Parents, Sampling
 from segue.run.folder import RunFolder
 from segue.run.journal import Edit
 from segue.run.schema import RUN_FILE
 
-__all__ = ["Denoising", "Driver", "eta_noise", "steps_of"]
+__all__ = ["Denoising", "Driver", "eta_noise", "steps_beside", "steps_of"]
 
 ROUNDING = 1e-4  # of latents and embeddings
 
@@ -69,6 +70,7 @@ class Driver:
         self.draw, self.choosing, self.clock = draw, choosing, clock
         self.leading, self.batch_size = leading, batch_size
         self.latents: dict[FrameKey, Tensor] = {}  # of the frames that are settled
+        self.candidates: dict[FrameKey, int] = {}  # which of its candidates each of them is
         self._shared: set[tuple[NoisePoint, Sample]] = set()  # keyframes alone that are counted
 
     def __call__(self, scheme: Scheme) -> Iterator[Made]:
@@ -97,7 +99,7 @@ class Driver:
             choice = known[key] or self.choosing.choose(level, tries, lambda samples: self._compute(level, samples))
             chosen[key] = choice.candidate
             sample = Sample(key, choice.candidate)
-            self.latents[key] = self._latent(level, sample)
+            self.latents[key], self.candidates[key] = self._latent(level, sample), choice.candidate
             if choice.candidate or self.cache_keys.edit(level, sample) != Edit():
                 self.leading.add(key)
             if level.is_final:
@@ -118,7 +120,7 @@ class Driver:
         missing = [part for part in missing if part not in twins]
         counted = {(level.start, part) for part in needed} - self._shared
         self._shared |= {(point, part) for point, part in counted if part.is_shared}
-        self.clock.skip((len(counted) - len(missing)) * self._steps(level))
+        self.clock.skip(self._count_steps(level, (part for _, part in counted)) - self._count_steps(level, missing))
         while missing:
             batch, before = missing[: self.batch_size], self.clock.step
             try:
@@ -140,19 +142,40 @@ class Driver:
 
     def _denoise(self, level: Level, batch: Sequence[Sample]) -> Tensor:
         """One batch from the level's start to its stop, (B, C, h, w)."""
-        z = torch.stack([level.blend(sample) for sample in batch])
         if level.start == level.stop:
-            return z
-        parts = [self._conditioning(level, sample) for sample in batch]
+            return torch.stack([level.blend(sample) for sample in batch])
+        count = partial(steps_beside, level, self._steps(level), self.denoising.sampling)
+        made: dict[Sample, Tensor] = {}
+        for beside in sorted({count(sample) for sample in batch}):
+            samples = [sample for sample in batch if count(sample) == beside]
+            made |= zip(samples, self._denoise_group(level, samples, beside), strict=True)
+        return torch.stack([made[sample] for sample in batch])
+
+    def _denoise_group(self, level: Level, samples: Sequence[Sample], beside: int) -> Tensor:
+        """Samples from the level's start to its stop, (B, C, h, w); their parents beside them in the first steps."""
+        done = iter([3 * len(samples)] * beside)
         return self.denoising.backbone.denoise(
-            z,
-            Conditioning.stack(parts),
+            torch.stack([level.blend(sample) for sample in samples]),
+            Conditioning.stack([self._conditioning(level, sample) for sample in samples]),
             level.start,
             level.stop,
             sampling=self.denoising.sampling,
-            noise=eta_noise(self.denoising.noise, level, batch),
-            progress=lambda: self.clock.advance(len(batch)),
+            noise=eta_noise(self.denoising.noise, level, samples),
+            progress=lambda: self.clock.advance(next(done, len(samples))),
+            parents=self._parents(level, samples) if beside else None,
         )
+
+    def _parents(self, level: Level, samples: Sequence[Sample]) -> Parents:
+        """What samples lie between, each under the conditioning of its own place."""
+        assert level.sides
+        sides = [level.sides(sample) for sample in samples]
+        latents = [side.latents[end] for end in (0, 1) for side in sides]
+        keys = [side.keys[end] for end in (0, 1) for side in sides]
+        conditioning = [
+            self.denoising.conditioning(Sample(key, self.candidates.get(key, 0)), self.cache_keys.edits.get(key, {}))
+            for key in keys
+        ]
+        return Parents(torch.stack(latents), Conditioning.stack(conditioning), [side.weight for side in sides])
 
     def _twins(self, level: Level, samples: Sequence[Sample], missing: Sequence[Sample]) -> dict[Sample, Sample]:
         """What is missing between a keyframe and itself, and the keyframe alone whose latent it takes.
@@ -191,6 +214,10 @@ class Driver:
         assert latent is not None
         return latent
 
+    def _count_steps(self, level: Level, samples: Iterable[Sample]) -> int:
+        steps, sampling = self._steps(level), self.denoising.sampling
+        return sum(steps + 2 * steps_beside(level, steps, sampling, sample) for sample in samples)
+
     def _steps(self, level: Level) -> int:
         return steps_of(self.denoising.backbone, level, self.denoising.sampling)
 
@@ -199,6 +226,11 @@ def eta_noise(noise: NamedNoise, level: Level, samples: Sequence[Sample]) -> Cal
     """The fresh noise of each step of a level by the step's number, (B, C, h, w)."""
     purpose = f"eta-{level.start.timestep:g}"
     return lambda step: torch.stack([noise(purpose, s.of or s.key, s.candidate, step) for s in samples])
+
+
+def steps_beside(level: Level, steps: int, sampling: Sampling, sample: Sample) -> int:
+    """In how many of a sample's denoising steps both its parents are denoised beside it."""
+    return sampling.steps_beside(steps) if level.sides and sample.alone is None else 0
 
 
 def steps_of(backbone: Backbone, level: Level, sampling: Sampling) -> int:

@@ -319,7 +319,7 @@ class Interpolator:
         """Begin, continue or grow a run in its folder."""
         keyframes, network, given = prepared
         names = [_source(image) for image in sources]
-        batch = self._batch_size(compute, network)
+        batch = self._batch_size(compute, network, settings)
         begin(run, keyframes, names, settings, batch, self.model, given=given, network=network, overwrite=overwrite)
 
     def _prepare(self, images: Sequence[Source], settings: MorphSettings) -> Prepared:
@@ -389,9 +389,11 @@ class Interpolator:
             self.make(run, compute, callback=callback)
             return Morph(run.path)
 
-    def _batch_size(self, compute: ComputeSettings, size: tuple[int, int]) -> BatchSize:
-        """The frames in one batch: as asked for, or as many as free memory takes."""
-        return BatchSize(compute.batch_size, lambda: 1 if self.low_memory else self.backbone.frames_at_once(size))
+    def _batch_size(self, compute: ComputeSettings, size: tuple[int, int], settings: MorphSettings) -> BatchSize:
+        """The frames in one batch: as asked for, or as many as free memory takes, with the parents beside them."""
+        each = 1 if settings.attention == "none" or not settings.attention_share else 3
+        find = self.backbone.frames_at_once
+        return BatchSize(compute.batch_size, lambda: 1 if self.low_memory else max(1, find(size) // each))
 
 
 def _remembered_name(checkpoint: str | PathLike[str] | None) -> str | None:

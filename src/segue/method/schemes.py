@@ -23,7 +23,19 @@ from segue.method.blend import slerp
 from segue.method.diffusion import CLEAN, NoisePoint, diffuse
 from segue.method.tree import Distance, FrameKey, Midpoint, Tree, UniformTree, noise_levels
 
-__all__ = ["Blend", "Latents", "Level", "NamedNoise", "Sample", "Scheme", "Seen", "Sight", "Task", "find_scheme"]
+__all__ = [
+    "Blend",
+    "Latents",
+    "Level",
+    "NamedNoise",
+    "Sample",
+    "Scheme",
+    "Seen",
+    "Sides",
+    "Sight",
+    "Task",
+    "find_scheme",
+]
 
 Latents = Mapping[FrameKey, Tensor]  # one latent each, (C, h, w)
 Seen = Callable[[FrameKey, Sequence[tuple[FrameKey, Tensor]]], Sequence[Tensor]]
@@ -62,6 +74,21 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Sides:
+    """What a frame lies between, as seen from its place.
+
+    Attributes:
+        keys: the left and the right frame.
+        latents: their noisy latents (C, h, w), by the frame's noise at its level's start.
+        weight: of the right one.
+    """
+
+    keys: tuple[FrameKey, FrameKey]
+    latents: tuple[Tensor, Tensor]
+    weight: float
+
+
+@dataclass(frozen=True)
 class Level:
     """One leg of denoising for frames that do not depend on each other.
 
@@ -74,6 +101,7 @@ class Level:
         separable: whether ``blend`` takes samples of one parent alone.
         is_shared: whether all frames of a gap have the same noise, and ``blend`` takes its keyframes alone.
         usual: the noise point that the tree gives a frame, which may have another of its own at ``start``.
+        sides: what a sample lies between: its parents, or the keyframes; None where nothing is denoised.
     """
 
     number: int
@@ -84,6 +112,7 @@ class Level:
     separable: bool = False
     is_shared: bool = False
     usual: Mapping[FrameKey, NoisePoint] = field(default_factory=dict)
+    sides: Callable[[Sample], Sides] | None = None
 
     @property
     def is_final(self) -> bool:
@@ -187,14 +216,22 @@ def _branching_level(task: Task, made: Latents, point: NoisePoint, midpoints: li
     """Midpoints of one noise point; the parents of each share the candidate's noise."""
     by_key = {midpoint.key: midpoint for midpoint in midpoints}
 
+    def see(midpoint: Midpoint) -> Sequence[Tensor]:
+        return task.sight.seen(midpoint.key, [(parent, made[parent]) for parent in (midpoint.left, midpoint.right)])
+
+    def sides(sample: Sample) -> Sides:
+        midpoint = by_key[sample.key]
+        eps = task.noise("midpoint", sample.key, sample.candidate)
+        left, right = (diffuse(latent, eps, point) for latent in see(midpoint))
+        return Sides((midpoint.left, midpoint.right), (left, right), bias_weight(midpoint, task.bias))
+
     def blend(sample: Sample) -> Tensor:
         eps = task.noise("midpoint", sample.of or sample.key, sample.candidate)
         if sample.key.is_keyframe and sample.alone is not None:
             (latent,) = task.sight.seen(sample.alone, [(sample.alone, task.latents[sample.alone])])
             return diffuse(latent, eps, point)
         midpoint = by_key[sample.key]
-        parents = [(parent, made[parent]) for parent in (midpoint.left, midpoint.right)]
-        left, right = task.sight.seen(sample.key, parents)
+        left, right = see(midpoint)
         if sample.alone is not None:
             return diffuse(left if sample.alone == midpoint.left else right, eps, point)
         return task.blend(left[None], right[None], eps[None], point, bias_weight(midpoint, task.bias))[0]
@@ -202,7 +239,8 @@ def _branching_level(task: Task, made: Latents, point: NoisePoint, midpoints: li
     parents = {m.key: (m.left, m.right) for m in midpoints}
     usual = {m.key: task.point(m.noise) for m in midpoints}
     number = midpoints[0].level
-    return Level(number, parents, point, CLEAN, blend, separable=True, is_shared=bool(task.sight.aligned), usual=usual)
+    is_shared = bool(task.sight.aligned)
+    return Level(number, parents, point, CLEAN, blend, True, is_shared, usual, sides)
 
 
 def bias_weight(midpoint: Midpoint, bias: float) -> float:
@@ -247,7 +285,8 @@ def interpolate_denoise(task: Task) -> Scheme:
             return _slerp(*ends, float(sample.key.position))
 
         parents = {key: _ends(key) for key in keys}
-        yield Level(number, parents, stacks.points[rung - 1], CLEAN, blend, is_shared=bool(task.sight.aligned))
+        is_shared, sides = bool(task.sight.aligned), partial(_sides, stacks, rung)
+        yield Level(number, parents, stacks.points[rung - 1], CLEAN, blend, is_shared=is_shared, sides=sides)
 
 
 def denoise_interpolate_denoise(task: Task, *, shared: bool = True) -> Scheme:
@@ -268,7 +307,8 @@ def denoise_interpolate_denoise(task: Task, *, shared: bool = True) -> Scheme:
             neighbours |= older
         stop = stacks.points[rung - 2] if rung > 1 else CLEAN
         parents = {key: (*neighbours.get(key, ())[:2], key) for key in sorted(state)}
-        state |= yield Level(number, parents, stacks.points[rung - 1], stop, partial(_present_latent, dict(state)))
+        present, sides = partial(_present_latent, dict(state)), partial(_sides, stacks, rung)
+        state |= yield Level(number, parents, stacks.points[rung - 1], stop, present, sides=sides)
         number += 1
 
 
@@ -324,6 +364,13 @@ def _blend_at(
     a = stacks.left(left, rung, key) if left.is_keyframe else carry(key, left, state[left])
     b = stacks.right(right, rung, key) if right.is_keyframe else carry(key, right, state[right])
     return _slerp(a, b, weight)
+
+
+def _sides(stacks: _Stacks, rung: int, sample: Sample) -> Sides:
+    """The keyframes at a rung, as they are seen at a frame."""
+    left, right = _ends(sample.key)
+    latents = stacks.left(left, rung, sample.key), stacks.right(right, rung, sample.key)
+    return Sides((left, right), latents, float(sample.key.position))
 
 
 def _present_latent(state: Latents, sample: Sample) -> Tensor:

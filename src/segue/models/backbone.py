@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from segue.method.conditioning import Conditioning
 from segue.method.diffusion import CLEAN, NoisePoint, Points
 
-__all__ = ["Backbone", "Sampling"]
+__all__ = ["Backbone", "Parents", "Sampling"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,27 @@ class Sampling:
     control_start: float = 0.0  # the share of the leg at which ControlNets begin to act
     control_end: float = 1.0  # the share of the leg at which they end
     image_scale: float | None = None  # how strongly image prompts act; as the pipe has it if None
+    attention: str = "none"  # how frames attend to their parents: none, inner or outer
+    attention_share: float = 0.5  # the share of the leg in which they do
+
+    def steps_beside(self, steps: int) -> int:
+        """The first steps of a leg, in which parents are denoised beside their frames."""
+        return 0 if self.attention == "none" else sum(i / steps <= self.attention_share for i in range(1, steps + 1))
+
+
+@dataclass(frozen=True, eq=False)
+class Parents:
+    """The parents of B frames, which are denoised beside them so that the frames attend to them.
+
+    Attributes:
+        z: noisy latents at the frames' noise point, (2B, C, h, w): all left parents, then all right ones.
+        conditioning: of these 2B samples.
+        weights: of the right parent of each frame.
+    """
+
+    z: Tensor
+    conditioning: Conditioning
+    weights: Sequence[float]
 
 
 class Backbone(Protocol):
@@ -125,6 +146,7 @@ class Backbone(Protocol):
         sampling: Sampling,
         noise: Callable[[int], Tensor] | None = None,
         progress: Callable[[], None] | None = None,
+        parents: Parents | None = None,
     ) -> Tensor:
         """Denoise latents (B, C, h, w) from one noise point to another; noise(step) is the fresh noise of a step."""
         ...

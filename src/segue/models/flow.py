@@ -183,6 +183,8 @@ class FlowBackbone(PipeBackbone):
         self._check_pipe()
         self._check_controlnets()
         self.leg(self.point(0.5), CLEAN, sampling)
+        if sampling.attention != "none":
+            raise SegueError(f"attention interpolation needs a UNet, which the {type(self.pipe).__name__} has not")
         own = self.pipe.scheduler
         if sampling.solver == "pipe" and type(own).__name__ != "FlowMatchEulerDiscreteScheduler":
             warn(f"the pipe's {type(own).__name__} is replaced by Euler's method")

@@ -24,7 +24,7 @@ from segue.errors import SegueError, warn
 from segue.machine import free_memory
 from segue.method.conditioning import Conditioning
 from segue.method.diffusion import CLEAN, NoisePoint, Points, per_sample
-from segue.models.backbone import Sampling
+from segue.models.backbone import Parents, Sampling
 from segue.models.controlnets import check_fit
 from segue.models.families import family_of
 from segue.models.fingerprint import active_adapters, digest_of, parts_of
@@ -251,6 +251,7 @@ class PipeBackbone:
         sampling: Sampling,
         noise: Callable[[int], Tensor] | None = None,
         progress: Callable[[], None] | None = None,
+        parents: Parents | None = None,
     ) -> Tensor:
         """Denoise latents from one noise point to another.
 
@@ -265,6 +266,7 @@ class PipeBackbone:
             noise: the noise of a step by its number, (B, C, h, w), for eta, lcm, tcd and
                 for pipes' schedulers that draw noise.
             progress: called after each step.
+            parents: what the samples attend to in the first ``sampling.attention_share`` of the steps.
 
         Returns:
             (B, C, h, w) float32 on the CPU.
@@ -279,12 +281,17 @@ class PipeBackbone:
             guided = self._inputs(conditioning, z, sampling.guidance_scale)
             plain = guided.plain()
             x = leg.enter(z.to(self._device, torch.float32))
+            beside = parents and _Beside(self, parents, conditioning, self._leg(start, stop, sampling, z), sampling)
             for i, t in enumerate(leg.timesteps):
                 acts = partial(_is_within, i, len(leg))
-                inputs = guided if acts(sampling.guidance_start, sampling.guidance_end) else plain
+                is_guided = acts(sampling.guidance_start, sampling.guidance_end)
                 controlled = acts(sampling.control_start, sampling.control_end)
-                output = self._predict(leg.network_input(x), [t], inputs, controlled)
-                x = leg.step(output, x, noise(i) if noise and leg.is_random else None)
+                eps = noise(i) if noise and leg.is_random else None
+                if beside and i < sampling.steps_beside(len(leg)):
+                    output = beside.step(leg.network_input(x), is_guided, controlled, eps)
+                else:
+                    output = self._predict(leg.network_input(x), [t], guided if is_guided else plain, controlled)
+                x = leg.step(output, x, eps)
                 if progress:
                     progress()
             z = bring_home(leg.leave(x))
@@ -315,6 +322,16 @@ class PipeBackbone:
         alpha, sigma = per_sample([p.alpha for p in points], z), per_sample([p.sigma for p in points], z)
         eps_hat: Tensor = self.schedule.epsilon(output, z, alpha, sigma)
         return eps_hat
+
+    def attending(self, kind: str, weights: Sequence[float], steps: int) -> AbstractContextManager[None]:
+        """The last samples of each batch attend to their parents (``Parents``), which come before them; then as it was.
+
+        Args:
+            kind: inner or outer (``segue.models.attention``).
+            weights: of the right parent of each of these samples.
+            steps: the number of denoising steps.
+        """
+        raise NotImplementedError
 
     def scaling_images(self, scale: float | None) -> AbstractContextManager[None]:  # noqa: ARG002
         """Image prompts act that strongly, or as the pipe has it set if None; then as they did."""
@@ -404,6 +421,32 @@ class PipeBackbone:
                 for module in training:
                     module.training = True
                 _track(tracked, True)
+
+
+class _Beside:
+    """The parents of a batch on a leg of their own, one step at a time before the batch's."""
+
+    def __init__(
+        self, backbone: PipeBackbone, parents: Parents, conditioning: Conditioning, leg: Any, sampling: Sampling
+    ) -> None:
+        """Begin a leg that nobody has begun; ``conditioning`` is the batch's."""
+        self.backbone, self.leg = backbone, leg
+        z, given = parents.z, Conditioning.stack([parents.conditioning, conditioning])
+        self.guided = backbone._inputs(given, z.new_empty(len(given), *z.shape[1:]), sampling.guidance_scale)
+        self.plain = self.guided.plain()
+        self.attending = partial(backbone.attending, sampling.attention, parents.weights, len(leg))
+        self.x = leg.enter(z.to(backbone._device, torch.float32))
+        self.done = 0
+
+    def step(self, batch: Tensor, is_guided: bool, controlled: bool, eps: Tensor | None) -> Tensor:
+        """The network's output for the batch's input (B, C, h, w), while it attends to its parents."""
+        leg, inputs = self.leg, self.guided if is_guided else self.plain
+        both = torch.cat([leg.network_input(self.x), batch])
+        with self.attending():
+            output = self.backbone._predict(both, [leg.timesteps[self.done]], inputs, controlled)
+        self.x = leg.step(output[: -len(batch)], self.x, None if eps is None else torch.cat([eps, eps]))
+        self.done += 1
+        return output[-len(batch) :]
 
 
 def _is_within(step: int, steps: int, start: float, end: float) -> bool:

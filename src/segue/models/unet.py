@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -16,6 +16,7 @@ from segue.method.conditioning import Conditioning
 from segue.method.diffusion import CLEAN, NoisePoint
 from segue.method.noise import Noise
 from segue.method.tree import FrameKey
+from segue.models.attention import check_processors, interpolate_attention
 from segue.models.backbone import Sampling
 from segue.models.controlnets import residuals
 from segue.models.fingerprint import learnt_tokens
@@ -73,6 +74,8 @@ class UNetBackbone(PipeBackbone):
         self._check_pipe()
         self._check_controlnets()
         self.leg(self.point(0.5), CLEAN, sampling)
+        if sampling.attention != "none":
+            check_processors(self.pipe.unet)
         warn_of_solver(sampling, self.pipe.scheduler)
 
     def embed(
@@ -177,6 +180,10 @@ class UNetBackbone(PipeBackbone):
                 unet.set_attn_processor(processors)
             for name, value in kept.items():
                 unet.get_parameter(name).data = value
+
+    def attending(self, kind: str, weights: Sequence[float], steps: int) -> AbstractContextManager[None]:
+        """The last samples of each batch attend to their parents, which come before them; then as it was."""
+        return self.swapping(attention=interpolate_attention(self.pipe.unet, kind, weights, steps))
 
     def _inputs(self, conditioning: Conditioning, z: Tensor, guidance_scale: float) -> "_Inputs":
         """The conditioning of latents (B, C, h, w) on the device, the negative branch first, if there is one."""

@@ -38,6 +38,8 @@ class MorphValues(TypedDict, total=False):
     guidance_start: float
     guidance_end: float
     eta: float
+    attention: Literal["none", "inner", "outer"]
+    attention_share: float
     prompt: str | Sequence[str]
     negative_prompt: str
     prompt_at: Mapping[float, str]

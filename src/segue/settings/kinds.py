@@ -237,6 +237,13 @@ class MorphSettings(InversionSettings):
         default=1.0, ge=0, le=1, description="Share of the denoising at which guidance ends; a step without costs half."
     )
     eta: float = Field(default=0.0, ge=0, le=1, description="Share of fresh noise in each step of ddim; gamma of tcd.")
+    attention: Literal["none", "inner", "outer"] = Field(
+        default="none",
+        description="Attention interpolation: frames attend to both parents too, blended before attention or after it.",
+    )
+    attention_share: float = Field(
+        default=0.5, ge=0, le=1, description="Share of the denoising, from its start, with attention interpolation."
+    )
 
     prompt: Texts = Field(default=(), description="Prompt for all keyframes, or one for each.")
     negative_prompt: str = Field(default="", description="What the frames should not show.")
@@ -500,7 +507,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Frames": (
         *("num_frames", "loop", "seed", "size", "network_size", "fit", "background"),
         *("scheme", "noise", "noise_shift", "branching", "bias", "retroactive", "refine", "spacing", "max_distance"),
-        *("align", "points", "detail", "colour_match", "candidates", "rank_for", "rank_against", "ranker"),
+        *("align", "points", "detail", "colour_match", "attention", "attention_share"),
+        *("candidates", "rank_for", "rank_against", "ranker"),
     ),
     "Words": (
         "prompt",
@@ -539,7 +547,7 @@ RARE = frozenset(
             "captioner",
             "detail",
         ),
-        *("colour_match", "rank_against", "ranker", "embedding_blend"),
+        *("colour_match", "attention", "attention_share", "rank_against", "ranker", "embedding_blend"),
         *(name for name in InversionSettings.model_fields if name != "inversion"),
         *("pose_detector", "pose_matching", "pose_hold", "pose_via_photo"),
         *("control_scale", "control_flat", "control_start", "control_end", "control_convention"),

@@ -28,6 +28,8 @@ _DENOISING = {
     "guidance_scale",
     "guidance_start",
     "guidance_end",
+    "attention",
+    "attention_share",
 }
 _INVERSION = {name for name in InversionSettings.model_fields if name != "inversion"}
 
@@ -37,6 +39,7 @@ _IDLE: Sequence[tuple[set[str], Callable[[MorphSettings], bool], str]] = (
     (_POSES | _CONTROL, lambda s: s.pose == "off" and not s.control_image, "with --pose off"),
     (_POSES | {"control_convention"}, lambda s: bool(s.control_image), "beside --control-image"),
     (_DENOISING, lambda s: s.scheme == "interpolate", "with --scheme interpolate, which denoises nothing"),
+    ({"attention_share"}, lambda s: s.attention == "none", "without --set attention=inner or outer"),
     ({"ranker"}, lambda s: not (s.rank_for or s.rank_against), "without --rank-for"),
     ({"bias"}, lambda s: s.align, "with --align, where frames are made straight from the keyframes"),
 )
