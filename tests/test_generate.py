@@ -163,6 +163,7 @@ def test_the_price_by_hand() -> None:
     assert cost("branching", 4) == Cost(2, 3, 4 + 2 * 3, 4 * high + 2 * 3 * low)  # one less in the second level
     assert cost("interpolate") == Cost(1, 3, 3, 0)
     assert cost("interpolate-denoise") == Cost(2, 3, 3, high + 2 * low)
+    assert cost("noise-diffusion") == Cost(2, 3, 2 + 3, (2 + 3) * high)  # two keyframes are inverted
     assert cost("denoise-interpolate-denoise") == Cost(2, 3, 4, math.ceil(10 * 250 / 1000) + 3 * low)
 
 

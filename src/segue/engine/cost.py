@@ -72,6 +72,10 @@ def _plan_levels(task: Task, tree: Tree, scheme: str) -> list[Level]:
         return [level(ms[0].level, [m.key for m in ms], task.point(noise)) for (_, noise), ms in groups.items()]
     if scheme == "interpolate":
         return [level(0, parents, CLEAN)]
+    if scheme == "noise-diffusion":
+        point = task.point(task.noise_range[1])
+        inverted = Level(0, {key: (key,) for key in tree.keyframes}, CLEAN, point, lambda s: task.latents[s.key])
+        return [inverted, level(1, parents, point)]
     gap = len(parents) // (len(tree.keyframes) - 1) + 1
     is_by_place = scheme == "interpolate-denoise"  # with a noise point for each distance from the nearer keyframe
     count = gap // 2 if is_by_place else len(rows)

@@ -31,10 +31,11 @@ from segue.engine.plan import candidates_of, motion_of, noise_of, tree_of
 from segue.engine.rank import Judge, judge_of
 from segue.engine.wording import words_of
 from segue.method.blend import slerp
+from segue.method.catalogue import find_scheme
 from segue.method.colour import ColourMatch
 from segue.method.detail import Detail
 from segue.method.diffusion import NoisePoint
-from segue.method.schemes import Task, find_scheme
+from segue.method.schemes import Task
 from segue.method.tree import FrameKey
 from segue.models.backbone import Backbone
 from segue.run.folder import RunFolder

@@ -5,7 +5,7 @@ Everything outside the networks is float32 on the CPU, and a batch only stacks s
 
 from collections.abc import Callable, Mapping, Sequence, Sized
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from PIL import Image
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from segue.method.conditioning import Conditioning
 from segue.method.diffusion import CLEAN, NoisePoint, Points
 
-__all__ = ["Backbone", "Sampling"]
+__all__ = ["Backbone", "Sampling", "inversion_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,11 @@ class Sampling:
     control_start: float = 0.0  # the share of the leg at which ControlNets begin to act
     control_end: float = 1.0  # the share of the leg at which they end
     image_scale: float | None = None  # how strongly image prompts act; as the pipe has it if None
+
+
+def inversion_of(sampling: Sampling) -> Sampling:
+    """How a leg is inverted: by DDIM, as many steps, without guidance."""
+    return replace(sampling, solver="ddim", eta=0.0, guidance_scale=1.0)
 
 
 class Backbone(Protocol):
@@ -122,6 +127,18 @@ class Backbone(Protocol):
         progress: Callable[[], None] | None = None,
     ) -> Tensor:
         """Denoise latents (B, C, h, w) from one noise point to another; noise(step) is the fresh noise of a step."""
+        ...
+
+    def invert(
+        self,
+        z: Tensor,
+        conditioning: Conditioning,
+        stop: NoisePoint,
+        *,
+        sampling: Sampling,
+        progress: Callable[[], None] | None = None,
+    ) -> Tensor:
+        """Clean latents (B, C, h, w) to the noisy ones at a noise point that DDIM without guidance takes back."""
         ...
 
     def predict(self, z: Tensor, point: Points, conditioning: Conditioning, guidance_scale: float = 1.0) -> Tensor:

@@ -25,6 +25,7 @@ class MorphValues(TypedDict, total=False):
         "interpolate-denoise",
         "denoise-interpolate-denoise",
         "denoise-interpolate-denoise-unshared",
+        "noise-diffusion",
     ]
     noise: float | Sequence[float]
     noise_shift: float

@@ -48,6 +48,7 @@ Scheme = Literal[
     "interpolate-denoise",
     "denoise-interpolate-denoise",
     "denoise-interpolate-denoise-unshared",
+    "noise-diffusion",
 ]
 Solver = Literal["dpm++", "ddim", "euler", "lcm", "tcd", "pipe"]
 SCHEMES: tuple[str, ...] = get_args(Scheme)
