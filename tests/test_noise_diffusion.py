@@ -81,7 +81,7 @@ def test_what_branching_alone_can_do_is_refused(tmp_path: Path) -> None:
     for settings, line in (
         ({"candidates": 2}, "candidates need the scheme branching, not noise-diffusion"),
         ({"noise": (0.5, 0.4, 0.3)}, "noise: noise-diffusion takes a range of two numbers"),
-        ({"spacing": "perceptual"}, "perceptual spacing needs the scheme branching"),
+        ({"refine": 2}, "refine needs the scheme branching"),
     ):
         with pytest.raises(SegueError, match=line):
             tiny_interpolator()(*images, **SETTINGS, **settings)

@@ -339,6 +339,8 @@ class Interpolator:
         check_plan(settings, len(keyframes))
         if settings.image_prompt and not self.backbone.takes_images:
             raise SegueError("image_prompt needs an IP-Adapter; name one with image_adapter")
+        if settings.lora_steps and not self.backbone.takes_loras:
+            raise SegueError(f"fit_model needs a model with a UNet, which {self.name} has not")
         if settings.scheme != "interpolate":
             self.backbone.check(sampling_of(settings))
         given = [shown_size(image) for image in images]

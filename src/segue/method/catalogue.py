@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from segue.errors import SegueError
+from segue.method.diffmorpher import diffmorpher
 from segue.method.noise_diffusion import noise_diffusion
 from segue.method.schemes import (
     Scheme,
@@ -31,4 +32,5 @@ _BY_NAME: Mapping[str, Callable[[Task], Scheme]] = {
     "denoise-interpolate-denoise": denoise_interpolate_denoise,
     "denoise-interpolate-denoise-unshared": denoise_interpolate_denoise_unshared,
     "noise-diffusion": noise_diffusion,
+    "diffmorpher": diffmorpher,
 }

@@ -11,19 +11,15 @@ two noisy latents and s the frame's position,
 which is denoised to clean. Clipping takes from the noise what no Gaussian has; mu and nu bring back of the keyframes
 what a and b, made for noise, weaken. The formula has gamma times fresh noise too, and a^2 + b^2 = 1 - gamma^2; the
 authors' gamma is 0, as it is here.
-
-Between keyframes that are aligned, z is the keyframe as it is seen at the frame, and what inversion found,
-x - alpha_t z, is carried there.
 """
 
 import math
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from segue.method.diffusion import CLEAN, NoisePoint
-from segue.method.schemes import Latents, Level, Sample, Scheme, Task, ends_of, frames_between
+from segue.method.inverted import mix_inverted
+from segue.method.schemes import Scheme, Task
 
 __all__ = ["mix_noise", "noise_diffusion"]
 
@@ -33,20 +29,7 @@ STRENGTH = 1.2  # mu + nu
 
 def noise_diffusion(task: Task) -> Scheme:
     """Invert the keyframes, mix their noisy latents for each frame, and denoise."""
-    frames = frames_between(task)
-    point = task.point(task.noise_range[1])
-    keyframes = {key: (key,) for key in task.latents}
-    noisy = yield Level(0, keyframes, CLEAN, point, lambda sample: task.latents[sample.key])
-    yield Level(1, {key: ends_of(key) for key in frames}, point, CLEAN, partial(_mix_at, task, dict(noisy), point))
-
-
-def _mix_at(task: Task, noisy: Latents, point: NoisePoint, sample: Sample) -> Tensor:
-    """The mix of both keyframes' noisy latents as they are seen at a frame."""
-    key, ends = sample.key, ends_of(sample.key)
-    z = task.sight.seen(key, [(end, task.latents[end]) for end in ends])
-    found = [noisy[end] - point.alpha * task.latents[end] for end in ends]
-    x = [point.alpha * a + task.sight.carry(key, end, b) for end, a, b in zip(ends, z, found, strict=True)]
-    return mix_noise(x[0], x[1], point.alpha * z[0], point.alpha * z[1], float(key.position))
+    return mix_inverted(task, task.point(task.noise_range[1]), mix_noise)
 
 
 def mix_noise(

@@ -37,7 +37,6 @@ __all__ = [
     "denoise_interpolate_denoise",
     "denoise_interpolate_denoise_unshared",
     "ends_of",
-    "frames_between",
     "interpolate",
     "interpolate_denoise",
 ]
@@ -237,7 +236,7 @@ def bias_weight(midpoint: Midpoint, bias: float) -> float:
 
 def interpolate(task: Task) -> Scheme:
     """z_i = slerp(z^0, z^N, i / N), decoded; nothing is denoised."""
-    frames = frames_between(task)
+    frames = _frames_between(task)
 
     def blend(sample: Sample) -> Tensor:
         left, right = task.sight.seen(sample.key, [(end, task.latents[end]) for end in ends_of(sample.key)])
@@ -251,7 +250,7 @@ def interpolate_denoise(task: Task) -> Scheme:
     gap = _uniform_tree(task).num_frames - 1
     stacks = _stacks(task, gap // 2, shared=True)
     # The distance to the nearer end, in frames, is the number of the noise point.
-    steps = {key: int(min(key.position, 1 - key.position) * gap) for key in frames_between(task)}
+    steps = {key: int(min(key.position, 1 - key.position) * gap) for key in _frames_between(task)}
     for number, rung in enumerate(sorted(set(steps.values()), reverse=True)):
         keys = [key for key, step in steps.items() if step == rung]
 
@@ -360,7 +359,7 @@ def ends_of(key: FrameKey) -> tuple[FrameKey, FrameKey]:
     return FrameKey(key.pair), FrameKey(key.pair + 1)
 
 
-def frames_between(task: Task) -> list[FrameKey]:
+def _frames_between(task: Task) -> list[FrameKey]:
     """The frames of a uniform film without its keyframes, in order."""
     return [key for key in _uniform_tree(task).frames if not key.is_keyframe]
 

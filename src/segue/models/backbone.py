@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from segue.method.conditioning import Conditioning
 from segue.method.diffusion import CLEAN, NoisePoint, Points
+from segue.models.lora import Lora
 
 __all__ = ["Backbone", "Sampling", "inversion_of"]
 
@@ -155,6 +156,15 @@ class Backbone(Protocol):
 
     def scaling_images(self, scale: float | None) -> AbstractContextManager[None]:
         """Image prompts act that strongly, or as the pipe has it if None; as it was afterwards."""
+        ...
+
+    def adapting(self, loras: Sequence[Lora]) -> AbstractContextManager[None]:
+        """LoRAs act, in samples whose conditioning has weights of them ("lora"); then all is as it was."""
+        ...
+
+    @property
+    def takes_loras(self) -> bool:
+        """Whether LoRAs can be fitted to keyframes."""
         ...
 
     def fingerprint(self) -> str:

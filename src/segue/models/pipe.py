@@ -26,6 +26,7 @@ from segue.models.backbone import Sampling, inversion_of
 from segue.models.controlnets import check_fit
 from segue.models.families import family_of
 from segue.models.fingerprint import active_adapters, digest_of, parts_of
+from segue.models.lora import Lora
 
 __all__ = ["TILED_PIXELS", "Inputs", "PipeBackbone", "bring_home"]
 
@@ -361,6 +362,17 @@ class PipeBackbone:
         alpha, sigma = per_sample([p.alpha for p in points], z), per_sample([p.sigma for p in points], z)
         eps_hat: Tensor = self.schedule.epsilon(output, z, alpha, sigma)
         return eps_hat
+
+    def adapting(self, loras: Sequence[Lora]) -> AbstractContextManager[None]:
+        """LoRAs act, in samples whose conditioning has weights of them; then all is as it was."""
+        if loras:
+            raise NotImplementedError
+        return nullcontext()
+
+    @property
+    def takes_loras(self) -> bool:
+        """Whether LoRAs can be fitted to keyframes."""
+        return False
 
     def scaling_images(self, scale: float | None) -> AbstractContextManager[None]:  # noqa: ARG002
         """Image prompts act that strongly, or as the pipe has it set if None; then as they did."""

@@ -49,9 +49,11 @@ Scheme = Literal[
     "denoise-interpolate-denoise",
     "denoise-interpolate-denoise-unshared",
     "noise-diffusion",
+    "diffmorpher",
 ]
 Solver = Literal["dpm++", "ddim", "euler", "lcm", "tcd", "pipe"]
 SCHEMES: tuple[str, ...] = get_args(Scheme)
+INVERTING = ("noise-diffusion", "diffmorpher")  # schemes that make each frame from the noise of two keyframes
 SOLVERS: tuple[str, ...] = get_args(Solver)
 
 
@@ -221,6 +223,13 @@ class MorphSettings(InversionSettings):
     )
     seed: int = Field(default=0, ge=0, lt=2**63, description="Random seed.")
 
+    fit_model: int | None = Field(
+        default=None,
+        ge=0,
+        le=10_000,
+        description="Steps in which a LoRA is fitted to each keyframe; 200 with the scheme diffmorpher, else none.",
+    )
+
     solver: Solver = Field(default="dpm++", description="Solver that denoises.")
     num_inference_steps: int = Field(
         default=28,
@@ -370,7 +379,7 @@ class MorphSettings(InversionSettings):
             raise SegueError(f"spacing is uniform, perceptual or perceptual:NETWORK, not '{self.spacing}'")
         if colon:
             network_parts(network)
-        if self.is_perceptual and (self.scheme != "branching" or self.branching != 2):
+        if self.is_perceptual and (self.scheme not in ("branching", *INVERTING) or self.branching != 2):
             raise SegueError("perceptual spacing needs the scheme branching, with branching 2")
         if self.refine > 1 and not self.can_grow:
             raise SegueError("refine needs the scheme branching with uniform spacing")
@@ -397,6 +406,13 @@ class MorphSettings(InversionSettings):
     def can_grow(self) -> bool:
         """Whether all frames of a smaller film are frames of a larger one."""
         return self.scheme == "branching" and not self.is_perceptual
+
+    @property
+    def lora_steps(self) -> int:
+        """Steps in which a LoRA is fitted to each keyframe."""
+        if self.fit_model is None:
+            return 200 if self.scheme == "diffmorpher" else 0
+        return self.fit_model
 
     @property
     def is_perceptual(self) -> bool:
@@ -511,6 +527,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "embedding_blend",
         "image_prompt",
         *InversionSettings.model_fields,
+        "fit_model",
     ),
     "Poses and control": (
         *("pose", "pose_detector", "pose_matching", "pose_hold", "pose_via_photo"),
@@ -542,6 +559,7 @@ RARE = frozenset(
         ),
         *("colour_match", "rank_against", "ranker", "embedding_blend"),
         *(name for name in InversionSettings.model_fields if name != "inversion"),
+        "fit_model",
         *("pose_detector", "pose_matching", "pose_hold", "pose_via_photo"),
         *("control_scale", "control_flat", "control_start", "control_end", "control_convention"),
         *("guidance_start", "guidance_end", "eta", "quality", "batch_size", "keep_candidates"),

@@ -28,6 +28,7 @@ _DENOISING = {
     "guidance_scale",
     "guidance_start",
     "guidance_end",
+    "fit_model",
 }
 _INVERSION = {name for name in InversionSettings.model_fields if name != "inversion"}
 
@@ -38,6 +39,7 @@ _IDLE: Sequence[tuple[set[str], Callable[[MorphSettings], bool], str]] = (
     (_POSES | {"control_convention"}, lambda s: bool(s.control_image), "beside --control-image"),
     (_DENOISING, lambda s: s.scheme == "interpolate", "with --scheme interpolate, which denoises nothing"),
     ({"ranker"}, lambda s: not (s.rank_for or s.rank_against), "without --rank-for"),
+    ({"noise"}, lambda s: s.scheme == "diffmorpher", "with --scheme diffmorpher, which begins at pure noise"),
     ({"bias"}, lambda s: s.align, "with --align, where frames are made straight from the keyframes"),
 )
 
