@@ -34,7 +34,7 @@ from segue.models.backbone import Backbone
 from segue.models.lora import RANK, Lora, make_lora
 from segue.words.inversion import checkpointing, denoising_loss
 
-__all__ = ["FittedLoras", "fit_loras"]
+__all__ = ["FittedLoras", "fit_loras", "read_lora"]
 
 LEARNING_RATE, WEIGHT_DECAY = 2e-4, 1e-2
 CLOSEST = 1e-3  # how near noise levels come to the schedule's ends
@@ -98,7 +98,7 @@ def fit_loras(
         z, c = latents[key][None], words(key.place)
         digest = _digest(backbone, z, c, steps, seed, key)
         path = folder / f"lora-{digest}.safetensors"
-        lora = _read_kept(path)
+        lora = read_lora(path)
         if lora is None:
             done = i * steps
 
@@ -158,7 +158,7 @@ def _digest(backbone: Backbone, z: Tensor, words: Conditioning, steps: int, seed
     return digest.hexdigest()
 
 
-def _read_kept(path: Path) -> Lora | None:
+def read_lora(path: Path) -> Lora | None:
     """A LoRA that was kept; None if there is none, or a damaged one."""
     try:
         tensors = load_file(path)

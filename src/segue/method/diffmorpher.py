@@ -21,7 +21,7 @@ from segue.method.blend import lerp, slerp
 from segue.method.inverted import mix_inverted
 from segue.method.schemes import Scheme, Task
 
-__all__ = ["blend_noise", "diffmorpher"]
+__all__ = ["NOISE", "blend_noise", "diffmorpher"]
 
 NOISE = 0.98  # the noise level of the last step
 SMALLEST = 1e-6  # of a deviation
