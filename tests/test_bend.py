@@ -197,6 +197,8 @@ def test_a_noisy_latent_keeps_its_numbers() -> None:
 
 
 def film(path: Path | None = None, numbers: tuple[int, ...] = (0, 2), **settings: Any) -> Morph:
+    if settings.get("scheme") == "diffmorpher":
+        settings["fit_model"] = 2
     return tiny_interpolator()(*[blob(n) for n in numbers], output=path, **{**ALIGNED, **settings})
 
 

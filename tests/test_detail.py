@@ -17,11 +17,12 @@ from segue.method.align import Correspondence
 from segue.method.bend import Bends
 from segue.method.blend import slerp
 from segue.method.camera import warp
+from segue.method.catalogue import find_scheme
 from segue.method.detail import POWER, REACH, Detail, carried_weight, enlarge, fading_weight
 from segue.method.diffusion import CLEAN
 from segue.method.motion import Motion
 from segue.method.noise import Noise
-from segue.method.schemes import Level, NamedNoise, Sample, Sight, Task, branching, find_scheme, interpolate
+from segue.method.schemes import Level, NamedNoise, Sample, Sight, Task, branching, interpolate
 from segue.method.tree import FrameKey, UniformTree
 from segue.models.backbone import Sampling
 from segue.pictures.tensors import to_tensor

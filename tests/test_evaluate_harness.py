@@ -416,7 +416,7 @@ def test_aligned_films_do_not_stand_beside_the_papers_table(interpolator: Counti
 
 def test_the_papers_preset_aligns_nothing_in_any_scheme(interpolator: Counting, tmp_path: Path) -> None:
     pairs = write_pairs(tmp_path, 2)
-    settings = {"num_frames": 3, "num_inference_steps": 2, "inversion": 0, "candidates": 1}
+    settings = {"num_frames": 3, "num_inference_steps": 2, "inversion": 0, "candidates": 1, "fit_model": 0}
     output = tmp_path / "out"
     report = evaluate(
         interpolator, pairs, SCHEMES, output, networks=[load_network("pixels")], settings=settings, preset="paper"

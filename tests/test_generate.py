@@ -24,7 +24,8 @@ from segue.settings.kinds import SCHEMES, MorphSettings, parse_settings
 
 
 def film(path: Path, scheme: str, **settings: Any) -> tuple[dict[FrameKey, Tensor], Any]:
-    values = {**QUICK, "scheme": scheme, "num_inference_steps": 5, **settings}
+    fitting = {"fit_model": 2, "guidance_scale": 1.0} if scheme == "diffmorpher" else {}
+    values = {**QUICK, "scheme": scheme, "num_inference_steps": 5, **fitting, **settings}
     morph = tiny_interpolator()(picture(0), picture(1), output=path, **values)
     return latents(path), morph
 
@@ -124,7 +125,7 @@ PRICED = [(scheme, own) for scheme in SCHEMES for own in (PUBLISHED, {"align": F
 def test_the_price_is_what_is_paid(scheme: str, settings: dict[str, Any], tmp_path: Path) -> None:
     told: list[Progress | Notice] = []
     film(tmp_path / scheme, scheme, callback=told.append, **settings)
-    seen = [progress for progress in told if isinstance(progress, Progress)]
+    seen = [progress for progress in told if isinstance(progress, Progress) and progress.stage != "lora"]
     first, last = seen[0], seen[-1]
     assert (first.stage, first.frames, first.step) == ("frames", 0, 0)
     assert (last.frames, last.total) == (3, 3)
@@ -163,6 +164,9 @@ def test_the_price_by_hand() -> None:
     assert cost("branching", 4) == Cost(2, 3, 4 + 2 * 3, 4 * high + 2 * 3 * low)  # one less in the second level
     assert cost("interpolate") == Cost(1, 3, 3, 0)
     assert cost("interpolate-denoise") == Cost(2, 3, 3, high + 2 * low)
+    assert cost("noise-diffusion") == Cost(1 + 2, 3, 2 + 3, (2 + 3) * high)  # two keyframes are inverted
+    last = math.ceil(10 * 981 / 1000)
+    assert cost("diffmorpher") == Cost(1 + 2, 3, 2 + 3, (2 + 3) * last)  # from its own noise level
     assert cost("denoise-interpolate-denoise") == Cost(2, 3, 4, math.ceil(10 * 250 / 1000) + 3 * low)
 
 

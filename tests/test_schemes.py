@@ -15,9 +15,10 @@ from torch import Tensor
 
 from segue.engine.make import blend
 from segue.errors import SegueError
+from segue.method.catalogue import find_scheme
 from segue.method.diffusion import NoisePoint
 from segue.method.noise import Noise
-from segue.method.schemes import Sample, Task, bias_weight, find_scheme
+from segue.method.schemes import Sample, Task, bias_weight
 from segue.method.tree import FrameKey, GrownTree, Midpoint, UniformTree, noise_levels
 from segue.settings.kinds import SCHEMES
 
@@ -81,6 +82,17 @@ class Plain:
         ]
         with_text, without = outputs
         return without + GUIDANCE * (with_text - without)
+
+    def invert(self, z: Tensor, t: int, c: Tensor) -> Tensor:
+        """DDIM backwards from clean to t over the steps of ``denoise``, without guidance, each told where it leads."""
+        count = max(1, math.ceil(STEPS * (t + 1) / 1000))
+        grid = [t - (t + 1) * i // count for i in range(count + 1)][::-1]
+        for now, after in zip(grid, grid[1:], strict=False):
+            (alpha, sigma), (alpha_after, sigma_after) = self.point(now), self.point(after)
+            output = self.pipe.unet(z.float()[None], after, encoder_hidden_states=c.float()).sample[0].double()
+            eps = output if self.prediction == "epsilon" else alpha_after * output + sigma_after * z
+            z = alpha_after * (z - sigma * eps) / alpha + sigma_after * eps
+        return z
 
     def diffuse(self, z: Tensor, start: int, t: int, eps: Tensor) -> Tensor:
         """z_t' = a z_t + b eps."""
@@ -184,6 +196,21 @@ def plain_retroactive(film: Film, low: float, high: float) -> dict[int, Tensor]:
     return plain_legs(film, low, high, retroactive=True)
 
 
+def plain_noise_diffusion(film: Film, low: float, high: float) -> dict[int, Tensor]:
+    """NoiseDiffusion: both keyframes inverted to the upper end of the range, mixed and corrected."""
+    t = round(1000 * high)
+    alpha_t = film.plain.point(t)[0]
+    inverted = [film.plain.invert(z, t, c).clip(-2, 2) for z, c in zip(film.ends.values(), film.texts, strict=True)]
+    made = {}
+    for i in range(1, film.steps):
+        a, b = math.cos(math.radians(90 * i / film.steps)), math.sin(math.radians(90 * i / film.steps))
+        mu, nu = 1.2 * a / (a + b), 1.2 * b / (a + b)
+        x = a * inverted[0] + b * inverted[1]
+        x = x + (mu - a) * alpha_t * film.ends[0] + (nu - b) * alpha_t * film.ends[film.steps]
+        made[i] = film.plain.denoise(x.clip(-2, 2), t, -1, film.words(i))
+    return made
+
+
 TRANSCRIPTIONS: dict[str, Callable[[Film, float, float], dict[int, Tensor]]] = {
     "branching": plain_branching,
     "interpolate": plain_interpolate,
@@ -191,6 +218,7 @@ TRANSCRIPTIONS: dict[str, Callable[[Film, float, float], dict[int, Tensor]]] = {
     "denoise-interpolate-denoise": plain_legs,
     "denoise-interpolate-denoise-unshared": plain_unshared,
     "retroactive": plain_retroactive,
+    "noise-diffusion": plain_noise_diffusion,
 }
 
 

@@ -182,6 +182,7 @@ SCHEMES = (
     "interpolate-denoise",
     "denoise-interpolate-denoise",
     "denoise-interpolate-denoise-unshared",
+    "noise-diffusion",
 )
 FILM: Any = {**QUICK, "network_size": "64x64", "noise": (0.4, 0.5), "guidance_scale": 3.0, "seed": 2}
 

@@ -6,11 +6,12 @@ from itertools import pairwise
 from segue.engine.dialogue import Cost
 from segue.engine.driver import steps_beside, steps_of
 from segue.method.detail import Detail
+from segue.method.diffmorpher import NOISE
 from segue.method.diffusion import CLEAN, NoisePoint
 from segue.method.schemes import Level, Sample, Sides, Task
 from segue.method.tree import FrameKey, Midpoint, Tree, noise_levels
 from segue.models.backbone import Backbone, Sampling
-from segue.settings.kinds import MorphSettings
+from segue.settings.kinds import INVERTING, MorphSettings
 
 __all__ = ["cost_of", "sampling_of"]
 
@@ -78,6 +79,10 @@ def _plan_levels(task: Task, tree: Tree, scheme: str) -> list[Level]:
         return [level(ms[0].level, [m.key for m in ms], task.point(noise)) for (_, noise), ms in groups.items()]
     if scheme == "interpolate":
         return [level(0, parents, CLEAN)]
+    if scheme in INVERTING:
+        point = task.point(NOISE if scheme == "diffmorpher" else task.noise_range[1])
+        inverted = Level(0, {key: (key,) for key in tree.keyframes}, CLEAN, point, lambda s: task.latents[s.key])
+        return [inverted, *(level(row[0].level, [m.key for m in row], point) for row in rows)]
     gap = len(parents) // (len(tree.keyframes) - 1) + 1
     is_by_place = scheme == "interpolate-denoise"  # with a noise point for each distance from the nearer keyframe
     count = gap // 2 if is_by_place else len(rows)

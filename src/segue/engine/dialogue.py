@@ -56,10 +56,10 @@ class Progress:
     """Where the work is; handed to the callback.
 
     Attributes:
-        stage: "words" or "frames"; of commands also "film", of the studio also "model".
+        stage: "words", "lora" or "frames"; of commands also "film", of the studio also "model".
         level, levels: the present level from 1, and how many there are (0 if that is decided on the way).
         frames, total: the finished frames and how many there will be, without the keyframes.
-        step, steps: the denoising steps done and all (summed over samples); iterations in the stage "words".
+        step, steps: the denoising steps done and all (summed over samples); iterations in "words" and "lora".
         seconds: since the work began; left: the seconds that are left, where known.
         frame: the frame that was just finished; file: the picture of it, a PNG in the run folder.
         text: what a user should know at once, such as the captions that were found; mostly empty.
@@ -173,6 +173,8 @@ def describe(progress: "Progress") -> str:
         return progress.text
     if progress.stage == "words":
         return f"fitting the words, iteration {progress.step} of {progress.steps}"
+    if progress.stage == "lora":
+        return f"fitting the model to the keyframes, step {progress.step} of {progress.steps}"
     if progress.stage == "film":
         return "writing the film"
     if not progress.level:

@@ -22,7 +22,7 @@ from segue.method.conditioning import Conditioning
 from segue.method.diffusion import CLEAN, NoisePoint
 from segue.method.schemes import Latents, Level, NamedNoise, Sample, Scheme
 from segue.method.tree import FrameKey
-from segue.models.backbone import Backbone, Parents, Sampling
+from segue.models.backbone import Backbone, Parents, Sampling, inversion_of
 from segue.run.folder import RunFolder
 from segue.run.journal import Edit
 from segue.run.schema import RUN_FILE
@@ -144,6 +144,14 @@ class Driver:
         """One batch from the level's start to its stop, (B, C, h, w)."""
         if level.start == level.stop:
             return torch.stack([level.blend(sample) for sample in batch])
+        if level.is_inversion:
+            return self.denoising.backbone.invert(
+                torch.stack([level.blend(sample) for sample in batch]),
+                Conditioning.stack([self._conditioning(level, sample) for sample in batch]),
+                level.stop,
+                sampling=self.denoising.sampling,
+                progress=lambda: self.clock.advance(len(batch)),
+            )
         count = partial(steps_beside, level, self._steps(level), self.denoising.sampling)
         made: dict[Sample, Tensor] = {}
         for beside in sorted({count(sample) for sample in batch}):
@@ -183,7 +191,7 @@ class Driver:
         A network gives half-precision results that depend on the batch, so such a film stands still only by copying.
         """
         twins: dict[Sample, Sample] = {}
-        for sample in samples:
+        for sample in samples if level.is_shared else ():
             left, right = (self.cache_keys.settled[FrameKey(sample.key.pair + end)] for end in (0, 1))
             parts = [p for p in self.draw.detail.parts(level, sample) if p.alone is None or p.is_shared]
             first, *others = parts
@@ -235,5 +243,8 @@ def steps_beside(level: Level, steps: int, sampling: Sampling, sample: Sample) -
 
 def steps_of(backbone: Backbone, level: Level, sampling: Sampling) -> int:
     """Denoising steps of one sample of a level."""
-    start: NoisePoint = level.start
-    return 0 if start == level.stop or start == CLEAN else len(backbone.leg(start, level.stop, sampling))
+    if level.start == level.stop:
+        return 0
+    if level.is_inversion:
+        return len(backbone.leg(level.stop, CLEAN, inversion_of(sampling)))
+    return len(backbone.leg(level.start, level.stop, sampling))

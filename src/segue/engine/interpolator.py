@@ -344,6 +344,8 @@ class Interpolator:
             raise SegueError("control_image: a union ControlNet is used for poses; name one for images of that kind")
         if settings.negative_prompt and not self.backbone.takes_negatives:
             warn(f"negative_prompt changes nothing: {self.name} has no negative branch")
+        if settings.lora_steps and not self.backbone.takes_loras:
+            raise SegueError(f"fit_model needs a model with a UNet, which {self.name} has not")
         if settings.scheme != "interpolate":
             self.backbone.check(sampling_of(settings))
         given = [shown_size(image) for image in images]

@@ -26,15 +26,17 @@ from segue.engine.cost import cost_of, sampling_of
 from segue.engine.dialogue import Chooser, Made, Progress
 from segue.engine.drawing import Drawing
 from segue.engine.driver import Denoising, Driver
+from segue.engine.fitting import FittedLoras, fit_loras
 from segue.engine.keyframes import alpha_lifter, correspondences, encode_keyframes, images_of, read_keyframes, sight_of
 from segue.engine.plan import candidates_of, motion_of, noise_of, tree_of
 from segue.engine.rank import Judge, judge_of
 from segue.engine.wording import words_of
 from segue.method.blend import slerp
+from segue.method.catalogue import find_scheme
 from segue.method.colour import ColourMatch
 from segue.method.detail import Detail
 from segue.method.diffusion import NoisePoint
-from segue.method.schemes import Task, find_scheme
+from segue.method.schemes import Task
 from segue.method.tree import FrameKey
 from segue.models.backbone import Backbone
 from segue.run.folder import RunFolder
@@ -71,6 +73,13 @@ def make(backbone: Backbone, name: str, run: RunFolder, hooks: Hooks) -> None:
 
     # Section 4.2: words, fitted to the keyframes; slerp between them.
     words = words_of(backbone, run, settings, keyframes.given, z, model_name=name, report=hooks.report)
+
+    # DiffMorpher's: a LoRA for each keyframe; blended by place.
+    fitted = FittedLoras()
+    if settings.lora_steps:
+        options: dict[str, Any] = {"steps": settings.lora_steps, "seed": settings.seed, "folder": run.path / "words"}
+        fitted = fit_loras(backbone, z, keyframes.digests, words.path, report=hooks.report, **options)
+        words = replace(words, lora_weights=fitted.weigh)
 
     # Section 4.3: the keyframes' poses.
     find_poses(run, settings, keyframes.given, keyframes.given_shown, backbone)
@@ -124,7 +133,8 @@ def make(backbone: Backbone, name: str, run: RunFolder, hooks: Hooks) -> None:
     clock = Clock(cost_of(task, tree, settings, backbone, detail), hooks.report)
     clock.begin()
     drive = Driver(run, denoising, cache_keys, drawing, choosing, clock, leading, data["batch_size"])
-    made = {frame.key: frame for frame in drive(scheme)}
+    with backbone.adapting(fitted.loras):
+        made = {frame.key: frame for frame in drive(scheme)}
     run.take_place()  # of a film without a frame in between, too
     run.forget_frames([*tree.keyframes, *made])
     run.write("state.json", _state(keyframes.shown, made))

@@ -7,6 +7,7 @@ from functools import cache
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from segue.engine.control import Controls, Edits
 from segue.engine.dialogue import Progress
@@ -35,6 +36,7 @@ class Words:
     path: Callable[[Fraction], Conditioning]
     negative_prompt: str
     controls: Controls | None = None
+    lora_weights: Callable[[Fraction], Tensor] | None = None
     known: dict[tuple[str, str], Conditioning] = dataclasses.field(default_factory=dict)
     pictures: dict[str, Conditioning] = dataclasses.field(default_factory=dict)
 
@@ -50,6 +52,8 @@ class Words:
             words = words.with_negative_prompt_of(self._embed("", edit.negative_prompt))
         if edit.image is not None:
             words = words.with_image_of(self._embed_image(str(edit.image)))
+        if self.lora_weights:
+            words = words.with_lora(self.lora_weights(sample.key.place))
         return dataclasses.replace(words, controls=self.controls(sample, edits)) if self.controls else words
 
     def _embed(self, prompt: str, negative: str) -> Conditioning:

@@ -4,6 +4,7 @@
     image   embeddings of image prompts     slerp of each vector
     pooled  one vector for a prompt (B, D)  linear
     mask    which tokens count (B, L)       the union
+    lora    weights of fitted LoRAs (B, N)  not blended: a frame's place gives them
 
 Where two conditionings differ in L, the shorter is padded with zeros; a mask, in a family that has such, tells which
 tokens are real. A family decides which names it has; nobody else needs to know.
@@ -105,6 +106,10 @@ class Conditioning:
         """The same with another one's image prompt, if it has one."""
         image = {name: tensor for name, tensor in other.positive.items() if name == "image"}
         return replace(self, positive={**self.positive, **image})
+
+    def with_lora(self, weights: Tensor) -> Self:
+        """The same with the weights (B, N) of LoRAs that are fitted to keyframes, in both branches."""
+        return replace(self, positive={**self.positive, "lora": weights}, negative={**self.negative, "lora": weights})
 
     def negated(self) -> Self:
         """The negative branch in place of both."""

@@ -71,6 +71,8 @@ class Detail:
         If the gap is aligned these are the gap's, which all its frames share, and they come first. If not, each
         keyframe within reach that the frame is blended from goes the frame's own way.
         """
+        if level.is_inversion:
+            return [sample]
         key, sure = sample.key, self._confidence(sample.key)
         ends = FrameKey(key.pair), FrameKey(key.pair + 1)
         shared: list[Sample] = []

@@ -34,7 +34,12 @@ __all__ = [
     "Sides",
     "Sight",
     "Task",
-    "find_scheme",
+    "branching",
+    "denoise_interpolate_denoise",
+    "denoise_interpolate_denoise_unshared",
+    "ends_of",
+    "interpolate",
+    "interpolate_denoise",
 ]
 
 Latents = Mapping[FrameKey, Tensor]  # one latent each, (C, h, w)
@@ -92,6 +97,8 @@ class Sides:
 class Level:
     """One leg of denoising for frames that do not depend on each other.
 
+    A leg from CLEAN to a noise point is one backwards: keyframes are inverted, which finishes no frame.
+
     Attributes:
         number: the level of the tree, from 0 (for the schemes with legs: the leg).
         parents: each frame of the level, with the frames that it is made from.
@@ -118,6 +125,11 @@ class Level:
     def is_final(self) -> bool:
         """Whether the leg's results are finished frames."""
         return self.stop == CLEAN
+
+    @property
+    def is_inversion(self) -> bool:
+        """Whether the leg goes backwards, from clean latents to their noise."""
+        return self.start == CLEAN != self.stop
 
 
 @dataclass(frozen=True)
@@ -166,13 +178,6 @@ class Task:
     distance: Distance = lambda _a, _b: 0.0
     noise_of: Callable[[Midpoint], float] = lambda midpoint: midpoint.noise
     leads: Callable[[FrameKey], bool] = lambda _key: False
-
-
-def find_scheme(name: str) -> Callable[[Task], Scheme]:
-    """The scheme of that name; raises SegueError for an unknown one."""
-    if name not in _BY_NAME:
-        raise SegueError(f"unknown scheme '{name}'; choose from {', '.join(_BY_NAME)}")
-    return _BY_NAME[name]
 
 
 def branching(task: Task) -> Scheme:
@@ -261,10 +266,10 @@ def interpolate(task: Task) -> Scheme:
     frames = _frames_between(task)
 
     def blend(sample: Sample) -> Tensor:
-        left, right = task.sight.seen(sample.key, [(end, task.latents[end]) for end in _ends(sample.key)])
+        left, right = task.sight.seen(sample.key, [(end, task.latents[end]) for end in ends_of(sample.key)])
         return _slerp(left, right, float(sample.key.position))
 
-    yield Level(0, {key: _ends(key) for key in frames}, CLEAN, CLEAN, blend)
+    yield Level(0, {key: ends_of(key) for key in frames}, CLEAN, CLEAN, blend)
 
 
 def interpolate_denoise(task: Task) -> Scheme:
@@ -277,14 +282,14 @@ def interpolate_denoise(task: Task) -> Scheme:
         keys = [key for key, step in steps.items() if step == rung]
 
         def blend(sample: Sample, rung: int = rung) -> Tensor:
-            left, right = _ends(sample.key)
+            left, right = ends_of(sample.key)
             if sample.alone is not None:  # at its own place, which is that of the key for the left end
                 at = sample.alone
                 return stacks.left(left, rung, at) if at == left else stacks.right(right, rung, at)
             ends = stacks.left(left, rung, sample.key), stacks.right(right, rung, sample.key)
             return _slerp(*ends, float(sample.key.position))
 
-        parents = {key: _ends(key) for key in keys}
+        parents = {key: ends_of(key) for key in keys}
         is_shared, sides = bool(task.sight.aligned), partial(_sides, stacks, rung)
         yield Level(number, parents, stacks.points[rung - 1], CLEAN, blend, is_shared=is_shared, sides=sides)
 
@@ -368,7 +373,7 @@ def _blend_at(
 
 def _sides(stacks: _Stacks, rung: int, sample: Sample) -> Sides:
     """The keyframes at a rung, as they are seen at a frame."""
-    left, right = _ends(sample.key)
+    left, right = ends_of(sample.key)
     latents = stacks.left(left, rung, sample.key), stacks.right(right, rung, sample.key)
     return Sides((left, right), latents, float(sample.key.position))
 
@@ -385,7 +390,7 @@ def _neighbours(key: FrameKey, made: Collection[FrameKey]) -> tuple[FrameKey, Fr
     return left, right, float((key.place - left.place) / (right.place - left.place))
 
 
-def _ends(key: FrameKey) -> tuple[FrameKey, FrameKey]:
+def ends_of(key: FrameKey) -> tuple[FrameKey, FrameKey]:
     """The two keyframes that a frame lies between."""
     return FrameKey(key.pair), FrameKey(key.pair + 1)
 
@@ -406,12 +411,3 @@ def _slerp(a: Tensor, b: Tensor, weight: float | Fraction) -> Tensor:
     """The slerp of two single latents (C, h, w)."""
     blend: Tensor = slerp(a[None], b[None], float(weight))[0]
     return blend
-
-
-_BY_NAME: Mapping[str, Callable[[Task], Scheme]] = {
-    "branching": branching,
-    "interpolate": interpolate,
-    "interpolate-denoise": interpolate_denoise,
-    "denoise-interpolate-denoise": denoise_interpolate_denoise,
-    "denoise-interpolate-denoise-unshared": denoise_interpolate_denoise_unshared,
-}

@@ -5,7 +5,7 @@ Everything outside the networks is float32 on the CPU, and a batch only stacks s
 
 from collections.abc import Callable, Mapping, Sequence, Sized
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from PIL import Image
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from segue.method.conditioning import Conditioning
 from segue.method.diffusion import CLEAN, NoisePoint, Points
+from segue.models.lora import Lora
 
-__all__ = ["Backbone", "Parents", "Sampling"]
+__all__ = ["Backbone", "Parents", "Sampling", "inversion_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,11 @@ class Parents:
     z: Tensor
     conditioning: Conditioning
     weights: Sequence[float]
+
+
+def inversion_of(sampling: Sampling) -> Sampling:
+    """How a leg is inverted: by DDIM, as many steps, without guidance."""
+    return replace(sampling, solver="ddim", eta=0.0, guidance_scale=1.0)
 
 
 class Backbone(Protocol):
@@ -151,6 +157,18 @@ class Backbone(Protocol):
         """Denoise latents (B, C, h, w) from one noise point to another; noise(step) is the fresh noise of a step."""
         ...
 
+    def invert(
+        self,
+        z: Tensor,
+        conditioning: Conditioning,
+        stop: NoisePoint,
+        *,
+        sampling: Sampling,
+        progress: Callable[[], None] | None = None,
+    ) -> Tensor:
+        """Clean latents (B, C, h, w) to the noisy ones at a noise point that DDIM without guidance takes back."""
+        ...
+
     def predict(self, z: Tensor, point: Points, conditioning: Conditioning, guidance_scale: float = 1.0) -> Tensor:
         """eps_hat of latents at a noise point, differentiable with respect to the conditioning's tensors."""
         ...
@@ -165,6 +183,15 @@ class Backbone(Protocol):
 
     def scaling_images(self, scale: float | None) -> AbstractContextManager[None]:
         """Image prompts act that strongly, or as the pipe has it if None; as it was afterwards."""
+        ...
+
+    def adapting(self, loras: Sequence[Lora]) -> AbstractContextManager[None]:
+        """LoRAs act, in samples whose conditioning has weights of them ("lora"); then all is as it was."""
+        ...
+
+    @property
+    def takes_loras(self) -> bool:
+        """Whether LoRAs can be fitted to keyframes."""
         ...
 
     def fingerprint(self) -> str:

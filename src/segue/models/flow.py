@@ -225,6 +225,9 @@ class FlowBackbone(PipeBackbone):
         )
         return FlowLeg(start, stop, steps, shift, order, terminal)
 
+    def _points(self, leg: FlowLeg) -> list[NoisePoint]:
+        return [self.schedule.noise_point(t / TIMES) for t in leg.timesteps]
+
     def _shift(self, tokens: int, steps: int) -> float:  # noqa: ARG002
         """How far the family spaces its steps towards noise, by a picture's tokens and the steps of a whole way."""
         config = self.pipe.scheduler.config

@@ -24,10 +24,11 @@ from segue.errors import SegueError, warn
 from segue.machine import free_memory
 from segue.method.conditioning import Conditioning
 from segue.method.diffusion import CLEAN, NoisePoint, Points, per_sample
-from segue.models.backbone import Parents, Sampling
+from segue.models.backbone import Parents, Sampling, inversion_of
 from segue.models.controlnets import check_fit
 from segue.models.families import family_of
 from segue.models.fingerprint import active_adapters, digest_of, parts_of
+from segue.models.lora import Lora
 
 __all__ = ["TILED_PIXELS", "PipeBackbone", "bring_home", "cut"]
 
@@ -301,6 +302,51 @@ class PipeBackbone:
             raise SegueError(f"{self.name} overflows in {str(dtype).removeprefix('torch.')}; {remedy}")
         return z
 
+    def invert(
+        self,
+        z: Tensor,
+        conditioning: Conditioning,
+        stop: NoisePoint,
+        *,
+        sampling: Sampling,
+        progress: Callable[[], None] | None = None,
+    ) -> Tensor:
+        """Clean latents to the noisy ones at a noise point that DDIM without guidance takes back, nearly.
+
+        Over the points of the leg from ``stop`` to clean, backwards, from t to the noisier t' (Song et al. 2020, arXiv
+        2010.02502); as usual the network is told t', since there is no time for clean:
+
+            z_t' = (alpha_t' / alpha_t) (z_t - sigma_t eps_hat) + sigma_t' eps_hat,   eps_hat = eps_hat(z_t; t')
+
+        Args:
+            z: clean latents, (B, C, h, w).
+            conditioning: of B samples; ControlNets act on all steps.
+            stop: the noise point to reach.
+            sampling: the number of steps over the whole schedule.
+            progress: called after each step.
+
+        Returns:
+            (B, C, h, w) float32 on the CPU.
+        """
+        sampling = inversion_of(sampling)
+        leg = self._leg(stop, CLEAN, sampling, z)
+        with self.evaluating(), self.scaling_images(sampling.image_scale):
+            inputs = self._inputs(conditioning, z, sampling.guidance_scale)
+            x, now = z.to(self._device, torch.float32), CLEAN
+            for after in reversed(self._points(leg)):
+                output = self._predict(x, [after.timestep], inputs, True)
+                alpha, sigma = per_sample([after.alpha], x), per_sample([after.sigma], x)
+                eps_hat = self.schedule.epsilon(output, x, alpha, sigma)
+                x = after.alpha / now.alpha * (x - now.sigma * eps_hat) + after.sigma * eps_hat
+                now = after
+                if progress:
+                    progress()
+            return bring_home(x)
+
+    def _points(self, leg: Any) -> list[NoisePoint]:
+        """The noise point of each network call of a leg."""
+        return [self.schedule.noise_point(t) for t in leg.timesteps]
+
     def predict(self, z: Tensor, point: Points, conditioning: Conditioning, guidance_scale: float = 1.0) -> Tensor:
         """eps_hat of latents, differentiable with respect to the conditioning's tensors (and z).
 
@@ -332,6 +378,17 @@ class PipeBackbone:
             steps: the number of denoising steps.
         """
         raise NotImplementedError
+
+    def adapting(self, loras: Sequence[Lora]) -> AbstractContextManager[None]:
+        """LoRAs act, in samples whose conditioning has weights of them; then all is as it was."""
+        if loras:
+            raise NotImplementedError
+        return nullcontext()
+
+    @property
+    def takes_loras(self) -> bool:
+        """Whether LoRAs can be fitted to keyframes."""
+        return False
 
     def scaling_images(self, scale: float | None) -> AbstractContextManager[None]:  # noqa: ARG002
         """Image prompts act that strongly, or as the pipe has it set if None; then as they did."""

@@ -20,6 +20,7 @@ from segue.models.attention import check_processors, interpolate_attention
 from segue.models.backbone import Sampling
 from segue.models.controlnets import residuals
 from segue.models.fingerprint import learnt_tokens
+from segue.models.lora import Adaptation, Lora
 from segue.models.pipe import PipeBackbone, bring_home, cut
 from segue.models.solvers import Leg, Schedule, warn_of_solver
 
@@ -36,6 +37,7 @@ class UNetBackbone(PipeBackbone):
 
     ADDITION: ClassVar[str | None] = None  # what the UNet takes beside text, as its configuration names it
     FEATURES: ClassVar[slice] = slice(1, 3)  # the decoder blocks whose activations show what is where
+    _adaptation: Adaptation | None = None  # LoRAs that act
     _schedule: tuple[Any, Schedule] | None = None  # by the scheduler's configuration
 
     @property
@@ -158,6 +160,24 @@ class UNetBackbone(PipeBackbone):
         drawn = [torch.cat(outputs) for outputs in seen]  # (B draws, C, h, w)
         return [each.reshape(len(images), FEATURE_DRAWS, *each.shape[1:]).mean(1) for each in drawn]
 
+    @property
+    def takes_loras(self) -> bool:
+        """Whether LoRAs can be fitted to keyframes."""
+        return True
+
+    @contextmanager
+    def adapting(self, loras: Sequence[Lora]) -> Iterator[None]:
+        """LoRAs act in the UNet, in samples whose conditioning has weights of them; then it is as it was."""
+        if not loras:
+            yield
+            return
+        self._adaptation = Adaptation(loras)
+        try:
+            with self._adaptation.acting(self.pipe.unet):
+                yield
+        finally:
+            self._adaptation = None
+
     @contextmanager
     def swapping(self, attention: Any = None, weights: Mapping[str, Tensor] | None = None) -> Iterator[None]:
         """Other attention processors or weights in the UNet, then its own again.
@@ -214,7 +234,8 @@ class UNetBackbone(PipeBackbone):
                 hint, scale = (torch.cat([part] * (1 + guided)).to(device) for part in (control.image, control.scale))
                 precision: Any = network.dtype
                 controls.append((network, hint.to(precision), scale))
-        return _Inputs(tensors["text"], added, guidance, controls, guidance_scale if guided else None)
+        used = guidance_scale if guided else None
+        return _Inputs(tensors["text"], added, guidance, controls, used, tensors.get("lora"))
 
     def _added(self, tensors: Mapping[str, Tensor], z: Tensor) -> dict[str, Any]:  # noqa: ARG002
         """What the UNet takes beside text, given a conditioning's tensors on the device and the latents."""
@@ -228,6 +249,8 @@ class UNetBackbone(PipeBackbone):
         t = torch.tensor(times, dtype=torch.float32, device=x.device).expand(len(z)).repeat(branches)
         added = inputs.added or None
         down, middle = residuals(x, t, inputs.text, added, inputs.controls) if controlled else (None, None)
+        if self._adaptation:
+            self._adaptation.weights = inputs.lora
         output: Tensor = unet(
             x,
             t,
@@ -302,6 +325,7 @@ class _Inputs:
     guidance: Tensor | None  # the embedded guidance scale of distilled checkpoints, (B, D)
     controls: list[tuple[Any, Tensor, Tensor]]  # ControlNet, images (B, 3, H, W), scales (B,)
     guidance_scale: float | None  # None without a negative branch
+    lora: Tensor | None = None  # weights of LoRAs, (B, N)
 
     def plain(self) -> "_Inputs":
         """The same without the negative branch, which comes first."""
@@ -309,7 +333,8 @@ class _Inputs:
             return self
         controls = [(network, image.chunk(2)[1], scale.chunk(2)[1]) for network, image, scale in self.controls]
         added = {name: _second_half(value) for name, value in self.added.items()}
-        return _Inputs(self.text.chunk(2)[1], added, self.guidance, controls, None)
+        lora = None if self.lora is None else self.lora.chunk(2)[1]
+        return _Inputs(self.text.chunk(2)[1], added, self.guidance, controls, None, lora)
 
 
 def _patch_of(unet: Any) -> str:

@@ -25,6 +25,8 @@ class MorphValues(TypedDict, total=False):
         "interpolate-denoise",
         "denoise-interpolate-denoise",
         "denoise-interpolate-denoise-unshared",
+        "noise-diffusion",
+        "diffmorpher",
     ]
     noise: float | Sequence[float]
     noise_shift: float
@@ -32,6 +34,7 @@ class MorphValues(TypedDict, total=False):
     bias: float
     retroactive: bool
     seed: int
+    fit_model: int | None
     solver: Literal["dpm++", "ddim", "euler", "lcm", "tcd", "pipe"]
     num_inference_steps: int
     guidance_scale: float

@@ -23,6 +23,7 @@ __all__ = [
     "ALL",
     "GROUPS",
     "HIDDEN",
+    "INVERTING",
     "LOADED",
     "RARE",
     "SCHEMES",
@@ -48,9 +49,12 @@ Scheme = Literal[
     "interpolate-denoise",
     "denoise-interpolate-denoise",
     "denoise-interpolate-denoise-unshared",
+    "noise-diffusion",
+    "diffmorpher",
 ]
 Solver = Literal["dpm++", "ddim", "euler", "lcm", "tcd", "pipe"]
 SCHEMES: tuple[str, ...] = get_args(Scheme)
+INVERTING = ("noise-diffusion", "diffmorpher")  # schemes that make each frame from the noise of two keyframes
 SOLVERS: tuple[str, ...] = get_args(Solver)
 
 
@@ -220,6 +224,13 @@ class MorphSettings(InversionSettings):
     )
     seed: int = Field(default=0, ge=0, lt=2**63, description="Random seed.")
 
+    fit_model: int | None = Field(
+        default=None,
+        ge=0,
+        le=10_000,
+        description="Steps in which a LoRA is fitted to each keyframe; 200 with the scheme diffmorpher, else none.",
+    )
+
     solver: Solver = Field(default="dpm++", description="Solver that denoises.")
     num_inference_steps: int = Field(
         default=28,
@@ -376,7 +387,7 @@ class MorphSettings(InversionSettings):
             raise SegueError(f"spacing is uniform, perceptual or perceptual:NETWORK, not '{self.spacing}'")
         if colon:
             network_parts(network)
-        if self.is_perceptual and (self.scheme != "branching" or self.branching != 2):
+        if self.is_perceptual and (self.scheme not in ("branching", *INVERTING) or self.branching != 2):
             raise SegueError("perceptual spacing needs the scheme branching, with branching 2")
         if self.refine > 1 and not self.can_grow:
             raise SegueError("refine needs the scheme branching with uniform spacing")
@@ -390,6 +401,8 @@ class MorphSettings(InversionSettings):
             raise SegueError(f"candidates need the scheme branching, not {self.scheme}")
         if self.bias and self.scheme != "branching":
             raise SegueError(f"bias needs the scheme branching, not {self.scheme}")
+        if self.attention != "none" and self.scheme in ("noise-diffusion", "diffmorpher"):
+            raise SegueError(f"attention: {self.scheme} has no parents that a frame could attend to")
         if self.retroactive and not self.scheme.startswith("denoise-interpolate-denoise"):
             raise SegueError(f"retroactive needs the scheme denoise-interpolate-denoise, not {self.scheme}")
         if self.max_distance and not self.is_perceptual:
@@ -403,6 +416,13 @@ class MorphSettings(InversionSettings):
     def can_grow(self) -> bool:
         """Whether all frames of a smaller film are frames of a larger one."""
         return self.scheme == "branching" and not self.is_perceptual
+
+    @property
+    def lora_steps(self) -> int:
+        """Steps in which a LoRA is fitted to each keyframe."""
+        if self.fit_model is None:
+            return 200 if self.scheme == "diffmorpher" else 0
+        return self.fit_model
 
     @property
     def is_perceptual(self) -> bool:
@@ -518,6 +538,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "embedding_blend",
         "image_prompt",
         *InversionSettings.model_fields,
+        "fit_model",
     ),
     "Poses and control": (
         *("pose", "pose_detector", "pose_matching", "pose_hold", "pose_via_photo"),

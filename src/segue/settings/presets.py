@@ -30,6 +30,7 @@ _DENOISING = {
     "guidance_end",
     "attention",
     "attention_share",
+    "fit_model",
 }
 _INVERSION = {name for name in InversionSettings.model_fields if name != "inversion"}
 
@@ -41,6 +42,7 @@ _IDLE: Sequence[tuple[set[str], Callable[[MorphSettings], bool], str]] = (
     (_DENOISING, lambda s: s.scheme == "interpolate", "with --scheme interpolate, which denoises nothing"),
     ({"attention_share"}, lambda s: s.attention == "none", "without --set attention=inner or outer"),
     ({"ranker"}, lambda s: not (s.rank_for or s.rank_against), "without --rank-for"),
+    ({"noise"}, lambda s: s.scheme == "diffmorpher", "with --scheme diffmorpher, which begins at pure noise"),
     ({"bias"}, lambda s: s.align, "with --align, where frames are made straight from the keyframes"),
 )
 

@@ -53,7 +53,7 @@ from segue.models.backbone import Backbone
 from segue.pictures.tensors import to_tensor
 from segue.settings.kinds import InversionSettings, MorphSettings, fields
 
-__all__ = ["Inverted", "augment", "denoising_loss", "invert"]
+__all__ = ["Inverted", "augment", "checkpointing", "denoising_loss", "invert"]
 
 LARGE = 200_000_000  # parameters from which a network trades time for memory by gradient checkpointing
 TIMESTEPS = {"all": (0.0, 1.0), "middle": (1 / 3, 2 / 3)}  # the range of noise levels f that are drawn from
@@ -126,7 +126,7 @@ def invert(
         return found
     unfinished = path.with_suffix(".unfinished") if path else None
     strength = backbone.scaling_images(settings.image_prompt)
-    with backbone.evaluating(), torch.enable_grad(), _checkpointing(backbone), strength:
+    with backbone.evaluating(), torch.enable_grad(), checkpointing(backbone), strength:
         inverted = _fit(backbone, latents, words, settings, noise, keys, pictures, unfinished, progress)
     if path and unfinished:
         _keep(path, inverted)
@@ -303,7 +303,7 @@ def _uniform(generator: torch.Generator) -> float:
 
 
 @contextmanager
-def _checkpointing(backbone: Backbone) -> Iterator[None]:
+def checkpointing(backbone: Backbone) -> Iterator[None]:
     """Gradient checkpointing in a large denoising network; as it was afterwards."""
     network = backbone.network
     if sum(weight.numel() for weight in network.parameters()) < LARGE:
