@@ -93,6 +93,7 @@ def test_the_defaults_are_the_designs() -> None:
         ({"branching": 1}, "branching: .*not 1"),
         ({"bias": 1.0}, "bias: .*not 1.0"),
         ({"bias": 0.2, "scheme": "interpolate-denoise"}, "bias needs the scheme branching, not interpolate-denoise"),
+        ({"attention": "outer", "scheme": "noise-diffusion"}, "attention: noise-diffusion has no parents"),
         ({"retroactive": True}, "retroactive needs the scheme denoise-interpolate-denoise, not branching"),
         ({"zoom": "wide"}, "zoom: .*not 'wide'"),
         ({"pan": 0.5}, "pan takes two numbers for a gap, as 0.5,0, not 0.5"),
