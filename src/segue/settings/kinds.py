@@ -579,7 +579,7 @@ RARE = frozenset(
 HIDDEN = frozenset(
     {
         *("variant", "revision", "prediction_type", "vae", "embedding", "clip_skip"),
-        *("image_adapter", "image_prompt", "prompt_at"),
+        *("image_adapter", "image_prompt", "prompt_at", "fit_model"),
     }
 )
 # What people who know other programs type, and what it is called here.
