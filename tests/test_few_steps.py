@@ -217,6 +217,7 @@ def test_four_steps_of_ddim_are_those_of_euler(prediction_type: str) -> None:
         ("stabilityai/sd-turbo", (), "ddim", 4),
         ("/models/dreamshaperXL_v21TurboDPMSDE.safetensors", (), "ddim", 4),
         ("juggernautXL_v9Rdphoto2Lightning", (), "ddim", 4),
+        ("Tongyi-MAI/Z-Image-Turbo", ("FlowMatchEulerDiscreteScheduler",), "ddim", 8),
         ("some/checkpoint", ("PNDMScheduler", "Hyper-SD15-8steps-lora"), "ddim", 8),
         ("some/checkpoint", ("DDIMScheduler", "sdxl_lightning_2step_lora"), "ddim", 2),
         ("some/checkpoint", ("TCDScheduler", "Hyper-SD15-1step-lora"), "tcd", 1),

@@ -80,6 +80,7 @@ FAST: Mapping[str, Mapping[str, Any]] = {
 }
 WORD = re.compile("[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # of a name: LCMScheduler is LCM and Scheduler
 STEPS = re.compile(r"(?<!\d)(\d{1,2})[-_ ]?steps?", re.IGNORECASE)  # the steps that a name tells, as in 8steps
+OWN_STEPS: Mapping[str, int] = {"z-image-turbo": 8}  # of models whose names do not tell them
 # What pocket does best with, measured over the benchmark's pairs (docs/benchmarks.md); presets take precedence.
 POCKET: Mapping[str, Any] = {"noise": (0.20, 0.20), "num_inference_steps": 25, "guidance_scale": 1.0}
 
@@ -131,4 +132,5 @@ def _few_steps(names: Sequence[str]) -> Mapping[str, Any]:
             "give solver, num_inference_steps and guidance_scale instead (an LCM LoRA takes lcm, 4 and 1)"
         )
     counts = [int(number) for name in names for number in STEPS.findall(name)]
+    counts += [steps for name in names for model, steps in OWN_STEPS.items() if model in name.lower()]
     return dict(FAST[kinds[0]]) | ({"num_inference_steps": counts[0]} if counts else {})
