@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-__all__ = ["FaultsError", "Notice", "SegueError", "hearing", "warn"]
+__all__ = ["FaultsError", "Notice", "SegueError", "hearing", "one_line", "warn"]
 
 
 class SegueError(ValueError):
@@ -47,3 +47,8 @@ def hearing(listen: Callable[[Notice], object] | None = None) -> Iterator[None]:
         yield
     finally:
         _listener.reset(token)
+
+
+def one_line(error: Exception) -> str:
+    """What an error of a library says, in one line that is not too long; its kind if it says nothing."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

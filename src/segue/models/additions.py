@@ -16,7 +16,7 @@ from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 from diffusers.utils import is_peft_available
 from safetensors import safe_open
 
-from segue.errors import SegueError, warn
+from segue.errors import SegueError, one_line, warn
 from segue.models.header import VAES, adapter_names
 
 __all__ = ["add_embeddings", "add_loras", "replace_vae"]
@@ -133,7 +133,7 @@ def _add_lora(pipe: Any, path: Path, name: str) -> None:
             try:
                 pipe.load_lora_into_text_encoder(tensors, text_encoder=encoder, prefix=part, **options)
             except (ImportError, ValueError) as error:  # of versions that do not go together
-                warn(f"{path}: what it has for the text encoder is left out ({_one_line(error)})")
+                warn(f"{path}: what it has for the text encoder is left out ({one_line(error)})")
 
 
 def _add_embedding(pipe: Any, path: Path) -> None:
@@ -164,8 +164,4 @@ def _in_one_line(fault: str) -> Iterator[None]:
     except SegueError:
         raise
     except Exception as error:
-        raise SegueError(f"{fault}: {_one_line(error)}") from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+        raise SegueError(f"{fault}: {one_line(error)}") from error

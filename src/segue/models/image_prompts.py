@@ -20,7 +20,7 @@ from huggingface_hub import hf_hub_download, snapshot_download
 from safetensors.torch import load_file
 from torch import Tensor
 
-from segue.errors import SegueError
+from segue.errors import SegueError, one_line
 from segue.models.checkpoints import CONFIG, check_weights, check_whole, resolve_adapter
 
 __all__ = ["add_image_adapter"]
@@ -143,7 +143,7 @@ def _try(name: str, load: Callable[[], Any]) -> Any:
     except SegueError:
         raise
     except Exception as error:
-        text = " ".join(str(error).split())[:200] or type(error).__name__
+        text = one_line(error)
         raise SegueError(f"{name} cannot be loaded: {text}") from error
 
 

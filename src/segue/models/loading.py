@@ -18,7 +18,7 @@ from diffusers.pipelines import stable_diffusion
 from huggingface_hub import hf_hub_download, list_repo_files, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-from segue.errors import SegueError
+from segue.errors import SegueError, one_line
 from segue.machine import best_dtype, device_of, dtype_of, has_cpu_extension
 from segue.models.additions import add_embeddings, add_loras, replace_vae
 from segue.models.cache import find_cached
@@ -229,7 +229,7 @@ def _download(name: str, kind: str, variant: str | None, revision: str | None) -
         status = getattr(error.response, "status_code", "no answer")
         raise SegueError(f"{kind} '{name}' cannot be downloaded from the hub ({status}); check the name") from error
     except Exception as error:  # the network's and the libraries' many own kinds
-        raise SegueError(f"{kind} '{name}' cannot be downloaded: {_one_line(error)}") from error
+        raise SegueError(f"{kind} '{name}' cannot be downloaded: {one_line(error)}") from error
     checker_of(kind)(folder, name)
     return folder
 
@@ -291,9 +291,4 @@ def _in_one_line(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise SegueError(f"{folder} cannot be loaded: {_one_line(error)}") from error
-
-
-def _one_line(error: Exception) -> str:
-    """What an error says, in one line that is not too long."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+        raise SegueError(f"{folder} cannot be loaded: {one_line(error)}") from error

@@ -21,7 +21,7 @@ from safetensors import safe_open
 from torch import nn
 from transformers import CLIPTokenizer
 
-from segue.errors import SegueError, warn
+from segue.errors import SegueError, one_line, warn
 from segue.models.checkpoints import INDEX
 from segue.models.header import Family, Header, Prediction, family_of, prediction_of, read_header
 
@@ -82,7 +82,7 @@ def load_file(
     except NotImplementedError as error:  # what is not in the file stays without values, which torch cannot move
         raise SegueError(f"{path} cannot be loaded: its UNet or VAE lacks weights") from error
     except Exception as error:  # of many kinds, as for a damaged folder
-        text = " ".join(str(error).split())[:200] or type(error).__name__
+        text = one_line(error)
         raise SegueError(f"{path} cannot be loaded: {text}") from error
     for name, part in pipe.components.items():
         if isinstance(part, nn.Module):

@@ -88,18 +88,14 @@ class UNetBackbone(PipeBackbone):
         A text that is longer than the encoder's window is cut between words, with a Notice that shows
         what is lost. Without images, an IP-Adapter is given what stands for none.
         """
-        if len(prompts) != len(negative_prompts):
-            raise ValueError(f"{len(prompts)} prompts and {len(negative_prompts)} negative prompts")
         with self.evaluating():
-            texts, negatives = ([self._cut(text) for text in given] for given in (prompts, negative_prompts))
-            positive, negative = self._embed_texts(texts, negatives)
-            if self.takes_images:
-                blank = Image.new("RGB", (64, 64))
-                pairs = [self._embed_image(image) for image in images or [blank]]
-                without = torch.cat([pair[0] for pair in pairs]).expand(len(texts), *[-1] * (pairs[0][0].ndim - 1))
-                negative["image"] = without.clone()
-                positive["image"] = torch.cat([pair[1] for pair in pairs]) if images else without.clone()
-        return Conditioning(positive, negative)
+            words = super().embed(prompts, negative_prompts)
+            if not self.takes_images:
+                return words
+            pairs = [self._embed_image(image) for image in images or [Image.new("RGB", (64, 64))]]
+            without = torch.cat([pair[0] for pair in pairs]).expand(len(words), *[-1] * (pairs[0][0].ndim - 1))
+            image = torch.cat([pair[1] for pair in pairs]) if images else without.clone()
+        return Conditioning({**words.positive, "image": image}, {**words.negative, "image": without.clone()})
 
     @property
     def takes_negatives(self) -> bool:
